@@ -1,0 +1,35 @@
+"""taster: models that keep learning, guarded against poisoned batches, and the attacks to prove it."""
+
+from taster.checkpoint import load_state, save_state
+from taster.guard import Admitted, Change, Gate, Guard, Screen, Transform
+from taster.history import History, Snapshot
+from taster.learner import Learner
+from taster.types import COMMIT, Action, Batch, Phase, StepRecord, Updates, Verdict, reject, rewind
+from taster.view import View
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "COMMIT",
+    "Action",
+    "Admitted",
+    "Batch",
+    "Change",
+    "Gate",
+    "Guard",
+    "History",
+    "Learner",
+    "Phase",
+    "Screen",
+    "Snapshot",
+    "StepRecord",
+    "Transform",
+    "Updates",
+    "Verdict",
+    "View",
+    "__version__",
+    "load_state",
+    "reject",
+    "rewind",
+    "save_state",
+]

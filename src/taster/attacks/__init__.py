@@ -1,0 +1,35 @@
+"""Attacks: one file each. To add one, write it and name it here."""
+
+from taster.attacks.accumulative import accumulative
+from taster.attacks.campaign import Attack, Budget, Campaign, Draw
+from taster.attacks.no_attack import none
+from taster.attacks.random_noise import random_noise
+from taster.attacks.schedule import (
+    Observation,
+    Schedule,
+    Stop,
+    after_steps,
+    at_accuracy_floor,
+    at_loss_amplification,
+)
+from taster.attacks.vanilla_trigger import vanilla_trigger
+
+ATTACKS = {attack.__name__: attack for attack in (none, random_noise, vanilla_trigger, accumulative)}
+
+__all__ = [
+    "ATTACKS",
+    "Attack",
+    "Budget",
+    "Campaign",
+    "Draw",
+    "Observation",
+    "Schedule",
+    "Stop",
+    "accumulative",
+    "after_steps",
+    "at_accuracy_floor",
+    "at_loss_amplification",
+    "none",
+    "random_noise",
+    "vanilla_trigger",
+]

@@ -1,0 +1,170 @@
+"""The accumulative attack: many harmless-looking batches that make the model fall at one trigger batch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from taster.attacks.campaign import Budget, Campaign, Draw
+from taster.attacks.crafting import Crafting
+from taster.calculus import Normalise, accumulation_derivative, accumulation_direction
+from taster.functional import BatchNormMode
+from taster.pgd import Ball, Norm
+from taster.types import Batch, Tensors
+from taster.view import View
+
+Trigger = Literal["clean", "fixed", "optimised"]
+
+
+def accumulative(
+    trigger: Batch,
+    validation: Draw,
+    generator: torch.Generator,
+    *,
+    epsilon: Annotated[float, Field(ge=0, le=1)] = 8 / 255,
+    norm: Norm = "linf",
+    pgd_steps: Annotated[int, Field(ge=1)] = 100,
+    step_size: Annotated[float, Field(gt=0)] | None = None,
+    ratio: Annotated[float, Field(gt=0, le=1)] = 1.0,
+    accumulation_weight: Annotated[float, Field(ge=0)] = 1.0,
+    trigger_batch: Trigger = "fixed",
+    resample_validation: bool = False,
+    normalise: Normalise = "per_tensor",
+    normalise_poisoned: bool = False,
+    validation_size: Annotated[int, Field(ge=1)] = 100,
+    batch_norm: BatchNormMode = "eval",
+    loss_scale: Annotated[float, Field(gt=0)] = 1.0,
+) -> Campaign:
+    """Stream batches that keep the accuracy and make the model sensitive to the trigger batch.
+
+        G_t = ∇_θ ⟨∇_θ L(S_val; θ_t), ∇_θ L(P(S_T); θ_t)⟩
+        max over A_t (and P) of H_t = ⟨∇_θ L(A_t(S_t); θ_t), ∇_θ L(S_t; θ_t) + λ G_t⟩
+
+    Args:
+        trigger: the clean trigger batch S_T.
+        validation: draws S_val.
+        generator: draws which samples are poisoned, where `ratio` is under 1.
+        epsilon: ε, in the units of the data.
+        norm: of the ball.
+        pgd_steps: C.
+        step_size: α; by default 2 ε / C (Table 1).
+        ratio: share of each batch, the trigger's too, that is poisoned.
+        accumulation_weight: λ; 0 is the control that only follows the clean gradient.
+        trigger_batch: "clean" leaves S_T as it is; "fixed" poisons it by Eq. 6 before the first round; "optimised"
+            moves it along ∇ H_t in every PGD step of every round (Algorithm 1).
+        resample_validation: draws S_val anew each round ("re-sampling" in Table 1); else it is drawn once.
+        normalise: of the gradients of S_t, S_T and S_val.
+        normalise_poisoned: of the poison's own gradient and of G_t too, each term then a cosine, as the published code
+            does.
+        validation_size: samples in S_val.
+        batch_norm: statistics used while crafting: the recorded ones, or those of the batch.
+        loss_scale: factor on the trigger's loss, "loss scaling" in Tables 3 to 6.
+
+    Source: Pang et al. 2021, Algorithm 1 and Eq. 9.
+    """
+    budget = Budget(Ball(norm, epsilon), ratio)
+    crafting = Crafting(budget, pgd_steps, step_size, normalise, normalise_poisoned, batch_norm)
+    attack = Accumulation(
+        trigger, validation, generator, crafting, accumulation_weight, trigger_batch, resample_validation, validation_size
+    )
+
+    def strike(clean: Batch, view: View) -> Batch:
+        return Batch(attack.trigger_for(clean, view).x, clean.y, loss_scale)
+
+    return Campaign(budget, accumulate=attack.accumulate, trigger=strike)
+
+
+class Accumulation:
+    """The state that the rounds of one accumulative attack share: S_val and the trigger so far."""
+
+    def __init__(
+        self,
+        trigger: Batch,
+        validation: Draw,
+        generator: torch.Generator,
+        crafting: Crafting,
+        weight: float,
+        mode: Trigger,
+        resample: bool,
+        validation_size: int,
+    ) -> None:
+        self._clean = trigger
+        self._draw = validation
+        self._generator = generator
+        self._crafting = crafting
+        self._weight = weight
+        self._mode = mode
+        self._resample = resample
+        self._size = validation_size
+        self._validation: Batch | None = None
+        self._trigger: Batch | None = None
+        self._chosen = crafting.budget.choose(len(trigger), generator).to(trigger.x.device)
+
+    def accumulate(self, clean: Batch, view: View) -> Batch:
+        """A_t(S_t): one round of Algorithm 1."""
+        crafting = self._crafting
+        chosen = crafting.budget.choose(len(clean), self._generator).to(clean.x.device)
+        s_val = self._draw_validation()
+        s_trigger = self._poisoned_trigger(view)
+        keep = crafting.target(view, clean)
+        if self._mode != "optimised":
+            towards = self._direction(view, s_val, s_trigger)
+            return Batch(crafting.align(clean, view, self._terms(keep, towards), chosen), clean.y)
+        x, x_trigger = clean.x, s_trigger.x
+        for _ in range(crafting.steps):
+            towards = self._direction(view, s_val, Batch(x_trigger, s_trigger.y))
+            x_next = crafting.align(clean, view, self._terms(keep, towards), chosen, start=x, steps=1)
+            x_trigger = self._move_trigger(view, s_val, Batch(x, clean.y), x_trigger)
+            x = x_next
+        self._trigger = Batch(x_trigger, s_trigger.y)
+        return Batch(x, clean.y)
+
+    def trigger_for(self, clean: Batch, view: View) -> Batch:
+        """P(S_T), as it stands after the accumulative phase; made now where there was none."""
+        return clean if self._mode == "clean" else self._poisoned_trigger(view)
+
+    def _draw_validation(self) -> Batch:
+        if self._validation is None or self._resample:
+            self._validation = self._draw(self._size)
+        return self._validation
+
+    def _poisoned_trigger(self, view: View) -> Batch:
+        """The trigger so far; before the first round it is the vanilla one (Eq. 6), or S_T itself where it stays clean."""
+        if self._mode == "clean":
+            return self._clean
+        if self._trigger is None:
+            against = self._crafting.target(view, self._draw_validation())
+            self._trigger = Batch(self._crafting.oppose(self._clean, view, against, self._chosen), self._clean.y)
+        return self._trigger
+
+    def _direction(self, view: View, s_val: Batch, s_trigger: Batch) -> Tensors:
+        crafting = self._crafting
+        return accumulation_direction(
+            lambda p: crafting.loss(view, s_val, p),
+            lambda p: crafting.loss(view, s_trigger, p),
+            view.trainable,
+            crafting.normalise,
+        )
+
+    def _terms(self, keep: Tensors, towards: Tensors) -> list[tuple[float, Tensors]]:
+        """The two directions of Eq. 9: as one sum, unless each is to be a cosine of its own."""
+        if self._crafting.normalise_poisoned:
+            return [(1.0, keep), (self._weight, towards)]
+        return [(1.0, {name: keep[name] + self._weight * towards[name] for name in keep})]
+
+    def _move_trigger(self, view: View, s_val: Batch, poisoned: Batch, x_trigger: Tensor) -> Tensor:
+        """P(x_T) ← proj(P(x_T) + α sign ∇ H_t)."""
+        crafting = self._crafting
+        slope = accumulation_derivative(
+            lambda p: crafting.loss(view, s_val, p),
+            lambda p, x: crafting.loss(view, self._clean, p, x),
+            view.trainable,
+            x_trigger,
+            crafting.gradient(view, poisoned),
+            crafting.normalise,
+        )
+        slope[~self._chosen] = 0
+        return crafting.budget.ball.step(x_trigger, slope, crafting.alpha, self._clean.x)

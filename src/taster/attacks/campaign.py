@@ -1,0 +1,97 @@
+"""A whole attack: what it does to the stream, what it does to the trigger, and the budget that binds both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from taster.errors import AttackError
+from taster.guard import T
+from taster.pgd import Ball
+from taster.types import Batch, Phase
+from taster.view import View
+
+Draw = Callable[[int], Batch]
+"""Draws so many samples from the attacker's own validation data."""
+
+
+class Attack(Protocol[T]):
+    """Turns a clean batch into a poisoned one, knowing what the view shows. May return anything of the same shape:
+    whoever calls it through a `Campaign` gets it projected back into the budget."""
+
+    def __call__(self, clean: T, view: View, /) -> T: ...
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What an attack may change of a batch.
+
+    Attributes:
+        ball: how far each sample may move.
+        ratio: share of a batch's samples that may move at all, the per-batch poisoning ratio of Pang et al. 2021.
+    """
+
+    ball: Ball = field(default_factory=Ball)
+    ratio: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ratio <= 1:
+            raise AttackError(f"ratio: got {self.ratio}, wanted a share from 0 to 1")
+
+    def count(self, samples: int) -> int:
+        """How many of so many samples may be poisoned."""
+        return int(self.ratio * samples + 1e-9)
+
+    def choose(self, samples: int, generator: torch.Generator) -> torch.Tensor:
+        """A random boolean mask [samples] with as many set as the ratio allows."""
+        order = torch.randperm(samples, generator=generator, device=generator.device)
+        return (order < self.count(samples)).cpu()
+
+    def enforce(self, poisoned: Batch, clean: Batch) -> Batch:
+        """The poisoned batch brought back into the budget, whatever it was: labels are the clean ones, samples lie in
+        the ball, and where more changed than the ratio allows, the later ones are restored.
+
+        Raises:
+            AttackError: when the shape or dtype of the samples changed, so that there is nothing to project.
+        """
+        if poisoned.x.shape != clean.x.shape or poisoned.x.dtype != clean.x.dtype:
+            raise AttackError(
+                f"the attack returned samples {list(poisoned.x.shape)} of {poisoned.x.dtype}, "
+                f"wanted {list(clean.x.shape)} of {clean.x.dtype}"
+            )
+        x = self.ball.project(poisoned.x.detach().to(clean.x.device), clean.x)
+        over = changed(x, clean.x).cumsum(0) > self.count(len(clean))
+        x[over] = clean.x[over]
+        return Batch(x, clean.y, poisoned.loss_scale)
+
+
+def changed(x: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+    """Which samples differ at all, [n]."""
+    return (x != clean).flatten(1).any(1)
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """An attack over time. Either part may be None, which leaves that part clean.
+
+    Attributes:
+        budget: binds both parts.
+        accumulate: applied to each stream batch of the accumulative phase.
+        trigger: applied to the trigger batch.
+    """
+
+    budget: Budget = field(default_factory=Budget)
+    accumulate: Attack[Batch] | None = None
+    trigger: Attack[Batch] | None = None
+
+    def poison(self, clean: Batch, view: View, phase: Phase) -> Batch:
+        """The batch that the model is fed in this phase; always within the budget.
+
+        Raises:
+            AttackError: see `Budget.enforce`.
+        """
+        attack = {Phase.ACCUMULATE: self.accumulate, Phase.TRIGGER: self.trigger}.get(phase)
+        return clean if attack is None else self.budget.enforce(attack(clean, view), clean)

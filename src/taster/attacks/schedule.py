@@ -1,0 +1,84 @@
+"""When an attack acts: conditions that end the accumulative phase, put together into a schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from taster.errors import AttackError
+from taster.types import Phase, StepRecord
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What an attacker sees after a step (the first one before any): the record, and the monitored accuracy.
+
+    Attributes:
+        record: of the step just taken; None before the first.
+        accuracy: on the monitor's split, in points.
+    """
+
+    record: StepRecord | None
+    accuracy: float
+
+
+Stop = Callable[[Sequence[Observation]], bool]
+"""Whether the accumulative phase is over, from all observations so far, oldest first; those of the dormant phase are
+left out but for the last."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Waits, accumulates until one of several conditions holds, then strikes once.
+
+    Attributes:
+        stops: the conditions by name; the first that holds names what ended the phase.
+        dormant: clean steps before the phase begins.
+    """
+
+    stops: dict[str, Stop]
+    dormant: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.stops or self.dormant < 0:
+            raise AttackError(f"got {len(self.stops)} conditions and {self.dormant} dormant steps, wanted at least 1 and 0")
+
+    def __call__(self, observations: Sequence[Observation]) -> Phase:
+        """The phase of the next step."""
+        if len(observations) <= self.dormant:
+            return Phase.DORMANT
+        return Phase.ACCUMULATE if self.stopped_by(observations) is None else Phase.TRIGGER
+
+    def stopped_by(self, observations: Sequence[Observation]) -> str | None:
+        """The name of the condition that ended the accumulative phase; None while it goes on."""
+        seen = observations[self.dormant :]
+        return next((name for name, stop in self.stops.items() if stop(seen)), None)
+
+
+def after_steps(steps: int) -> Stop:
+    """Over after so many accumulative steps; the steps of Pang et al. 2021, Tables 3 to 6."""
+    return lambda seen: len(seen) > steps
+
+
+def at_accuracy_floor(floor: float, *, margin: float = 0.0) -> Stop:
+    """Over once the monitored accuracy is within `margin` points of the floor or under it.
+
+    With margin 0 the phase ends when the monitor speaks, as in Pang et al. 2021, Section 4.1 ("early-stop the
+    accumulative procedure if the model accuracy becomes lower than a specified range"). A margin of about what one step
+    costs lets a careful attacker strike before that.
+    """
+    return lambda seen: seen[-1].accuracy < floor + margin
+
+
+def at_loss_amplification(factor: float) -> Stop:
+    """Over once the training loss of the newest poisoned batch is `factor` times the mean over those before it.
+
+    Source: Zhu et al. 2023, Section 5 and Appendix C.1: the trigger follows when the training loss "is amplified by a
+    threshold of previous poison samples".
+    """
+
+    def stop(seen: Sequence[Observation]) -> bool:
+        losses = [o.record.loss for o in seen[1:] if o.record is not None and o.record.loss is not None]
+        return len(losses) > 1 and losses[-1] >= factor * sum(losses[:-1]) / len(losses[:-1])
+
+    return stop

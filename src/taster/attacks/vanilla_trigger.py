@@ -1,0 +1,62 @@
+"""The poisoned trigger by itself: one batch made to undo what the model has learnt."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+
+from taster.attacks.campaign import Budget, Campaign, Draw
+from taster.attacks.crafting import Crafting
+from taster.calculus import Normalise
+from taster.functional import BatchNormMode
+from taster.pgd import Ball, Norm
+from taster.types import Batch
+from taster.view import View
+
+
+def vanilla_trigger(
+    validation: Draw,
+    generator: torch.Generator,
+    *,
+    epsilon: Annotated[float, Field(ge=0, le=1)] = 8 / 255,
+    norm: Norm = "linf",
+    pgd_steps: Annotated[int, Field(ge=1)] = 100,
+    step_size: Annotated[float, Field(gt=0)] | None = None,
+    ratio: Annotated[float, Field(gt=0, le=1)] = 1.0,
+    normalise: Normalise = "per_tensor",
+    normalise_poisoned: bool = False,
+    validation_size: Annotated[int, Field(ge=1)] = 100,
+    batch_norm: BatchNormMode = "eval",
+    loss_scale: Annotated[float, Field(gt=0)] = 1.0,
+) -> Campaign:
+    """A trigger batch whose gradient opposes that of the validation loss; the stream stays clean.
+
+        min over P of ⟨∇_θ L(S_val; θ_T), ∇_θ L(P(S_T); θ_T)⟩
+
+    Args:
+        validation: draws S_val.
+        generator: draws which samples are poisoned, where `ratio` is under 1.
+        epsilon: ε, in the units of the data.
+        norm: of the ball.
+        pgd_steps: C.
+        step_size: α; by default 2 ε / C (Table 1).
+        ratio: share of the trigger batch that is poisoned.
+        normalise: of the validation gradient.
+        normalise_poisoned: of the trigger's gradient too, which makes the objective a cosine, as the published code does.
+        validation_size: samples in S_val.
+        batch_norm: statistics used while crafting: the recorded ones, or those of the batch.
+        loss_scale: factor on the trigger's loss, "loss scaling" in Tables 3 to 5.
+
+    Source: Pang et al. 2021, Eq. 6 ("poisoned trigger").
+    """
+    budget = Budget(Ball(norm, epsilon), ratio)
+    crafting = Crafting(budget, pgd_steps, step_size, normalise, normalise_poisoned, batch_norm)
+
+    def trigger(clean: Batch, view: View) -> Batch:
+        chosen = budget.choose(len(clean), generator).to(clean.x.device)
+        s_val = validation(validation_size)
+        return Batch(crafting.oppose(clean, view, crafting.target(view, s_val), chosen), clean.y, loss_scale)
+
+    return Campaign(budget, trigger=trigger)

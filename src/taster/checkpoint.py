@@ -1,0 +1,91 @@
+"""Nested state in one safetensors file. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from taster.errors import CheckpointError
+
+_STRUCTURE = "taster.structure"
+
+
+def save_state(path: Path | str, state: Any) -> None:
+    """Writes nested dicts, lists and tuples of tensors and plain values (None, bool, int, float, str).
+
+    The file appears whole or not at all: it is written beside its place and then moved there.
+
+    Raises:
+        CheckpointError: for a value that is none of these.
+        OSError: when the file cannot be written.
+    """
+    tensors: dict[str, Tensor] = {}
+    structure = _flatten(state, tensors)
+    write_atomically(Path(path), save(tensors, metadata={_STRUCTURE: json.dumps(structure)}))
+
+
+def load_state(path: Path | str) -> Any:
+    """Reads what `save_state` wrote; a plain safetensors file of another program comes as a flat dict of tensors.
+
+    Raises:
+        CheckpointError: when the file is missing or damaged.
+    """
+    try:
+        with safe_open(str(path), "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file, wanted a safetensors file") from error
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
+    if _STRUCTURE not in metadata:
+        return tensors
+    return _unflatten(json.loads(metadata[_STRUCTURE]), tensors)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file so that a reader, or a crash, finds the old content or the new, never half of it."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(beside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def _flatten(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """The shape of `value` in JSON, with its tensors put into `tensors` under running numbers."""
+    if isinstance(value, Tensor):
+        key = str(len(tensors))
+        # A clone: safetensors refuses tensors that share memory, as tied weights do.
+        tensors[key] = value.detach().cpu().contiguous().clone()
+        return {"tensor": key}
+    if isinstance(value, dict):
+        return {"dict": [[_flatten(k, tensors), _flatten(v, tensors)] for k, v in value.items()]}
+    if isinstance(value, (list, tuple)):
+        return {type(value).__name__: [_flatten(v, tensors) for v in value]}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise CheckpointError(f"cannot save a {type(value).__name__}; wanted tensors, numbers, text, None and containers")
+
+
+def _unflatten(node: Any, tensors: dict[str, Tensor]) -> Any:
+    if not isinstance(node, dict):
+        return node
+    ((kind, content),) = node.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {_unflatten(k, tensors): _unflatten(v, tensors) for k, v in content}
+    items = [_unflatten(v, tensors) for v in content]
+    return tuple(items) if kind == "tuple" else items

@@ -1,0 +1,19 @@
+"""scikit-learn's handwritten digits: real data that comes with the installation."""
+
+from __future__ import annotations
+
+import torch
+
+from taster.data.images import Images, ImageSet
+
+
+def digits() -> ImageSet:
+    """1,797 grey images of 8x8, ten classes, no test split of their own.
+
+    Source: Alpaydin and Kaynak 1998, UCI "Optical Recognition of Handwritten Digits", its test part, as in scikit-learn.
+    """
+    from sklearn.datasets import load_digits  # half a second to import, and only needed here
+
+    bunch = load_digits()
+    x = torch.from_numpy(bunch.images * (255 / 16)).round().to(torch.uint8)[:, None]
+    return ImageSet("digits", Images(x, torch.from_numpy(bunch.target).long()), None, classes=10)

@@ -1,0 +1,85 @@
+"""Labelled images as they are held in memory: whole numbers of one byte, and class labels."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from taster.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Images and labels.
+
+    Attributes:
+        x: uint8 [n, channels, height, width].
+        y: int64 [n].
+    """
+
+    x: Tensor
+    y: Tensor
+
+    def __post_init__(self) -> None:
+        if self.x.dtype != torch.uint8 or self.x.dim() != 4:
+            raise DataError(f"got images {list(self.x.shape)} of {self.x.dtype}, wanted uint8 [n, channels, height, width]")
+        if self.y.dtype != torch.int64 or self.y.shape != self.x.shape[:1]:
+            raise DataError(f"got labels {list(self.y.shape)} of {self.y.dtype}, wanted int64 [{len(self.x)}]")
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def select(self, index: Tensor) -> Images:
+        """The images at these positions."""
+        return Images(self.x[index], self.y[index])
+
+    def to(self, device: torch.device | str) -> Images:
+        """The same images on another device."""
+        return Images(self.x.to(device), self.y.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """A data set for image classification.
+
+    Attributes:
+        name: as the user gave it.
+        train: all images to split roles from.
+        test: the set's own test images; None where it has none.
+        classes: how many there are.
+    """
+
+    name: str
+    train: Images
+    test: Images | None
+    classes: int
+
+    def __post_init__(self) -> None:
+        for part in (self.train, self.test):
+            if part is None:
+                continue
+            if len(part) == 0:
+                raise DataError(f"{self.name}: got no images")
+            low, high = int(part.y.min()), int(part.y.max())
+            if low < 0 or high >= self.classes:
+                raise DataError(f"{self.name}: got labels from {low} to {high}, wanted 0 to {self.classes - 1}")
+            if part.x.shape[1:] != self.train.x.shape[1:]:
+                raise DataError(f"{self.name}: got test images {list(part.x.shape[1:])}, wanted {list(self.train.x.shape[1:])}")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        channels, height, width = self.train.x.shape[1:]
+        return channels, height, width
+
+    def fingerprint(self) -> str:
+        """A digest of every pixel and label."""
+        digest = hashlib.sha256()
+        for part in (self.train, self.test):
+            if part is not None:
+                digest.update(part.x.numpy().tobytes())
+                digest.update(part.y.numpy().tobytes())
+        return digest.hexdigest()[:16]

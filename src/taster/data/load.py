@@ -1,0 +1,72 @@
+"""One door for every data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from taster.data.cache import cached, content_key
+from taster.data.digits import digits
+from taster.data.huggingface import from_splits, load_hub
+from taster.data.images import Images, ImageSet
+from taster.data.torch_dataset import OnProgress, decode
+from taster.errors import DataError
+from taster.imports import import_callable, is_import_path
+
+
+def load_images(
+    source: str | Any,
+    *,
+    image: str | None = None,
+    label: str | None = None,
+    on_progress: OnProgress | None = None,
+) -> ImageSet:
+    """An image-classification data set, decoded once.
+
+    Args:
+        source: "digits"; a local folder or Parquet file, or a hub name, for Hugging Face `datasets`;
+            "package.module:function", whose result is taken as the following are; a torch Dataset of (image, label);
+            a pair of them, train and test; a `datasets.DatasetDict`; or an ImageSet.
+        image, label: columns of a Hugging Face data set; found by feature type where None.
+        on_progress: told how many of how many images have been decoded.
+
+    Raises:
+        DataError: when it is missing, unreadable, or is not image classification.
+    """
+    if not isinstance(source, str):
+        return _from_object("the data set", source, image, label, on_progress)
+    if source == "digits":
+        return digits()
+    path = Path(source).expanduser()
+    if path.exists():
+        if path.is_dir() and not any(p.is_file() for p in path.rglob("*")):
+            raise DataError(f"{source}: got an empty folder, wanted a data set")
+        key = content_key(path, image, label)
+        return cached(
+            key, source, lambda: load_hub(str(path), image=image, label=label, on_progress=on_progress)
+        )
+    if is_import_path(source):
+        made = import_callable(source, DataError)()
+        return _from_object(source, made, image, label, on_progress)
+    if source.startswith((".", "/", "~")) or path.suffix or source.count("/") > 1:
+        raise DataError(f"{source}: no such file or folder")
+    return load_hub(source, image=image, label=label, on_progress=on_progress)
+
+
+def _from_object(
+    name: str, made: Any, image: str | None, label: str | None, on_progress: OnProgress | None
+) -> ImageSet:
+    if isinstance(made, ImageSet):
+        return made
+    if isinstance(made, Mapping):
+        return from_splits(name, made, image=image, label=label, on_progress=on_progress)
+    train, test = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    parts: list[Images | None] = [
+        None if part is None else part if isinstance(part, Images) else decode(part, name, on_progress)
+        for part in (train, test)
+    ]
+    if parts[0] is None:
+        raise DataError(f"{name}: got nothing, wanted a data set")
+    classes = 1 + max(int(part.y.max()) for part in parts if part is not None)
+    return ImageSet(name, parts[0], parts[1], classes)

@@ -1,0 +1,56 @@
+"""Who may see which samples. No sample has two roles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+import torch
+
+from taster.data.images import Images, ImageSet
+from taster.errors import DataError
+from taster.seeds import generator
+
+Role = Literal["burn_in", "stream", "trigger", "validation", "monitor", "probe", "test"]
+ROLES: tuple[Role, ...] = get_args(Role)
+
+
+def split_roles(data: ImageSet, sizes: Mapping[Role, int | None], seed: int) -> dict[Role, Images]:
+    """Cuts a data set into roles, disjoint by index.
+
+    Args:
+        data: its own test split, where it has one, serves the role "test" alone; all other roles are cut from train.
+        sizes: samples of each role. None takes what is left: allowed for "stream", and for "test" where the data set
+            has a test split.
+        seed: decides the cut.
+
+    Returns:
+        the samples of each role.
+
+    Raises:
+        DataError: when the roles ask for more samples than there are; each shortage is named by its key.
+    """
+    cut_from_train = [role for role in ROLES if role != "test" or data.test is None]
+    wanted = {role: sizes[role] for role in cut_from_train}
+    for role, size in wanted.items():
+        if size is None and role != "stream":
+            raise DataError(f"split.{role}: {data.name} has no test split of its own; wanted a number of samples")
+    fixed = sum(size for size in wanted.values() if size is not None)
+    left = len(data.train) - fixed
+    if left < 0 or (None in wanted.values() and left == 0):
+        asked = ", ".join(f"split.{role} = {size}" for role, size in wanted.items() if size is not None)
+        raise DataError(f"got {asked}: {fixed} samples in all, {data.name} has {len(data.train)}; wanted less")
+    order = torch.randperm(len(data.train), generator=generator(seed, "split"))
+    roles: dict[Role, Images] = {}
+    start = 0
+    for role, size in wanted.items():
+        size = left if size is None else size
+        roles[role] = data.train.select(order[start : start + size])
+        start += size
+    if data.test is not None:
+        size = sizes["test"]
+        if size is not None and size > len(data.test):
+            raise DataError(f"split.test: got {size}, wanted at most the {len(data.test)} of {data.name}'s test split")
+        order = torch.randperm(len(data.test), generator=generator(seed, "split test"))
+        roles["test"] = data.test if size is None else data.test.select(order[:size])
+    return roles

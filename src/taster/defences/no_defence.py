@@ -1,0 +1,13 @@
+"""Plain training: what an attack does where nothing stands in its way."""
+
+from __future__ import annotations
+
+from taster.guard import Guard
+
+
+def none() -> Guard:
+    """Lets every update through.
+
+    Source: the control of every table ("ST", standard training, in Zhu et al. 2023).
+    """
+    return Guard()

@@ -1,0 +1,59 @@
+"""What taster raises: one class for each kind of mistake, each message saying what was got and what was wanted."""
+
+from __future__ import annotations
+
+
+class TasterError(Exception):
+    """Base of every error that taster raises on purpose. The command line turns it into one line and exit code 2."""
+
+
+class BatchError(TasterError, ValueError):
+    """A batch that no model could learn from: wrong shape, dtype, range, or too few samples."""
+
+
+class LabelError(BatchError):
+    """Labels outside the classes that the model (or the data set) knows."""
+
+
+class ModelError(TasterError, ValueError):
+    """A model, or weights for it, that does not fit the task."""
+
+
+class LossError(TasterError, ValueError):
+    """A loss that does not return one number that can be differentiated."""
+
+
+class GuardError(TasterError, TypeError):
+    """A stage that does not keep the protocol of its place in the guard."""
+
+
+class HistoryError(TasterError, LookupError):
+    """A snapshot was asked for that the history does not hold."""
+
+
+class StaleViewError(TasterError, RuntimeError):
+    """A view was read after the learner it showed had moved on."""
+
+
+class AttackError(TasterError, ValueError):
+    """An attack that was set up with something it cannot work with."""
+
+
+class DataError(TasterError, ValueError):
+    """A data set that is missing, unreadable, or is not image classification."""
+
+
+class RecipeError(TasterError, ValueError):
+    """A recipe with faults; the message lists every one by the path of its key."""
+
+
+class RunDirectoryError(TasterError, OSError):
+    """A run directory that cannot be used, read or written."""
+
+
+class CheckpointError(TasterError, ValueError):
+    """A file of saved state that is missing, damaged, or holds something else."""
+
+
+class WorkerError(TasterError, RuntimeError):
+    """A worker process that ended without a result."""

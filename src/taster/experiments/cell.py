@@ -1,0 +1,188 @@
+"""One cell of the grid: one attack against one defence with one seed."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from taster.attacks import Campaign, Observation, Schedule, after_steps, at_accuracy_floor, at_loss_amplification
+from taster.attacks.campaign import changed
+from taster.data import Augment, Images, ImageSet, Role, Sampler, Stream, as_batch
+from taster.errors import RecipeError
+from taster.experiments.burn_in import build_model, build_optimizer
+from taster.experiments.recipe import Entry, Recipe, ScheduleSection
+from taster.experiments.run_directory import CellDirectory
+from taster.guard import Guard
+from taster.history import History
+from taster.learner import Learner
+from taster.seeds import derived_seed, generator
+from taster.types import Batch, Phase, StepRecord
+
+_SHOWN = 6
+"""Samples kept for the page's pictures."""
+
+
+def run_cell(
+    recipe: Recipe,
+    data: ImageSet,
+    roles: dict[Role, Images],
+    burnt_in: dict[str, Any],
+    attack: Entry,
+    defence: Entry,
+    seed: int,
+    device: torch.device,
+    out: CellDirectory,
+    on_step: Callable[[], None] = lambda: None,
+) -> None:
+    """Runs the cell from its burnt-in state to one step after the trigger, and leaves its files in `out`."""
+    started = time.perf_counter()
+    batches = {role: as_batch(images).to(device) for role, images in roles.items() if role not in ("burn_in", "stream")}
+    learner = make_learner(recipe, data, burnt_in, defence, batches["probe"], seed, device)
+    campaign = make_campaign(recipe, roles, batches["trigger"], attack, seed)
+    schedule = make_schedule(recipe.schedule)
+    section = recipe.stream
+    stream = Stream(
+        roles["stream"].to(device), section.batch_size, generator(seed, "stream"), Augment(section.crop, section.flip)
+    )
+
+    def accuracy(role: Role) -> float:
+        return learner.view().accuracy(batches[role].x, batches[role].y)
+
+    # One seed for all attacks and defences: where nothing else differs, dropout does not either.
+    torch.manual_seed(derived_seed(seed, "dropout"))
+    out.begin()
+    start = accuracy("test")
+    before = after = start
+    observations = [Observation(None, accuracy("monitor"))]
+    records: list[StepRecord] = []
+    pictures: dict[str, Tensor] = {}
+    phase = Phase.DORMANT
+    while phase is not Phase.TRIGGER:
+        phase = schedule(observations)
+        if phase is Phase.TRIGGER:
+            before = accuracy("test")
+        clean = batches["trigger"] if phase is Phase.TRIGGER else stream.draw()
+        fed = campaign.poison(clean, learner.view(), phase)
+        record = replace(learner.feed(fed), phase=phase)
+        records.append(record)
+        observations.append(Observation(record, accuracy("monitor")))
+        shown = phase is Phase.TRIGGER or (len(records) - 1) % recipe.compute.test_every == 0
+        after = accuracy("test") if shown else after
+        out.append(
+            {
+                "attack": attack.label,
+                "defence": defence.label,
+                "seed": seed,
+                **record.to_dict(),
+                "poisoned": int(changed(fed.x, clean.x).sum()),
+                "monitor_accuracy": observations[-1].accuracy,
+                "test_accuracy": after if shown else None,
+            }
+        )
+        if phase is not Phase.DORMANT and phase.value not in pictures:
+            pictures |= _pictures(phase.value, clean, fed)
+        on_step()
+    row = {
+        "attack": attack.label,
+        "defence": defence.label,
+        "seed": seed,
+        "acc_start": start,
+        "acc_before": before,
+        "acc_after": after,
+        "drop": after - before,
+        "steps": sum(r.phase is Phase.ACCUMULATE for r in records),
+        "stopped_by": schedule.stopped_by(observations[:-1]),
+        "rejected": sum(not r.verdict.committed for r in records),
+        "seconds": time.perf_counter() - started,
+        "cost": step_cost(records),
+    }
+    monitor = {"monitor_start": observations[0].accuracy, "monitor_before": observations[-2].accuracy}
+    out.finish({"row": row, **monitor, "monitor_after": observations[-1].accuracy}, pictures)
+
+
+def make_learner(
+    recipe: Recipe,
+    data: ImageSet,
+    burnt_in: dict[str, Any],
+    defence: Entry,
+    probe: Batch,
+    seed: int,
+    device: torch.device,
+) -> Learner:
+    """A learner at the burnt-in state, behind the defence's guard."""
+    model = build_model(recipe, data, seed, device)
+    optimizer = build_optimizer(recipe, model)
+    guard = make_guard(recipe, defence, probe, seed)
+    history = History(recipe.history.capacity, every=recipe.history.every)
+    learner = Learner(
+        model, optimizer, cross_entropy, guard, history=history, precision=recipe.compute.precision
+    )
+    learner.load_state_dict({**burnt_in, "guard": guard.state_dict()})
+    if recipe.stream.fresh_optimizer:
+        optimizer.state.clear()
+    if recipe.stream.learning_rate is not None:
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.stream.learning_rate
+    model.train()
+    return learner
+
+
+def make_guard(recipe: Recipe, defence: Entry, probe: Batch, seed: int) -> Guard:
+    """The defence, with the trusted data that belongs to it.
+
+    Raises:
+        RecipeError: when the function returns no Guard.
+    """
+    resources = {"probe": probe, "generator": generator(seed, "defence")}
+    guard = recipe.factory("defence", defence).make(resources, defence.settings)
+    if not isinstance(guard, Guard):
+        raise RecipeError(f"defence {defence.label}: {defence.name} returned {type(guard).__name__}, wanted a Guard")
+    return guard
+
+
+def make_campaign(recipe: Recipe, roles: dict[Role, Images], trigger: Batch, attack: Entry, seed: int) -> Campaign:
+    """The attack, with the data that belongs to it.
+
+    Raises:
+        RecipeError: when the function returns no Campaign.
+    """
+    validation = Sampler(roles["validation"].to(trigger.x.device), generator(seed, "validation"))
+    resources = {"trigger": trigger, "validation": validation, "generator": generator(seed, "attack")}
+    campaign = recipe.factory("attack", attack).make(resources, attack.settings)
+    if not isinstance(campaign, Campaign):
+        raise RecipeError(f"attack {attack.label}: {attack.name} returned {type(campaign).__name__}, wanted a Campaign")
+    return campaign
+
+
+def make_schedule(section: ScheduleSection) -> Schedule:
+    """The recipe's conditions; the harm done is named before the count."""
+    stops = {}
+    if section.accuracy_floor is not None:
+        stops["accuracy_floor"] = at_accuracy_floor(section.accuracy_floor, margin=section.margin)
+    if section.loss_amplification is not None:
+        stops["loss_amplification"] = at_loss_amplification(section.loss_amplification)
+    stops["steps"] = after_steps(section.steps)
+    return Schedule(stops, section.dormant)
+
+
+def step_cost(records: list[StepRecord]) -> float | None:
+    """Seconds of a defended step over those of a plain one (gradient and update), medians over the same steps; None
+    where no step was made."""
+    made = [r.seconds for r in records if "update" in r.seconds]
+    if not made:
+        return None
+    plain = statistics.median(s["gradient"] + s["update"] for s in made)
+    return statistics.median(s["total"] for s in made) / plain
+
+
+def _pictures(phase: str, clean: Batch, fed: Batch) -> dict[str, Tensor]:
+    """A few samples before and after, the changed ones first."""
+    order = torch.argsort(changed(fed.x, clean.x).int(), descending=True, stable=True)[:_SHOWN]
+    return {phase: torch.stack([clean.x[order], fed.x[order]]).cpu()}

@@ -1,0 +1,97 @@
+"""Functions that a recipe can name: their settings typed by their own signature, their sources by their docstring."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, create_model
+
+from taster.attacks import ATTACKS
+from taster.defences import DEFENCES
+from taster.errors import RecipeError
+from taster.imports import import_callable, is_import_path
+from taster.models import MODELS
+
+KINDS: dict[str, tuple[Mapping[str, Callable[..., Any]], tuple[str, ...]]] = {
+    "attack": (ATTACKS, ("trigger", "validation", "generator")),
+    "defence": (DEFENCES, ("probe", "generator")),
+    "model": (MODELS, ("shape", "classes")),
+}
+"""For each kind: the ones that come with taster, and what the harness can hand them as positional arguments."""
+
+
+@dataclass(frozen=True)
+class Factory:
+    """A function named in a recipe. Its positional parameters are what it needs of the harness, by name; its
+    keyword-only parameters are its settings."""
+
+    kind: str
+    name: str
+    function: Callable[..., Any]
+    needs: tuple[str, ...]
+    settings: type[BaseModel]
+
+    def make(self, resources: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
+        """Calls the function."""
+        return self.function(*(resources[need] for need in self.needs), **settings)
+
+    @property
+    def summary(self) -> str:
+        """The first sentence of its docstring."""
+        return inspect.getdoc(self.function).split("\n\n")[0].replace("\n", " ") if self.function.__doc__ else ""  # type: ignore[union-attr]
+
+    @property
+    def source(self) -> str:
+        """What its docstring names after "Source:"."""
+        found = re.search(r"^Source: (.+?)(?:\n\n|\Z)", inspect.getdoc(self.function) or "", re.MULTILINE | re.DOTALL)
+        return " ".join(found.group(1).split()) if found else ""
+
+
+def find_factory(kind: str, name: str) -> Factory:
+    """The factory of a kind ("attack", "defence", "model") by its short name or its package.module:function.
+
+    Raises:
+        RecipeError: when there is none, or its signature asks for what the harness does not have.
+    """
+    known, available = KINDS[kind]
+    if name in known:
+        function = known[name]
+    elif is_import_path(name):
+        function = import_callable(name, RecipeError)
+    else:
+        raise RecipeError(f"got {name!r}, wanted one of {', '.join(known)}, or package.module:function")
+    return _describe(kind, name, function, available)
+
+
+def all_factories(kind: str) -> list[Factory]:
+    """Those that come with taster."""
+    known, available = KINDS[kind]
+    return [_describe(kind, name, function, available) for name, function in known.items()]
+
+
+def _describe(kind: str, name: str, function: Callable[..., Any], available: Iterable[str]) -> Factory:
+    try:
+        hints = typing.get_type_hints(function, include_extras=True)
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError, NameError) as error:
+        raise RecipeError(f"{name}: its signature cannot be read ({error})") from error
+    needs: list[str] = []
+    fields: dict[str, Any] = {}
+    for parameter in parameters:
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            default = ... if parameter.default is parameter.empty else parameter.default
+            fields[parameter.name] = (hints.get(parameter.name, Any), default)
+        elif parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.default is parameter.empty:
+            if parameter.name not in available:
+                raise RecipeError(
+                    f"{name}: got the positional parameter {parameter.name!r}, wanted some of {list(available)}; "
+                    "settings are keyword-only parameters, after a *"
+                )
+            needs.append(parameter.name)
+    settings = create_model(name, __config__=ConfigDict(extra="forbid", strict=True), **fields)
+    return Factory(kind, name, function, tuple(needs), settings)

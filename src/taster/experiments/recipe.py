@@ -1,0 +1,325 @@
+"""A recipe: everything that decides what a run computes, typed, from TOML."""
+
+from __future__ import annotations
+
+import tomllib
+from collections import Counter
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from taster.data import Role
+from taster.errors import RecipeError
+from taster.experiments.factory import Factory, find_factory
+from taster.functional import Precision
+
+Count = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys and wrong types are faults."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Named(BaseModel):
+    """A section that names a function; further keys are that function's settings."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+    name: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The function's settings."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class Entry(Named):
+    """One attack or defence of the grid. `label` tells entries of the same name apart; by default it is the name."""
+
+    label: Annotated[str, Field(min_length=1)]
+
+
+class Data(Section):
+    """Where samples come from; see `taster.data.load_images`."""
+
+    source: str = "digits"
+    image: str | None = None
+    label: str | None = None
+
+
+class Split(Section):
+    """Samples of each role. `stream` takes what is left where it is not given, `test` all of the set's test split."""
+
+    burn_in: Count
+    stream: Count | None = None
+    trigger: Count
+    validation: Count
+    monitor: Count
+    probe: Count
+    test: Count | None = None
+
+    def sizes(self) -> dict[Role, int | None]:
+        """By role."""
+        return self.model_dump()  # type: ignore[return-value]
+
+
+class BurnIn(Section):
+    """Training before anybody attacks: here for so many epochs, or elsewhere, with weights from a checkpoint."""
+
+    epochs: Annotated[int, Field(ge=0)] = 10
+    batch_size: Count = 100
+    learning_rate: Rate = 0.1
+    momentum: Annotated[float, Field(ge=0)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    crop: Annotated[int, Field(ge=0)] = 0
+    flip: bool = False
+    checkpoint: str | None = None
+    keep_epochs: list[Count] = []
+
+
+class StreamSection(Section):
+    """Learning after release. `learning_rate` is that of the burn-in where it is not given; `fresh_optimizer` starts
+    without the burn-in's momentum."""
+
+    batch_size: Count = 100
+    learning_rate: Rate | None = None
+    fresh_optimizer: bool = False
+    crop: Annotated[int, Field(ge=0)] = 0
+    flip: bool = False
+
+
+class ScheduleSection(Section):
+    """When attacks strike: after `steps` accumulative steps at the latest, earlier by the other conditions."""
+
+    steps: Count = 40
+    dormant: Annotated[int, Field(ge=0)] = 0
+    accuracy_floor: Annotated[float, Field(ge=0, le=100)] | None = None
+    margin: Annotated[float, Field(ge=0, le=100)] = 0.0
+    loss_amplification: Annotated[float, Field(gt=1)] | None = None
+
+
+class HistorySection(Section):
+    """Snapshots the learner keeps for stages that rewind or look back; 0 keeps none but the burn-in's epochs."""
+
+    capacity: Annotated[int, Field(ge=0)] = 0
+    every: Count = 1
+
+
+class Compute(Section):
+    """How it is computed. `threads` is filled in by the first run and kept, since results depend on it in the last bit."""
+
+    device: str = "auto"
+    precision: Precision = "float32"
+    channels_last: bool = False
+    threads: Count | None = None
+    test_every: Count = 1
+
+
+def _seeds(value: Any) -> Any:
+    return list(range(value)) if isinstance(value, int) and not isinstance(value, bool) and value > 0 else value
+
+
+def _labelled(value: Any) -> Any:
+    """Fills in labels before validation, so that an entry without a name is told as such."""
+    if isinstance(value, list):
+        return [{**e, "label": e.get("label", e.get("name", "?"))} if isinstance(e, dict) else e for e in value]
+    return value
+
+
+class Recipe(Section):
+    """A grid of attacks × defences × seeds on one model, data set and stream."""
+
+    name: Annotated[str, Field(min_length=1)]
+    description: str = ""
+    source: str = ""
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), BeforeValidator(_seeds)] = [0, 1, 2]
+    data: Data = Data()
+    split: Split
+    model: Named
+    burn_in: BurnIn = BurnIn()
+    stream: StreamSection = StreamSection()
+    schedule: ScheduleSection = ScheduleSection()
+    history: HistorySection = HistorySection()
+    compute: Compute = Compute()
+    attack: Annotated[list[Entry], Field(min_length=1), BeforeValidator(_labelled)]
+    defence: Annotated[list[Entry], Field(min_length=1), BeforeValidator(_labelled)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, defaults filled in, those that are None left out as TOML has no null."""
+        return self.model_dump(exclude_none=True)
+
+    def to_toml(self) -> str:
+        """The complete recipe as TOML."""
+        return tomli_w.dumps(self.to_dict())
+
+    def factory(self, kind: Literal["attack", "defence", "model"], entry: Named) -> Factory:
+        """The function that an entry names."""
+        return find_factory(kind, entry.name)
+
+    def with_threads(self, threads: int) -> Recipe:
+        """The same recipe with the number of threads decided."""
+        return self.model_copy(update={"compute": self.compute.model_copy(update={"threads": threads})})
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with taster, by name."""
+    folder = Path(str(resources.files("taster.experiments") / "recipes"))
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def read_recipe(name: str, changes: list[str] | None = None) -> Recipe:
+    """A recipe by the name of a shipped one or the path of a TOML file, with `key=value` changes applied.
+
+    Raises:
+        RecipeError: with every fault, one a line.
+    """
+    path = shipped_recipes().get(name, Path(name))
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RecipeError(f"{name}: no such recipe; there are {', '.join(shipped_recipes())}, or give a TOML file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{name}: cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{name}: not TOML: {error}") from error
+    for change in changes or []:
+        _apply_change(raw, change)
+    return parse_recipe(raw, name)
+
+
+def parse_recipe(raw: dict[str, Any], where: str = "recipe") -> Recipe:
+    """Checks a recipe and fills in every default.
+
+    Raises:
+        RecipeError: with every fault, one a line: the key's path, what was got and what was wanted.
+    """
+    faults: list[str] = []
+    recipe: Recipe | None = None
+    try:
+        recipe = Recipe.model_validate(raw)
+    except ValidationError as error:
+        faults += _faults(error, "")
+    filled = _check_entries(raw, faults)
+    if recipe is not None and not faults:
+        recipe = Recipe.model_validate({**recipe.to_dict(), **filled})
+        faults += _impossible(recipe)
+    if faults or recipe is None:
+        raise RecipeError(f"{where} has {len(faults)} fault{'s' if len(faults) > 1 else ''}:\n" + "\n".join(f"  {f}" for f in faults))
+    return recipe
+
+
+def _check_entries(raw: dict[str, Any], faults: list[str]) -> dict[str, Any]:
+    """The entries with their functions' settings checked and defaults filled in."""
+    filled: dict[str, Any] = {}
+    for kind in ("model", "attack", "defence"):
+        entries = raw.get(kind)
+        if kind == "model":
+            entries = [entries]
+        if not isinstance(entries, list):
+            continue
+        done = []
+        for i, entry in enumerate(entries):
+            path = kind if kind == "model" else f"{kind}.{i}"
+            if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+                continue  # already a fault of the section
+            try:
+                factory = find_factory(kind, entry["name"])
+            except RecipeError as error:
+                faults.append(f"{path}.name: {error}")
+                continue
+            settings = {k: v for k, v in entry.items() if k not in ("name", "label")}
+            try:
+                checked = factory.settings.model_validate(settings).model_dump(exclude_none=True)
+            except ValidationError as error:
+                faults += _faults(error, f"{path}.")
+                continue
+            label = {} if kind == "model" else {"label": entry.get("label", entry["name"])}
+            done.append({"name": entry["name"], **label, **checked})
+        filled[kind] = done[0] if kind == "model" and done else done
+    return filled
+
+
+def _impossible(recipe: Recipe) -> list[str]:
+    """Faults of several keys together."""
+    faults: list[str] = []
+    split, stream = recipe.split, recipe.stream
+    if split.stream is not None and stream.batch_size > split.stream:
+        faults.append(f"stream.batch_size: got {stream.batch_size}, wanted at most split.stream = {split.stream}")
+    if recipe.burn_in.epochs and recipe.burn_in.batch_size > split.burn_in:
+        faults.append(f"burn_in.batch_size: got {recipe.burn_in.batch_size}, wanted at most split.burn_in = {split.burn_in}")
+    if recipe.burn_in.epochs and recipe.burn_in.checkpoint is not None:
+        faults.append("burn_in.epochs: got epochs to train and a checkpoint, wanted epochs = 0 with burn_in.checkpoint")
+    if not recipe.burn_in.epochs and recipe.burn_in.checkpoint is None:
+        faults.append("burn_in.epochs: got 0 and no burn_in.checkpoint, wanted epochs to train, or trained weights")
+    late = [epoch for epoch in recipe.burn_in.keep_epochs if epoch > recipe.burn_in.epochs]
+    if late:
+        faults.append(f"burn_in.keep_epochs: got {late}, wanted at most burn_in.epochs = {recipe.burn_in.epochs}")
+    if recipe.schedule.margin and recipe.schedule.accuracy_floor is None:
+        faults.append("schedule.margin: got a margin without schedule.accuracy_floor, wanted both")
+    for i, attack in enumerate(recipe.attack):
+        size = attack.settings.get("validation_size")
+        if isinstance(size, int) and size > split.validation:
+            faults.append(f"attack.{i}.validation_size: got {size}, wanted at most split.validation = {split.validation}")
+    for kind, entries in (("attack", recipe.attack), ("defence", recipe.defence)):
+        for label, times in Counter(entry.label for entry in entries).items():
+            if times > 1:
+                faults.append(f"{kind}: got the label {label!r} {times} times, wanted a `label` of its own for each")
+    repeated = [seed for seed, times in Counter(recipe.seeds).items() if times > 1]
+    if repeated:
+        faults.append(f"seeds: got {repeated} more than once, wanted each once")
+    return faults
+
+
+def _faults(error: ValidationError, prefix: str) -> list[str]:
+    """Pydantic's findings in our words: path, what was got, what was wanted."""
+    lines = []
+    for fault in error.errors():
+        path = prefix + ".".join(str(part) for part in fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            lines.append(f"{path}: unknown key")
+        elif fault["type"] == "missing":
+            lines.append(f"{path}: missing")
+        else:
+            wanted = fault["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+            lines.append(f"{path}: got {fault['input']!r}, wanted {wanted}")
+    return lines
+
+
+def _apply_change(raw: dict[str, Any], change: str) -> None:
+    """Sets one value by its path: `burn_in.epochs=5`, `attack.0.epsilon=0.1` or `attack.accumulative.epsilon=0.1`."""
+    path, equals, text = change.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise RecipeError(f"--set: got {change!r}, wanted key=value, as in burn_in.epochs=5")
+    try:
+        value = tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()  # a bare word is text
+    node: Any = raw
+    for i, key in enumerate(keys):
+        last = i == len(keys) - 1
+        if isinstance(node, list):
+            node, key = _member(node, key, change)
+            if last:
+                raise RecipeError(f"--set: got {change!r}, wanted a key of the entry, as in {path}.epsilon=0.1")
+            continue
+        if not isinstance(node, dict):
+            raise RecipeError(f"--set: got {change!r}, but {'.'.join(keys[:i])} has no keys below it")
+        if last:
+            node[key] = value
+        else:
+            node = node.setdefault(key, {})
+
+
+def _member(entries: list[Any], key: str, change: str) -> tuple[Any, str]:
+    for i, entry in enumerate(entries):
+        if key in (str(i), entry.get("label"), entry.get("name")):
+            return entry, key
+    have = ", ".join(str(entry.get("label", entry.get("name"))) for entry in entries)
+    raise RecipeError(f"--set: got {change!r}, wanted an entry by number or name: {have}")

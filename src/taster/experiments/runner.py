@@ -1,0 +1,220 @@
+"""A whole run: burn-ins, then the cells of the grid, in this process or in several; resumable at any moment."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue as queues
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from taster.data import as_batch, split_roles
+from taster.errors import RecipeError, RunDirectoryError, WorkerError
+from taster.experiments.burn_in import build_model, load_weights
+from taster.experiments.cell import make_campaign, make_guard
+from taster.experiments.environment import describe_environment, pick_device
+from taster.experiments.recipe import Recipe
+from taster.experiments.run_directory import RunDirectory
+from taster.experiments.work import Task, load_cached, pending, perform, set_up_torch
+
+
+class Watcher(Protocol):
+    """Is told how a run goes on."""
+
+    def begin(self, stage: str, steps: int) -> None:
+        """A stage of so many steps begins."""
+
+    def step(self, stage: str, steps: int, title: str) -> None:
+        """So many steps more are done, the last of them in the task of this title."""
+
+
+class Silence:
+    """A watcher that does not care."""
+
+    def begin(self, stage: str, steps: int) -> None:
+        """Nothing."""
+
+    def step(self, stage: str, steps: int, title: str) -> None:
+        """Nothing."""
+
+
+def run_recipe(
+    recipe: Recipe, out: Path | str, *, resume: bool = False, jobs: int | None = None, watcher: Watcher | None = None
+) -> list[dict[str, Any]]:
+    """Runs every cell of a recipe and leaves all of it in a directory.
+
+    Args:
+        recipe: what to run.
+        out: the run directory; made if missing.
+        resume: goes on with a run of the same recipe that is there; where there is none, starts.
+        jobs: worker processes; None picks as many as the recipe's threads leave room for, one on a GPU.
+        watcher: is told of the progress.
+
+    Returns:
+        the rows of results.json.
+
+    Raises:
+        RecipeError, DataError, ModelError, AttackError, CheckpointError: for faults of the recipe, told before
+            anything is written.
+        RunDirectoryError: when the directory holds something else, or cannot be written.
+        WorkerError: when a worker process died.
+    """
+    watcher = watcher or Silence()
+    run = RunDirectory(out)
+    device = pick_device(recipe.compute.device)
+    going_on = resume and run.exists()
+    if going_on:
+        recipe = _same_recipe(recipe, run)
+    elif not run.is_free():
+        hint = "go on with --resume" if run.exists() else "it is not a run directory"
+        raise RunDirectoryError(f"{out}: not empty ({hint}); wanted a new or empty directory")
+    recipe, jobs = _share_cores(recipe, device, jobs)
+    threads = recipe.compute.threads or 1
+    before = torch.get_num_threads()
+    set_up_torch(threads)
+    try:
+        batches = _rehearse(recipe, device)
+        if not going_on:
+            run.begin(recipe, describe_environment(device, threads, jobs))
+        burn_ins, cells = pending(recipe, run, batches)
+        for stage, tasks in (("burn-in", burn_ins), ("attacks × defences", cells)):
+            if tasks:
+                _perform_all(stage, tasks, recipe, run, jobs, watcher)
+        run.gather_steps(recipe)
+        return run.gather(recipe)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _rehearse(recipe: Recipe, device: torch.device) -> int:
+    """Builds everything once, so that faults are told before hours are spent; returns batches in a burn-in epoch."""
+    data = load_cached(recipe.data.source, recipe.data.image, recipe.data.label)
+    seed = recipe.seeds[0]
+    roles = split_roles(data, recipe.split.sizes(), seed)
+    if recipe.stream.batch_size > len(roles["stream"]):
+        raise RecipeError(
+            f"stream.batch_size: got {recipe.stream.batch_size}, wanted at most the {len(roles['stream'])} samples "
+            "that are left for the stream"
+        )
+    model = build_model(recipe, data, seed, device)
+    if recipe.burn_in.checkpoint is not None:
+        load_weights(model, recipe.burn_in.checkpoint)
+    probe, trigger = (as_batch(roles[role].select(torch.arange(1))).to(device) for role in ("probe", "trigger"))
+    for defence in recipe.defence:
+        make_guard(recipe, defence, probe, seed)
+    for attack in recipe.attack:
+        make_campaign(recipe, roles, trigger, attack, seed)
+    return len(roles["burn_in"]) // recipe.burn_in.batch_size
+
+
+def _same_recipe(recipe: Recipe, run: RunDirectory) -> Recipe:
+    """The recipe of the run that is there, after making sure that it is the one asked for."""
+    there = run.recipe()
+    asked = recipe if recipe.compute.threads is not None else recipe.with_threads(there.compute.threads or 1)
+    if asked != there:
+        old, new = _flat(there.to_dict()), _flat(asked.to_dict())
+        keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+        changes = "\n".join(f"  {key}: got {new.get(key)!r}, the run has {old.get(key)!r}" for key in keys)
+        raise RecipeError(f"{run.path}: the run there is of another recipe; resume it with its own:\n{changes}")
+    return there
+
+
+def _share_cores(recipe: Recipe, device: torch.device, jobs: int | None) -> tuple[Recipe, int]:
+    """Decides what is left open of threads a process and processes."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = recipe.compute.threads
+    if jobs is None:
+        jobs = 1 if device.type != "cpu" or threads is None else max(1, cores // threads)
+    if threads is None:
+        threads = max(1, cores // jobs)
+    return recipe.with_threads(threads), min(jobs, len(recipe.attack) * len(recipe.defence) * len(recipe.seeds))
+
+
+def _perform_all(
+    stage: str, tasks: list[Task], recipe: Recipe, run: RunDirectory, jobs: int, watcher: Watcher
+) -> None:
+    """Does all tasks of a stage; results.json grows with every finished cell."""
+    watcher.begin(stage, sum(task.steps for task in tasks))
+    taken = dict.fromkeys(tasks, 0)
+
+    def advance(task: Task, steps: int) -> None:
+        taken[task] += steps
+        watcher.step(stage, steps, task.title(recipe))
+
+    def finish(task: Task) -> None:
+        advance(task, task.steps - taken[task])  # a phase that ended early
+        if task.attack is not None:
+            run.gather(recipe)
+
+    if jobs == 1:
+        for task in tasks:
+            perform(task, recipe, str(run.path), lambda task=task: advance(task, 1))  # type: ignore[misc]
+            finish(task)
+    else:
+        _in_processes(tasks, recipe, run, jobs, advance, finish)
+
+
+def _in_processes(
+    tasks: list[Task],
+    recipe: Recipe,
+    run: RunDirectory,
+    jobs: int,
+    advance: Callable[[Task, int], None],
+    finish: Callable[[Task], None],
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    ticks: Any = context.Queue()
+    pool = ProcessPoolExecutor(
+        min(jobs, len(tasks)), context, initializer=_set_up_worker, initargs=(ticks, recipe.compute.threads or 1)
+    )
+    try:
+        futures: dict[Future[None], Task] = {
+            pool.submit(_perform_in_worker, task, i, recipe, str(run.path)): task for i, task in enumerate(tasks)
+        }
+        waiting = set(futures)
+        while waiting:
+            done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+            while True:
+                try:
+                    advance(tasks[ticks.get_nowait()], 1)
+                except queues.Empty:
+                    break
+            for future in done:
+                future.result()
+                finish(futures[future])
+    except BrokenProcessPool as error:
+        raise WorkerError(
+            "a worker process ended without a result (out of memory, or killed); "
+            "go on with --resume, perhaps with fewer --jobs"
+        ) from error
+    finally:
+        # On an error or Ctrl-C nobody waits for half-done cells: they are done anew when the run is resumed.
+        processes = list((pool._processes or {}).values())
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.terminate()
+
+
+_ticks: Any = None
+
+
+def _set_up_worker(ticks: Any, threads: int) -> None:
+    global _ticks
+    _ticks = ticks
+    set_up_torch(threads)
+
+
+def _perform_in_worker(task: Task, index: int, recipe: Recipe, directory: str) -> None:
+    perform(task, recipe, directory, lambda: _ticks.put(index))
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if items is None:
+        return {path: value}
+    return {k: v for key, inner in items for k, v in _flat(inner, f"{path}.{key}" if path else str(key)).items()}

@@ -1,0 +1,92 @@
+"""The units of work that a run is made of, as a worker process does them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from taster.data import ImageSet, load_images, split_roles
+from taster.errors import DataError, RunDirectoryError
+from taster.experiments.burn_in import burn_in
+from taster.experiments.cell import run_cell
+from taster.experiments.environment import pick_device
+from taster.experiments.recipe import Recipe
+from taster.experiments.run_directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class Task:
+    """A seed's burn-in, or one cell of the grid (attack and defence by their place in the recipe).
+
+    Attributes:
+        steps: how many steps it takes at most, for the progress bar.
+    """
+
+    seed: int
+    steps: int
+    attack: int | None = None
+    defence: int | None = None
+
+    def title(self, recipe: Recipe) -> str:
+        """For people."""
+        if self.attack is None or self.defence is None:
+            return f"burn-in, seed {self.seed}"
+        return f"{recipe.attack[self.attack].label} × {recipe.defence[self.defence].label}, seed {self.seed}"
+
+
+def pending(recipe: Recipe, run: RunDirectory, burn_in_batches: int) -> tuple[list[Task], list[Task]]:
+    """The burn-ins and the cells that are still to be done."""
+    burn_ins = [
+        Task(seed, recipe.burn_in.epochs * burn_in_batches) for seed in recipe.seeds if run.burn_in(seed) is None
+    ]
+    steps = recipe.schedule.dormant + recipe.schedule.steps + 1
+    cells = [
+        Task(seed, steps, a, d)
+        for seed in recipe.seeds
+        for a, attack in enumerate(recipe.attack)
+        for d, defence in enumerate(recipe.defence)
+        if not run.cell(attack.label, defence.label, seed).done()
+    ]
+    return burn_ins, cells
+
+
+def perform(task: Task, recipe: Recipe, directory: str, on_step: Callable[[], None]) -> None:
+    """Does one task and leaves its files in the run directory."""
+    data = load_cached(recipe.data.source, recipe.data.image, recipe.data.label)
+    device = pick_device(recipe.compute.device)
+    roles = split_roles(data, recipe.split.sizes(), task.seed)
+    run = RunDirectory(directory)
+    if task.attack is None or task.defence is None:
+        run.write_burn_in(task.seed, burn_in(recipe, data, roles["burn_in"], task.seed, device, on_step))
+        return
+    attack, defence = recipe.attack[task.attack], recipe.defence[task.defence]
+    state = run.burn_in(task.seed)
+    if state is None:
+        raise RunDirectoryError(f"{directory}: the burn-in of seed {task.seed} is missing; go on with --resume")
+    out = run.cell(attack.label, defence.label, task.seed)
+    run_cell(recipe, data, roles, state, attack, defence, task.seed, device, out, on_step)
+
+
+def set_up_torch(threads: int) -> None:
+    """Threads as the recipe says, and GPU kernels that give the same bits every time."""
+    torch.set_num_threads(threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+
+
+@lru_cache(maxsize=1)
+def load_cached(source: str, image: str | None, label: str | None) -> ImageSet:
+    """The recipe's data set, once a process.
+
+    Raises:
+        DataError: see `taster.data.load_images`.
+    """
+    try:
+        return load_images(source, image=image, label=label)
+    except DataError as error:
+        raise DataError(f"data.source: {error}") from error

@@ -1,0 +1,114 @@
+"""The learner's model as a pure function of parameters, buffers and samples."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from taster.errors import ModelError
+from taster.losses import Loss, sample_losses, scalar_loss
+
+BatchNormMode = Literal["eval", "train"]
+"""Normalise with the recorded statistics, or with those of the batch itself."""
+
+Precision = Literal["float32", "bfloat16"]
+"""Number format of the forward pass; parameters, losses and optimizer state stay as they are."""
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """The context of a forward pass in the given precision."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+
+
+class Functional:
+    """A model without state of its own: everything it computes with is handed in.
+
+    It works on a copy of the module's structure whose tensors are on the meta device, so that it costs no memory and
+    neither its train or eval mode nor anything written to its buffers can reach the model it was made from. Dropout
+    and everything else that is random is off; batch norm goes by the mode asked for.
+
+    Attributes:
+        trainable: names of the parameters that require a gradient.
+
+    Args:
+        model: any module; parameters may be shared.
+        loss: loss of (output, y).
+        precision: of the forward pass.
+
+    Raises:
+        ModelError: when the module cannot be copied.
+    """
+
+    def __init__(self, model: nn.Module, loss: Loss, precision: Precision = "float32") -> None:
+        self._loss = loss
+        self._precision: Precision = precision
+        memo: dict[int, Tensor] = {}
+        for parameter in model.parameters():
+            memo[id(parameter)] = nn.Parameter(
+                torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad
+            )
+        for buffer in model.buffers():
+            memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+        try:
+            self._skeleton = copy.deepcopy(model, memo)
+        except Exception as error:
+            raise ModelError(
+                f"got a {type(model).__name__} that cannot be copied ({error}); wanted a module that copy.deepcopy "
+                "accepts: keep tensors in parameters and buffers"
+            ) from error
+        self._skeleton.eval()
+        self.trainable = frozenset(name for name, p in self._skeleton.named_parameters() if p.requires_grad)
+        self._batch_norms = [module for module in self._skeleton.modules() if isinstance(module, _BatchNorm)]
+
+    def forward(
+        self,
+        params: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        x: Tensor,
+        *,
+        batch_norm: BatchNormMode = "eval",
+    ) -> Tensor:
+        """The model's output in float32 (or wider), differentiable in `params` and `x`; `buffers` are not changed."""
+        own = {name: buffer.clone() for name, buffer in buffers.items()}
+        for module in self._batch_norms:
+            module.training = batch_norm == "train"
+        with autocast(x.device, self._precision):
+            output = functional_call(self._skeleton, {**params, **own}, (x,))
+        return full_precision(output)
+
+    def loss(
+        self,
+        params: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        x: Tensor,
+        y: Tensor,
+        *,
+        batch_norm: BatchNormMode = "eval",
+    ) -> Tensor:
+        """The loss of a batch, one number."""
+        return scalar_loss(self._loss, self.forward(params, buffers, x, batch_norm=batch_norm), y)
+
+    def sample_losses(
+        self,
+        params: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        x: Tensor,
+        y: Tensor,
+        *,
+        batch_norm: BatchNormMode = "eval",
+    ) -> Tensor:
+        """The loss of each sample, [n]."""
+        return sample_losses(self._loss, self.forward(params, buffers, x, batch_norm=batch_norm), y)
+
+
+def full_precision(output: Tensor) -> Tensor:
+    """A half-precision output widened to float32, so that losses are computed in full."""
+    if not isinstance(output, Tensor):
+        raise ModelError(f"the model returned {type(output).__name__}, wanted one torch.Tensor")
+    return output.float() if output.dtype in (torch.bfloat16, torch.float16) else output

@@ -1,0 +1,242 @@
+"""A model that keeps learning, with a guard at the door."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from taster.errors import BatchError, CheckpointError, HistoryError, ModelError
+from taster.functional import Functional, Precision, autocast, full_precision
+from taster.guard import Guard
+from taster.history import History, Snapshot
+from taster.losses import Loss, sample_losses, scalar_loss
+from taster.step import Admitted, guarded_step
+from taster.transaction import StateCopy, Transaction, snapshot_of
+from taster.types import Batch, StepRecord, Tensors
+from taster.view import View
+
+
+class Learner:
+    """A model, its optimizer and its loss, updated one guarded step at a time.
+
+        learner = Learner(model, optimizer, torch.nn.functional.cross_entropy, guard=probe_gate(probe))
+        for x, y in stream:
+            record = learner.step(x, y)
+
+    With an empty guard a step is `loss.backward(); optimizer.step()`, bit for bit. The model's train or eval mode is
+    the caller's and is left as it is; learning-rate schedulers go on working, as the optimizer is the caller's own.
+
+    Args:
+        model: any module that maps x to one tensor.
+        optimizer: over the model's parameters.
+        loss: of (output, y), one number; called without further arguments where samples are not weighted.
+        guard: the stages each batch passes; `Guard()` lets everything through.
+        history: keeps snapshots for stages that rewind or compare with the past; None keeps none.
+        input_range: the least and greatest value a sample may hold. Other data than images: None switches the check
+            off (and admits whole-number inputs such as tokens).
+        precision: of the forward pass; "bfloat16" runs it under autocast.
+
+    Raises:
+        ModelError: when the optimizer holds none of the model's parameters, or needs a closure (LBFGS).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        loss: Loss,
+        guard: Guard | None = None,
+        *,
+        history: History | None = None,
+        input_range: tuple[float, float] | None = (0.0, 1.0),
+        precision: Precision = "float32",
+    ) -> None:
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if not any(id(p) in held for p in model.parameters()):
+            raise ModelError("got an optimizer that holds none of the model's parameters, wanted one made for this model")
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise ModelError("got LBFGS, which evaluates the loss as often as it likes; wanted an optimizer that steps once")
+        if precision not in ("float32", "bfloat16"):
+            raise ModelError(f"got precision {precision!r}, wanted 'float32' or 'bfloat16'")
+        self.model = model
+        self.optimizer = optimizer
+        self.loss = loss
+        self.guard = Guard() if guard is None else guard
+        self.history = history
+        self.steps = 0
+        self.input_range = input_range
+        self.precision: Precision = precision
+        self._functional: Functional | None = None
+        self._state = StateCopy(model, optimizer)
+        self._moment = object()
+
+    def step(self, x: Tensor, y: Tensor) -> StepRecord:
+        """Learns one batch, unless the guard refuses it.
+
+        Args:
+            x: samples, [n, ...], on the model's device.
+            y: labels, [n, ...].
+
+        Returns:
+            what became of it. A batch, loss or gradient that is not finite is refused, with the reason in the record.
+
+        Raises:
+            BatchError: for a malformed batch: no samples, unequal lengths, wrong dtype, values out of range, or a
+                single sample where batch norm needs more. The learner is then as it was before, bit for bit.
+            LabelError: for labels that the model has no output for.
+            LossError: for a loss that returns no single number.
+        """
+        return self.feed(Batch(x, y))
+
+    def feed(self, batch: Batch) -> StepRecord:
+        """`step` for a Batch."""
+        self._check(batch)
+        record = guarded_step(self, batch, self.guard, backward)
+        self.steps += 1
+        return record
+
+    def view(self) -> View:
+        """What may be seen of the learner now."""
+        moment = self._moment
+        return View(
+            self._pure,
+            dict(self.model.named_parameters()),
+            dict(self.model.named_buffers()),
+            step=self.steps,
+            history=self.history,
+            moment=moment,
+            current=lambda: self._moment is moment,
+        )
+
+    def transaction(self) -> Transaction:
+        """Opens one step: parameters, buffers and optimizer state are kept until a verdict settles it."""
+        return Transaction(self, self._state)
+
+    def apply(self, gradient: Mapping[str, Tensor]) -> None:
+        """One optimizer step with this gradient; a parameter without an entry has no gradient."""
+        for name, parameter in self.model.named_parameters():
+            parameter.grad = gradient.get(name)
+        self.optimizer.step()
+        self._changed()
+
+    def snapshot(self) -> Snapshot:
+        """The state as it is now. Its tensors are the live ones: `History` copies what it keeps."""
+        return snapshot_of(self.model, self.optimizer, self.steps)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Goes back to a snapshot: parameters, buffers and optimizer state. The count of steps goes on."""
+        _load_tensors(dict(self.model.named_parameters()), snapshot.params, "parameter")
+        _load_tensors(dict(self.model.named_buffers()), snapshot.buffers, "buffer")
+        self.optimizer.load_state_dict(snapshot.optimizer)
+        if self.history is not None:
+            self.history.forget_after(snapshot.step)
+        self._changed()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on: model, optimizer, guard, history and count of steps.
+
+        `taster.save_state` writes it as safetensors. The tensors of the model are the live ones, as in
+        `torch.nn.Module.state_dict`.
+        """
+        return {
+            "steps": self.steps,
+            "model": dict(self.model.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "guard": self.guard.state_dict(),
+            "history": None if self.history is None else self.history.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes up the state of `state_dict`, for a learner built in the same way.
+
+        Raises:
+            CheckpointError: when parts are missing or belong to another model; nothing has been loaded then.
+        """
+        missing = {"steps", "model", "optimizer", "guard", "history"} - set(state)
+        if missing:
+            raise CheckpointError(f"got a state without {sorted(missing)}, wanted what Learner.state_dict returns")
+        self.guard.check_state_dict(state["guard"])
+        before = {name: value.clone() for name, value in self.model.state_dict().items()}
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            self.model.load_state_dict(before)
+            raise CheckpointError(f"got the state of another model or optimizer: {error}") from error
+        self.guard.load_state_dict(state["guard"])
+        if self.history is not None and state["history"] is not None:
+            self.history.load_state_dict(state["history"])
+        self.steps = int(state["steps"])
+        self._changed()
+
+    def _check(self, batch: Batch) -> None:
+        """Refuses what no caller can have meant; values that are not finite are the guard's business."""
+        if self.input_range is None:
+            return
+        if not batch.x.is_floating_point():
+            raise BatchError(
+                f"got samples of dtype {batch.x.dtype}, wanted floating point in {list(self.input_range)}: "
+                "images of whole numbers are to be divided by 255; for other data give Learner(input_range=None)"
+            )
+        low, high = (float(v) for v in torch.aminmax(batch.x.detach()))
+        # Comparisons with NaN are false, so a NaN passes here and is refused by the guarded step.
+        if (low < self.input_range[0] and low != -float("inf")) or (high > self.input_range[1] and high != float("inf")):
+            raise BatchError(
+                f"got samples from {low:g} to {high:g}, wanted {list(self.input_range)}; normalise inside the model, "
+                "or give Learner(input_range=...) the range of your data (None for any)"
+            )
+
+    def _pure(self) -> Functional:
+        if self._functional is None:
+            self._functional = Functional(self.model, self.loss, self.precision)
+        return self._functional
+
+    def _changed(self) -> None:
+        """Makes every view handed out so far stale."""
+        self._moment = object()
+
+    def _require_history(self, step: int) -> History:
+        if self.history is None:
+            raise HistoryError(f"a gate asked to rewind to step {step}, but the learner keeps no history: Learner(history=History(...))")
+        return self.history
+
+
+def backward(admitted: Admitted[Batch], learner: Learner) -> tuple[Tensors, float]:
+    """Online learning's `reduce`: forward and backward pass over the admitted samples.
+
+    Returns:
+        the gradient by parameter name and the loss. With sample weights w the loss is Σ wᵢ ℓᵢ / n.
+    """
+    batch = admitted.batch
+    learner.optimizer.zero_grad()
+    try:
+        with autocast(batch.x.device, learner.precision):
+            output = learner.model(batch.x)
+    except ValueError as error:
+        if "Expected more than 1 value per channel" not in str(error):
+            raise
+        raise BatchError(
+            f"got a batch of {len(batch)} sample, wanted at least 2: batch norm in train mode has no statistics of one "
+            "value; collect more samples, or put the batch-norm layers into eval mode"
+        ) from error
+    output = full_precision(output)
+    if admitted.weights is None:
+        loss = scalar_loss(learner.loss, output, batch.y)
+    else:
+        loss = (admitted.weights * sample_losses(learner.loss, output, batch.y)).mean()
+    if batch.loss_scale != 1.0:
+        loss = loss * batch.loss_scale
+    loss.backward()  # type: ignore[no-untyped-call]
+    gradient = {name: p.grad for name, p in learner.model.named_parameters() if p.grad is not None}
+    return gradient, float(loss.detach())
+
+
+def _load_tensors(live: Mapping[str, Tensor], saved: Mapping[str, Tensor], kind: str) -> None:
+    if live.keys() != saved.keys():
+        raise CheckpointError(f"got a snapshot of another model: its {kind} names differ in {sorted(live.keys() ^ saved.keys())}")
+    with torch.no_grad():
+        for name, tensor in live.items():
+            tensor.copy_(saved[name])

@@ -1,0 +1,64 @@
+"""VGG-11 with batch norm in its usual form for 32x32 images."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from taster.errors import ModelError
+from taster.models.norms import Norm2d, norm2d
+
+# Channels of each convolution; "pool" halves the resolution (Simonyan and Zisserman 2015, Table 1, column A).
+_LAYERS: tuple[int | str, ...] = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
+
+
+class VGG11(nn.Module):
+    """torchvision's names for the convolutions; one linear classifier, as is usual for CIFAR."""
+
+    def __init__(self, channels: int, classes: int, norm: Norm2d, dropout: float) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for width in _LAYERS:
+            if isinstance(width, str):
+                layers.append(nn.MaxPool2d(2))
+                continue
+            layers.append(nn.Conv2d(channels, width, 3, padding=1))
+            if norm != "none":
+                layers.append(norm2d(norm, width))
+            layers.append(nn.ReLU(inplace=True))
+            channels = width
+        self.features = nn.Sequential(*layers)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(512, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images [n, c, h, w] to logits [n, classes]."""
+        out: Tensor = self.classifier(self.dropout(self.features(x).mean((2, 3))))
+        return out
+
+
+def vgg11(
+    shape: tuple[int, int, int],
+    classes: int,
+    *,
+    norm: Norm2d = "batch",
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+) -> nn.Module:
+    """VGG-11 for images of at least 32x32, with a single linear layer after average pooling.
+
+    Args:
+        shape: channels, height and width of a sample.
+        classes: width of the output.
+        norm: "batch", "group" or "none".
+        dropout: share of features dropped in training.
+
+    Raises:
+        ModelError: for images smaller than 32x32, which five poolings would shrink to nothing.
+
+    Source: Simonyan and Zisserman 2015, column A.
+    """
+    if min(shape[1:]) < 32:
+        raise ModelError(f"vgg11: got images of {shape[1]}x{shape[2]}, wanted at least 32x32 (it halves them five times)")
+    return VGG11(shape[0], classes, norm, dropout)

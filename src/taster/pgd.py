@@ -1,0 +1,127 @@
+"""Projected gradient steps in a norm ball, for attacks and for defences that correct samples alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from taster.errors import AttackError
+
+Norm = Literal["linf", "l2"]
+
+
+@dataclass(frozen=True)
+class Ball:
+    """All samples within a distance of a clean one, and within the range of the data.
+
+    Attributes:
+        norm: "linf" bounds each value's change, "l2" the Euclidean norm over a sample's values.
+        epsilon: the radius, in the units of the data.
+        low, high: the range of the data.
+    """
+
+    norm: Norm = "linf"
+    epsilon: float = 8 / 255
+    low: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.norm not in ("linf", "l2"):
+            raise AttackError(f"norm: got {self.norm!r}, wanted 'linf' or 'l2'")
+        if not self.low < self.high:
+            raise AttackError(f"range: got {self.low} to {self.high}, wanted low below high")
+        if not 0 <= self.epsilon < float("inf"):
+            raise AttackError(f"epsilon: got {self.epsilon}, wanted a finite number of at least 0")
+
+    def project(self, x: Tensor, clean: Tensor) -> Tensor:
+        """The nearest point of the ball around `clean` [n, ...] (itself in the range) for each sample of x [n, ...].
+
+        Values that are not a number become the clean ones.
+        """
+        x = torch.where(x.isnan(), clean, x)
+        if self.norm == "linf":
+            x = torch.maximum(torch.minimum(x, clean + self.epsilon), clean - self.epsilon)
+        else:
+            # Clamped first, so that an infinite value has a finite distance; moving into a box that holds the centre
+            # never leads out of the ball, so clamping again after the scaling keeps both.
+            change = x.clamp(self.low, self.high) - clean
+            x = clean + change * _scale_down(change, self.epsilon)
+        return x.clamp(self.low, self.high)
+
+    def random(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        """A uniform draw from the ball around each sample, then clamped to the range."""
+        if self.norm == "linf":
+            return self.project(clean + self.epsilon * (2 * _uniform(clean, generator) - 1), clean)
+        direction = _normal(clean, generator)
+        dimensions = clean[0].numel()
+        radius = _uniform(clean.flatten(1)[:, :1], generator) ** (1 / dimensions) * self.epsilon
+        return self.project(clean + direction * _rows(radius / _sizes(direction), clean), clean)
+
+    def extreme(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        """A random draw from the ball's boundary: ±ε in each value, or a random direction of length ε."""
+        if self.norm == "linf":
+            signs = torch.where(_uniform(clean, generator) < 0.5, -1.0, 1.0)
+            return self.project(clean + self.epsilon * signs, clean)
+        direction = _normal(clean, generator)
+        return self.project(clean + direction * _rows(self.epsilon / _sizes(direction), clean), clean)
+
+    def step(self, x: Tensor, gradient: Tensor, size: float, clean: Tensor) -> Tensor:
+        """One ascending step of the given size: along the sign of the gradient, or along its direction; projected."""
+        gradient = torch.nan_to_num(gradient)
+        if self.norm == "linf":
+            move = gradient.sign()
+        else:
+            move = gradient * _rows(1 / _sizes(gradient), gradient)
+        return self.project(x + size * move, clean)
+
+
+def pgd(
+    gradient: Callable[[Tensor], Tensor],
+    clean: Tensor,
+    ball: Ball,
+    *,
+    steps: int,
+    step_size: float,
+    start: Tensor | None = None,
+) -> Tensor:
+    """Projected gradient ascent (Madry et al. 2018): x ← proj(x + α sign ∇ₓ) for `steps` steps.
+
+    Args:
+        gradient: of the objective to be raised, at samples [n, ...].
+        clean: centre of the ball, [n, ...].
+        ball: the budget.
+        steps: C.
+        step_size: α, in the units of the data.
+        start: where to begin; None begins at `clean`.
+    """
+    x = clean if start is None else ball.project(start, clean)
+    for _ in range(steps):
+        x = ball.step(x, gradient(x), step_size, clean)
+    return x.detach()
+
+
+def _sizes(x: Tensor) -> Tensor:
+    """l2 norm of each sample, [n, 1]; never zero, so that it can divide."""
+    return x.flatten(1).norm(dim=1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+
+
+def _scale_down(change: Tensor, epsilon: float) -> Tensor:
+    return _rows((epsilon / _sizes(change)).clamp_max(1.0), change)
+
+
+def _rows(values: Tensor, like: Tensor) -> Tensor:
+    """[n, 1] shaped to multiply samples [n, ...]."""
+    return values.reshape(-1, *[1] * (like.dim() - 1))
+
+
+def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
+    # Drawn where the generator lives, so that a seed means the same noise on every device.
+    return torch.rand(like.shape, generator=generator, device=generator.device, dtype=like.dtype).to(like.device)
+
+
+def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(like.shape, generator=generator, device=generator.device, dtype=like.dtype).to(like.device)

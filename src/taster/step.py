@@ -1,0 +1,155 @@
+"""The one path that every update takes. Online and federated learning differ in `item` and `reduce`, not here."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from taster.errors import BatchError, GuardError
+from taster.guard import Admitted, Change, Guard, Screen, T, Transform, stage_name
+from taster.types import COMMIT, Batch, StepRecord, Tensors, Verdict, reject, worst
+from taster.view import View
+
+if TYPE_CHECKING:
+    from taster.learner import Learner
+
+Reduce = Callable[[Admitted[T], "Learner"], tuple[Tensors, float]]
+"""From what was admitted to one gradient and the loss: a backward pass online, an aggregation in federated learning."""
+
+
+def guarded_step(learner: Learner, item: T, guard: Guard, reduce: Reduce[T]) -> StepRecord:
+    """Draw, screens, gradient, transforms, update, gates, and the verdict carried out."""
+    clock = Clock()
+    loss = norm_before = norm_after = None
+    admitted = admit(item, guard.screens, learner.view(), clock)
+    if admitted.empty:
+        verdict = reject(admitted.reason, admitted.stage)
+    else:
+        with learner.transaction() as tx:  # opens before the forward pass, which writes batch-norm statistics
+            clock.lap("transaction")
+            try:
+                gradient, loss = reduce(admitted, learner)
+            except BatchError as error:
+                if not admitted.dropped:
+                    raise
+                verdict = reject(f"too little was left by the screens: {error}", "screens")
+            else:
+                norm_before = norm_after = global_norm(gradient)
+                clock.lap("gradient")
+                verdict = finite(loss, norm_before)
+            if verdict.committed and guard.transforms:
+                gradient = transform(gradient, guard.transforms, tx.before, clock)
+                norm_after = global_norm(gradient)
+                verdict = finite(loss, norm_after)
+            if verdict.committed:
+                learner.apply(gradient)
+                clock.lap("update")
+                change = Change(learner.steps, admitted.batch, gradient, loss or 0.0, tx.before, learner.view())
+                verdict = worst(judged(gate, change, clock) for gate in guard.gates)
+            verdict = tx.settle(verdict)
+            clock.lap("settle")
+    record = StepRecord(
+        step=learner.steps,
+        samples=len(item),
+        loss=loss,
+        verdict=verdict,
+        dropped=admitted.dropped,
+        corrected=admitted.corrected,
+        gradient_norm_before=norm_before,
+        gradient_norm_after=norm_after,
+        seconds=clock.seconds(),
+    )
+    guard.observe(record, learner.view())
+    return record
+
+
+def admit(item: T, screens: Sequence[Screen[T]], view: View, clock: Clock) -> Admitted[T]:
+    """Runs the screens in order; what is not finite is out before the first."""
+    admitted: Admitted[T] = Admitted(item)
+    if isinstance(item, Batch) and not _all_finite(item):
+        return replace(admitted, item=None, dropped=len(item), stage="finite", reason="samples or labels hold NaN or infinity")
+    clock.lap("finite")
+    for screen in screens:
+        with clock.stage(screen):
+            admitted = screen(admitted, view)
+        if not isinstance(admitted, Admitted):
+            raise GuardError(f"the screen {stage_name(screen)} returned {type(admitted).__name__}, wanted Admitted")
+        if admitted.empty:
+            return replace(admitted, stage=stage_name(screen), reason=admitted.reason or "no samples were left")
+    return admitted
+
+
+def transform(gradient: Tensors, transforms: Sequence[Transform], view: View, clock: Clock) -> Tensors:
+    """Runs the transforms in order."""
+    for stage in transforms:
+        with clock.stage(stage):
+            changed = stage(gradient, view)
+        if changed.keys() != gradient.keys():
+            raise GuardError(f"the transform {stage_name(stage)} changed the names of the gradient, wanted the same ones")
+        gradient = changed
+    return gradient
+
+
+def judged(gate: Callable[[Change], Verdict], change: Change, clock: Clock) -> Verdict:
+    """A gate's verdict, signed with its name."""
+    with clock.stage(gate):
+        verdict = gate(change)
+    if not isinstance(verdict, Verdict):
+        raise GuardError(f"the gate {stage_name(gate)} returned {type(verdict).__name__}, wanted a Verdict")
+    return verdict if verdict.committed or verdict.stage else replace(verdict, stage=stage_name(gate))
+
+
+def finite(loss: float | None, norm: float | None) -> Verdict:
+    """Refuses an update whose loss or gradient is not finite."""
+    for name, value in (("loss", loss), ("gradient norm", norm)):
+        if value is not None and not math.isfinite(value):
+            return reject(f"the {name} is {value}", "finite")
+    return COMMIT
+
+
+@torch.no_grad()
+def global_norm(gradient: Tensors) -> float:
+    """The l2 norm over all tensors together."""
+    if not gradient:
+        return 0.0
+    return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(gradient.values())))))
+
+
+class Clock:
+    """Seconds by stage name. Work on a GPU is counted where the step next waits for it."""
+
+    def __init__(self) -> None:
+        self._start = self._last = time.perf_counter()
+        self._laps: defaultdict[str, float] = defaultdict(float)
+
+    def lap(self, name: str) -> None:
+        """Books the time since the last lap under a name."""
+        now = time.perf_counter()
+        self._laps[name] += now - self._last
+        self._last = now
+
+    @contextmanager
+    def stage(self, stage: Any) -> Iterator[None]:
+        """Books the time inside under the stage's name."""
+        yield
+        self.lap(stage_name(stage))
+
+    def seconds(self) -> dict[str, float]:
+        """All laps, and "total"."""
+        return {**self._laps, "total": time.perf_counter() - self._start}
+
+
+def _all_finite(batch: Batch) -> bool:
+    def finite_ends(tensor: torch.Tensor) -> bool:
+        # The least and the greatest value are NaN if any is: one pass, without a mask the size of the batch.
+        low, high = torch.aminmax(tensor.detach())
+        return math.isfinite(float(low)) and math.isfinite(float(high))
+
+    return all(finite_ends(t) for t in (batch.x, batch.y) if t.is_floating_point())

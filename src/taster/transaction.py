@@ -1,0 +1,164 @@
+"""All or nothing: one copy of what a step may change, and the way back."""
+
+from __future__ import annotations
+
+import copy
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from taster.history import Snapshot
+from taster.types import Action, Tensors, Verdict
+from taster.view import View
+
+if TYPE_CHECKING:
+    from taster.learner import Learner
+
+
+class StateCopy:
+    """A copy of a model's parameters and buffers and of its optimizer's state, in memory that is kept for the next.
+
+    Saving costs one read and one write of those tensors; restoring puts every bit back in place, and removes what the
+    optimizer has added since.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self._model = model
+        self._optimizer = optimizer
+        self._live: list[Tensor] = []
+        self._kept: list[Tensor] = []
+        self._param_names: list[str] = []
+        self._buffer_places: list[tuple[str, dict[str, Tensor | None], str]] = []
+        self._states: dict[Tensor, dict[str, Any]] = {}
+        self._groups: list[dict[str, Any]] = []
+
+    @torch.no_grad()
+    def save(self) -> None:
+        """Takes the copy."""
+        params = dict(self._model.named_parameters())
+        self._param_names = list(params)
+        known = {id(p) for p in params.values()}
+        strangers = [p for g in self._optimizer.param_groups for p in g["params"] if id(p) not in known]
+        self._buffer_places = [
+            (f"{prefix}.{key}" if prefix else key, module._buffers, key)
+            for prefix, module in self._model.named_modules()
+            for key, buffer in module._buffers.items()
+            if buffer is not None
+        ]
+        live: list[Tensor] = [*params.values()]
+        live += [buffers[key] for _, buffers, key in self._buffer_places]  # type: ignore[misc]
+        live += strangers
+        self._states = {}
+        for parameter, state in self._optimizer.state.items():
+            # Tensors stay as they are here, to be filled again in place; anything else is copied now.
+            self._states[parameter] = {
+                key: value if isinstance(value, Tensor) else copy.deepcopy(value) for key, value in state.items()
+            }
+            live += [value for value in state.values() if isinstance(value, Tensor)]
+        self._groups = [{k: v for k, v in g.items() if k != "params"} for g in self._optimizer.param_groups]
+        live += [v for group in self._groups for v in group.values() if isinstance(v, Tensor)]
+        self._live = live
+        if len(live) == len(self._kept) and all(map(_alike, live, self._kept)):
+            torch._foreach_copy_(self._kept, live)
+        else:
+            self._kept = [tensor.detach().clone() for tensor in live]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Puts everything back as it was when saved, bit for bit."""
+        torch._foreach_copy_(self._live, self._kept)
+        buffers = self._live[len(self._param_names) :]
+        for (_, place, key), tensor in zip(self._buffer_places, buffers, strict=False):
+            place[key] = tensor
+        self._optimizer.state.clear()
+        for parameter, state in self._states.items():
+            self._optimizer.state[parameter] = dict(state)
+        for group, saved in zip(self._optimizer.param_groups, self._groups, strict=True):
+            group.update(saved)
+
+    @property
+    def params(self) -> Tensors:
+        """The parameters as saved, by name; not to be changed."""
+        return dict(zip(self._param_names, self._kept, strict=False))
+
+    @property
+    def buffers(self) -> Tensors:
+        """The buffers as saved, by name; not to be changed."""
+        kept = self._kept[len(self._param_names) :]
+        return {name: tensor for (name, _, _), tensor in zip(self._buffer_places, kept, strict=False)}
+
+
+class Transaction:
+    """One step, to be settled by a verdict. Left without one, or by an exception, it undoes itself.
+
+    Attributes:
+        before: the learner as it was when the transaction opened; readable until it closes.
+    """
+
+    def __init__(self, learner: Learner, state: StateCopy) -> None:
+        self._learner = learner
+        self._state = state
+        self._open = False
+        self.before: View
+
+    def __enter__(self) -> Transaction:
+        learner = self._learner
+        self._state.save()
+        self._open = True
+        if learner.history is not None and learner.history.due(learner.steps):
+            learner.history.record(learner.snapshot())
+        self.before = View(
+            learner._pure,
+            self._state.params,
+            self._state.buffers,
+            step=learner.steps,
+            history=learner.history,
+            moment=learner._moment,
+            current=lambda: self._open,
+        )
+        return self
+
+    def settle(self, verdict: Verdict) -> Verdict:
+        """Carries the verdict out and closes the transaction.
+
+        Returns:
+            the verdict; of a rewind, with the number of steps that were really undone.
+
+        Raises:
+            HistoryError: when a rewind asks for more than the history holds; this step is undone all the same.
+        """
+        self._close(undo=verdict.action is not Action.COMMIT)
+        if verdict.action is Action.REWIND:
+            target = self._learner.steps - verdict.steps
+            snapshot = self._learner._require_history(target).before(target)
+            self._learner.restore(snapshot)
+            verdict = Verdict(verdict.action, self._learner.steps - snapshot.step, verdict.reason, verdict.stage)
+        return verdict
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._open:
+            self._close(undo=True)
+
+    def _close(self, *, undo: bool) -> None:
+        self._open = False
+        if undo:
+            self._state.restore()
+            self._learner._changed()
+
+
+def snapshot_of(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> Snapshot:
+    """The live state as a snapshot; its tensors are the live ones, to be copied by whoever keeps it."""
+    return Snapshot(
+        step=step,
+        params={name: p.detach() for name, p in model.named_parameters()},
+        buffers=dict(model.named_buffers()),
+        optimizer=optimizer.state_dict(),
+    )
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and a.device == b.device and a.stride() == b.stride()

@@ -1,0 +1,195 @@
+"""The nouns that every part shares: batches, verdicts, phases and the record of one step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from taster.errors import BatchError
+
+Tensors = dict[str, Tensor]
+"""Tensors by the name of the parameter (or buffer) they belong to."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One labelled batch as it is drawn from a stream.
+
+    Attributes:
+        x: samples, [n, ...]; images as floating point in [0, 1].
+        y: labels, [n, ...]; whole numbers for a classifier.
+        loss_scale: factor on the batch's loss, the "loss scaling" of Pang et al. 2021, Tables 3 to 5: it stands for
+            a contributor who can scale its own gradient. 1 for any honest batch.
+
+    Raises:
+        BatchError: when x and y are not tensors with the same number of samples, or there are none.
+    """
+
+    x: Tensor
+    y: Tensor
+    loss_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, value in (("x", self.x), ("y", self.y)):
+            if not isinstance(value, Tensor):
+                raise BatchError(f"{name}: got {type(value).__name__}, wanted a torch.Tensor")
+            if value.dim() == 0:
+                raise BatchError(f"{name}: got a single number, wanted a batch with samples along the first dimension")
+        if len(self.x) != len(self.y):
+            raise BatchError(f"got {len(self.x)} samples in x and {len(self.y)} labels in y, wanted as many of each")
+        if len(self.x) == 0:
+            raise BatchError("got an empty batch, wanted at least one sample")
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def select(self, keep: Tensor) -> Batch:
+        """The samples that a boolean mask [n] (or an index) keeps.
+
+        Raises:
+            BatchError: when nothing is kept.
+        """
+        return Batch(self.x[keep], self.y[keep], self.loss_scale)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        return Batch(self.x.to(device), self.y.to(device), self.loss_scale)
+
+
+@dataclass(frozen=True, eq=False)
+class Updates:
+    """What the clients of one federated round send: one flat update each.
+
+    Attributes:
+        values: [m, d], one row a client.
+        weights: [m], the share each client claims.
+    """
+
+    values: Tensor
+    weights: Tensor
+
+    def __post_init__(self) -> None:
+        if self.values.dim() != 2 or self.weights.shape != self.values.shape[:1] or len(self.values) == 0:
+            raise BatchError(
+                f"got values {list(self.values.shape)} and weights {list(self.weights.shape)}, "
+                "wanted [m, d] and [m] with at least one client"
+            )
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def select(self, keep: Tensor) -> Updates:
+        """The clients that a boolean mask [m] (or an index) keeps."""
+        return Updates(self.values[keep], self.weights[keep])
+
+
+class Phase(str, Enum):
+    """Where an attack stands: waiting, preparing the model, or striking."""
+
+    DORMANT = "dormant"
+    ACCUMULATE = "accumulate"
+    TRIGGER = "trigger"
+
+
+class Action(IntEnum):
+    """What can become of an update, in rising severity."""
+
+    COMMIT = 0
+    REJECT = 1
+    REWIND = 2
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a gate decides about one update.
+
+    Attributes:
+        action: commit, reject (undo this update) or rewind (go back to an older snapshot).
+        steps: how many steps to go back; 0 unless rewinding.
+        reason: one sentence for people.
+        stage: name of the stage that spoke; filled in by the step.
+    """
+
+    action: Action = Action.COMMIT
+    steps: int = 0
+    reason: str = ""
+    stage: str = ""
+
+    @property
+    def committed(self) -> bool:
+        """Whether the update stays."""
+        return self.action is Action.COMMIT
+
+
+COMMIT = Verdict()
+
+
+def reject(reason: str, stage: str = "") -> Verdict:
+    """A verdict that undoes the update."""
+    return Verdict(Action.REJECT, 0, reason, stage)
+
+
+def rewind(steps: int, reason: str, stage: str = "") -> Verdict:
+    """A verdict that goes back to the state before the last `steps` steps (1 is the step before this one)."""
+    return Verdict(Action.REWIND, steps, reason, stage)
+
+
+def worst(verdicts: Iterable[Verdict]) -> Verdict:
+    """The most severe of several verdicts; the first to speak wins among equals; COMMIT when nobody speaks."""
+    return max(verdicts, key=lambda v: (v.action, v.steps), default=COMMIT)
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """All that one step leaves behind.
+
+    Attributes:
+        step: index of the call, from 0; it counts refused steps too.
+        samples: how many samples came in; dropped and corrected say what the screens did with them.
+        loss: training loss of the admitted samples before the update; None where no forward pass was made.
+        verdict: what became of the update, with the stage that spoke and its reason.
+        gradient_norm_before: l2 norm over all parameters before the transforms; None where there was no backward pass.
+        gradient_norm_after: the same after the transforms.
+        phase: the attack's phase, known to the harness that stages the attack and never to the guard.
+        seconds: wall time of each stage by name, and "total".
+    """
+
+    step: int
+    samples: int
+    loss: float | None
+    verdict: Verdict
+    dropped: int = 0
+    corrected: int = 0
+    gradient_norm_before: float | None = None
+    gradient_norm_after: float | None = None
+    phase: Phase | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dictionary, one level deep but for `seconds`; a number that is not finite becomes None."""
+        return {
+            "step": self.step,
+            "phase": None if self.phase is None else self.phase.value,
+            "samples": self.samples,
+            "dropped": self.dropped,
+            "corrected": self.corrected,
+            "loss": _finite(self.loss),
+            "verdict": self.verdict.action.name,
+            "rewound": self.verdict.steps,
+            "stage": self.verdict.stage,
+            "reason": self.verdict.reason,
+            "gradient_norm_before": _finite(self.gradient_norm_before),
+            "gradient_norm_after": _finite(self.gradient_norm_after),
+            "seconds": dict(self.seconds),
+        }
+
+
+def _finite(number: float | None) -> float | None:
+    """JSON knows no NaN and no infinity."""
+    return number if number is not None and math.isfinite(number) else None

@@ -1,0 +1,130 @@
+"""What may be seen of a learner, and nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from taster.errors import StaleViewError
+from taster.functional import BatchNormMode, Functional
+from taster.history import History
+from taster.types import Tensors
+
+
+class View:
+    """The learner as it is at one moment, for stages and attackers to look at and to compute with.
+
+    Nothing done through a view can change the learner: parameters and buffers are handed out as copies, and every
+    computation is functional. Copies are made when first asked for, so a view that nobody reads costs nothing.
+
+    Attributes:
+        step: how many steps the learner had taken.
+        moment: the same object for all views between which the learner has not changed; others for all others.
+    """
+
+    def __init__(
+        self,
+        functional: Callable[[], Functional],
+        params: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        *,
+        step: int,
+        history: History | None = None,
+        moment: object | None = None,
+        current: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._functional = functional
+        self._params = params
+        self._buffers = buffers
+        self._history = history
+        self._current = current
+        self._copied_params: Tensors | None = None
+        self._copied_buffers: Tensors | None = None
+        self.step = step
+        self.moment: object = self if moment is None else moment
+
+    @property
+    def params(self) -> Tensors:
+        """Copies of the parameters by name, without a graph; the same copies at every call on this view."""
+        if self._copied_params is None:
+            self._copied_params = _copies(self._live(self._params))
+        return self._copied_params
+
+    @property
+    def trainable(self) -> Tensors:
+        """Those of `params` that require a gradient in the learner's model."""
+        names = self._functional().trainable
+        return {name: value for name, value in self.params.items() if name in names}
+
+    @property
+    def buffers(self) -> Tensors:
+        """Copies of the buffers by name; the same copies at every call on this view."""
+        if self._copied_buffers is None:
+            self._copied_buffers = _copies(self._live(self._buffers))
+        return self._copied_buffers
+
+    @property
+    def past(self) -> tuple[int, ...]:
+        """The steps whose snapshots `at` can show, oldest first."""
+        return () if self._history is None else self._history.steps
+
+    @property
+    def pinned(self) -> tuple[str, ...]:
+        """The labels of the snapshots that are kept for good and that `at` can show."""
+        return () if self._history is None else self._history.pinned
+
+    def at(self, moment: int | str) -> View:
+        """The learner as it was before an earlier step, or at a labelled snapshot.
+
+        Raises:
+            HistoryError: when the learner keeps no history, or not of that moment.
+        """
+        history = History(capacity=0) if self._history is None else self._history
+        snapshot = history.at(moment)
+        return View(self._functional, snapshot.params, snapshot.buffers, step=snapshot.step, history=self._history)
+
+    def forward(
+        self, x: Tensor, *, params: Mapping[str, Tensor] | None = None, batch_norm: BatchNormMode = "eval"
+    ) -> Tensor:
+        """The model's output for x, differentiable in x and in `params`; those not given are those of this moment."""
+        return self._functional().forward(*self._state(params), x, batch_norm=batch_norm)
+
+    def loss(
+        self, x: Tensor, y: Tensor, *, params: Mapping[str, Tensor] | None = None, batch_norm: BatchNormMode = "eval"
+    ) -> Tensor:
+        """The loss of a batch, one number, differentiable as `forward` is."""
+        return self._functional().loss(*self._state(params), x, y, batch_norm=batch_norm)
+
+    def sample_losses(
+        self, x: Tensor, y: Tensor, *, params: Mapping[str, Tensor] | None = None, batch_norm: BatchNormMode = "eval"
+    ) -> Tensor:
+        """The loss of each sample, [n], differentiable as `forward` is."""
+        return self._functional().sample_losses(*self._state(params), x, y, batch_norm=batch_norm)
+
+    def accuracy(self, x: Tensor, y: Tensor, *, chunk: int = 1000) -> float:
+        """Share of samples classified rightly, in points (0 to 100)."""
+        correct = 0
+        with torch.no_grad():
+            for start in range(0, len(x), chunk):
+                predicted = self.forward(x[start : start + chunk]).argmax(1)
+                correct += int((predicted == y[start : start + chunk]).sum())
+        return 100.0 * correct / len(x)
+
+    def _state(self, params: Mapping[str, Tensor] | None) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+        # A view whose copies are made stays readable after the learner has moved on.
+        own = self._live(self._params) if self._copied_params is None else self._copied_params
+        buffers = self._live(self._buffers) if self._copied_buffers is None else self._copied_buffers
+        return {**{name: value.detach() for name, value in own.items()}, **(params or {})}, buffers
+
+    def _live(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        if not self._current():
+            raise StaleViewError(
+                f"this view shows the learner at step {self.step}, which has changed since; take a new one: learner.view()"
+            )
+        return tensors
+
+
+def _copies(tensors: Mapping[str, Tensor]) -> Tensors:
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
