@@ -11,7 +11,7 @@ All derivatives are exact, by backward passes through backward passes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -137,6 +137,6 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum()
 
 
-def _norm(tensors: Sequence[Tensor] | object) -> Tensor:
-    squares = torch.stack([t.square().sum() for t in tensors])  # type: ignore[attr-defined]
+def _norm(tensors: Iterable[Tensor]) -> Tensor:
+    squares = torch.stack([t.square().sum() for t in tensors])
     return (squares.sum() + _TINY**2).sqrt()

@@ -99,19 +99,25 @@ class Change:
 class Screen(Protocol[T]):
     """Looks at samples (or client updates) before they are learned: drops, weights or corrects them."""
 
-    def __call__(self, admitted: Admitted[T], view: View, /) -> Admitted[T]: ...
+    def __call__(self, admitted: Admitted[T], view: View, /) -> Admitted[T]:
+        """What is let through."""
+        ...
 
 
 class Transform(Protocol):
     """Changes the gradient before the optimizer sees it. Keeps its names."""
 
-    def __call__(self, gradient: Tensors, view: View, /) -> Tensors: ...
+    def __call__(self, gradient: Tensors, view: View, /) -> Tensors:
+        """The changed gradient; `view` shows the learner before the step."""
+        ...
 
 
 class Gate(Protocol):
     """Judges an update after it has been made."""
 
-    def __call__(self, change: Change, /) -> Verdict: ...
+    def __call__(self, change: Change, /) -> Verdict:
+        """What is to become of the update."""
+        ...
 
 
 @runtime_checkable
@@ -121,11 +127,17 @@ class Stateful(Protocol):
     State changes in `observe` alone, which is called once after every step. Calling a stage changes nothing.
     """
 
-    def observe(self, record: StepRecord, view: View, /) -> None: ...
+    def observe(self, record: StepRecord, view: View, /) -> None:
+        """Learns what became of a step."""
+        ...
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values."""
+        ...
 
-    def load_state_dict(self, state: dict[str, Any], /) -> None: ...
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """Takes up the state of `state_dict`."""
+        ...
 
 
 class Guard:

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from taster.errors import BatchError, CheckpointError, HistoryError, ModelError
 from taster.functional import Functional, Precision, autocast, full_precision
-from taster.guard import Guard
+from taster.guard import Admitted, Guard
 from taster.history import History, Snapshot
 from taster.losses import Loss, sample_losses, scalar_loss
-from taster.step import Admitted, guarded_step
+from taster.step import guarded_step
 from taster.transaction import StateCopy, Transaction, snapshot_of
 from taster.types import Batch, StepRecord, Tensors
 from taster.view import View
@@ -56,9 +56,13 @@ class Learner:
     ) -> None:
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         if not any(id(p) in held for p in model.parameters()):
-            raise ModelError("got an optimizer that holds none of the model's parameters, wanted one made for this model")
+            raise ModelError(
+                "got an optimizer that holds none of the model's parameters, wanted one made for this model"
+            )
         if isinstance(optimizer, torch.optim.LBFGS):
-            raise ModelError("got LBFGS, which evaluates the loss as often as it likes; wanted an optimizer that steps once")
+            raise ModelError(
+                "got LBFGS, which evaluates the loss as often as it likes; wanted an optimizer that steps once"
+            )
         if precision not in ("float32", "bfloat16"):
             raise ModelError(f"got precision {precision!r}, wanted 'float32' or 'bfloat16'")
         self.model = model
@@ -183,7 +187,9 @@ class Learner:
             )
         low, high = (float(v) for v in torch.aminmax(batch.x.detach()))
         # Comparisons with NaN are false, so a NaN passes here and is refused by the guarded step.
-        if (low < self.input_range[0] and low != -float("inf")) or (high > self.input_range[1] and high != float("inf")):
+        if (low < self.input_range[0] and low != -float("inf")) or (
+            high > self.input_range[1] and high != float("inf")
+        ):
             raise BatchError(
                 f"got samples from {low:g} to {high:g}, wanted {list(self.input_range)}; normalise inside the model, "
                 "or give Learner(input_range=...) the range of your data (None for any)"
@@ -200,7 +206,10 @@ class Learner:
 
     def _require_history(self, step: int) -> History:
         if self.history is None:
-            raise HistoryError(f"a gate asked to rewind to step {step}, but the learner keeps no history: Learner(history=History(...))")
+            raise HistoryError(
+                f"a gate asked to rewind to step {step}, but the learner keeps no history; "
+                "give it one: Learner(history=History())"
+            )
         return self.history
 
 
@@ -236,7 +245,9 @@ def backward(admitted: Admitted[Batch], learner: Learner) -> tuple[Tensors, floa
 
 def _load_tensors(live: Mapping[str, Tensor], saved: Mapping[str, Tensor], kind: str) -> None:
     if live.keys() != saved.keys():
-        raise CheckpointError(f"got a snapshot of another model: its {kind} names differ in {sorted(live.keys() ^ saved.keys())}")
+        raise CheckpointError(
+            f"got a snapshot of another model: its {kind} names differ in {sorted(live.keys() ^ saved.keys())}"
+        )
     with torch.no_grad():
         for name, tensor in live.items():
             tensor.copy_(saved[name])

@@ -68,7 +68,7 @@ def sample_losses(loss: Loss, output: Tensor, y: Tensor) -> Tensor:
     values: Tensor | None = None
     if isinstance(loss, nn.Module) and hasattr(loss, "reduction"):
         unreduced = copy.copy(loss)
-        unreduced.reduction = "none"
+        vars(unreduced)["reduction"] = "none"
         values = unreduced(output, y)
     elif _takes_reduction(loss):
         values = loss(output, y, reduction="none")  # type: ignore[call-arg]

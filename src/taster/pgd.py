@@ -72,10 +72,7 @@ class Ball:
     def step(self, x: Tensor, gradient: Tensor, size: float, clean: Tensor) -> Tensor:
         """One ascending step of the given size: along the sign of the gradient, or along its direction; projected."""
         gradient = torch.nan_to_num(gradient)
-        if self.norm == "linf":
-            move = gradient.sign()
-        else:
-            move = gradient * _rows(1 / _sizes(gradient), gradient)
+        move = gradient.sign() if self.norm == "linf" else gradient * _rows(1 / _sizes(gradient), gradient)
         return self.project(x + size * move, clean)
 
 
@@ -106,7 +103,8 @@ def pgd(
 
 def _sizes(x: Tensor) -> Tensor:
     """l2 norm of each sample, [n, 1]; never zero, so that it can divide."""
-    return x.flatten(1).norm(dim=1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+    sizes: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1, keepdim=True)
+    return sizes.clamp_min(torch.finfo(x.dtype).tiny)
 
 
 def _scale_down(change: Tensor, epsilon: float) -> Tensor:

@@ -74,7 +74,9 @@ def admit(item: T, screens: Sequence[Screen[T]], view: View, clock: Clock) -> Ad
     """Runs the screens in order; what is not finite is out before the first."""
     admitted: Admitted[T] = Admitted(item)
     if isinstance(item, Batch) and not _all_finite(item):
-        return replace(admitted, item=None, dropped=len(item), stage="finite", reason="samples or labels hold NaN or infinity")
+        return replace(
+            admitted, item=None, dropped=len(item), stage="finite", reason="samples or labels hold NaN or infinity"
+        )
     clock.lap("finite")
     for screen in screens:
         with clock.stage(screen):
@@ -92,7 +94,9 @@ def transform(gradient: Tensors, transforms: Sequence[Transform], view: View, cl
         with clock.stage(stage):
             changed = stage(gradient, view)
         if changed.keys() != gradient.keys():
-            raise GuardError(f"the transform {stage_name(stage)} changed the names of the gradient, wanted the same ones")
+            raise GuardError(
+                f"the transform {stage_name(stage)} changed the names of the gradient, wanted the same ones"
+            )
         gradient = changed
     return gradient
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum, IntEnum
+from enum import IntEnum, StrEnum
 from typing import Any
 
 import torch
@@ -89,7 +89,7 @@ class Updates:
         return Updates(self.values[keep], self.weights[keep])
 
 
-class Phase(str, Enum):
+class Phase(StrEnum):
     """Where an attack stands: waiting, preparing the model, or striking."""
 
     DORMANT = "dormant"

@@ -121,7 +121,8 @@ class View:
     def _live(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         if not self._current():
             raise StaleViewError(
-                f"this view shows the learner at step {self.step}, which has changed since; take a new one: learner.view()"
+                f"this view shows the learner at step {self.step}, which has changed since; "
+                "take a new one: learner.view()"
             )
         return tensors
 

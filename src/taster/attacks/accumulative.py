@@ -68,7 +68,14 @@ def accumulative(
     budget = Budget(Ball(norm, epsilon), ratio)
     crafting = Crafting(budget, pgd_steps, step_size, normalise, normalise_poisoned, batch_norm)
     attack = Accumulation(
-        trigger, validation, generator, crafting, accumulation_weight, trigger_batch, resample_validation, validation_size
+        trigger,
+        validation,
+        generator,
+        crafting,
+        accumulation_weight,
+        trigger_batch,
+        resample_validation,
+        validation_size,
     )
 
     def strike(clean: Batch, view: View) -> Batch:
@@ -132,7 +139,7 @@ class Accumulation:
         return self._validation
 
     def _poisoned_trigger(self, view: View) -> Batch:
-        """The trigger so far; before the first round it is the vanilla one (Eq. 6), or S_T itself where it stays clean."""
+        """The trigger so far: before the first round the vanilla one (Eq. 6), or S_T itself where it stays clean."""
         if self._mode == "clean":
             return self._clean
         if self._trigger is None:

@@ -22,7 +22,9 @@ class Attack(Protocol[T]):
     """Turns a clean batch into a poisoned one, knowing what the view shows. May return anything of the same shape:
     whoever calls it through a `Campaign` gets it projected back into the budget."""
 
-    def __call__(self, clean: T, view: View, /) -> T: ...
+    def __call__(self, clean: T, view: View, /) -> T:
+        """The poisoned batch."""
+        ...
 
 
 @dataclass(frozen=True)

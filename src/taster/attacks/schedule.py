@@ -41,7 +41,9 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if not self.stops or self.dormant < 0:
-            raise AttackError(f"got {len(self.stops)} conditions and {self.dormant} dormant steps, wanted at least 1 and 0")
+            raise AttackError(
+                f"got {len(self.stops)} conditions and {self.dormant} dormant steps, wanted at least 1 and 0"
+            )
 
     def __call__(self, observations: Sequence[Observation]) -> Phase:
         """The phase of the next step."""

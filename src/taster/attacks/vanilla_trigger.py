@@ -44,7 +44,7 @@ def vanilla_trigger(
         step_size: α; by default 2 ε / C (Table 1).
         ratio: share of the trigger batch that is poisoned.
         normalise: of the validation gradient.
-        normalise_poisoned: of the trigger's gradient too, which makes the objective a cosine, as the published code does.
+        normalise_poisoned: of the trigger's gradient too: the objective is then a cosine, as in the published code.
         validation_size: samples in S_val.
         batch_norm: statistics used while crafting: the recorded ones, or those of the batch.
         loss_scale: factor on the trigger's loss, "loss scaling" in Tables 3 to 5.

@@ -5,4 +5,15 @@ from taster.data.load import load_images
 from taster.data.roles import ROLES, Role, split_roles
 from taster.data.stream import Augment, Sampler, Stream, as_batch
 
-__all__ = ["ROLES", "Augment", "ImageSet", "Images", "Role", "Sampler", "Stream", "as_batch", "load_images", "split_roles"]
+__all__ = [
+    "ROLES",
+    "Augment",
+    "ImageSet",
+    "Images",
+    "Role",
+    "Sampler",
+    "Stream",
+    "as_batch",
+    "load_images",
+    "split_roles",
+]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from taster.checkpoint import load_state, save_state
 from taster.data.images import Images, ImageSet
-from taster.errors import CheckpointError
+from taster.errors import CheckpointError, DataError
 
 logger = logging.getLogger(__name__)
 
@@ -43,9 +43,10 @@ def cached(key: str, name: str, load: Callable[[], ImageSet]) -> ImageSet:
     if path.exists():
         try:
             state = load_state(path)
-            parts = [None if part is None else Images(part["x"], part["y"]) for part in state["parts"]]
-            return ImageSet(name, parts[0], parts[1], classes=state["classes"])
-        except (CheckpointError, KeyError, TypeError, IndexError) as error:
+            train, test = (None if part is None else Images(part["x"], part["y"]) for part in state["parts"])
+            if train is not None:
+                return ImageSet(name, train, test, classes=state["classes"])
+        except (CheckpointError, DataError, KeyError, TypeError, ValueError) as error:
             logger.warning("the cached data set %s is damaged and will be made again: %s", path, error)
     loaded = load()
     parts = [None if part is None else {"x": part.x, "y": part.y} for part in (loaded.train, loaded.test)]

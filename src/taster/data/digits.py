@@ -10,7 +10,8 @@ from taster.data.images import Images, ImageSet
 def digits() -> ImageSet:
     """1,797 grey images of 8x8, ten classes, no test split of their own.
 
-    Source: Alpaydin and Kaynak 1998, UCI "Optical Recognition of Handwritten Digits", its test part, as in scikit-learn.
+    Source: Alpaydin and Kaynak 1998, UCI "Optical Recognition of Handwritten Digits": its test part, as in
+    scikit-learn.
     """
     from sklearn.datasets import load_digits  # half a second to import, and only needed here
 

@@ -74,7 +74,11 @@ def _column(name: str, features: Mapping[str, Any], wanted: str | None, kind: st
         return wanted
     found = [column for column, feature in features.items() if _kind(feature) == kind]
     if not found and key == "label":
-        found = [column for column, feature in features.items() if str(getattr(feature, "dtype", "")).startswith(("int", "uint"))]
+        found = [
+            column
+            for column, feature in features.items()
+            if str(getattr(feature, "dtype", "")).startswith(("int", "uint"))
+        ]
     if len(found) == 1:
         return found[0]
     problem = f"no {key} column" if not found else f"several {key} columns, {found}"

@@ -25,7 +25,9 @@ class Images:
 
     def __post_init__(self) -> None:
         if self.x.dtype != torch.uint8 or self.x.dim() != 4:
-            raise DataError(f"got images {list(self.x.shape)} of {self.x.dtype}, wanted uint8 [n, channels, height, width]")
+            raise DataError(
+                f"got images {list(self.x.shape)} of {self.x.dtype}, wanted uint8 [n, channels, height, width]"
+            )
         if self.y.dtype != torch.int64 or self.y.shape != self.x.shape[:1]:
             raise DataError(f"got labels {list(self.y.shape)} of {self.y.dtype}, wanted int64 [{len(self.x)}]")
 
@@ -67,7 +69,9 @@ class ImageSet:
             if low < 0 or high >= self.classes:
                 raise DataError(f"{self.name}: got labels from {low} to {high}, wanted 0 to {self.classes - 1}")
             if part.x.shape[1:] != self.train.x.shape[1:]:
-                raise DataError(f"{self.name}: got test images {list(part.x.shape[1:])}, wanted {list(self.train.x.shape[1:])}")
+                raise DataError(
+                    f"{self.name}: got test images {list(part.x.shape[1:])}, wanted {list(self.train.x.shape[1:])}"
+                )
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -43,9 +43,7 @@ def load_images(
         if path.is_dir() and not any(p.is_file() for p in path.rglob("*")):
             raise DataError(f"{source}: got an empty folder, wanted a data set")
         key = content_key(path, image, label)
-        return cached(
-            key, source, lambda: load_hub(str(path), image=image, label=label, on_progress=on_progress)
-        )
+        return cached(key, source, lambda: load_hub(str(path), image=image, label=label, on_progress=on_progress))
     if is_import_path(source):
         made = import_callable(source, DataError)()
         return _from_object(source, made, image, label, on_progress)

@@ -31,14 +31,18 @@ def decode(dataset: Any, name: str, on_progress: OnProgress | None = None) -> Im
     try:
         total = len(dataset)
     except TypeError as error:
-        raise DataError(f"{name}: got a {type(dataset).__name__} without a length, wanted a map-style data set") from error
+        raise DataError(
+            f"{name}: got a {type(dataset).__name__} without a length, wanted a map-style data set"
+        ) from error
     images: list[Tensor] = []
     labels: list[int] = []
     for row in range(total):
         try:
             image, label = dataset[row]
         except Exception as error:  # whatever the user's code or a decoder raises
-            raise DataError(f"{name}: row {row} cannot be read as (image, label): {type(error).__name__}: {error}") from error
+            raise DataError(
+                f"{name}: row {row} cannot be read as (image, label): {type(error).__name__}: {error}"
+            ) from error
         images.append(to_bytes(image, f"{name}: row {row}"))
         labels.append(_label(label, f"{name}: row {row}"))
         if images[-1].shape != images[0].shape:

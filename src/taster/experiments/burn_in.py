@@ -36,8 +36,8 @@ def build_model(recipe: Recipe, data: ImageSet, seed: int, device: torch.device)
     if not isinstance(model, nn.Module):
         raise ModelError(f"model.name: {recipe.model.name} returned {type(model).__name__}, wanted a torch.nn.Module")
     if recipe.compute.channels_last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    model = model.to(device)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(device)
     _check_output(model, recipe.model.name, data, device)
     return model
 

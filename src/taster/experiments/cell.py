@@ -121,9 +121,7 @@ def make_learner(
     optimizer = build_optimizer(recipe, model)
     guard = make_guard(recipe, defence, probe, seed)
     history = History(recipe.history.capacity, every=recipe.history.every)
-    learner = Learner(
-        model, optimizer, cross_entropy, guard, history=history, precision=recipe.compute.precision
-    )
+    learner = Learner(model, optimizer, cross_entropy, guard, history=history, precision=recipe.compute.precision)
     learner.load_state_dict({**burnt_in, "guard": guard.state_dict()})
     if recipe.stream.fresh_optimizer:
         optimizer.state.clear()

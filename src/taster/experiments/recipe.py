@@ -112,7 +112,7 @@ class HistorySection(Section):
 
 
 class Compute(Section):
-    """How it is computed. `threads` is filled in by the first run and kept, since results depend on it in the last bit."""
+    """How it is computed. `threads` is filled in by the first run and kept: results depend on it in the last bit."""
 
     device: str = "auto"
     precision: Precision = "float32"
@@ -183,7 +183,9 @@ def read_recipe(name: str, changes: list[str] | None = None) -> Recipe:
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise RecipeError(f"{name}: no such recipe; there are {', '.join(shipped_recipes())}, or give a TOML file") from error
+        raise RecipeError(
+            f"{name}: no such recipe; there are {', '.join(shipped_recipes())}, or give a TOML file"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{name}: cannot be read: {error}") from error
     except tomllib.TOMLDecodeError as error:
@@ -204,13 +206,15 @@ def parse_recipe(raw: dict[str, Any], where: str = "recipe") -> Recipe:
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
-        faults += _faults(error, "")
+        faults += _faults(error, "", Recipe)
     filled = _check_entries(raw, faults)
     if recipe is not None and not faults:
         recipe = Recipe.model_validate({**recipe.to_dict(), **filled})
         faults += _impossible(recipe)
     if faults or recipe is None:
-        raise RecipeError(f"{where} has {len(faults)} fault{'s' if len(faults) > 1 else ''}:\n" + "\n".join(f"  {f}" for f in faults))
+        raise RecipeError(
+            f"{where} has {len(faults)} fault{'s' if len(faults) > 1 else ''}:\n" + "\n".join(f"  {f}" for f in faults)
+        )
     return recipe
 
 
@@ -237,7 +241,7 @@ def _check_entries(raw: dict[str, Any], faults: list[str]) -> dict[str, Any]:
             try:
                 checked = factory.settings.model_validate(settings).model_dump(exclude_none=True)
             except ValidationError as error:
-                faults += _faults(error, f"{path}.")
+                faults += _faults(error, f"{path}.", factory.settings)
                 continue
             label = {} if kind == "model" else {"label": entry.get("label", entry["name"])}
             done.append({"name": entry["name"], **label, **checked})
@@ -252,7 +256,9 @@ def _impossible(recipe: Recipe) -> list[str]:
     if split.stream is not None and stream.batch_size > split.stream:
         faults.append(f"stream.batch_size: got {stream.batch_size}, wanted at most split.stream = {split.stream}")
     if recipe.burn_in.epochs and recipe.burn_in.batch_size > split.burn_in:
-        faults.append(f"burn_in.batch_size: got {recipe.burn_in.batch_size}, wanted at most split.burn_in = {split.burn_in}")
+        faults.append(
+            f"burn_in.batch_size: got {recipe.burn_in.batch_size}, wanted at most split.burn_in = {split.burn_in}"
+        )
     if recipe.burn_in.epochs and recipe.burn_in.checkpoint is not None:
         faults.append("burn_in.epochs: got epochs to train and a checkpoint, wanted epochs = 0 with burn_in.checkpoint")
     if not recipe.burn_in.epochs and recipe.burn_in.checkpoint is None:
@@ -265,7 +271,9 @@ def _impossible(recipe: Recipe) -> list[str]:
     for i, attack in enumerate(recipe.attack):
         size = attack.settings.get("validation_size")
         if isinstance(size, int) and size > split.validation:
-            faults.append(f"attack.{i}.validation_size: got {size}, wanted at most split.validation = {split.validation}")
+            faults.append(
+                f"attack.{i}.validation_size: got {size}, wanted at most split.validation = {split.validation}"
+            )
     for kind, entries in (("attack", recipe.attack), ("defence", recipe.defence)):
         for label, times in Counter(entry.label for entry in entries).items():
             if times > 1:
@@ -276,19 +284,30 @@ def _impossible(recipe: Recipe) -> list[str]:
     return faults
 
 
-def _faults(error: ValidationError, prefix: str) -> list[str]:
+def _faults(error: ValidationError, prefix: str, model: type[BaseModel]) -> list[str]:
     """Pydantic's findings in our words: path, what was got, what was wanted."""
     lines = []
     for fault in error.errors():
         path = prefix + ".".join(str(part) for part in fault["loc"])
         if fault["type"] == "extra_forbidden":
-            lines.append(f"{path}: unknown key")
+            keys = ", ".join(_keys_of(model, fault["loc"][:-1])) or "none: it has no settings"
+            lines.append(f"{path}: got an unknown key, wanted one of {keys}")
         elif fault["type"] == "missing":
-            lines.append(f"{path}: missing")
+            lines.append(f"{path}: got nothing, wanted a value: the key is required")
         else:
             wanted = fault["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
             lines.append(f"{path}: got {fault['input']!r}, wanted {wanted}")
     return lines
+
+
+def _keys_of(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The keys of the section at a path."""
+    for part in location:
+        section = model.model_fields[str(part)].annotation
+        if not (isinstance(section, type) and issubclass(section, BaseModel)):
+            return []
+        model = section
+    return list(model.model_fields)
 
 
 def _apply_change(raw: dict[str, Any], change: str) -> None:

@@ -114,7 +114,11 @@ class RunDirectory:
         """What each finished cell left: row, steps, and the phase's facts for the report."""
         for cell in self._cells(recipe):
             if cell.done():
-                yield {**cell.read(), "steps": [json.loads(line) for line in cell.steps_text().splitlines()], "cell": cell}
+                yield {
+                    **cell.read(),
+                    "steps": [json.loads(line) for line in cell.steps_text().splitlines()],
+                    "cell": cell,
+                }
 
     def _cells(self, recipe: Recipe) -> Iterator[CellDirectory]:
         for attack in recipe.attack:

@@ -135,9 +135,7 @@ def _share_cores(recipe: Recipe, device: torch.device, jobs: int | None) -> tupl
     return recipe.with_threads(threads), min(jobs, len(recipe.attack) * len(recipe.defence) * len(recipe.seeds))
 
 
-def _perform_all(
-    stage: str, tasks: list[Task], recipe: Recipe, run: RunDirectory, jobs: int, watcher: Watcher
-) -> None:
+def _perform_all(stage: str, tasks: list[Task], recipe: Recipe, run: RunDirectory, jobs: int, watcher: Watcher) -> None:
     """Does all tasks of a stage; results.json grows with every finished cell."""
     watcher.begin(stage, sum(task.steps for task in tasks))
     taken = dict.fromkeys(tasks, 0)

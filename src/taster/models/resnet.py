@@ -57,9 +57,7 @@ class ResNet18(nn.Module):
         return out
 
 
-def resnet18(
-    shape: tuple[int, int, int], classes: int, *, norm: Literal["batch", "group"] = "batch"
-) -> nn.Module:
+def resnet18(shape: tuple[int, int, int], classes: int, *, norm: Literal["batch", "group"] = "batch") -> nn.Module:
     """ResNet-18 with a 3x3 stem and no max-pooling; group norm as in Pang et al. 2021, Appendix A.1.
 
     Args:

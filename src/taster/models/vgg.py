@@ -60,5 +60,7 @@ def vgg11(
     Source: Simonyan and Zisserman 2015, column A.
     """
     if min(shape[1:]) < 32:
-        raise ModelError(f"vgg11: got images of {shape[1]}x{shape[2]}, wanted at least 32x32 (it halves them five times)")
+        raise ModelError(
+            f"vgg11: got images of {shape[1]}x{shape[2]}, wanted at least 32x32 (it halves them five times)"
+        )
     return VGG11(shape[0], classes, norm, dropout)

@@ -1,0 +1,44 @@
+"""Several runs side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from taster.report.summary import Line, summarise
+
+
+def compare_runs(runs: Sequence[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The drop of each attack against each defence in every run.
+
+    Args:
+        runs: name and content of results.json of each; differences are to the first.
+
+    Returns:
+        for each attack and defence that any run has: an entry a run (None where it has not), with mean, deviation,
+        seeds, text, and the difference of the means.
+    """
+    tables: list[dict[tuple[str, str], Line]] = [
+        {(line.attack, line.defence): line for line in summarise(results["rows"])} for _, results in runs
+    ]
+    keys = list(dict.fromkeys(key for table in tables for key in table))
+    lines = []
+    for key in keys:
+        base = tables[0].get(key)
+        entries = []
+        for (name, _), table in zip(runs, tables, strict=True):
+            line = table.get(key)
+            entries.append(
+                None
+                if line is None
+                else {
+                    "run": name,
+                    "mean": line.drop.mean,
+                    "deviation": line.drop.deviation,
+                    "seeds": line.seeds,
+                    "text": line.drop.text(sign=True),
+                    "difference": None if base is None else line.drop.mean - base.drop.mean,
+                }
+            )
+        lines.append({"attack": key[0], "defence": key[1], "runs": entries})
+    return lines

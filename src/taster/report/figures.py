@@ -1,0 +1,130 @@
+"""The curves and the overview, each in a light and a dark form."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from taster.report.summary import Line
+
+Theme = Literal["light", "dark"]
+
+# Okabe and Ito's colours, which the colour-blind can tell apart; the first is for the control.
+_COLOURS = ("#8a8a8a", "#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#0072b2", "#f0e442")
+_INK = {"light": "#1f2328", "dark": "#e6edf3"}
+_FAINT = {"light": "#d8dee4", "dark": "#30363d"}
+
+
+def colour(index: int) -> str:
+    """The colour of the attack at this place."""
+    return _COLOURS[index % len(_COLOURS)]
+
+
+def curves(cells: Sequence[dict[str, Any]], attacks: Sequence[str], defence: str, theme: Theme) -> Figure:
+    """Test accuracy by step behind one defence: a line for each seed, a ring where the trigger struck.
+
+    Args:
+        cells: what the finished cells left, of all defences.
+        attacks: labels, in the order of their colours.
+        defence: whose panel this is.
+        theme: of the page it stands on.
+    """
+    figure, axes = _figure(4.2, 3.0, theme)
+    for index, attack in enumerate(attacks):
+        label: str | None = attack
+        for cell in cells:
+            row = cell["row"]
+            if row["attack"] != attack or row["defence"] != defence:
+                continue
+            shown = [(i + 1, s["test_accuracy"]) for i, s in enumerate(cell["steps"]) if s["test_accuracy"] is not None]
+            xs, ys = zip(*[(0, row["acc_start"]), *shown], strict=True)
+            axes.plot(xs, ys, color=colour(index), linewidth=1.3, alpha=0.85, label=label)
+            axes.plot(
+                xs[-1],
+                ys[-1],
+                "o",
+                markersize=6,
+                markerfacecolor="none",
+                markeredgecolor=colour(index),
+                markeredgewidth=1.6,
+            )
+            label = None
+    lowest = min((cell["row"]["acc_after"] for cell in cells), default=0.0)
+    axes.set_ylim(max(0.0, lowest - 3), 100.5)
+    axes.set_xlabel("step")
+    axes.set_ylabel("test accuracy, %")
+    return figure
+
+
+def overview(lines: Sequence[Line], attacks: Sequence[str], defences: Sequence[str], theme: Theme) -> Figure:
+    """The drop at the trigger step for each attack, one group of bars for each defence; whiskers are one deviation."""
+    figure, axes = _figure(7.2, 0.9 + 0.27 * len(lines), theme)
+    by_key = {(line.attack, line.defence): line for line in lines}
+    ticks: list[float] = []
+    names: list[str] = []
+    y = 0.0
+    for defence in defences:
+        axes.text(
+            0.01,
+            y - 0.15,
+            f"defence: {defence}",
+            color=_INK[theme],
+            fontsize=9,
+            fontweight="bold",
+            va="center",
+            transform=axes.get_yaxis_transform(),
+        )
+        y += 0.9
+        for index, attack in enumerate(attacks):
+            line = by_key.get((attack, defence))
+            if line is None:
+                continue
+            axes.barh(y, line.drop.mean, height=0.72, color=colour(index))
+            if line.drop.deviation:
+                axes.errorbar(
+                    line.drop.mean, y, xerr=line.drop.deviation, color=_INK[theme], linewidth=1, capsize=2, zorder=3
+                )
+            ticks.append(y)
+            names.append(attack)
+            y += 0.8
+        y += 0.35
+    axes.set_yticks(ticks, names)
+    axes.set_ylim(y - 0.3, -0.7)
+    axes.axvline(0, color=_INK[theme], linewidth=0.8)
+    axes.set_xlabel("change of test accuracy by the one trigger step, points")
+    return figure
+
+
+def as_svg(figure: Figure) -> bytes:
+    """The figure as SVG, the same bytes for the same content."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "taster", "svg.fonttype": "path"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+    return buffer.getvalue()
+
+
+def as_png(figure: Figure, *, background: str = "white") -> bytes:
+    """The figure as PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=160, facecolor=background, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _figure(width: float, height: float, theme: Theme) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    axes.set_facecolor("none")
+    axes.grid(True, color=_FAINT[theme], linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(_FAINT[theme])
+    axes.tick_params(colors=_INK[theme], labelsize=9)
+    axes.xaxis.label.set_color(_INK[theme])
+    axes.yaxis.label.set_color(_INK[theme])
+    return figure, axes

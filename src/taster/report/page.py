@@ -1,0 +1,167 @@
+"""The page of a run: one HTML file that asks for nothing from anywhere."""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+from matplotlib.figure import Figure
+
+from taster.errors import RunDirectoryError
+from taster.report.figures import Theme, as_png, as_svg, colour, curves, overview
+from taster.report.pictures import magnified_difference, strip
+from taster.report.summary import HEADINGS, LEGEND, Line, Spread, summarise, worst
+
+if TYPE_CHECKING:
+    from taster.experiments.run_directory import RunDirectory
+
+_THEMES: tuple[Theme, Theme] = ("light", "dark")
+
+
+def write_report(run: RunDirectory) -> Path:
+    """Writes figures/ and report.html from what the run directory holds; a run that is not over yet is reported as far
+    as it has come.
+
+    Raises:
+        RunDirectoryError: when no cell is finished, or the directory cannot be written.
+    """
+    recipe = run.recipe()
+    cells = list(run.finished(recipe))
+    if not cells:
+        raise RunDirectoryError(f"{run.path}: no cell is finished yet, so there is nothing to report")
+    lines = summarise([cell["row"] for cell in cells])
+    attacks = [entry.label for entry in recipe.attack]
+    defences = [entry.label for entry in recipe.defence]
+    figures = {"overview": _draw(run, "overview", lambda theme: overview(lines, attacks, defences, theme))}
+    for i, defence in enumerate(defences):
+        name = f"curves-{i + 1}"
+        figures[name] = _draw(run, name, partial(curves, cells, attacks, defence))
+    run.write_bytes("figures/overview.png", as_png(overview(lines, attacks, defences, "light")))
+    wanted = len(attacks) * len(defences) * len(recipe.seeds)
+    page = _template().render(
+        recipe=recipe,
+        toml=recipe.to_toml(),
+        environment=run.environment(),
+        sentences=sentences(recipe, lines),
+        unfinished=wanted - len(cells),
+        wanted=wanted,
+        headings=HEADINGS,
+        legend=LEGEND,
+        lines=lines,
+        figures=figures,
+        panels=list(zip(defences, list(figures)[1:], strict=True)),
+        attacks=[(label, colour(i)) for i, label in enumerate(attacks)],
+        pictures=pictures(cells, attacks),
+        refusals=refusals(cells),
+    )
+    run.write_text("report.html", page)
+    return run.path / "report.html"
+
+
+def _draw(run: RunDirectory, name: str, draw: Callable[[Theme], Figure]) -> dict[str, str]:
+    """Writes a figure in both themes; returns them as data URIs."""
+    found = {}
+    for theme in _THEMES:
+        svg = as_svg(draw(theme))
+        run.write_bytes(f"figures/{name}-{theme}.svg", svg)
+        found[theme] = _data_uri(svg, "image/svg+xml")
+    return found
+
+
+def sentences(recipe: Any, lines: list[Line]) -> list[str]:
+    """What was done, and what came of it."""
+    start = Spread.of([line.start.mean for line in lines]).mean
+    seeds = max(line.seeds for line in lines)
+    done = (
+        f"A {recipe.model.name} trained on {recipe.data.source} to {start:.1f} % test accuracy went on learning from a "
+        f"live stream, while {len(recipe.attack)} attacks (controls among them) tried to break it behind each of "
+        f"{len(recipe.defence)} defences, with {seeds} seed{'s' if seeds > 1 else ''} each."
+    )
+    open_names = {entry.label for entry in recipe.defence if entry.name == "none"}
+    hurt = worst([line for line in lines if line.defence in open_names] or lines)
+    if hurt.defence not in open_names:
+        drop = hurt.drop.text(sign=True)
+        return [done, f"The greatest drop in one step was {drop} points, by “{hurt.attack}” against {hurt.defence}."]
+    others = [line for line in lines if line.attack == hurt.attack and line.defence not in open_names]
+    held = "; ".join(f"behind {line.defence} by {line.drop.text(sign=True)}" for line in others)
+    came = (
+        f"With no defence, “{hurt.attack}” did most harm: its one trigger step changed the accuracy by "
+        f"{hurt.drop.text(sign=True)} points" + (f"; {held}." if held else ".")
+    )
+    return [done, came]
+
+
+def pictures(cells: list[dict[str, Any]], attacks: list[str]) -> list[dict[str, Any]]:
+    """For each attack that changes samples: strips of clean, poisoned and difference, of stream and trigger."""
+    shown: list[dict[str, Any]] = []
+    for attack in attacks:
+        cell = next((c for c in cells if c["row"]["attack"] == attack), None)
+        images = None if cell is None else cell["cell"].images()
+        rows = []
+        for phase, pair in (images or {}).items():
+            clean, poisoned = pair[0], pair[1]
+            if bool((clean == poisoned).all()):
+                continue
+            difference, factor = magnified_difference(clean, poisoned)
+            rows.append(
+                {
+                    "phase": "a stream batch" if phase == "accumulate" else "the trigger batch",
+                    "strips": [
+                        (name, _data_uri(strip(strip_of), "image/png"))
+                        for name, strip_of in (
+                            ("clean", clean),
+                            ("poisoned", poisoned),
+                            (f"difference × {factor:.1f}", difference),
+                        )
+                    ],
+                }
+            )
+        if rows:
+            shown.append({"attack": attack, "rows": rows})
+    return shown
+
+
+def refusals(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What each guard refused of each attack, by phase, with the reason it gave for the first."""
+    counts: Counter[tuple[str, str, str, str]] = Counter()
+    reasons: dict[tuple[str, str, str, str], str] = {}
+    fed: Counter[tuple[str, str, str]] = Counter()
+    for cell in cells:
+        for step in cell["steps"]:
+            where = (step["defence"], step["attack"], step["phase"])
+            fed[where] += 1
+            if step["verdict"] != "COMMIT":
+                counts[(*where, step["stage"])] += 1
+                reasons.setdefault((*where, step["stage"]), step["reason"])
+    return [
+        {
+            "defence": defence,
+            "attack": attack,
+            "phase": phase,
+            "stage": stage,
+            "count": count,
+            "fed": fed[(defence, attack, phase)],
+            "reason": reasons[(defence, attack, phase, stage)],
+        }
+        for (defence, attack, phase, stage), count in counts.items()
+    ]
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("taster.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.j2")
+
+
+def _data_uri(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

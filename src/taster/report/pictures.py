@@ -1,0 +1,39 @@
+"""Clean and poisoned samples side by side, and what lies between them."""
+
+from __future__ import annotations
+
+import io
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+_GAP = 1
+_WIDTH = 48
+
+
+def strip(images: Tensor) -> bytes:
+    """Images [n, c, h, w] in [0, 1] in a row, as a PNG with every pixel enlarged to a visible size."""
+    n, channels, height, width = images.shape
+    row = torch.ones(channels, height, n * (width + _GAP) - _GAP)
+    for i in range(n):
+        left = i * (width + _GAP)
+        row[:, :, left : left + width] = images[i]
+    array = (row * 255).round().clamp(0, 255).to(torch.uint8)
+    array = array[:1] if channels not in (1, 3) else array
+    picture = Image.fromarray(
+        array.permute(1, 2, 0).squeeze(2).numpy() if len(array) == 1 else array.permute(1, 2, 0).numpy()
+    )
+    scale = max(1, _WIDTH // width)
+    picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="png")
+    return buffer.getvalue()
+
+
+def magnified_difference(clean: Tensor, poisoned: Tensor) -> tuple[Tensor, float]:
+    """The change, grey where there is none, enlarged until its greatest value spans the range; and by how much."""
+    change = poisoned - clean
+    greatest = float(change.abs().max())
+    factor = 1.0 if greatest == 0 else 0.5 / greatest
+    return 0.5 + change * factor, factor

@@ -1,0 +1,101 @@
+"""Rows of results brought together over seeds."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation over seeds; the deviation is None for a single one."""
+
+    mean: float
+    deviation: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Of at least one value."""
+        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+
+    def text(self, *, sign: bool = False, digits: int = 1) -> str:
+        """As "mean ± sd"."""
+        # Adding zero turns a rounded minus zero into zero.
+        mean = round(self.mean, digits) + 0.0
+        text = f"{mean:{'+' if sign and mean else ''}.{digits}f}".replace("-", "−")
+        return text if self.deviation is None else f"{text} ± {self.deviation:.{digits}f}"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One attack against one defence, over all seeds."""
+
+    attack: str
+    defence: str
+    seeds: int
+    start: Spread
+    before: Spread
+    after: Spread
+    drop: Spread
+    steps: Spread
+    stopped_by: str
+    rejected: Spread
+    cost: Spread | None
+
+    def cells(self) -> list[str]:
+        """The texts of the table, in the order of HEADINGS."""
+        return [
+            self.attack,
+            self.defence,
+            self.before.text(),
+            self.after.text(),
+            self.drop.text(sign=True),
+            self.steps.text(),
+            self.rejected.text(),
+            "–" if self.cost is None else f"{self.cost.mean:.2f}",
+        ]
+
+
+HEADINGS = ("attack", "defence", "before", "after", "drop", "steps", "refused", "cost")
+LEGEND = (
+    "before, after: test accuracy in % just before and just after the trigger step; drop: their difference in points; "
+    "steps: accumulative steps; refused: updates the guard undid; cost: seconds of a defended step over a plain one; "
+    "mean ± standard deviation over seeds."
+)
+
+
+def summarise(rows: Sequence[dict[str, Any]]) -> list[Line]:
+    """One line for each attack and defence, in the order of the rows."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["attack"], row["defence"]), []).append(row)
+    return [_line(attack, defence, group) for (attack, defence), group in groups.items()]
+
+
+def _line(attack: str, defence: str, rows: list[dict[str, Any]]) -> Line:
+    def over(key: str) -> Spread:
+        return Spread.of([row[key] for row in rows])
+
+    costs = [row["cost"] for row in rows if row["cost"] is not None]
+    stopped = Counter(row["stopped_by"] for row in rows)
+    return Line(
+        attack=attack,
+        defence=defence,
+        seeds=len(rows),
+        start=over("acc_start"),
+        before=over("acc_before"),
+        after=over("acc_after"),
+        drop=over("drop"),
+        steps=over("steps"),
+        stopped_by=", ".join(f"{reason} ({count})" for reason, count in stopped.most_common()),
+        rejected=over("rejected"),
+        cost=Spread.of(costs) if costs else None,
+    )
+
+
+def worst(lines: Sequence[Line]) -> Line:
+    """The line with the greatest mean drop."""
+    return min(lines, key=lambda line: line.drop.mean)
