@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -233,15 +234,20 @@ def _directory(name: str, out: Path | None, resume: bool) -> Path:
 def _show_results(name: str, rows: list[dict[str, Any]]) -> None:
     from taster.report import HEADINGS, LEGEND, summarise
 
-    table = Table(title=f"{name}: what one trigger step did", title_justify="left")
+    table = Table(
+        title=f"{name}: what one trigger step did",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 2, 0, 0),
+        pad_edge=False,
+    )
     for i, heading in enumerate(HEADINGS):
-        table.add_column(heading, justify="left" if i < 2 else "right")
+        table.add_column(heading, justify="left" if i < 2 else "right", overflow="fold")
     attack = ""
     for line in summarise(rows):
-        if attack and line.attack != attack:
-            table.add_section()
+        cells = line.cells(narrow=True)
+        table.add_row("" if line.attack == attack else cells[0], *cells[1:])
         attack = line.attack
-        table.add_row(*line.cells())
     Console().print(table)
     _messages.print(LEGEND, style="dim", highlight=False)
 
@@ -254,10 +260,10 @@ class _Bars:
         self._bars: dict[str, TaskID] = {}
 
     def begin(self, stage: str, steps: int) -> None:
-        self._bars[stage] = self._progress.add_task(stage, total=steps, title="")
+        self._bars[stage] = self._progress.add_task(stage, total=steps)
 
     def step(self, stage: str, steps: int, title: str) -> None:
-        self._progress.update(self._bars[stage], advance=steps, title=title)
+        self._progress.update(self._bars[stage], advance=steps, description=f"{stage} ({title})")
 
 
 @contextmanager
@@ -270,7 +276,6 @@ def _progress(quiet: bool) -> Iterator[Progress]:
         TimeElapsedColumn(),
         TextColumn("left:"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[title]}", style="dim"),
         console=_messages,
         disable=quiet,
     ) as progress:

@@ -4,12 +4,14 @@ from taster.data.images import Images, ImageSet
 from taster.data.load import load_images
 from taster.data.roles import ROLES, Role, split_roles
 from taster.data.stream import Augment, Sampler, Stream, as_batch
+from taster.data.torch_dataset import OnProgress
 
 __all__ = [
     "ROLES",
     "Augment",
     "ImageSet",
     "Images",
+    "OnProgress",
     "Role",
     "Sampler",
     "Stream",

@@ -20,7 +20,7 @@ from taster.experiments.cell import make_campaign, make_guard
 from taster.experiments.environment import describe_environment, pick_device
 from taster.experiments.recipe import Recipe
 from taster.experiments.run_directory import RunDirectory
-from taster.experiments.work import Task, load_cached, pending, perform, set_up_torch
+from taster.experiments.work import Task, pending, perform, recipe_data, set_up_torch
 
 
 class Watcher(Protocol):
@@ -78,7 +78,7 @@ def run_recipe(
     before = torch.get_num_threads()
     set_up_torch(threads)
     try:
-        batches = _rehearse(recipe, device)
+        batches = _rehearse(recipe, device, watcher)
         if not going_on:
             run.begin(recipe, describe_environment(device, threads, jobs))
         burn_ins, cells = pending(recipe, run, batches)
@@ -91,9 +91,28 @@ def run_recipe(
         torch.set_num_threads(before)
 
 
-def _rehearse(recipe: Recipe, device: torch.device) -> int:
+class _Decoding:
+    """Tells a watcher of images being decoded; a second split of a data set is a second stage."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self._watcher = watcher
+        self._stage = ""
+        self._stages = 0
+        self._done = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        if not self._stage or done < self._done:
+            self._stages += 1
+            self._stage = f"decode images, part {self._stages}"
+            self._watcher.begin(self._stage, total)
+            self._done = 0
+        self._watcher.step(self._stage, done - self._done, f"{total} images")
+        self._done = done
+
+
+def _rehearse(recipe: Recipe, device: torch.device, watcher: Watcher) -> int:
     """Builds everything once, so that faults are told before hours are spent; returns batches in a burn-in epoch."""
-    data = load_cached(recipe.data.source, recipe.data.image, recipe.data.label)
+    data = recipe_data(recipe, _Decoding(watcher))
     seed = recipe.seeds[0]
     roles = split_roles(data, recipe.split.sizes(), seed)
     if recipe.stream.batch_size > len(roles["stream"]):

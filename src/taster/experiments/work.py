@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 
-from taster.data import ImageSet, load_images, split_roles
+from taster.data import ImageSet, OnProgress, load_images, split_roles
 from taster.errors import DataError, RunDirectoryError
 from taster.experiments.burn_in import burn_in
 from taster.experiments.cell import run_cell
@@ -56,7 +55,7 @@ def pending(recipe: Recipe, run: RunDirectory, burn_in_batches: int) -> tuple[li
 
 def perform(task: Task, recipe: Recipe, directory: str, on_step: Callable[[], None]) -> None:
     """Does one task and leaves its files in the run directory."""
-    data = load_cached(recipe.data.source, recipe.data.image, recipe.data.label)
+    data = recipe_data(recipe)
     device = pick_device(recipe.compute.device)
     roles = split_roles(data, recipe.split.sizes(), task.seed)
     run = RunDirectory(directory)
@@ -79,14 +78,22 @@ def set_up_torch(threads: int) -> None:
     torch.backends.cudnn.benchmark = False
 
 
-@lru_cache(maxsize=1)
-def load_cached(source: str, image: str | None, label: str | None) -> ImageSet:
-    """The recipe's data set, once a process.
+_loaded: dict[tuple[str, str | None, str | None], ImageSet] = {}
+
+
+def recipe_data(recipe: Recipe, on_progress: OnProgress | None = None) -> ImageSet:
+    """The recipe's data set, loaded once a process.
 
     Raises:
         DataError: see `taster.data.load_images`.
     """
-    try:
-        return load_images(source, image=image, label=label)
-    except DataError as error:
-        raise DataError(f"data.source: {error}") from error
+    section = recipe.data
+    key = (section.source, section.image, section.label)
+    if key not in _loaded:
+        try:
+            found = load_images(section.source, image=section.image, label=section.label, on_progress=on_progress)
+        except DataError as error:
+            raise DataError(f"data.source: {error}") from error
+        _loaded.clear()  # one at a time: a data set can be large
+        _loaded[key] = found
+    return _loaded[key]

@@ -89,12 +89,25 @@ def overview(lines: Sequence[Line], attacks: Sequence[str], defences: Sequence[s
                 axes.errorbar(
                     line.drop.mean, y, xerr=line.drop.deviation, color=_INK[theme], linewidth=1, capsize=2, zorder=3
                 )
+            reach = min(0.0, line.drop.mean - (line.drop.deviation or 0.0))
+            axes.annotate(
+                line.drop.text(sign=True),
+                (reach, y),
+                xytext=(-4, 0),
+                textcoords="offset points",
+                ha="right",
+                va="center",
+                fontsize=8,
+                color=_INK[theme],
+            )
             ticks.append(y)
             names.append(attack)
             y += 0.8
         y += 0.35
     axes.set_yticks(ticks, names)
     axes.set_ylim(y - 0.3, -0.7)
+    low, high = axes.get_xlim()
+    axes.set_xlim(low - 0.16 * (high - low), high)  # room for the numbers
     axes.axvline(0, color=_INK[theme], linewidth=0.8)
     axes.set_xlabel("change of test accuracy by the one trigger step, points")
     return figure

@@ -65,7 +65,7 @@ def write_report(run: RunDirectory) -> Path:
 
 def _draw(run: RunDirectory, name: str, draw: Callable[[Theme], Figure]) -> dict[str, str]:
     """Writes a figure in both themes; returns them as data URIs."""
-    found = {}
+    found: dict[str, str] = {}
     for theme in _THEMES:
         svg = as_svg(draw(theme))
         run.write_bytes(f"figures/{name}-{theme}.svg", svg)

@@ -45,16 +45,20 @@ class Line:
     rejected: Spread
     cost: Spread | None
 
-    def cells(self) -> list[str]:
-        """The texts of the table, in the order of HEADINGS."""
+    def cells(self, *, narrow: bool = False) -> list[str]:
+        """The texts of the table, in the order of HEADINGS; narrow ones give the deviation of the drop alone."""
+        before, after, steps, rejected = (
+            Spread(spread.mean, None if narrow else spread.deviation)
+            for spread in (self.before, self.after, self.steps, self.rejected)
+        )
         return [
             self.attack,
             self.defence,
-            self.before.text(),
-            self.after.text(),
+            before.text(),
+            after.text(),
             self.drop.text(sign=True),
-            self.steps.text(),
-            self.rejected.text(),
+            steps.text(),
+            rejected.text(),
             "–" if self.cost is None else f"{self.cost.mean:.2f}",
         ]
 
@@ -90,7 +94,7 @@ def _line(attack: str, defence: str, rows: list[dict[str, Any]]) -> Line:
         after=over("acc_after"),
         drop=over("drop"),
         steps=over("steps"),
-        stopped_by=", ".join(f"{reason} ({count})" for reason, count in stopped.most_common()),
+        stopped_by=", ".join(f"{reason} {count}" for reason, count in stopped.most_common()),
         rejected=over("rejected"),
         cost=Spread.of(costs) if costs else None,
     )
