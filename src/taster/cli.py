@@ -238,11 +238,12 @@ def _show_results(name: str, rows: list[dict[str, Any]]) -> None:
         title=f"{name}: what one trigger step did",
         title_justify="left",
         box=box.SIMPLE_HEAD,
-        padding=(0, 2, 0, 0),
+        padding=(0, 1),
         pad_edge=False,
+        collapse_padding=True,
     )
     for i, heading in enumerate(HEADINGS):
-        table.add_column(heading, justify="left" if i < 2 else "right", overflow="fold")
+        table.add_column(heading, justify="left" if i < 2 else "right", no_wrap=i == 4, overflow="fold")
     attack = ""
     for line in summarise(rows):
         cells = line.cells(narrow=True)

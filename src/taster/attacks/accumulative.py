@@ -16,7 +16,7 @@ from taster.pgd import Ball, Norm
 from taster.types import Batch, Tensors
 from taster.view import View
 
-Trigger = Literal["clean", "fixed", "optimised"]
+Trigger = Literal["clean", "fixed", "recrafted", "optimised"]
 
 
 def accumulative(
@@ -53,8 +53,9 @@ def accumulative(
         step_size: α; by default 2 ε / C (Table 1).
         ratio: share of each batch, the trigger's too, that is poisoned.
         accumulation_weight: λ; 0 is the control that only follows the clean gradient.
-        trigger_batch: "clean" leaves S_T as it is; "fixed" poisons it by Eq. 6 before the first round; "optimised"
-            moves it along ∇ H_t in every PGD step of every round (Algorithm 1).
+        trigger_batch: "clean" leaves S_T as it is; "fixed" poisons it by Eq. 6 before the first round;
+            "recrafted" does so anew before every round and at the strike, which is the minimum over P in Eq. 7 at the
+            model as it is; "optimised" moves it along ∇ H_t in every PGD step of every round (Algorithm 1).
         resample_validation: draws S_val anew each round ("re-sampling" in Table 1); else it is drawn once.
         normalise: of the gradients of S_t, S_T and S_val.
         normalise_poisoned: of the poison's own gradient and of G_t too, each term then a cosine, as the published code
@@ -142,7 +143,7 @@ class Accumulation:
         """The trigger so far: before the first round the vanilla one (Eq. 6), or S_T itself where it stays clean."""
         if self._mode == "clean":
             return self._clean
-        if self._trigger is None:
+        if self._trigger is None or self._mode == "recrafted":
             against = self._crafting.target(view, self._draw_validation())
             self._trigger = Batch(self._crafting.oppose(self._clean, view, against, self._chosen), self._clean.y)
         return self._trigger
