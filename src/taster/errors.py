@@ -11,6 +11,10 @@ class BatchError(TasterError, ValueError):
     """A batch that no model could learn from: wrong shape, dtype, range, or too few samples."""
 
 
+class SmallBatchError(BatchError):
+    """Too few samples for the model to be trained on, as one is for batch norm."""
+
+
 class LabelError(BatchError):
     """Labels outside the classes that the model (or the data set) knows."""
 

@@ -84,14 +84,14 @@ class Change:
         step: index of the step.
         batch: what was learned from.
         gradient: as it was applied, after the transforms.
-        loss: before the update.
+        loss: before the update; None where there is none, as in federated learning.
         before, after: the learner on both sides of it.
     """
 
     step: int
     batch: Batch | Updates
     gradient: Tensors
-    loss: float
+    loss: float | None
     before: View
     after: View
 

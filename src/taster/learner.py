@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from taster.errors import BatchError, CheckpointError, HistoryError, ModelError
+from taster.errors import BatchError, CheckpointError, HistoryError, ModelError, SmallBatchError
 from taster.functional import Functional, Precision, autocast, full_precision
 from taster.guard import Admitted, Guard
 from taster.history import History, Snapshot
@@ -98,9 +98,7 @@ class Learner:
     def feed(self, batch: Batch) -> StepRecord:
         """`step` for a Batch."""
         self._check(batch)
-        record = guarded_step(self, batch, self.guard, backward)
-        self.steps += 1
-        return record
+        return guarded_step(self, batch, self.guard, backward)
 
     def view(self) -> View:
         """What may be seen of the learner now."""
@@ -227,7 +225,7 @@ def backward(admitted: Admitted[Batch], learner: Learner) -> tuple[Tensors, floa
     except ValueError as error:
         if "Expected more than 1 value per channel" not in str(error):
             raise
-        raise BatchError(
+        raise SmallBatchError(
             f"got a batch of {len(batch)} sample, wanted at least 2: batch norm in train mode has no statistics of one "
             "value; collect more samples, or put the batch-norm layers into eval mode"
         ) from error

@@ -8,11 +8,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from taster.errors import BatchError, GuardError
+from taster.errors import GuardError, SmallBatchError
 from taster.guard import Admitted, Change, Guard, Screen, T, Transform, stage_name
 from taster.types import COMMIT, Batch, StepRecord, Tensors, Verdict, reject, worst
 from taster.view import View
@@ -20,8 +20,9 @@ from taster.view import View
 if TYPE_CHECKING:
     from taster.learner import Learner
 
-Reduce = Callable[[Admitted[T], "Learner"], tuple[Tensors, float]]
-"""From what was admitted to one gradient and the loss: a backward pass online, an aggregation in federated learning."""
+Reduce = Callable[[Admitted[T], "Learner"], tuple[Tensors, float | None]]
+"""From what was admitted to one gradient, and the loss where there is one: a backward pass online, an aggregation in
+federated learning."""
 
 
 def guarded_step(learner: Learner, item: T, guard: Guard, reduce: Reduce[T]) -> StepRecord:
@@ -36,7 +37,7 @@ def guarded_step(learner: Learner, item: T, guard: Guard, reduce: Reduce[T]) -> 
             clock.lap("transaction")
             try:
                 gradient, loss = reduce(admitted, learner)
-            except BatchError as error:
+            except SmallBatchError as error:
                 if not admitted.dropped:
                     raise
                 verdict = reject(f"too little was left by the screens: {error}", "screens")
@@ -51,7 +52,7 @@ def guarded_step(learner: Learner, item: T, guard: Guard, reduce: Reduce[T]) -> 
             if verdict.committed:
                 learner.apply(gradient)
                 clock.lap("update")
-                change = Change(learner.steps, admitted.batch, gradient, loss or 0.0, tx.before, learner.view())
+                change = Change(learner.steps, admitted.batch, gradient, loss, tx.before, learner.view())
                 verdict = worst(judged(gate, change, clock) for gate in guard.gates)
             verdict = tx.settle(verdict)
             clock.lap("settle")
@@ -66,19 +67,15 @@ def guarded_step(learner: Learner, item: T, guard: Guard, reduce: Reduce[T]) -> 
         gradient_norm_after=norm_after,
         seconds=clock.seconds(),
     )
+    learner.steps += 1
     guard.observe(record, learner.view())
     return record
 
 
 def admit(item: T, screens: Sequence[Screen[T]], view: View, clock: Clock) -> Admitted[T]:
-    """Runs the screens in order; what is not finite is out before the first."""
+    """Runs the screens in order; what is not finite is out before the first: a batch as a whole, a client by itself."""
     admitted: Admitted[T] = Admitted(item)
-    if isinstance(item, Batch) and not _all_finite(item):
-        return replace(
-            admitted, item=None, dropped=len(item), stage="finite", reason="samples or labels hold NaN or infinity"
-        )
-    clock.lap("finite")
-    for screen in screens:
+    for screen in (cast("Screen[T]", finite_values), *screens):
         with clock.stage(screen):
             admitted = screen(admitted, view)
         if not isinstance(admitted, Admitted):
@@ -86,6 +83,17 @@ def admit(item: T, screens: Sequence[Screen[T]], view: View, clock: Clock) -> Ad
         if admitted.empty:
             return replace(admitted, stage=stage_name(screen), reason=admitted.reason or "no samples were left")
     return admitted
+
+
+def finite_values(admitted: Admitted[T], view: View) -> Admitted[T]:
+    """The screen that every guard begins with."""
+    item = admitted.batch
+    if isinstance(item, Batch):
+        if all(_all_finite(t) for t in (item.x, item.y) if t.is_floating_point()):
+            return admitted
+        return admitted.drop(torch.ones(len(item), dtype=torch.bool), "samples or labels hold NaN or infinity")
+    bad = ~(item.values.isfinite().all(1) & item.weights.isfinite())
+    return admitted.drop(bad, "the clients' updates hold NaN or infinity") if bool(bad.any()) else admitted
 
 
 def transform(gradient: Tensors, transforms: Sequence[Transform], view: View, clock: Clock) -> Tensors:
@@ -114,7 +122,7 @@ def finite(loss: float | None, norm: float | None) -> Verdict:
     """Refuses an update whose loss or gradient is not finite."""
     for name, value in (("loss", loss), ("gradient norm", norm)):
         if value is not None and not math.isfinite(value):
-            return reject(f"the {name} is {value}", "finite")
+            return reject(f"the {name} is {value}", "finite_values")
     return COMMIT
 
 
@@ -150,10 +158,7 @@ class Clock:
         return {**self._laps, "total": time.perf_counter() - self._start}
 
 
-def _all_finite(batch: Batch) -> bool:
-    def finite_ends(tensor: torch.Tensor) -> bool:
-        # The least and the greatest value are NaN if any is: one pass, without a mask the size of the batch.
-        low, high = torch.aminmax(tensor.detach())
-        return math.isfinite(float(low)) and math.isfinite(float(high))
-
-    return all(finite_ends(t) for t in (batch.x, batch.y) if t.is_floating_point())
+def _all_finite(tensor: torch.Tensor) -> bool:
+    # The least and the greatest value are NaN if any is: one pass, without a mask the size of the batch.
+    low, high = torch.aminmax(tensor.detach())
+    return math.isfinite(float(low)) and math.isfinite(float(high))

@@ -1,0 +1,147 @@
+"""Small models, batches and recipes that tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from taster import Batch, Guard, Learner
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TASTER_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def data_folder() -> Path:
+    """Where the larger data sets lie."""
+    folder = os.environ.get("TASTER_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("needs the larger data sets: set TASTER_DATA to their folder")
+    return Path(folder)
+
+
+class TinyNet(nn.Module):
+    """Convolution, batch norm, pooling, linear: everything that keeps state, in a few hundred numbers."""
+
+    def __init__(self, classes: int = 3, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+        self.bn = nn.BatchNorm2d(4)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(4, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.bn(self.conv(x)))
+        return self.fc(self.dropout(x.mean((2, 3))))
+
+
+def tiny_learner(seed: int = 0, guard: Guard | None = None, optimizer: str = "sgd", **options: Any) -> Learner:
+    torch.manual_seed(seed)
+    model = TinyNet()
+    if optimizer == "sgd":
+        chosen: torch.optim.Optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+    else:
+        chosen = torch.optim.AdamW(model.parameters(), lr=0.01)
+    return Learner(model, chosen, cross_entropy, guard, **options)
+
+
+def tiny_batch(n: int = 8, seed: int = 0) -> Batch:
+    g = torch.Generator().manual_seed(seed)
+    return Batch(torch.rand(n, 1, 6, 6, generator=g), torch.randint(0, 3, (n,), generator=g))
+
+
+def full_state(learner: Learner) -> dict[str, Any]:
+    """Everything a refused step must leave as it was, copied."""
+    optimizer = learner.optimizer
+    return {
+        "model": {k: v.clone() for k, v in learner.model.state_dict().items()},
+        "optimizer": {
+            (i, k): v.clone() if isinstance(v, torch.Tensor) else v
+            for i, state in optimizer.state_dict()["state"].items()
+            for k, v in state.items()
+        },
+        "groups": [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups],
+    }
+
+
+def same_state(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """Bit for bit."""
+
+    def equal(u: Any, v: Any) -> bool:
+        return torch.equal(u, v) if isinstance(u, torch.Tensor) and isinstance(v, torch.Tensor) else u == v
+
+    return a["groups"] == b["groups"] and all(
+        a[part].keys() == b[part].keys() and all(equal(a[part][k], b[part][k]) for k in a[part])
+        for part in ("model", "optimizer")
+    )
+
+
+TINY_RECIPE = """
+name = "tiny"
+seeds = [0, 1]
+[data]
+source = "digits"
+[split]
+burn_in = 200
+trigger = 20
+validation = 60
+monitor = 50
+probe = 50
+test = 60
+[model]
+name = "mlp"
+hidden = [16]
+[burn_in]
+epochs = 2
+batch_size = 20
+keep_epochs = [1]
+[stream]
+batch_size = 20
+[schedule]
+steps = 2
+[compute]
+threads = 1
+[[attack]]
+name = "none"
+[[attack]]
+name = "accumulative"
+epsilon = 0.2
+pgd_steps = 2
+validation_size = 40
+[[defence]]
+name = "none"
+[[defence]]
+name = "probe_gate"
+"""
+
+
+@pytest.fixture
+def tiny_recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY_RECIPE)
+    return path
+
+
+@pytest.fixture
+def recipe_with(tmp_path: Path) -> Callable[..., Path]:
+    """The tiny recipe with pieces of its text replaced."""
+
+    def make(*changes: tuple[str, str]) -> Path:
+        text = TINY_RECIPE
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new, 1)
+        path = tmp_path / "changed.toml"
+        path.write_text(text)
+        return path
+
+    return make
