@@ -12,7 +12,9 @@ from taster.errors import HistoryError
 
 
 def snapshot(step: int) -> Snapshot:
-    return Snapshot(step, {"w": torch.full((2,), float(step))}, {"b": torch.tensor(step)}, {"state": {}, "param_groups": []})
+    return Snapshot(
+        step, {"w": torch.full((2,), float(step))}, {"b": torch.tensor(step)}, {"state": {}, "param_groups": []}
+    )
 
 
 @pytest.mark.parametrize("on_disk", [False, True])

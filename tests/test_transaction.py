@@ -24,7 +24,7 @@ class RewindAt:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("on_disk", [False, True])
-def test_a_rewind_restores_an_older_state_bit_for_bit(optimizer: str, on_disk: bool, tmp_path) -> None:  # noqa: ANN001
+def test_a_rewind_restores_an_older_state_bit_for_bit(optimizer: str, on_disk: bool, tmp_path) -> None:
     history = History(capacity=4, directory=tmp_path if on_disk else None)
     learner = tiny_learner(optimizer=optimizer, guard=Guard(gates=[RewindAt(5, 3)]), history=history)
     states = []

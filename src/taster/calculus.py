@@ -11,7 +11,7 @@ All derivatives are exact, by backward passes through backward passes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -25,8 +25,9 @@ LossAt = Callable[[Tensors], Tensor]
 SampleLossAt = Callable[[Tensors, Tensor], Tensor]
 """A loss as a function of parameters and samples x [n, ...], one number."""
 
-# Keeps the quotient and its derivatives finite for a tensor whose gradient is zero; far below any real norm.
-_TINY = 1e-12
+# A tensor whose gradient is smaller than this many rounding errors of the whole gradient is rounding error itself (the
+# bias of attention's keys, say) and is not blown up to unit norm; nor is anything divided by zero.
+_NOISE = 100.0
 
 
 def gradient(loss: LossAt, params: Mapping[str, Tensor], *, create_graph: bool = False) -> Tensors:
@@ -44,19 +45,21 @@ def gradient(loss: LossAt, params: Mapping[str, Tensor], *, create_graph: bool =
 def inner(a: Mapping[str, Tensor], b: Mapping[str, Tensor], normalise: Normalise = "none") -> Tensor:
     """The inner product of two gradients in one of the three ways of this module, one number."""
     if normalise == "per_tensor":
-        return torch.stack([_dot(a[name], b[name]) / (_norm([a[name]]) * _norm([b[name]])) for name in a]).sum()
+        norms_a, norms_b = _norms(a), _norms(b)
+        return torch.stack([_dot(a[name], b[name]) / (norms_a[name] * norms_b[name]) for name in a]).sum()
     product = torch.stack([_dot(a[name], b[name]) for name in a]).sum()
     if normalise == "global":
-        return product / (_norm(a.values()) * _norm(b.values()))
+        return product / (_norm(a) * _norm(b))
     return product
 
 
 def normalised(a: Mapping[str, Tensor], normalise: Normalise) -> Tensors:
     """A gradient brought to unit norm: as a whole, or each tensor by itself; "none" returns it as it is."""
     if normalise == "per_tensor":
-        return {name: value / _norm([value]) for name, value in a.items()}
+        norms = _norms(a)
+        return {name: value / norms[name] for name, value in a.items()}
     if normalise == "global":
-        norm = _norm(a.values())
+        norm = _norm(a)
         return {name: value / norm for name, value in a.items()}
     return dict(a)
 
@@ -137,6 +140,14 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum()
 
 
-def _norm(tensors: Iterable[Tensor]) -> Tensor:
-    squares = torch.stack([t.square().sum() for t in tensors])
-    return (squares.sum() + _TINY**2).sqrt()
+def _norm(a: Mapping[str, Tensor]) -> Tensor:
+    """Of all tensors together, never zero."""
+    squares = torch.stack([value.square().sum() for value in a.values()]).sum()
+    return (squares + torch.finfo(squares.dtype).tiny).sqrt()
+
+
+def _norms(a: Mapping[str, Tensor]) -> Tensors:
+    """Of each tensor, not under the noise of the whole; that floor is held constant when it is differentiated."""
+    whole = _norm(a).detach()
+    floor = (_NOISE * torch.finfo(whole.dtype).eps * whole).square() + torch.finfo(whole.dtype).tiny
+    return {name: (value.square().sum() + floor).sqrt() for name, value in a.items()}

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -75,7 +75,8 @@ def guarded_step(learner: Learner, item: T, guard: Guard, reduce: Reduce[T]) -> 
 def admit(item: T, screens: Sequence[Screen[T]], view: View, clock: Clock) -> Admitted[T]:
     """Runs the screens in order; what is not finite is out before the first: a batch as a whole, a client by itself."""
     admitted: Admitted[T] = Admitted(item)
-    for screen in (cast("Screen[T]", finite_values), *screens):
+    stages: list[Screen[Any]] = [finite_values, *screens]
+    for screen in stages:
         with clock.stage(screen):
             admitted = screen(admitted, view)
         if not isinstance(admitted, Admitted):

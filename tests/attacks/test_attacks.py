@@ -1,0 +1,168 @@
+"""One row for every attack: pure towards the learner, within its budget, the same for the same seed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tests.conftest import full_state, same_state, tiny_batch, tiny_learner
+
+from taster import Batch, Learner, Phase, View
+from taster.attacks import ATTACKS, Campaign, accumulative
+from taster.attacks.campaign import changed
+from taster.calculus import gradient, inner, normalised
+
+COMMON = {"pgd_steps": 3, "epsilon": 0.1, "validation_size": 10}
+ROWS: dict[str, tuple[str, dict[str, Any]]] = {
+    "none": ("none", {}),
+    "noise": ("random_noise", {"epsilon": 0.1}),
+    "noise l2": ("random_noise", {"epsilon": 0.1, "norm": "l2", "ratio": 0.5}),
+    "vanilla": ("vanilla_trigger", COMMON),
+    "vanilla scaled": ("vanilla_trigger", {**COMMON, "loss_scale": 20.0}),
+    "vanilla cosine": ("vanilla_trigger", {**COMMON, "normalise_poisoned": True}),
+    "vanilla train": ("vanilla_trigger", {**COMMON, "batch_norm": "train"}),
+    "accumulative": ("accumulative", COMMON),
+    "clean": ("accumulative", {**COMMON, "trigger_batch": "clean"}),
+    "recrafted": ("accumulative", {**COMMON, "trigger_batch": "recrafted", "resample_validation": True}),
+    "optimised": ("accumulative", {**COMMON, "trigger_batch": "optimised"}),
+    "optimised l2 part": ("accumulative", {**COMMON, "trigger_batch": "optimised", "norm": "l2", "ratio": 0.5}),
+    "unnormalised": ("accumulative", {**COMMON, "normalise": "none"}),
+    "global cosine": ("accumulative", {**COMMON, "normalise": "global", "normalise_poisoned": True}),
+}
+
+
+def trained() -> Learner:
+    learner = tiny_learner()
+    for i in range(5):
+        learner.feed(tiny_batch(seed=i))
+    return learner
+
+
+def make(row: str, seed: int = 0) -> Campaign:
+    name, settings = ROWS[row]
+    g = torch.Generator().manual_seed(seed)
+    resources = {
+        "trigger": tiny_batch(8, seed=50),
+        "validation": lambda n: tiny_batch(n, seed=60),
+        "generator": g,
+    }
+    needs = {"random_noise": ["generator"], "vanilla_trigger": ["validation", "generator"], "none": []}
+    names = needs.get(name, ["trigger", "validation", "generator"])
+    return ATTACKS[name](*(resources[n] for n in names), **settings)
+
+
+def campaign_of(row: str, learner: Learner, seed: int = 0) -> list[Batch]:
+    """Two rounds and the strike."""
+    campaign = make(row, seed)
+    fed = [campaign.poison(tiny_batch(seed=70 + i), learner.view(), Phase.ACCUMULATE) for i in range(2)]
+    return [*fed, campaign.poison(tiny_batch(8, seed=50), learner.view(), Phase.TRIGGER)]
+
+
+@pytest.mark.parametrize("row", list(ROWS))
+def test_every_attack_is_pure_repeatable_and_within_its_budget(row: str) -> None:
+    learner = trained()
+    before, randomness = full_state(learner), torch.get_rng_state()
+    fed = campaign_of(row, learner)
+    assert same_state(before, full_state(learner))
+    assert torch.equal(torch.get_rng_state(), randomness)
+    name, settings = ROWS[row]
+    ratio, norm = settings.get("ratio", 1.0), settings.get("norm", "linf")
+    for batch, clean in zip(fed, [tiny_batch(seed=70), tiny_batch(seed=71), tiny_batch(8, seed=50)], strict=True):
+        assert torch.equal(batch.y, clean.y)
+        assert bool(((batch.x >= 0) & (batch.x <= 1)).all())
+        change = (batch.x - clean.x).flatten(1)
+        size = change.abs().amax(1) if norm == "linf" else change.norm(dim=1)
+        assert bool((size <= 0.1 + 1e-5).all())
+        assert int(changed(batch.x, clean.x).sum()) <= ratio * len(clean)
+    expected = {"none": (0, 0), "vanilla_trigger": (0, 1), "clean": (1, 0)}
+    stream, trigger = expected.get(row if row == "clean" else name, (1, 1))
+    assert bool(changed(fed[0].x, tiny_batch(seed=70).x).any()) == bool(stream)
+    assert bool(changed(fed[2].x, tiny_batch(8, seed=50).x).any()) == bool(trigger)
+    assert fed[2].loss_scale == settings.get("loss_scale", 1.0)
+    again = campaign_of(row, learner)
+    assert all(torch.equal(a.x, b.x) for a, b in zip(fed, again, strict=True))
+
+
+def alignment(view: View, batch: Batch, direction: dict[str, torch.Tensor]) -> float:
+    own = gradient(lambda p: view.loss(batch.x, batch.y, params=p), view.trainable)
+    return float(inner(own, direction))
+
+
+def test_the_vanilla_trigger_lowers_equation_6() -> None:
+    learner = trained()
+    view, clean = learner.view(), tiny_batch(8, seed=50)
+    s_val = tiny_batch(10, seed=60)
+    against = normalised(gradient(lambda p: view.loss(s_val.x, s_val.y, params=p), view.trainable), "per_tensor")
+    fed = make("vanilla").poison(clean, learner.view(), Phase.TRIGGER)
+    noise = make("noise").poison(clean, learner.view(), Phase.TRIGGER)
+    assert alignment(view, fed, against) < min(alignment(view, clean, against), alignment(view, noise, against))
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0, 100.0])
+def test_the_accumulative_phase_raises_equation_9(weight: float) -> None:
+    from taster.calculus import accumulation_direction
+
+    learner = trained()
+    view, clean = learner.view(), tiny_batch(seed=70)
+    s_val, s_trigger = tiny_batch(10, seed=60), tiny_batch(8, seed=50)
+    keep = gradient(lambda p: view.loss(clean.x, clean.y, params=p), view.trainable)
+    towards = accumulation_direction(
+        lambda p: view.loss(s_val.x, s_val.y, params=p),
+        lambda p: view.loss(s_trigger.x, s_trigger.y, params=p),
+        view.trainable,
+    )
+    target = {k: keep[k] + weight * towards[k] for k in keep}
+    campaign = accumulative(
+        s_trigger,
+        lambda n: s_val,
+        torch.Generator(),
+        epsilon=0.1,
+        pgd_steps=5,
+        normalise="none",
+        trigger_batch="clean",
+        accumulation_weight=weight,
+    )
+    fed = campaign.poison(clean, learner.view(), Phase.ACCUMULATE)
+    assert alignment(view, fed, target) > alignment(view, clean, target)
+
+
+def test_the_trigger_is_kept_crafted_anew_or_moved_as_asked() -> None:
+    learner = trained()
+    clean = tiny_batch(8, seed=50)
+
+    def triggers(mode: str) -> list[torch.Tensor]:
+        campaign = make(mode)
+        found = []
+        for i in range(2):
+            campaign.poison(tiny_batch(seed=70 + i), learner.view(), Phase.ACCUMULATE)
+            found.append(campaign.poison(clean, learner.view(), Phase.TRIGGER).x)
+            for j in range(5):
+                learner.feed(tiny_batch(seed=80 + 5 * i + j))
+        return found
+
+    fixed = triggers("accumulative")
+    assert torch.equal(fixed[0], fixed[1])
+    for mode in ("recrafted", "optimised"):
+        first, second = triggers(mode)
+        assert not torch.equal(first, second)
+
+
+def test_resampling_draws_anew_each_round() -> None:
+    draws: list[int] = []
+
+    def validation(n: int) -> Batch:
+        draws.append(n)
+        return tiny_batch(n, seed=len(draws))
+
+    def rounds(**settings: Any) -> int:
+        draws.clear()
+        campaign = accumulative(
+            tiny_batch(8), validation, torch.Generator(), trigger_batch="clean", pgd_steps=1, **settings
+        )
+        for i in range(3):
+            campaign.poison(tiny_batch(seed=i), trained().view(), Phase.ACCUMULATE)
+        return len(draws)
+
+    assert rounds(resample_validation=False) == 1
+    assert rounds(resample_validation=True) == 3

@@ -1,0 +1,63 @@
+"""The public call of an attack is final: whatever the attack returned, the budget holds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from tests.conftest import tiny_batch, tiny_learner
+
+from taster import Batch, Phase
+from taster.attacks import Budget, Campaign
+from taster.attacks.campaign import changed
+from taster.errors import AttackError
+from taster.pgd import Ball
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    arrays("float32", (5, 1, 6, 6), elements=st.floats(width=32, allow_nan=True, allow_infinity=True)),
+    st.floats(0, 1),
+    st.sampled_from(["linf", "l2"]),
+)
+def test_the_budget_holds_for_any_attack(x, ratio: float, norm: str) -> None:
+    clean = tiny_batch(5)
+    before = clean.x.clone()
+    budget = Budget(Ball(norm, 0.1), ratio)
+    campaign = Campaign(budget, trigger=lambda c, v: Batch(torch.from_numpy(x), c.y + 1))
+    fed = campaign.poison(clean, tiny_learner().view(), Phase.TRIGGER)
+    size = (fed.x - clean.x).flatten(1).abs().amax(1) if norm == "linf" else (fed.x - clean.x).flatten(1).norm(dim=1)
+    assert bool((size <= 0.1 + 1e-5).all())
+    assert int(changed(fed.x, clean.x).sum()) <= int(ratio * 5 + 1e-9)
+    assert torch.equal(fed.y, clean.y)
+    assert bool(fed.x.isfinite().all())
+    assert torch.equal(clean.x, before)
+
+
+def test_phases_without_a_part_stay_clean() -> None:
+    clean = tiny_batch()
+    for phase in Phase:
+        assert Campaign().poison(clean, tiny_learner().view(), phase) is clean
+
+
+@pytest.mark.parametrize("wrong", [torch.zeros(3, 1, 6, 6), torch.zeros(8, 1, 6, 6, dtype=torch.float64)])
+def test_an_attack_that_changes_the_shape_is_told(wrong: torch.Tensor) -> None:
+    campaign = Campaign(accumulate=lambda c, v: Batch(wrong, torch.zeros(len(wrong), dtype=torch.int64)))
+    with pytest.raises(AttackError, match=r"wanted \[8, 1, 6, 6\]"):
+        campaign.poison(tiny_batch(), tiny_learner().view(), Phase.ACCUMULATE)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "n", "count"), [(0.1, 50, 5), (0.3, 10, 3), (1.0, 7, 7), (0.0, 9, 0), (0.29, 100, 29)]
+)
+def test_the_ratio_counts_samples(ratio: float, n: int, count: int) -> None:
+    budget = Budget(ratio=ratio)
+    assert budget.count(n) == count
+    assert int(budget.choose(n, torch.Generator().manual_seed(0)).sum()) == count
+
+
+def test_a_ratio_over_one_is_told() -> None:
+    with pytest.raises(AttackError, match="from 0 to 1"):
+        Budget(ratio=1.1)
