@@ -39,7 +39,8 @@ def load_state(path: Path | str) -> Any:
     try:
         with safe_open(str(path), "pt") as file:
             metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            # Cloned, as they would otherwise lie in the file itself and change with it.
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file, wanted a safetensors file") from error
     except (SafetensorError, OSError) as error:

@@ -45,7 +45,11 @@ def load_images(
         key = content_key(path, image, label)
         return cached(key, source, lambda: load_hub(str(path), image=image, label=label, on_progress=on_progress))
     if is_import_path(source):
-        made = import_callable(source, DataError)()
+        function = import_callable(source, DataError)
+        try:
+            made = function()
+        except Exception as error:  # whatever the user's code raises
+            raise DataError(f"{source}: {type(error).__name__}: {error}") from error
         return _from_object(source, made, image, label, on_progress)
     if source.startswith((".", "/", "~")) or path.suffix or source.count("/") > 1:
         raise DataError(f"{source}: no such file or folder")

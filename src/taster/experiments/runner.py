@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import queue as queues
-from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from taster.data import as_batch, split_roles
-from taster.errors import RecipeError, RunDirectoryError, WorkerError
+from taster.errors import RecipeError, RunDirectoryError
 from taster.experiments.burn_in import build_model, load_weights
 from taster.experiments.cell import make_campaign, make_guard
 from taster.experiments.environment import describe_environment, pick_device
 from taster.experiments.recipe import Recipe
 from taster.experiments.run_directory import RunDirectory
-from taster.experiments.work import Task, pending, perform, recipe_data, set_up_torch
+from taster.experiments.work import Task, pending, recipe_data, set_up_torch
+from taster.experiments.workers import Workers, workers
 
 
 class Watcher(Protocol):
@@ -82,9 +78,10 @@ def run_recipe(
         if not going_on:
             run.begin(recipe, describe_environment(device, threads, jobs))
         burn_ins, cells = pending(recipe, run, batches)
-        for stage, tasks in (("burn-in", burn_ins), ("attacks × defences", cells)):
-            if tasks:
-                _perform_all(stage, tasks, recipe, run, jobs, watcher)
+        with workers(min(jobs, len(cells) or 1), recipe, str(run.path)) as pool:
+            for stage, tasks in (("burn-in", burn_ins), ("attacks × defences", cells)):
+                if tasks:
+                    _perform_all(stage, tasks, recipe, run, pool, watcher)
         run.gather_steps(recipe)
         return run.gather(recipe)
     finally:
@@ -151,83 +148,26 @@ def _share_cores(recipe: Recipe, device: torch.device, jobs: int | None) -> tupl
         jobs = 1 if device.type != "cpu" or threads is None else max(1, cores // threads)
     if threads is None:
         threads = max(1, cores // jobs)
-    return recipe.with_threads(threads), min(jobs, len(recipe.attack) * len(recipe.defence) * len(recipe.seeds))
+    return recipe.with_threads(threads), jobs
 
 
-def _perform_all(stage: str, tasks: list[Task], recipe: Recipe, run: RunDirectory, jobs: int, watcher: Watcher) -> None:
+def _perform_all(
+    stage: str, tasks: list[Task], recipe: Recipe, run: RunDirectory, pool: Workers, watcher: Watcher
+) -> None:
     """Does all tasks of a stage; results.json grows with every finished cell."""
     watcher.begin(stage, sum(task.steps for task in tasks))
     taken = dict.fromkeys(tasks, 0)
 
-    def advance(task: Task, steps: int) -> None:
+    def advance(task: Task, steps: int = 1) -> None:
         taken[task] += steps
         watcher.step(stage, steps, task.title(recipe))
 
     def finish(task: Task) -> None:
-        advance(task, task.steps - taken[task])  # a phase that ended early
+        advance(task, task.steps - taken[task])  # what a phase that ended early left out
         if task.attack is not None:
             run.gather(recipe)
 
-    if jobs == 1:
-        for task in tasks:
-            perform(task, recipe, str(run.path), lambda task=task: advance(task, 1))  # type: ignore[misc]
-            finish(task)
-    else:
-        _in_processes(tasks, recipe, run, jobs, advance, finish)
-
-
-def _in_processes(
-    tasks: list[Task],
-    recipe: Recipe,
-    run: RunDirectory,
-    jobs: int,
-    advance: Callable[[Task, int], None],
-    finish: Callable[[Task], None],
-) -> None:
-    context = multiprocessing.get_context("spawn")
-    ticks: Any = context.Queue()
-    pool = ProcessPoolExecutor(
-        min(jobs, len(tasks)), context, initializer=_set_up_worker, initargs=(ticks, recipe.compute.threads or 1)
-    )
-    try:
-        futures: dict[Future[None], Task] = {
-            pool.submit(_perform_in_worker, task, i, recipe, str(run.path)): task for i, task in enumerate(tasks)
-        }
-        waiting = set(futures)
-        while waiting:
-            done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
-            while True:
-                try:
-                    advance(tasks[ticks.get_nowait()], 1)
-                except queues.Empty:
-                    break
-            for future in done:
-                future.result()
-                finish(futures[future])
-    except BrokenProcessPool as error:
-        raise WorkerError(
-            "a worker process ended without a result (out of memory, or killed); "
-            "go on with --resume, perhaps with fewer --jobs"
-        ) from error
-    finally:
-        # On an error or Ctrl-C nobody waits for half-done cells: they are done anew when the run is resumed.
-        processes = list((pool._processes or {}).values())
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
-            process.terminate()
-
-
-_ticks: Any = None
-
-
-def _set_up_worker(ticks: Any, threads: int) -> None:
-    global _ticks
-    _ticks = ticks
-    set_up_torch(threads)
-
-
-def _perform_in_worker(task: Task, index: int, recipe: Recipe, directory: str) -> None:
-    perform(task, recipe, directory, lambda: _ticks.put(index))
+    pool.do(tasks, advance, finish)
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:

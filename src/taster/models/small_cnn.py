@@ -13,7 +13,7 @@ from taster.models.norms import Norm2d, norm2d
 class SmallCNN(nn.Module):
     """Three 3x3 convolutions, each normalised; the second and third halve the resolution; then average and classify."""
 
-    def __init__(self, channels: int, classes: int, width: int, norm: Norm2d, dropout: float) -> None:
+    def __init__(self, channels: int, classes: int, width: int, grid: int, norm: Norm2d, dropout: float) -> None:
         super().__init__()
         bias = norm == "none"
         self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=bias)
@@ -23,9 +23,9 @@ class SmallCNN(nn.Module):
         self.conv3 = nn.Conv2d(2 * width, 2 * width, 3, stride=2, padding=1, bias=bias)
         self.norm3 = norm2d(norm, 2 * width)
         self.relu = nn.ReLU()
-        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.pool = nn.AdaptiveAvgPool2d(grid)
         self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(2 * width, classes)
+        self.fc = nn.Linear(2 * width * grid * grid, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [n, c, h, w] to logits [n, classes]."""
@@ -41,6 +41,7 @@ def small_cnn(
     classes: int,
     *,
     width: Annotated[int, Field(ge=1)] = 32,
+    grid: Annotated[int, Field(ge=1)] = 1,
     norm: Norm2d = "batch",
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
 ) -> nn.Module:
@@ -50,9 +51,10 @@ def small_cnn(
         shape: channels, height and width of a sample.
         classes: width of the output.
         width: channels of the first convolution.
+        grid: average pooling keeps so many by so many places; 1 pools over all of the image, which suits 8x8.
         norm: "batch", "group" or "none".
         dropout: share of features dropped in training.
 
     Source: taster's own, for experiments that take seconds.
     """
-    return SmallCNN(shape[0], classes, width, norm, dropout)
+    return SmallCNN(shape[0], classes, width, grid, norm, dropout)

@@ -1,0 +1,168 @@
+"""Recipes: complete, typed, and every fault told at once."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from tests.conftest import TINY_RECIPE
+
+from taster.errors import RecipeError
+from taster.experiments import parse_recipe, read_recipe, shipped_recipes
+from taster.experiments.catalogue import catalogue
+
+
+def faults(*changes: tuple[str, str], extra: str = "") -> str:
+    text = TINY_RECIPE
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new, 1)
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(tomllib.loads(text + extra))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", list(shipped_recipes()))
+def test_shipped_recipes_are_sound_and_come_back_from_their_own_toml(name: str, tmp_path: Path) -> None:
+    recipe = read_recipe(name)
+    assert recipe.name == name
+    assert recipe.source
+    path = tmp_path / "again.toml"
+    path.write_text(recipe.to_toml())
+    assert read_recipe(str(path)) == recipe
+
+
+def test_defaults_are_filled_in_down_to_the_functions_settings() -> None:
+    recipe = parse_recipe(tomllib.loads(TINY_RECIPE))
+    raw = recipe.to_dict()
+    assert raw["attack"][1]["normalise"] == "per_tensor"
+    assert raw["attack"][0]["label"] == "none"
+    assert raw["defence"][1]["tolerance"] == 2.0
+    assert raw["burn_in"]["momentum"] == 0.9
+    assert raw["seeds"] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "lines"),
+    [
+        (
+            ("hidden = [16]", "hidden = [16]\ndepth = 3"),
+            ["model.depth: got an unknown key, wanted one of hidden, dropout"],
+        ),
+        (("epochs = 2", "epoch = 2"), ["burn_in.epoch: got an unknown key, wanted one of epochs, batch_size"]),
+        (("epochs = 2", 'epochs = "two"'), ["burn_in.epochs: got 'two', wanted a valid integer"]),
+        (("steps = 2", "steps = 0"), ["schedule.steps: got 0, wanted greater than or equal to 1"]),
+        (("epsilon = 0.2", "epsilon = 1.5"), ["attack.1.epsilon: got 1.5, wanted less than or equal to 1"]),
+        (("epsilon = 0.2", "ratio = 1.2"), ["attack.1.ratio: got 1.2, wanted less than or equal to 1"]),
+        (("pgd_steps = 2", "pgd_steps = 0"), ["attack.1.pgd_steps: got 0"]),
+        (
+            ("validation_size = 40", "validation_size = 70"),
+            ["attack.1.validation_size: got 70, wanted at most split.validation = 60"],
+        ),
+        (("seeds = [0, 1]", "seeds = [1, 1]"), ["seeds: got [1] more than once"]),
+        (("seeds = [0, 1]", "seeds = []"), ["seeds: got [], wanted"]),
+        (("probe = 50\n", ""), ["split.probe: got nothing, wanted a value"]),
+        (('name = "mlp"', 'name = "mpl"'), ["model.name: got 'mpl', wanted one of mlp, small_cnn"]),
+        (('name = "probe_gate"', 'name = "none"'), ["defence: got the label 'none' 2 times"]),
+        (('name = "probe_gate"', 'nam = "probe_gate"'), ["defence.1.name: got nothing"]),
+        (
+            ("keep_epochs = [1]", "keep_epochs = [1, 5]"),
+            ["burn_in.keep_epochs: got [5], wanted at most burn_in.epochs = 2"],
+        ),
+        (("steps = 2", "steps = 2\nmargin = 1.0"), ["schedule.margin: got a margin without schedule.accuracy_floor"]),
+        (("epochs = 2", 'epochs = 2\ncheckpoint = "x"'), ["wanted epochs = 0 with burn_in.checkpoint"]),
+        (
+            ("epochs = 2\nbatch_size = 20\nkeep_epochs = [1]", "epochs = 0"),
+            ["burn_in.epochs: got 0 and no burn_in.checkpoint"],
+        ),
+        (("burn_in = 200", "burn_in = 10"), ["burn_in.batch_size: got 20, wanted at most split.burn_in = 10"]),
+        (("[split]", "[split]\nstream = 10"), ["stream.batch_size: got 20, wanted at most split.stream = 10"]),
+        (('[model]\nname = "mlp"\nhidden = [16]\n', ""), ["model: got nothing"]),
+    ],
+)
+def test_each_fault_is_told_with_its_key(change: tuple[str, str], lines: list[str]) -> None:
+    message = faults(change)
+    for line in lines:
+        assert line in message
+    assert "1 fault" in message
+
+
+def test_several_faults_are_told_at_once() -> None:
+    message = faults(("epochs = 2", "epochs = -1"), ("epsilon = 0.2", "epsilon = 7"), extra="[nonsense]\na = 1\n")
+    assert "3 faults" in message
+    for key in ("burn_in.epochs", "attack.1.epsilon", "nonsense"):
+        assert key in message
+
+
+def test_seeds_can_be_a_number() -> None:
+    assert parse_recipe(tomllib.loads(TINY_RECIPE.replace("[0, 1]", "4"))).seeds == [0, 1, 2, 3]
+
+
+def test_values_are_set_by_path(tiny_recipe: Path) -> None:
+    recipe = read_recipe(
+        str(tiny_recipe),
+        [
+            "burn_in.epochs=5",
+            "attack.accumulative.epsilon=0.1",
+            "attack.1.norm=l2",
+            "stream.crop = 2",
+            "data.source=digits",
+        ],
+    )
+    assert recipe.burn_in.epochs == 5
+    assert recipe.attack[1].settings["epsilon"] == 0.1
+    assert recipe.attack[1].settings["norm"] == "l2"
+    assert recipe.stream.crop == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("epochs", "wanted key=value"),
+        ("=3", "wanted key=value"),
+        ("attack.nobody.epsilon=1", "wanted an entry by number or name: none, accumulative"),
+        ("attack.1=3", "wanted a key of the entry"),
+        ("name.x=3", "has no keys below it"),
+        ("burn_in.epoks=3", "burn_in.epoks: got an unknown key"),
+    ],
+)
+def test_changes_that_make_no_sense_are_told(change: str, message: str, tiny_recipe: Path) -> None:
+    with pytest.raises(RecipeError, match=message.replace(".", r"\.")):
+        read_recipe(str(tiny_recipe), [change])
+
+
+def test_files_that_are_no_recipes_are_told(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="no such recipe; there are"):
+        read_recipe("quickstrat")
+    (tmp_path / "x.toml").write_text("a = = 1")
+    with pytest.raises(RecipeError, match="not TOML"):
+        read_recipe(str(tmp_path / "x.toml"))
+    with pytest.raises(RecipeError, match="cannot be read"):
+        read_recipe(str(tmp_path))
+
+
+def test_functions_of_the_users_own_are_typed_by_their_signature(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_defences.py").write_text(
+        "from taster import Guard\n"
+        "def mine(probe, *, strength: int = 3) -> Guard:\n    return Guard()\n"
+        "def odd(probe, secret, *, strength: int = 3) -> Guard:\n    return Guard()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    recipe = parse_recipe(tomllib.loads(TINY_RECIPE.replace('"probe_gate"', '"my_defences:mine"')))
+    assert recipe.defence[1].settings == {"strength": 3}
+    message = faults(('name = "probe_gate"', 'name = "my_defences:mine"\nstrength = "x"'))
+    assert "defence.1.strength: got 'x', wanted a valid integer" in message
+    assert "positional parameter 'secret'" in faults(('name = "probe_gate"', 'name = "my_defences:odd"'))
+
+
+def test_everything_listed_says_what_it_is_and_where_it_comes_from() -> None:
+    entries = catalogue()
+    assert list(entries) == ["attacks", "defences", "models", "recipes"]
+    for members in entries.values():
+        for member in members:
+            assert member["name"]
+            assert len(member["summary"]) > 20
+            assert len(member["source"]) > 5

@@ -1,0 +1,182 @@
+"""The page: whole in one file, true to the run, readable on a desk and on a phone."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from taster.errors import RunDirectoryError
+from taster.experiments import RunDirectory, read_recipe, run_recipe
+from taster.experiments.runner import Silence
+from taster.report import Spread, summarise, write_report
+from taster.report.compare import compare_runs
+from taster.report.pictures import magnified_difference, strip
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    from tests.conftest import TINY_RECIPE
+
+    folder = tmp_path_factory.mktemp("report")
+    (folder / "tiny.toml").write_text(TINY_RECIPE.replace('"tiny"', '"<tiny> & co"'))
+    run_recipe(read_recipe(str(folder / "tiny.toml")), folder / "run", jobs=1)
+    write_report(RunDirectory(folder / "run"))
+    return RunDirectory(folder / "run")
+
+
+def row(drop: float, seed: int = 0, **changes: object) -> dict[str, object]:
+    return {
+        "attack": "a", "defence": "d", "seed": seed, "acc_start": 90.0, "acc_before": 90.0, "acc_after": 90.0 + drop,
+        "drop": drop, "steps": 2, "stopped_by": "steps", "rejected": 0, "seconds": 1.0, "cost": 1.5, **changes,
+    }  # fmt: skip
+
+
+def test_rows_are_brought_together_over_seeds() -> None:
+    lines = summarise([row(-1.0), row(-3.0, 1, stopped_by="accuracy_floor", cost=None), row(0.0, attack="b")])
+    assert [(line.attack, line.seeds) for line in lines] == [("a", 2), ("b", 1)]
+    assert (lines[0].drop.mean, lines[0].drop.deviation) == (-2.0, pytest.approx(2**0.5))
+    assert lines[0].drop.text(sign=True) == "−2.0 ± 1.4"
+    assert lines[0].stopped_by == "steps 1, accuracy_floor 1"
+    assert lines[0].cost == Spread(1.5, None)
+    assert lines[1].drop.text(sign=True) == "0.0"
+    assert Spread(-0.01, None).text(sign=True) == "0.0"
+    assert Spread(0.26, 0.0).text(sign=True) == "+0.3 ± 0.0"
+
+
+def test_runs_are_compared_with_the_first() -> None:
+    first = {"rows": [row(-1.0), row(-3.0, attack="b")]}
+    second = {"rows": [row(-4.0), row(-2.0, attack="c")]}
+    lines = compare_runs([("x", first), ("y", second)])
+    assert [(line["attack"], [e and e["mean"] for e in line["runs"]]) for line in lines] == [
+        ("a", [-1.0, -4.0]), ("b", [-3.0, None]), ("c", [None, -2.0]),
+    ]  # fmt: skip
+    assert lines[0]["runs"][1]["difference"] == -3.0
+    assert lines[2]["runs"][1]["difference"] is None
+
+
+def test_the_page_asks_for_nothing_from_anywhere(run: RunDirectory) -> None:
+    page = (run.path / "report.html").read_text()
+    for address in re.findall(r'(?:src|href|srcset)="([^"]*)"', page) + re.findall(r"url\(([^)]*)\)", page):
+        assert address.startswith("data:")
+    assert "<script" not in page
+    assert "@import" not in page
+
+
+def test_the_page_tells_the_run(run: RunDirectory) -> None:
+    page = (run.path / "report.html").read_text()
+    assert "&lt;tiny&gt; &amp; co" in page
+    for line in summarise(run.results()["rows"]):
+        for cell in line.cells():
+            assert f">{cell}</td>" in page
+    for part in (
+        "difference ×",
+        "Accuracy by step",
+        "prefers-color-scheme: dark",
+        "torch",
+        "pgd_steps = 2",
+        "Fewer than three seeds",
+    ):
+        assert part in page
+    assert len(list((run.path / "figures").glob("*.svg"))) == 2 * 3
+
+
+def test_the_same_run_gives_the_same_page(run: RunDirectory) -> None:
+    before = (run.path / "report.html").read_bytes()
+    write_report(run)
+    assert (run.path / "report.html").read_bytes() == before
+
+
+def test_refusals_are_told_with_their_reason(tmp_path: Path, recipe_with) -> None:
+    path = recipe_with(
+        ('"probe_gate"', '"probe_gate"\ntolerance = 0.0'),
+        ("steps = 2", "steps = 6"),
+        ("epsilon = 0.2", "epsilon = 0.9"),
+    )
+    run = RunDirectory(tmp_path / "run")
+    run_recipe(read_recipe(str(path), ["seeds=[0]"]), run.path, jobs=1)
+    assert sum(r["rejected"] for r in run.results()["rows"]) > 0
+    page = write_report(run).read_text()
+    assert "points under its best" in page
+
+
+class StopAfter(Silence):
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def step(self, stage: str, steps: int, title: str) -> None:
+        self.left -= steps
+        if self.left <= 0:
+            raise KeyboardInterrupt
+
+
+def test_an_unfinished_run_is_reported_as_such_and_an_empty_one_refused(tmp_path: Path, tiny_recipe: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(read_recipe(str(tiny_recipe)), tmp_path / "run", watcher=StopAfter(48), jobs=1)
+    assert "cells are missing" in write_report(RunDirectory(tmp_path / "run")).read_text()
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(read_recipe(str(tiny_recipe)), tmp_path / "early", watcher=StopAfter(2), jobs=1)
+    with pytest.raises(RunDirectoryError, match="no cell is finished"):
+        write_report(RunDirectory(tmp_path / "early"))
+    with pytest.raises(RunDirectoryError, match="not a run directory"):
+        write_report(RunDirectory(tmp_path))
+
+
+def test_pictures() -> None:
+    from io import BytesIO
+
+    from PIL import Image
+
+    clean = torch.full((3, 1, 8, 8), 0.5)
+    poisoned = clean.clone()
+    poisoned[0, 0, 0, 0] += 0.25
+    difference, factor = magnified_difference(clean, poisoned)
+    assert factor == pytest.approx(2.0)
+    assert float(difference[0, 0, 0, 0]) == 1.0
+    assert float(difference[1].std()) == 0.0
+    assert magnified_difference(clean, clean)[1] == 1.0
+    for channels, mode in ((1, "L"), (3, "RGB"), (5, "L")):
+        picture = Image.open(BytesIO(strip(torch.rand(4, channels, 8, 8))))
+        assert (picture.mode, picture.size) == (mode, (35 * 6, 8 * 6))
+
+
+def browse(page: Path, width: int, *flags: str) -> str:
+    """The page's own measurements, taken in a browser without a screen."""
+    profile = page.parent / f"profile-{width}-{len(flags)}"
+    probe = page.parent / f"probe-{width}.html"
+    script = (
+        "<script>addEventListener('load', () => { const d = document.documentElement;"
+        "const broken = [...document.images].filter(i => !i.complete || !i.naturalWidth).length;"
+        "document.title = `${d.scrollWidth} ${innerWidth} ${broken} ${document.images.length} "
+        "${getComputedStyle(document.body).backgroundColor}`; })</script>"
+    )
+    probe.write_text(page.read_text().replace("</body>", script + "</body>"))
+    command = [
+        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync", f"--user-data-dir={profile}",
+        f"--window-size={width},900", *flags, "--virtual-time-budget=5000", "--dump-dom", probe.as_uri(),
+    ]  # fmt: skip
+    out = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    return re.search(r"<title>([^<]*)</title>", out).group(1)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@pytest.mark.parametrize("width", [1280, 500])
+def test_the_page_fits_the_screen_in_chromium(run: RunDirectory, width: int) -> None:
+    scroll, inner, broken, images, background = browse(run.path / "report.html", width).split(" ", 4)
+    assert int(scroll) <= int(inner) <= width
+    assert int(broken) == 0
+    assert int(images) >= 5
+    assert background == "rgb(255, 255, 255)"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_the_page_is_dark_where_the_reader_wants_it_dark(run: RunDirectory) -> None:
+    title = browse(run.path / "report.html", 800, "--blink-settings=preferredColorScheme=0")
+    assert title.endswith("rgb(13, 17, 23)")

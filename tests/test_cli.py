@@ -1,0 +1,177 @@
+"""The command: what it prints, and that a user's mistake is one message and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import taster
+
+
+def call(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "taster", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300, check=False)
+
+
+@pytest.fixture
+def done(tmp_path: Path, tiny_recipe: Path) -> Path:
+    from taster.experiments import read_recipe, run_recipe
+
+    run_recipe(read_recipe(str(tiny_recipe)), tmp_path / "done", jobs=1)
+    return tmp_path / "done"
+
+
+def test_a_run_prints_its_table_and_leaves_its_page(tiny_recipe: Path, tmp_path: Path) -> None:
+    result = call("run", tiny_recipe, "--seeds", "1", "--set", "schedule.steps=1", "--jobs", "1", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "accumulative" in result.stdout
+    assert "report.html" in result.stderr
+    run = tmp_path / "runs" / "tiny"
+    assert (run / "report.html").is_file()
+    rows = json.loads((run / "results.json").read_text())["rows"]
+    assert {(r["seed"], r["steps"]) for r in rows} == {(0, 1)}
+    again = call("run", tiny_recipe, "--seeds", "1", "--json", "--quiet", "--jobs", "1", cwd=tmp_path)
+    assert (tmp_path / "runs" / "tiny-2").is_dir()
+    assert again.stderr == ""
+    assert json.loads(again.stdout)["recipe"] == "tiny"
+    resumed = call("run", tiny_recipe, "--seeds", "1", "--resume", "--json", "--quiet", cwd=tmp_path)
+    assert json.loads(resumed.stdout) == json.loads(again.stdout)
+    by_directory = call("run", "--resume", "--out", run, "--json", "--quiet", cwd=tmp_path)
+    assert json.loads(by_directory.stdout)["rows"] == rows
+
+
+def test_reports_and_comparisons(done: Path) -> None:
+    result = call("report", done, "--json")
+    assert result.returncode == 0, result.stderr
+    (done / "report.html").unlink()
+    assert call("report", done, "--quiet").stdout == ""
+    assert (done / "report.html").is_file()
+    table = call("compare", done, done)
+    assert table.returncode == 0, table.stderr
+    assert "difference" in table.stdout
+    lines = json.loads(call("compare", done, done, "--json").stdout)
+    assert all(line["runs"][1]["difference"] == 0 for line in lines)
+
+
+def test_lists_and_recipes() -> None:
+    result = call("list")
+    assert result.returncode == 0
+    for name in ("vanilla_trigger", "probe_gate", "resnet18", "quickstart", "Pang et al. 2021"):
+        assert name in result.stdout
+    assert "attacks" in json.loads(call("list", "--json").stdout)
+    import tomllib
+
+    shown = call("show", "quickstart", "--set", "stream.batch_size=40").stdout
+    assert tomllib.loads(shown)["stream"]["batch_size"] == 40
+    assert call("--version").stdout.strip() == taster.__version__
+    for command in ("run", "list", "show", "report", "compare"):
+        assert call(command, "--help").returncode == 0
+
+
+def mistakes(folder: Path) -> list[tuple[list[str | Path], str]]:
+    (folder / "file").write_text("x")
+    (folder / "thesis").mkdir()
+    (folder / "thesis" / "text").write_text("x")
+    (folder / "broken.toml").write_text("= 1")
+    return [
+        (["run", "nothing"], "no such recipe"),
+        (["run", folder / "broken.toml"], "not TOML"),
+        (["run", "--set", "burn_in.epochs=0"], "wanted epochs to train"),
+        (["run", "--set", "model.name=mpl"], "wanted one of mlp"),
+        (["run", "--set", "data.source=./nowhere"], "data.source: ./nowhere: no such file or folder"),
+        (["run", "--set", "split.probe=9999"], "split.probe = 9999"),
+        (["run", "--set", "attack.accumulative.ratio=2"], "ratio: got 2, wanted less than or equal to 1"),
+        (["run", "--out", folder / "file" / "x"], "cannot be"),
+        (["run", "--out", folder / "thesis"], "not empty"),
+        (["run", "--out", "/proc/nowhere"], "cannot be written"),
+        (["run", "--seeds", "0"], "--seeds"),
+        (["run", "--set", "model.name=no_module:f"], "cannot be imported"),
+        (["run", "--set", "compute.device=tpu"], "compute.device"),
+        (["show", "nothing"], "no such recipe"),
+        (["report", folder], "not a run directory"),
+        (["compare", folder], "results.json cannot be read"),
+        (["nonsense"], "nonsense"),
+        (["run", "--nonsense"], "nonsense"),
+    ]
+
+
+def test_every_mistake_is_told_without_a_traceback(tmp_path: Path) -> None:
+    for arguments, message in mistakes(tmp_path):
+        result = call(*arguments, cwd=tmp_path)
+        assert result.returncode == 2, (arguments, result.stderr)
+        assert message in result.stderr, (arguments, result.stderr)
+        assert "Traceback" not in result.stderr
+        assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            "x, y = torch.rand(1797, 1, 8, 8), torch.arange(1797) % 10\n    x[3] = float('nan')",
+            "row 3: got values from nan",
+        ),
+        ("x, y = torch.rand(1797, 1, 8, 8) * 255, torch.arange(1797) % 10", "wanted floating point in [0, 1]"),
+        ("x, y = torch.randint(0, 255, (1797, 1, 8, 8)), torch.arange(1797) % 10", "wanted bytes"),
+        ("x, y = torch.rand(1797, 1, 8, 8), torch.arange(1797) % 10 - 1", "labels from -1"),
+        ("x, y = torch.rand(0, 1, 8, 8), torch.arange(0)", "no images"),
+    ],
+)
+def test_bad_data_is_told(body: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "odd.py").write_text(
+        f"import torch\ndef data():\n    {body}\n    return torch.utils.data.TensorDataset(x, y)\n"
+    )
+    result = call("run", "--set", "data.source=odd:data", cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_truncated_parquet_file_and_a_set_without_labels_are_told(tmp_path: Path) -> None:
+    from tests.data.test_load import write_parquet
+
+    bare = write_parquet(tmp_path / "bare.parquet", label=None)
+    whole = write_parquet(tmp_path / "whole.parquet")
+    whole.write_bytes(whole.read_bytes()[:-100])
+    for path, message in ((bare, "no label column"), (whole, "cannot be loaded")):
+        result = call("run", "--set", f"data.source={path}", cwd=tmp_path)
+        assert (result.returncode, "Traceback" in result.stderr) == (2, False), result.stderr
+        assert message in " ".join(result.stderr.split())
+
+
+def test_a_full_disk_while_recording_is_told_and_resumable(tiny_recipe: Path, tmp_path: Path) -> None:
+    """A limit on the size of any file stands for a disk that fills up in the middle of a run."""
+    resource = pytest.importorskip("resource")
+    limited = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (2500, resource.RLIM_INFINITY));"
+        "sys.argv[0] = 'taster'; from taster.cli import main; main()"
+    )
+    del resource
+    command = ["run", str(tiny_recipe), "--out", str(tmp_path / "run"), "--jobs", "1"]
+    result = subprocess.run(
+        [sys.executable, "-c", limited, *command], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert result.returncode == 2, result.stderr
+    assert "File too large" in result.stderr
+    assert "--resume" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert call(*command, "--resume", "--quiet").returncode == 0
+    assert len(json.loads((tmp_path / "run" / "results.json").read_text())["rows"]) == 8
+
+
+def test_a_model_of_another_width_is_told(recipe_with: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text(
+        "from torch import nn\ndef net(shape, classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))\n"
+    )
+    path = recipe_with(('name = "mlp"\nhidden = [16]', 'name = "nets:net"'))
+    result = call("run", path, cwd=tmp_path)
+    assert result.returncode == 2
+    assert "wanted [2, 10]: one number for each class" in result.stderr
+    assert torch.get_num_threads() > 0
