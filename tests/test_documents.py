@@ -1,0 +1,80 @@
+"""What the documents tell is true: their code runs, their links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from taster import Guard, Phase
+from taster.attacks import Campaign
+from taster.experiments import shipped_recipes
+from tests.conftest import TinyNet, tiny_batch, tiny_learner
+
+ROOT = Path(__file__).parent.parent
+
+
+def blocks(name: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
+
+
+def test_the_readmes_loop_guards_a_model(capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    model, trusted = TinyNet(), tiny_batch(50, seed=9)
+    broken = tiny_batch()
+    broken.x[0] = float("nan")
+    names = {
+        "model": model,
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+        "x_trusted": trusted.x,
+        "y_trusted": trusted.y,
+        "stream": [(b.x, b.y) for b in (tiny_batch(seed=1), broken, tiny_batch(seed=2))],
+    }
+    (code,) = blocks("README.md")
+    assert len(code.strip().splitlines()) <= 14
+    exec(code, names)
+    assert names["learner"].steps == 3
+    assert "1 finite_values samples or labels hold NaN" in capsys.readouterr().out
+
+
+def test_contributors_examples_run() -> None:
+    attack, defence = blocks("CONTRIBUTING.md")
+    names: dict[str, object] = {}
+    exec(attack, names)
+    campaign = names["brighten"](epsilon=0.2)
+    assert isinstance(campaign, Campaign)
+    fed = campaign.poison(tiny_batch(), tiny_learner().view(), Phase.TRIGGER)
+    assert float((fed.x - tiny_batch().x).max()) == pytest.approx(0.2)
+    exec(defence, names)
+    guard = names["sign"]()
+    assert isinstance(guard, Guard)
+    assert tiny_learner(guard=guard).feed(tiny_batch()).verdict.committed
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/recipes.md", "results/README.md"]
+)
+def test_links_lead_somewhere(name: str) -> None:
+    document = ROOT / name
+    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text()):
+        if not link.startswith("http"):
+            assert (document.parent / link).exists(), link
+
+
+def test_every_section_of_a_recipe_is_described() -> None:
+    from taster.experiments import Recipe
+
+    text = (ROOT / "docs" / "recipes.md").read_text()
+    for name, field in Recipe.model_fields.items():
+        assert f"`{name}`" in text or f"[{name}]" in text
+        for key in getattr(field.annotation, "model_fields", {}):
+            assert f"`{key}`" in text, f"{name}.{key}"
+    assert set(shipped_recipes()) >= {"quickstart", "mnist"}
+
+
+def test_commands_of_the_readme_exist() -> None:
+    text = (ROOT / "README.md").read_text()
+    for script in re.findall(r"scripts/\w+\.sh", text):
+        assert (ROOT / script).stat().st_mode & 0o111
