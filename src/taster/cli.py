@@ -243,7 +243,7 @@ def _show_results(name: str, rows: list[dict[str, Any]]) -> None:
         collapse_padding=True,
     )
     for i, heading in enumerate(HEADINGS):
-        table.add_column(heading, justify="left" if i < 2 else "right", no_wrap=i == 4, overflow="fold")
+        table.add_column(heading, justify="left" if i < 2 else "right", no_wrap=i == 2, overflow="fold")
     attack = ""
     for line in summarise(rows):
         cells = line.cells(narrow=True)

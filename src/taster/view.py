@@ -83,7 +83,10 @@ class View:
         """
         history = History(capacity=0) if self._history is None else self._history
         snapshot = history.at(moment)
-        return View(self._functional, snapshot.params, snapshot.buffers, step=snapshot.step, history=self._history)
+        # Snapshots may lie elsewhere, on the CPU say; the past is computed where the present is.
+        params = {name: tensor.to(self._params[name].device) for name, tensor in snapshot.params.items()}
+        buffers = {name: tensor.to(self._buffers[name].device) for name, tensor in snapshot.buffers.items()}
+        return View(self._functional, params, buffers, step=snapshot.step, history=self._history)
 
     def forward(
         self, x: Tensor, *, params: Mapping[str, Tensor] | None = None, batch_norm: BatchNormMode = "eval"

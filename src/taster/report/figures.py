@@ -1,4 +1,4 @@
-"""The curves and the overview, each in a light and a dark form."""
+"""Curves and drops, each in a light and a dark form."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def curves(cells: Sequence[dict[str, Any]], attacks: Sequence[str], defence: str
         defence: whose panel this is.
         theme: of the page it stands on.
     """
-    figure, axes = _figure(4.2, 3.0, theme)
+    figure = Figure(figsize=(4.2, 3.0), layout="constrained")
+    axes = figure.subplots()
+    _style(axes, theme)
     for index, attack in enumerate(attacks):
         label: str | None = attack
         for cell in cells:
@@ -61,38 +63,32 @@ def curves(cells: Sequence[dict[str, Any]], attacks: Sequence[str], defence: str
     return figure
 
 
-def overview(lines: Sequence[Line], attacks: Sequence[str], defences: Sequence[str], theme: Theme) -> Figure:
-    """The drop at the trigger step for each attack, one group of bars for each defence; whiskers are one deviation."""
-    figure, axes = _figure(7.2, 0.9 + 0.27 * len(lines), theme)
+def drops(lines: Sequence[Line], attacks: Sequence[str], defences: Sequence[str], theme: Theme) -> Figure:
+    """The drop at the trigger step for each attack, a panel for each of the defences; whiskers are one deviation.
+
+    Args:
+        lines: of all defences: they decide the range of the axis, so that panels drawn by themselves can be compared.
+        attacks: labels, in the order of their colours.
+        defences: whose panels to draw, side by side; a single one gets no title.
+        theme: of the page it stands on.
+    """
+    figure = Figure(figsize=(1.4 + 2.8 * len(defences), 0.9 + 0.33 * len(attacks)), layout="constrained")
+    panels = figure.subplots(1, len(defences), sharey=True, squeeze=False)[0]
+    low = min(0.0, *(line.drop.mean - (line.drop.deviation or 0.0) for line in lines))
+    high = max(0.0, *(line.drop.mean + (line.drop.deviation or 0.0) for line in lines))
     by_key = {(line.attack, line.defence): line for line in lines}
-    ticks: list[float] = []
-    names: list[str] = []
-    y = 0.0
-    for defence in defences:
-        axes.text(
-            0.01,
-            y - 0.15,
-            f"defence: {defence}",
-            color=_INK[theme],
-            fontsize=9,
-            fontweight="bold",
-            va="center",
-            transform=axes.get_yaxis_transform(),
-        )
-        y += 0.9
-        for index, attack in enumerate(attacks):
+    for axes, defence in zip(panels, defences, strict=True):
+        _style(axes, theme)
+        for y, attack in enumerate(attacks):
             line = by_key.get((attack, defence))
             if line is None:
                 continue
-            axes.barh(y, line.drop.mean, height=0.72, color=colour(index))
-            if line.drop.deviation:
-                axes.errorbar(
-                    line.drop.mean, y, xerr=line.drop.deviation, color=_INK[theme], linewidth=1, capsize=2, zorder=3
-                )
-            reach = min(0.0, line.drop.mean - (line.drop.deviation or 0.0))
+            mean, deviation = line.drop.mean, line.drop.deviation or 0.0
+            axes.barh(y, mean, height=0.7, color=colour(y))
+            axes.errorbar(mean, y, xerr=deviation, color=_INK[theme], linewidth=1, capsize=2, zorder=3)
             axes.annotate(
                 line.drop.text(sign=True),
-                (reach, y),
+                (min(0.0, mean - deviation), y),
                 xytext=(-4, 0),
                 textcoords="offset points",
                 ha="right",
@@ -100,16 +96,14 @@ def overview(lines: Sequence[Line], attacks: Sequence[str], defences: Sequence[s
                 fontsize=8,
                 color=_INK[theme],
             )
-            ticks.append(y)
-            names.append(attack)
-            y += 0.8
-        y += 0.35
-    axes.set_yticks(ticks, names)
-    axes.set_ylim(y - 0.3, -0.7)
-    low, high = axes.get_xlim()
-    axes.set_xlim(low - 0.16 * (high - low), high)  # room for the numbers
-    axes.axvline(0, color=_INK[theme], linewidth=0.8)
-    axes.set_xlabel("change of test accuracy by the one trigger step, points")
+        axes.set_yticks(range(len(attacks)), attacks)
+        axes.set_ylim(len(attacks) - 0.4, -0.6)
+        # Room for the numbers on the left.
+        axes.set_xlim(low - 0.4 * (high - low + 1), high + 0.05 * (high - low + 1))
+        axes.axvline(0, color=_INK[theme], linewidth=0.8)
+        if len(defences) > 1:
+            axes.set_title(f"defence: {defence}", color=_INK[theme], fontsize=10)
+    figure.supxlabel("change of test accuracy by the one trigger step, points", color=_INK[theme], fontsize=9)
     return figure
 
 
@@ -128,9 +122,7 @@ def as_png(figure: Figure, *, background: str = "white") -> bytes:
     return buffer.getvalue()
 
 
-def _figure(width: float, height: float, theme: Theme) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots()
+def _style(axes: Axes, theme: Theme) -> None:
     axes.set_facecolor("none")
     axes.grid(True, color=_FAINT[theme], linewidth=0.6)
     axes.set_axisbelow(True)
@@ -140,4 +132,3 @@ def _figure(width: float, height: float, theme: Theme) -> tuple[Figure, Axes]:
     axes.tick_params(colors=_INK[theme], labelsize=9)
     axes.xaxis.label.set_color(_INK[theme])
     axes.yaxis.label.set_color(_INK[theme])
-    return figure, axes

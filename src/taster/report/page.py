@@ -13,7 +13,7 @@ import jinja2
 from matplotlib.figure import Figure
 
 from taster.errors import RunDirectoryError
-from taster.report.figures import Theme, as_png, as_svg, colour, curves, overview
+from taster.report.figures import Theme, as_png, as_svg, colour, curves, drops
 from taster.report.pictures import magnified_difference, strip
 from taster.report.summary import HEADINGS, LEGEND, Line, Spread, summarise, worst
 
@@ -37,11 +37,11 @@ def write_report(run: RunDirectory) -> Path:
     lines = summarise([cell["row"] for cell in cells])
     attacks = [entry.label for entry in recipe.attack]
     defences = [entry.label for entry in recipe.defence]
-    figures = {"overview": _draw(run, "overview", lambda theme: overview(lines, attacks, defences, theme))}
-    for i, defence in enumerate(defences):
-        name = f"curves-{i + 1}"
-        figures[name] = _draw(run, name, partial(curves, cells, attacks, defence))
-    run.write_bytes("figures/overview.png", as_png(overview(lines, attacks, defences, "light")))
+    bars, panels = [], []
+    for i, defence in enumerate(defences, 1):
+        bars.append((defence, _draw(run, f"drops-{i}", partial(drops, lines, attacks, [defence]))))
+        panels.append((defence, _draw(run, f"curves-{i}", partial(curves, cells, attacks, defence))))
+    run.write_bytes("figures/overview.png", as_png(drops(lines, attacks, defences, "light")))
     wanted = len(attacks) * len(defences) * len(recipe.seeds)
     page = _template().render(
         recipe=recipe,
@@ -53,8 +53,8 @@ def write_report(run: RunDirectory) -> Path:
         headings=HEADINGS,
         legend=LEGEND,
         lines=lines,
-        figures=figures,
-        panels=list(zip(defences, list(figures)[1:], strict=True)),
+        bars=bars,
+        panels=panels,
         attacks=[(label, colour(i)) for i, label in enumerate(attacks)],
         pictures=pictures(cells, attacks),
         refusals=refusals(cells),

@@ -15,7 +15,7 @@ _WIDTH = 48
 def strip(images: Tensor) -> bytes:
     """Images [n, c, h, w] in [0, 1] in a row, as a PNG with every pixel enlarged to a visible size."""
     n, channels, height, width = images.shape
-    row = torch.ones(channels, height, n * (width + _GAP) - _GAP)
+    row = torch.full((channels, height, n * (width + _GAP) - _GAP), 0.5)
     for i in range(n):
         left = i * (width + _GAP)
         row[:, :, left : left + width] = images[i]

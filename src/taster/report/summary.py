@@ -54,20 +54,20 @@ class Line:
         return [
             self.attack,
             self.defence,
+            self.drop.text(sign=True),
             before.text(),
             after.text(),
-            self.drop.text(sign=True),
             steps.text(),
             rejected.text(),
             "–" if self.cost is None else f"{self.cost.mean:.2f}",
         ]
 
 
-HEADINGS = ("attack", "defence", "before", "after", "drop", "steps", "refused", "cost")
+HEADINGS = ("attack", "defence", "drop", "before", "after", "steps", "refused", "cost")
 LEGEND = (
-    "before, after: test accuracy in % just before and just after the trigger step; drop: their difference in points; "
-    "steps: accumulative steps; refused: updates the guard undid; cost: seconds of a defended step over a plain one; "
-    "mean ± standard deviation over seeds."
+    "drop: what one trigger step did to test accuracy, in points; before, after: the accuracy on both sides of it, "
+    "in %; steps: accumulative steps; refused: updates the guard undid; cost: seconds of a defended step over a plain "
+    "one; mean ± standard deviation over seeds."
 )
 
 
