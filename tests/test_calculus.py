@@ -120,16 +120,17 @@ def test_accumulation_direction(problem: Problem, how: Normalise) -> None:
         torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.parametrize("outer", ["none", "per_tensor"])
 @pytest.mark.parametrize("how", WAYS)
-def test_accumulation_derivative(problem: Problem, how: Normalise) -> None:
+def test_accumulation_derivative(problem: Problem, how: Normalise, outer: Normalise) -> None:
     def value(x: Tensor) -> Tensor:
         towards = accumulation_direction(
             lambda p: problem.loss(p, problem.other), lambda p: problem.loss(p, x), problem.params, how
         )
-        return inner(towards, problem.v)
+        return inner(towards, problem.v, outer)
 
     found = accumulation_derivative(
-        lambda p: problem.loss(p, problem.other), problem.loss, problem.params, problem.x, problem.v, how
+        lambda p: problem.loss(p, problem.other), problem.loss, problem.params, problem.x, problem.v, how, outer
     )
     torch.testing.assert_close(found, numeric(value, problem.x), rtol=1e-5, atol=1e-8)
 

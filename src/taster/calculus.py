@@ -105,9 +105,11 @@ def accumulation_derivative(
     x: Tensor,
     direction: Mapping[str, Tensor],
     normalise: Normalise = "none",
+    outer: Normalise = "none",
 ) -> Tensor:
     """∇ₓ ⟨v, ∇_θ ⟨∇_θ L_a(θ), ∇_θ L_b(x; θ)⟩⟩, of the shape of x: how samples of L_b steer the direction G_t towards v.
 
+    `normalise` says how the inner product of the two gradients is taken, `outer` the one with v.
     This is ∇ of H_t with respect to the trigger batch in Pang et al. 2021, Algorithm 1: a third derivative of L_b.
     """
     leaves = _leaves(params)
@@ -115,7 +117,7 @@ def accumulation_derivative(
     a = _grad(loss_a(leaves), leaves, create_graph=True)
     b = _grad(loss_b(leaves, x), leaves, create_graph=True)
     towards = _grad(inner(a, b, normalise), leaves, create_graph=True)
-    (derivative,) = torch.autograd.grad(inner(towards, direction), x)
+    (derivative,) = torch.autograd.grad(inner(towards, direction, outer), x)
     return derivative
 
 

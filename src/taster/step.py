@@ -65,11 +65,11 @@ def guarded_step(learner: Learner, item: T, guard: Guard, reduce: Reduce[T]) -> 
         corrected=admitted.corrected,
         gradient_norm_before=norm_before,
         gradient_norm_after=norm_after,
-        seconds=clock.seconds(),
     )
     learner.steps += 1
     guard.observe(record, learner.view())
-    return record
+    clock.lap("observe")
+    return replace(record, seconds=clock.seconds())
 
 
 def admit(item: T, screens: Sequence[Screen[T]], view: View, clock: Clock) -> Admitted[T]:

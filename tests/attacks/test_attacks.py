@@ -166,3 +166,22 @@ def test_resampling_draws_anew_each_round() -> None:
 
     assert rounds(resample_validation=False) == 1
     assert rounds(resample_validation=True) == 3
+
+
+def test_without_a_weight_the_optimised_trigger_stays_where_it_started() -> None:
+    learner, clean = trained(), tiny_batch(8, seed=50)
+
+    def trigger(weight: float) -> torch.Tensor:
+        campaign = accumulative(
+            clean,
+            lambda n: tiny_batch(n, seed=60),
+            torch.Generator(),
+            trigger_batch="optimised",
+            pgd_steps=2,
+            accumulation_weight=weight,
+        )
+        campaign.poison(tiny_batch(seed=70), learner.view(), Phase.ACCUMULATE)
+        return campaign.poison(clean, learner.view(), Phase.TRIGGER).x
+
+    assert torch.equal(trigger(0.0), clean.x)
+    assert not torch.equal(trigger(1.0), clean.x)

@@ -55,7 +55,8 @@ def accumulative(
         accumulation_weight: λ; 0 is the control that only follows the clean gradient.
         trigger_batch: "clean" leaves S_T as it is; "fixed" poisons it by Eq. 6 before the first round;
             "recrafted" does so anew before every round and at the strike, which is the minimum over P in Eq. 7 at the
-            model as it is; "optimised" moves it along ∇ H_t in every PGD step of every round (Algorithm 1).
+            model as it is; "optimised" starts from S_T and moves it along ∇ H_t in every PGD step of every
+            round (Algorithm 1).
         resample_validation: draws S_val anew each round ("re-sampling" in Table 1); else it is drawn once.
         normalise: of the gradients of S_t, S_T and S_val.
         normalise_poisoned: of the poison's own gradient and of G_t too, each term then a cosine, as the published code
@@ -116,7 +117,7 @@ class Accumulation:
         crafting = self._crafting
         chosen = crafting.budget.choose(len(clean), self._generator).to(clean.x.device)
         s_val = self._draw_validation()
-        s_trigger = self._poisoned_trigger(view)
+        s_trigger = self._poisoned_trigger(view, s_val)
         keep = crafting.target(view, clean)
         if self._mode != "optimised":
             towards = self._direction(view, s_val, s_trigger)
@@ -132,19 +133,21 @@ class Accumulation:
 
     def trigger_for(self, clean: Batch, view: View) -> Batch:
         """P(S_T), as it stands after the accumulative phase; made now where there was none."""
-        return clean if self._mode == "clean" else self._poisoned_trigger(view)
+        return clean if self._mode == "clean" else self._poisoned_trigger(view, self._draw_validation())
 
     def _draw_validation(self) -> Batch:
         if self._validation is None or self._resample:
             self._validation = self._draw(self._size)
         return self._validation
 
-    def _poisoned_trigger(self, view: View) -> Batch:
-        """The trigger so far: before the first round the vanilla one (Eq. 6), or S_T itself where it stays clean."""
+    def _poisoned_trigger(self, view: View, s_val: Batch) -> Batch:
+        """The trigger as this round begins."""
         if self._mode == "clean":
             return self._clean
+        if self._trigger is None and self._mode == "optimised":
+            self._trigger = self._clean  # Algorithm 1: "Initialize P(S_T) = S_T"
         if self._trigger is None or self._mode == "recrafted":
-            against = self._crafting.target(view, self._draw_validation())
+            against = self._crafting.target(view, s_val)
             self._trigger = Batch(self._crafting.oppose(self._clean, view, against, self._chosen), self._clean.y)
         return self._trigger
 
@@ -164,7 +167,9 @@ class Accumulation:
         return [(1.0, {name: keep[name] + self._weight * towards[name] for name in keep})]
 
     def _move_trigger(self, view: View, s_val: Batch, poisoned: Batch, x_trigger: Tensor) -> Tensor:
-        """P(x_T) ← proj(P(x_T) + α sign ∇ H_t)."""
+        """P(x_T) ← proj(P(x_T) + α sign ∇ H_t). Only λ G_t depends on the trigger, and only the sign of λ matters."""
+        if self._weight == 0:
+            return x_trigger
         crafting = self._crafting
         slope = accumulation_derivative(
             lambda p: crafting.loss(view, s_val, p),
@@ -173,6 +178,7 @@ class Accumulation:
             x_trigger,
             crafting.gradient(view, poisoned),
             crafting.normalise,
+            crafting.normalise if crafting.normalise_poisoned else "none",
         )
         slope[~self._chosen] = 0
         return crafting.budget.ball.step(x_trigger, slope, crafting.alpha, self._clean.x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -98,7 +99,9 @@ class RunDirectory:
 
     def cell(self, attack: str, defence: str, seed: int) -> CellDirectory:
         """The folder of one cell."""
-        return CellDirectory(self.path / "cells" / f"{_slug(attack)}--{_slug(defence)}--{seed}", self)
+        # The digest keeps labels apart that differ only in what a file name cannot hold.
+        digest = hashlib.sha256(json.dumps([attack, defence]).encode()).hexdigest()[:6]
+        return CellDirectory(self.path / "cells" / f"{_slug(attack)}--{_slug(defence)}--{digest}--{seed}", self)
 
     def gather(self, recipe: Recipe) -> list[dict[str, Any]]:
         """Writes results.json from the finished cells, in the order of the grid; returns its rows."""
