@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,6 +51,8 @@ def test_a_run_prints_its_table_and_leaves_its_page(tiny_recipe: Path, tmp_path:
 def test_reports_and_comparisons(done: Path) -> None:
     result = call("report", done, "--json")
     assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["recipe"] == "tiny"
+    assert "accumulative" in result.stderr
     (done / "report.html").unlink()
     assert call("report", done, "--quiet").stdout == ""
     assert (done / "report.html").is_file()
@@ -79,6 +83,8 @@ def mistakes(folder: Path) -> list[tuple[list[str | Path], str]]:
     (folder / "thesis").mkdir()
     (folder / "thesis" / "text").write_text("x")
     (folder / "broken.toml").write_text("= 1")
+    (folder / "odd").mkdir()
+    (folder / "odd" / "results.json").write_text("{}")
     return [
         (["run", "nothing"], "no such recipe"),
         (["run", folder / "broken.toml"], "not TOML"),
@@ -93,6 +99,9 @@ def mistakes(folder: Path) -> list[tuple[list[str | Path], str]]:
         (["run", "--seeds", "0"], "--seeds"),
         (["run", "--set", "model.name=no_module:f"], "cannot be imported"),
         (["run", "--set", "compute.device=tpu"], "compute.device"),
+        (["run", "--set", "compute.device=meta"], "compute.device"),
+        (["run", "--resume", "--out", "x" * 5000], "cannot be"),
+        (["compare", folder / "odd"], "results.json has no rows"),
         (["show", "nothing"], "no such recipe"),
         (["report", folder], "not a run directory"),
         (["compare", folder], "results.json cannot be read"),
@@ -175,3 +184,16 @@ def test_a_model_of_another_width_is_told(recipe_with: Callable[..., Path], tmp_
     assert result.returncode == 2
     assert "wanted [2, 10]: one number for each class" in result.stderr
     assert torch.get_num_threads() > 0
+
+
+def test_ctrl_c_stops_and_tells_how_to_go_on(tiny_recipe: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "taster", "run", str(tiny_recipe), "--out", str(tmp_path / "run"), "--jobs", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    while not (tmp_path / "run" / "burn_in" / "seed-0.safetensors").exists():
+        assert process.poll() is None, "the run ended before it could be stopped"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in message
+    assert "Traceback" not in message

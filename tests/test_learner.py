@@ -68,3 +68,29 @@ def test_the_state_of_another_model_is_told_and_nothing_is_loaded() -> None:
     with pytest.raises(CheckpointError, match="other stages"):
         learner.load_state_dict(guarded.state_dict())
     assert same_state(before, full_state(learner))
+
+
+def test_parameters_outside_the_model_are_told() -> None:
+    model, temperature = TinyNet(), nn.Parameter(torch.ones(1))
+    with pytest.raises(ModelError, match="1 parameters outside the model"):
+        Learner(model, torch.optim.SGD([*model.parameters(), temperature], lr=0.1), cross_entropy)
+
+
+def test_loading_takes_the_place_of_what_was_there() -> None:
+    empty, full = tiny_learner(history=History()), tiny_learner(history=History())
+    full.feed(tiny_batch())
+    full.history.pin("old", full.snapshot())
+    full.load_state_dict(empty.state_dict())
+    assert full.history.steps == ()
+    assert full.history.pinned == ()
+
+
+def test_a_loaded_state_is_not_written_into() -> None:
+    learner, other = tiny_learner(), tiny_learner()
+    learner.feed(tiny_batch())
+    state = learner.state_dict()
+    kept = [s["momentum_buffer"].clone() for s in state["optimizer"]["state"].values()]
+    other.load_state_dict(state)
+    other.feed(tiny_batch(seed=1))
+    now = [s["momentum_buffer"] for s in state["optimizer"]["state"].values()]
+    assert all(map(torch.equal, kept, now))

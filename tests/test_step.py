@@ -180,6 +180,14 @@ def faulty_call(learner: Learner, kind: str) -> None:
         learner.step(batch.x - 0.5, batch.y)
     elif kind == "lengths":
         learner.step(batch.x, batch.y[:3])
+    elif kind == "short labels":
+        learner.step(batch.x, batch.y.int())
+    elif kind == "column":
+        learner.step(batch.x, batch.y[:, None])
+    elif kind == "channels":
+        learner.step(batch.x.expand(-1, 2, -1, -1), batch.y)
+    elif kind == "no pixels":
+        learner.step(batch.x[..., :0], batch.y)
     elif kind == "list":
         learner.step([1.0], batch.y)
     elif kind == "vector loss":
@@ -205,6 +213,10 @@ def faulty_call(learner: Learner, kind: str) -> None:
         ("negative", BatchError, "got samples from -0"),
         ("lengths", BatchError, "8 samples in x and 3 labels"),
         ("list", BatchError, "got list"),
+        ("short labels", LabelError, "wanted torch.int64"),
+        ("column", LossError, r"cannot take an output \[8, 3\] and labels \[8, 1\]"),
+        ("channels", BatchError, r"cannot take samples \[8, 2, 6, 6\]"),
+        ("no pixels", BatchError, "empty batch"),
         ("vector loss", LossError, r"shape \[8\]"),
         ("float loss", LossError, "returned float"),
         ("detached loss", LossError, "not connected"),
@@ -288,7 +300,8 @@ def test_an_exception_in_a_gate_undoes_the_update() -> None:
     ("guard", "message"),
     [
         (Guard(screens=[lambda admitted, view: None]), "wanted Admitted"),
-        (Guard(transforms=[lambda g, view: {}]), "names of the gradient"),
+        (Guard(transforms=[lambda g, view: {}]), "a gradient with the same names"),
+        (Guard(transforms=[lambda g, view: None]), "a gradient with the same names"),
         (Guard(gates=[lambda change: True]), "wanted a Verdict"),
     ],
 )
@@ -313,3 +326,9 @@ def test_bfloat16_trains_in_mixed_precision() -> None:
     losses = [learner.feed(tiny_batch()).loss for _ in range(30)]
     assert losses[-1] < losses[0]
     assert all(p.dtype == torch.float32 for p in learner.model.parameters())
+
+
+def test_a_refused_gradient_does_not_stay_behind() -> None:
+    learner = tiny_learner(guard=Guard(gates=[lambda change: reject("no")]))
+    learner.feed(tiny_batch())
+    assert all(p.grad is None for p in learner.model.parameters())

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from taster import Action, Guard, History, StepRecord, View, rewind
-from taster.errors import HistoryError
+from taster.errors import HistoryError, TransactionError
 from taster.guard import Change
 from taster.types import COMMIT, Verdict
 from tests.conftest import full_state, same_state, tiny_batch, tiny_learner
@@ -125,3 +125,26 @@ def test_stages_that_keep_state_are_told_after_every_step_and_never_otherwise() 
     learner.feed(batch)
     assert [r.step for r in counter.records] == [0, 1]
     assert [r.verdict.committed for r in counter.records] == [True, False]
+
+
+def test_a_snapshot_survives_the_steps_after_a_rewind_to_it() -> None:
+    class Twice:
+        def __call__(self, change: Change) -> Verdict:
+            return rewind(change.step - 2, "again") if change.step in (4, 7) else COMMIT
+
+    learner = tiny_learner(guard=Guard(gates=[Twice()]), history=History(capacity=9, every=2))
+    states = []
+    for i in range(8):
+        states.append(full_state(learner))
+        learner.feed(tiny_batch(seed=i))
+        if i in (4, 7):
+            assert same_state(full_state(learner), states[2])
+
+
+def test_one_transaction_at_a_time() -> None:
+    learner = tiny_learner()
+    before = full_state(learner)
+    with pytest.raises(TransactionError, match="one at a time"), learner.transaction():
+        learner.feed(tiny_batch())
+    assert same_state(before, full_state(learner))
+    assert learner.feed(tiny_batch()).verdict.committed

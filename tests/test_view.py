@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from taster import History, Learner, View
+from taster import History, Learner, Phase, View
+from taster.attacks import accumulative
 from taster.errors import HistoryError, ModelError, StaleViewError
 from tests.conftest import TinyNet, full_state, same_state, tiny_batch, tiny_learner
 
@@ -125,6 +126,10 @@ def test_all_kinds_of_models_work(build: type[nn.Module]) -> None:
     x = batch.x.clone().requires_grad_()
     learner.view().loss(x, batch.y).backward()
     assert x.grad.abs().sum() > 0
+    settings = {"epsilon": 0.1, "pgd_steps": 2, "trigger_batch": "optimised"}
+    campaign = accumulative(batch, lambda n: tiny_batch(n, seed=3), torch.Generator(), **settings)
+    fed = campaign.poison(batch, learner.view(), Phase.ACCUMULATE)
+    assert bool((fed.x != batch.x).any())
 
 
 def test_a_model_that_cannot_be_copied_is_told() -> None:

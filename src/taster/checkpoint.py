@@ -14,6 +14,7 @@ from torch import Tensor
 from taster.errors import CheckpointError
 
 _STRUCTURE = "taster.structure"
+_PARTIAL = ".part"
 
 
 def save_state(path: Path | str, state: Any) -> None:
@@ -52,7 +53,7 @@ def load_state(path: Path | str) -> Any:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file so that a reader, or a crash, finds the old content or the new, never half of it."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    beside = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")
     try:
         with open(beside, "wb") as file:
             file.write(content)
@@ -62,6 +63,11 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def is_partial(path: Path) -> bool:
+    """Whether this is what `write_atomically` had begun when it was killed."""
+    return path.name.startswith(".") and path.name.endswith(_PARTIAL)
 
 
 def _flatten(value: Any, tensors: dict[str, Tensor]) -> Any:

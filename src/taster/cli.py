@@ -51,9 +51,6 @@ def main() -> None:
     except TasterError as error:
         _messages.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        _messages.print("\nstopped; the cells that were finished are kept: go on with --resume", highlight=False)
-        sys.exit(130)
 
 
 @app.callback(invoke_without_command=True)
@@ -114,14 +111,18 @@ def run(
         chosen = read_recipe(recipe or "quickstart", wanted)
     directory = _directory(chosen.name, out, resume)
     with _progress(quiet) as progress:
-        rows = run_recipe(chosen, directory, resume=resume, jobs=jobs, watcher=_Bars(progress))
+        try:
+            rows = run_recipe(chosen, directory, resume=resume, jobs=jobs, watcher=_Bars(progress))
+        except KeyboardInterrupt:
+            _messages.print(f"stopped; go on with: taster run ... --resume --out {directory}", highlight=False)
+            raise typer.Exit(130) from None
         task = progress.add_task("report", total=None)
         page = write_report(RunDirectory(directory))
         progress.remove_task(task)
     if as_json:
         typer.echo(json.dumps(RunDirectory(directory).results()))
     if not quiet:
-        _show_results(chosen.name, rows)
+        _show_results(chosen.name, rows, _messages if as_json else Console())
         _messages.print(f"The page: {page}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -181,7 +182,7 @@ def report(
     if as_json:
         typer.echo(json.dumps({"recipe": recipe.name, "rows": rows}))
     if not quiet:
-        _show_results(recipe.name, rows)
+        _show_results(recipe.name, rows, _messages if as_json else Console())
         _messages.print(f"The page: {page}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -231,7 +232,7 @@ def _directory(name: str, out: Path | None, resume: bool) -> Path:
     return last if resume else path
 
 
-def _show_results(name: str, rows: list[dict[str, Any]]) -> None:
+def _show_results(name: str, rows: list[dict[str, Any]], console: Console) -> None:
     from taster.report import HEADINGS, LEGEND, summarise
 
     table = Table(
@@ -249,7 +250,7 @@ def _show_results(name: str, rows: list[dict[str, Any]]) -> None:
         cells = line.cells(narrow=True)
         table.add_row("" if line.attack == attack else cells[0], *cells[1:])
         attack = line.attack
-    Console().print(table)
+    console.print(table)
     _messages.print(LEGEND, style="dim", highlight=False)
 
 

@@ -39,6 +39,14 @@ class StaleViewError(TasterError, RuntimeError):
     """A view was read after the learner it showed had moved on."""
 
 
+class TransactionError(TasterError, RuntimeError):
+    """A transaction was opened inside another: there is one copy to go back to, so there can be one at a time."""
+
+
+class SettingError(TasterError, ValueError):
+    """A setting of an attack, a defence or a model that its signature does not allow."""
+
+
 class AttackError(TasterError, ValueError):
     """An attack that was set up with something it cannot work with."""
 

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from taster.errors import ModelError
@@ -78,7 +79,8 @@ class Functional:
         own = {name: buffer.clone() for name, buffer in buffers.items()}
         for module in self._batch_norms:
             module.training = batch_norm == "train"
-        with autocast(x.device, self._precision):
+        # Fused attention kernels have no second derivative; the plain one has.
+        with autocast(x.device, self._precision), sdpa_kernel(SDPBackend.MATH):
             output = functional_call(self._skeleton, {**params, **own}, (x,))
         return full_precision(output)
 

@@ -136,7 +136,9 @@ class History:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up the snapshots of `state_dict`."""
+        """Takes up the snapshots of `state_dict`, in place of those in memory."""
+        self._ring = {step: s for step, s in self._ring.items() if isinstance(s, Path)}
+        self._pinned = {label: s for label, s in self._pinned.items() if isinstance(s, Path)}
         for entry in state["ring"]:
             self.record(Snapshot(**entry))
         for label, entry in state["pinned"].items():

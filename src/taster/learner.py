@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,7 +41,8 @@ class Learner:
         precision: of the forward pass; "bfloat16" runs it under autocast.
 
     Raises:
-        ModelError: when the optimizer holds none of the model's parameters, or needs a closure (LBFGS).
+        ModelError: when the optimizer holds none of the model's parameters, or others beside them, or needs a closure
+            (LBFGS).
     """
 
     def __init__(
@@ -55,9 +57,15 @@ class Learner:
         precision: Precision = "float32",
     ) -> None:
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        if not any(id(p) in held for p in model.parameters()):
+        own = {id(p) for p in model.parameters()}
+        if not held & own:
             raise ModelError(
                 "got an optimizer that holds none of the model's parameters, wanted one made for this model"
+            )
+        if held - own:
+            raise ModelError(
+                f"got an optimizer that holds {len(held - own)} parameters outside the model, which no guard sees; "
+                "wanted one module that holds them all"
             )
         if isinstance(optimizer, torch.optim.LBFGS):
             raise ModelError(
@@ -88,10 +96,10 @@ class Learner:
             what became of it. A batch, loss or gradient that is not finite is refused, with the reason in the record.
 
         Raises:
-            BatchError: for a malformed batch: no samples, unequal lengths, wrong dtype, values out of range, or a
-                single sample where batch norm needs more. The learner is then as it was before, bit for bit.
+            BatchError: for a malformed batch: no samples, unequal lengths, wrong shape, dtype or device, values out of
+                range, or a single sample where batch norm needs more. The learner is then as before, bit for bit.
             LabelError: for labels that the model has no output for.
-            LossError: for a loss that returns no single number.
+            LossError: for a loss that returns no single number, or cannot take the output and labels.
         """
         return self.feed(Batch(x, y))
 
@@ -132,7 +140,8 @@ class Learner:
         """Goes back to a snapshot: parameters, buffers and optimizer state. The count of steps goes on."""
         _load_tensors(dict(self.model.named_parameters()), snapshot.params, "parameter")
         _load_tensors(dict(self.model.named_buffers()), snapshot.buffers, "buffer")
-        self.optimizer.load_state_dict(snapshot.optimizer)
+        # Copied, as the optimizer would otherwise go on writing into the snapshot.
+        self.optimizer.load_state_dict(copy.deepcopy(snapshot.optimizer))
         if self.history is not None:
             self.history.forget_after(snapshot.step)
         self._changed()
@@ -164,7 +173,7 @@ class Learner:
         before = {name: value.clone() for name, value in self.model.state_dict().items()}
         try:
             self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         except (RuntimeError, ValueError, KeyError) as error:
             self.model.load_state_dict(before)
             raise CheckpointError(f"got the state of another model or optimizer: {error}") from error
@@ -222,9 +231,13 @@ def backward(admitted: Admitted[Batch], learner: Learner) -> tuple[Tensors, floa
     try:
         with autocast(batch.x.device, learner.precision):
             output = learner.model(batch.x)
-    except ValueError as error:
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError) as error:
         if "Expected more than 1 value per channel" not in str(error):
-            raise
+            raise BatchError(
+                f"the model cannot take samples {list(batch.x.shape)} of {batch.x.dtype} on {batch.x.device}: {error}"
+            ) from error
         raise SmallBatchError(
             f"got a batch of {len(batch)} sample, wanted at least 2: batch norm in train mode has no statistics of one "
             "value; collect more samples, or put the batch-norm layers into eval mode"

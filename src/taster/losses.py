@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +22,12 @@ def check_labels(output: Tensor, y: Tensor, loss: Loss) -> None:
     Looks only at outputs [n, classes, ...] with whole-number labels [n, ...]; `ignore_index` of the loss is allowed.
 
     Raises:
-        LabelError: with the range of the labels and of the classes.
+        LabelError: with the range of the labels and of the classes, or for whole numbers that are not int64.
     """
     if y.is_floating_point() or y.is_complex() or output.dim() != y.dim() + 1 or output.shape[2:] != y.shape[1:]:
         return
+    if y.dtype != torch.int64:
+        raise LabelError(f"got labels of {y.dtype}, wanted torch.int64: y.long()")
     ignored = getattr(loss, "ignore_index", None)
     labels = y if ignored is None else y[y != ignored]
     if labels.numel() == 0:
@@ -43,7 +46,7 @@ def scalar_loss(loss: Loss, output: Tensor, y: Tensor) -> Tensor:
         LabelError: see `check_labels`.
     """
     check_labels(output, y, loss)
-    value = loss(output, y)
+    value = _called(loss, output, y)
     if not isinstance(value, Tensor):
         raise LossError(f"the loss returned {type(value).__name__}, wanted a torch.Tensor with one number")
     if value.numel() != 1:
@@ -69,12 +72,23 @@ def sample_losses(loss: Loss, output: Tensor, y: Tensor) -> Tensor:
     if isinstance(loss, nn.Module) and hasattr(loss, "reduction"):
         unreduced = copy.copy(loss)
         vars(unreduced)["reduction"] = "none"
-        values = unreduced(output, y)
+        values = _called(unreduced, output, y)
     elif _takes_reduction(loss):
-        values = loss(output, y, reduction="none")  # type: ignore[call-arg]
+        values = _called(partial(loss, **{"reduction": "none"}), output, y)
     if values is None or values.shape[:1] != output.shape[:1]:
         return torch.stack([scalar_loss(loss, output[i : i + 1], y[i : i + 1]) for i in range(len(y))])
     return values.flatten(1).mean(1) if values.dim() > 1 else values
+
+
+def _called(loss: Loss, output: Tensor, y: Tensor) -> Tensor:
+    try:
+        return loss(output, y)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise LossError(
+            f"the loss cannot take an output {list(output.shape)} and labels {list(y.shape)} of {y.dtype}: {error}"
+        ) from error
 
 
 def _takes_reduction(loss: Loss) -> bool:

@@ -102,10 +102,8 @@ def transform(gradient: Tensors, transforms: Sequence[Transform], view: View, cl
     for stage in transforms:
         with clock.stage(stage):
             changed = stage(gradient, view)
-        if changed.keys() != gradient.keys():
-            raise GuardError(
-                f"the transform {stage_name(stage)} changed the names of the gradient, wanted the same ones"
-            )
+        if not isinstance(changed, dict) or changed.keys() != gradient.keys():
+            raise GuardError(f"the transform {stage_name(stage)} did not return a gradient with the same names")
         gradient = changed
     return gradient
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from taster.errors import TransactionError
 from taster.history import Snapshot
 from taster.types import Action, Tensors, Verdict
 from taster.view import View
@@ -22,9 +23,13 @@ class StateCopy:
 
     Saving costs one read and one write of those tensors; restoring puts every bit back in place, and removes what the
     optimizer has added since.
+
+    Attributes:
+        in_use: whether somebody counts on the copy.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self.in_use = False
         self._model = model
         self._optimizer = optimizer
         self._live: list[Tensor] = []
@@ -39,8 +44,6 @@ class StateCopy:
         """Takes the copy."""
         params = dict(self._model.named_parameters())
         self._param_names = list(params)
-        known = {id(p) for p in params.values()}
-        strangers = [p for g in self._optimizer.param_groups for p in g["params"] if id(p) not in known]
         self._buffer_places = [
             (f"{prefix}.{key}" if prefix else key, module._buffers, key)
             for prefix, module in self._model.named_modules()
@@ -49,7 +52,6 @@ class StateCopy:
         ]
         live: list[Tensor] = [*params.values()]
         live += [buffers[key] for _, buffers, key in self._buffer_places]  # type: ignore[misc]
-        live += strangers
         self._states = {}
         for parameter, state in self._optimizer.state.items():
             # Tensors stay as they are here, to be filled again in place; anything else is copied now.
@@ -105,8 +107,10 @@ class Transaction:
 
     def __enter__(self) -> Transaction:
         learner = self._learner
+        if self._state.in_use:
+            raise TransactionError("got a transaction inside another, wanted one at a time")
         self._state.save()
-        self._open = True
+        self._state.in_use = self._open = True
         if learner.history is not None and learner.history.due(learner.steps):
             learner.history.record(learner.snapshot())
         self.before = View(
@@ -144,9 +148,10 @@ class Transaction:
             self._close(undo=True)
 
     def _close(self, *, undo: bool) -> None:
-        self._open = False
+        self._state.in_use = self._open = False
         if undo:
             self._state.restore()
+            self._learner.optimizer.zero_grad()
             self._learner._changed()
 
 

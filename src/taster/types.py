@@ -43,8 +43,8 @@ class Batch:
                 raise BatchError(f"{name}: got a single number, wanted a batch with samples along the first dimension")
         if len(self.x) != len(self.y):
             raise BatchError(f"got {len(self.x)} samples in x and {len(self.y)} labels in y, wanted as many of each")
-        if len(self.x) == 0:
-            raise BatchError("got an empty batch, wanted at least one sample")
+        if len(self.x) == 0 or self.x.numel() == 0:
+            raise BatchError(f"got an empty batch, {list(self.x.shape)}, wanted at least one sample with values")
 
     def __len__(self) -> int:
         return len(self.x)

@@ -36,6 +36,14 @@ def test_the_budget_holds_for_any_attack(x, ratio: float, norm: str) -> None:
     assert torch.equal(clean.x, before)
 
 
+def test_what_is_no_batch_is_told_and_loss_scaling_is_bound() -> None:
+    view = tiny_learner().view()
+    with pytest.raises(AttackError, match="returned Tensor, wanted a Batch"):
+        Campaign(trigger=lambda c, v: c.x).poison(tiny_batch(), view, Phase.TRIGGER)
+    loud = Campaign(Budget(loss_scale=5.0), trigger=lambda c, v: Batch(c.x, c.y, 100.0))
+    assert loud.poison(tiny_batch(), view, Phase.TRIGGER).loss_scale == 5.0
+
+
 def test_phases_without_a_part_stay_clean() -> None:
     clean = tiny_batch()
     for phase in Phase:

@@ -96,6 +96,9 @@ def test_a_missing_path_is_told() -> None:
     for source in ("./nowhere", "/nowhere/at/all", "some/deep/path", "file.parquet"):
         with pytest.raises(DataError, match="no such file or folder"):
             load_images(source)
+    for source in ("~nosuchuser/x", "x" * 5000):
+        with pytest.raises(DataError, match="cannot be read"):
+            load_images(source)
 
 
 def test_a_truncated_parquet_file_is_told(folder: Path) -> None:
@@ -180,6 +183,8 @@ def test_images_of_any_form_become_bytes(image: Any) -> None:
 
 def test_colour_and_palettes() -> None:
     palette = Image.new("P", (5, 4))
+    with pytest.raises(DataError, match="wanted 8 bits a channel"):
+        load_images(Pairs([Image.new("I;16", (5, 4))], [0]))
     assert load_images(Pairs([palette], [0])).shape == (3, 4, 5)
     assert load_images(Pairs([Image.new("RGBA", (5, 4))], [0])).shape == (3, 4, 5)
 
@@ -195,6 +200,7 @@ def test_colour_and_palettes() -> None:
         (["text"], [0], "wanted an image"),
         ([torch.ones(5, 5)], ["cat"], "'cat', wanted a whole number"),
         ([torch.ones(5, 5)], [0.5], "wanted a whole number"),
+        ([torch.ones(5, 5)], [float("inf")], "wanted a whole number"),
         ([torch.ones(5, 5)], [-1], "labels from -1"),
         ([], [], "no images"),
     ],
@@ -237,3 +243,17 @@ def test_sets_are_checked() -> None:
 def test_a_list_is_no_data_set_and_has_no_length_is_told() -> None:
     with pytest.raises(DataError, match="without a length"):
         load_images(iter([1]))
+
+
+def test_a_set_of_the_hub_is_decoded_once_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    from taster.data import load as load_module
+
+    splits = datasets.load_dataset(str(folder))
+    monkeypatch.setattr(load_module, "open_splits", lambda source: splits)
+    told: list[int] = []
+    for _ in range(2):
+        data = load_images("somebody/something", on_progress=lambda done, total: told.append(done))
+        assert (len(data.train), data.classes) == (12, 3)
+    assert told == [12, 5]

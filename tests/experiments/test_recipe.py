@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def test_defaults_are_filled_in_down_to_the_functions_settings() -> None:
         (("epochs = 2", "epoch = 2"), ["burn_in.epoch: got an unknown key, wanted one of epochs, batch_size"]),
         (("epochs = 2", 'epochs = "two"'), ["burn_in.epochs: got 'two', wanted a valid integer"]),
         (("steps = 2", "steps = 0"), ["schedule.steps: got 0, wanted greater than or equal to 1"]),
-        (("epsilon = 0.2", "epsilon = 1.5"), ["attack.1.epsilon: got 1.5, wanted less than or equal to 1"]),
+        (("epsilon = 0.2", "epsilon = 1.5"), ["attack.1.epsilon: got 1.5, wanted at most 1, the range of the data"]),
         (("epsilon = 0.2", "ratio = 1.2"), ["attack.1.ratio: got 1.2, wanted less than or equal to 1"]),
         (("pgd_steps = 2", "pgd_steps = 0"), ["attack.1.pgd_steps: got 0"]),
         (
@@ -121,15 +122,30 @@ def test_values_are_set_by_path(tiny_recipe: Path) -> None:
     [
         ("epochs", "wanted key=value"),
         ("=3", "wanted key=value"),
-        ("attack.nobody.epsilon=1", "wanted an entry by number or name: none, accumulative"),
+        ("attack.nobody.epsilon=1", "wanted an entry by number or label: 0 (none), 1 (accumulative)"),
         ("attack.1=3", "wanted a key of the entry"),
         ("name.x=3", "has no keys below it"),
         ("burn_in.epoks=3", "burn_in.epoks: got an unknown key"),
     ],
 )
 def test_changes_that_make_no_sense_are_told(change: str, message: str, tiny_recipe: Path) -> None:
-    with pytest.raises(RecipeError, match=message.replace(".", r"\.")):
+    with pytest.raises(RecipeError, match=re.escape(message)):
         read_recipe(str(tiny_recipe), [change])
+
+
+def test_labels_come_before_names_and_names_must_be_the_only_one() -> None:
+    recipe = read_recipe("quickstart", ["attack.accumulative.epsilon=0.1", "attack.3.epsilon=0.3"])
+    changed = {entry.label: entry.settings.get("epsilon") for entry in recipe.attack}
+    assert (changed["accumulative"], changed["accumulative λ=0"], changed["accumulative clean"]) == (0.1, 0.3, 0.2)
+    recipe = read_recipe("quickstart", ["attack.5.label=strong"])
+    assert recipe.attack[5].label == "strong"
+    with pytest.raises(RecipeError, match="wanted an entry by number or label"):
+        read_recipe("quickstart", ["attack.5.label=strong", "attack.accumulative.epsilon=0.1"])
+
+
+def test_a_checkpoint_needs_no_epochs() -> None:
+    text = TINY_RECIPE.replace("epochs = 2\nbatch_size = 20\nkeep_epochs = [1]", 'checkpoint = "w.safetensors"')
+    assert parse_recipe(tomllib.loads(text)).burn_in.epochs == 0
 
 
 def test_files_that_are_no_recipes_are_told(tmp_path: Path) -> None:

@@ -231,6 +231,14 @@ def broken(shape, classes):
 def not_a_guard(probe):
     return "guard"
 
+def raises(probe):
+    raise KeyError("lost")
+
+def breaks(probe):
+    def gate(change):
+        raise ZeroDivisionError("oops")
+    return Guard(gates=[gate])
+
 class Drops(nn.Module):
     def __init__(self):
         super().__init__()
@@ -277,6 +285,42 @@ def test_a_defence_that_is_no_guard_is_told(own_module: str, recipe_with: Callab
     recipe = read_recipe(str(recipe_with(('"probe_gate"', f'"{own_module}:not_a_guard"'))))
     with pytest.raises(RecipeError, match=r"returned str, wanted a Guard"):
         run_recipe(recipe, tmp_path / "run")
+    for function, message in (("raises", "raised KeyError"), ("breaks", "raised ZeroDivisionError: oops")):
+        path = recipe_with(('"probe_gate"', f'"{own_module}:{function}"'))
+        with pytest.raises(RecipeError, match=message):
+            run_recipe(read_recipe(str(path)), tmp_path / function)
+
+
+def test_labels_that_look_alike_as_file_names_have_their_own_cells(
+    recipe_with: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = recipe_with(
+        ('[[attack]]\nname = "none"', '[[attack]]\nname = "random_noise"\nlabel = "λ=0"'),
+        ('name = "accumulative"\nepsilon = 0.2\npgd_steps = 2\nvalidation_size = 40', 'name = "none"\nlabel = "ε=0"'),
+        ("[0, 1]", "[0]"),
+    )
+    rows = run_recipe(read_recipe(str(path)), tmp_path / "run")
+    assert [row["attack"] for row in rows] == ["λ=0", "λ=0", "ε=0", "ε=0"]
+
+
+@pytest.mark.parametrize(
+    "left", [["recipe.toml"], [".recipe.toml.77.part"], ["recipe.toml", ".environment.json.77.part"]]
+)
+def test_a_run_killed_while_it_began_resumes(
+    left: list[str], reference: tuple[Path, list[dict[str, Any]]], tiny_recipe: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    for name in left:
+        whole = reference[0] / name
+        (tmp_path / "run" / name).write_bytes(whole.read_bytes() if whole.exists() else b"half")
+    rows = run_recipe(read_recipe(str(tiny_recipe)), tmp_path / "run", resume=True)
+    assert without_times(rows) == without_times(reference[1])
+    assert (tmp_path / "run" / "environment.json").is_file()
+
+
+def test_a_burn_in_that_comes_to_nothing_is_told(tiny_recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="came to nothing in epoch"):
+        run_recipe(read_recipe(str(tiny_recipe), ["burn_in.learning_rate=1e30"]), tmp_path / "run")
 
 
 def test_dropout_is_the_same_for_all_and_on_resuming(

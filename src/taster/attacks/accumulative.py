@@ -13,18 +13,20 @@ from taster.attacks.crafting import Crafting
 from taster.calculus import Normalise, accumulation_derivative, accumulation_direction
 from taster.functional import BatchNormMode
 from taster.pgd import Ball, Norm
+from taster.settings import checked
 from taster.types import Batch, Tensors
 from taster.view import View
 
 Trigger = Literal["clean", "fixed", "recrafted", "optimised"]
 
 
+@checked
 def accumulative(
     trigger: Batch,
     validation: Draw,
     generator: torch.Generator,
     *,
-    epsilon: Annotated[float, Field(ge=0, le=1)] = 8 / 255,
+    epsilon: Annotated[float, Field(ge=0)] = 8 / 255,
     norm: Norm = "linf",
     pgd_steps: Annotated[int, Field(ge=1)] = 100,
     step_size: Annotated[float, Field(gt=0)] | None = None,
@@ -67,7 +69,7 @@ def accumulative(
 
     Source: Pang et al. 2021, Algorithm 1 and Eq. 9.
     """
-    budget = Budget(Ball(norm, epsilon), ratio)
+    budget = Budget(Ball(norm, epsilon), ratio, loss_scale)
     crafting = Crafting(budget, pgd_steps, step_size, normalise, normalise_poisoned, batch_norm)
     attack = Accumulation(
         trigger,

@@ -34,10 +34,12 @@ class Budget:
     Attributes:
         ball: how far each sample may move.
         ratio: share of a batch's samples that may move at all, the per-batch poisoning ratio of Pang et al. 2021.
+        loss_scale: the greatest factor on the batch's loss.
     """
 
     ball: Ball = field(default_factory=Ball)
     ratio: float = 1.0
+    loss_scale: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.ratio <= 1:
@@ -57,8 +59,10 @@ class Budget:
         the ball, and where more changed than the ratio allows, the later ones are restored.
 
         Raises:
-            AttackError: when the shape or dtype of the samples changed, so that there is nothing to project.
+            AttackError: when it is no Batch, or its shape or dtype changed, so that there is nothing to project.
         """
+        if not isinstance(poisoned, Batch):
+            raise AttackError(f"the attack returned {type(poisoned).__name__}, wanted a Batch")
         if poisoned.x.shape != clean.x.shape or poisoned.x.dtype != clean.x.dtype:
             raise AttackError(
                 f"the attack returned samples {list(poisoned.x.shape)} of {poisoned.x.dtype}, "
@@ -67,7 +71,7 @@ class Budget:
         x = self.ball.project(poisoned.x.detach().to(clean.x.device), clean.x)
         over = changed(x, clean.x).cumsum(0) > self.count(len(clean))
         x[over] = clean.x[over]
-        return Batch(x, clean.y, poisoned.loss_scale)
+        return Batch(x, clean.y, min(poisoned.loss_scale, self.loss_scale))
 
 
 def changed(x: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:

@@ -9,14 +9,16 @@ from pydantic import Field
 
 from taster.attacks.campaign import Budget, Campaign
 from taster.pgd import Ball, Norm
+from taster.settings import checked
 from taster.types import Batch
 from taster.view import View
 
 
+@checked
 def random_noise(
     generator: torch.Generator,
     *,
-    epsilon: Annotated[float, Field(ge=0, le=1)] = 8 / 255,
+    epsilon: Annotated[float, Field(ge=0)] = 8 / 255,
     norm: Norm = "linf",
     ratio: Annotated[float, Field(gt=0, le=1)] = 1.0,
 ) -> Campaign:

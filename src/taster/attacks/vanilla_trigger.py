@@ -12,15 +12,17 @@ from taster.attacks.crafting import Crafting
 from taster.calculus import Normalise
 from taster.functional import BatchNormMode
 from taster.pgd import Ball, Norm
+from taster.settings import checked
 from taster.types import Batch
 from taster.view import View
 
 
+@checked
 def vanilla_trigger(
     validation: Draw,
     generator: torch.Generator,
     *,
-    epsilon: Annotated[float, Field(ge=0, le=1)] = 8 / 255,
+    epsilon: Annotated[float, Field(ge=0)] = 8 / 255,
     norm: Norm = "linf",
     pgd_steps: Annotated[int, Field(ge=1)] = 100,
     step_size: Annotated[float, Field(gt=0)] | None = None,
@@ -51,7 +53,7 @@ def vanilla_trigger(
 
     Source: Pang et al. 2021, Eq. 6 ("poisoned trigger").
     """
-    budget = Budget(Ball(norm, epsilon), ratio)
+    budget = Budget(Ball(norm, epsilon), ratio, loss_scale)
     crafting = Crafting(budget, pgd_steps, step_size, normalise, normalise_poisoned, batch_norm)
 
     def trigger(clean: Batch, view: View) -> Batch:

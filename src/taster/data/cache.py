@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from taster.checkpoint import load_state, save_state
 from taster.data.images import Images, ImageSet
 from taster.errors import CheckpointError, DataError
+
+# Goes up when images are decoded in another way, so that what lies in caches is made anew.
+_DECODER = 1
 
 logger = logging.getLogger(__name__)
 
@@ -25,13 +29,19 @@ def cache_directory() -> Path:
 
 def content_key(path: Path, *choices: str | None) -> str:
     """A digest of a file's, or of all files' bytes below a folder, with their names, and of the choices made."""
-    digest = hashlib.sha256(repr(choices).encode())
+    digest = hashlib.sha256(repr((_DECODER, choices)).encode())
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     for file in files:
         digest.update(str(file.relative_to(path)).encode())
         with open(file, "rb") as content:
             digest.update(hashlib.file_digest(content, "sha256").digest())
     return digest.hexdigest()[:32]
+
+
+def splits_key(splits: Mapping[str, Any], *choices: str | None) -> str:
+    """The same for a data set of the hub, by the fingerprints that `datasets` keeps of its splits."""
+    prints = {name: split._fingerprint for name, split in sorted(splits.items())}
+    return hashlib.sha256(repr((_DECODER, choices, prints)).encode()).hexdigest()[:32]
 
 
 def cached(key: str, name: str, load: Callable[[], ImageSet]) -> ImageSet:

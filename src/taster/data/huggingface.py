@@ -10,22 +10,14 @@ from taster.data.torch_dataset import OnProgress, decode
 from taster.errors import DataError
 
 
-def load_hub(
-    source: str,
-    *,
-    image: str | None = None,
-    label: str | None = None,
-    on_progress: OnProgress | None = None,
-) -> ImageSet:
-    """A data set by hub name or local path.
+def open_splits(source: str) -> Mapping[str, Any]:
+    """The splits of a data set by hub name or local path, not decoded yet.
 
     Args:
         source: "owner/name", a folder, or a Parquet file.
-        image, label: columns; found by their feature type where None.
-        on_progress: told of decoded images.
 
     Raises:
-        DataError: when it cannot be found or read, or has no image or label column.
+        DataError: when it cannot be found or read.
     """
     import datasets  # seconds to import, and only needed for these sources
 
@@ -37,7 +29,8 @@ def load_hub(
             splits = datasets.load_dataset(source)
     except Exception as error:  # the library raises errors of a dozen others: connections, Arrow, fsspec, ...
         raise DataError(f"{source}: cannot be loaded as a data set: {_reason(error)}") from error
-    return from_splits(source, splits, image=image, label=label, on_progress=on_progress)
+    found: Mapping[str, Any] = splits
+    return found
 
 
 def from_splits(
@@ -48,7 +41,17 @@ def from_splits(
     label: str | None = None,
     on_progress: OnProgress | None = None,
 ) -> ImageSet:
-    """The train and test (or validation) split of a `datasets.DatasetDict`."""
+    """The train and test (or validation) split of a `datasets.DatasetDict`, decoded.
+
+    Args:
+        name: for error messages.
+        splits: by name.
+        image, label: columns; found by their feature type where None.
+        on_progress: told of decoded images.
+
+    Raises:
+        DataError: when there is no train split, no image or no label column, or an image cannot be read.
+    """
     if "train" not in splits:
         raise DataError(f"{name}: got the splits {sorted(splits)}, wanted one named 'train'")
     train = splits["train"]

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from taster.data.cache import cached, content_key
+from taster.data.cache import cached, content_key, splits_key
 from taster.data.digits import digits
-from taster.data.huggingface import from_splits, load_hub
+from taster.data.huggingface import from_splits, open_splits
 from taster.data.images import Images, ImageSet
 from taster.data.torch_dataset import OnProgress, decode
 from taster.errors import DataError
@@ -38,12 +38,20 @@ def load_images(
         return _from_object("the data set", source, image, label, on_progress)
     if source == "digits":
         return digits()
-    path = Path(source).expanduser()
-    if path.exists():
+    try:
+        path = Path(source).expanduser()
+        there = path.exists()
         if path.is_dir() and not any(p.is_file() for p in path.rglob("*")):
             raise DataError(f"{source}: got an empty folder, wanted a data set")
-        key = content_key(path, image, label)
-        return cached(key, source, lambda: load_hub(str(path), image=image, label=label, on_progress=on_progress))
+        key = content_key(path, image, label) if there else ""
+    except (OSError, RuntimeError) as error:  # RuntimeError: the home of a user that there is not
+        raise DataError(f"{source}: cannot be read: {error}") from error
+    if there:
+        return cached(
+            key,
+            source,
+            lambda: from_splits(source, open_splits(str(path)), image=image, label=label, on_progress=on_progress),
+        )
     if is_import_path(source):
         function = import_callable(source, DataError)
         try:
@@ -53,7 +61,12 @@ def load_images(
         return _from_object(source, made, image, label, on_progress)
     if source.startswith((".", "/", "~")) or path.suffix or source.count("/") > 1:
         raise DataError(f"{source}: no such file or folder")
-    return load_hub(source, image=image, label=label, on_progress=on_progress)
+    splits = open_splits(source)
+    return cached(
+        splits_key(splits, image, label),
+        source,
+        lambda: from_splits(source, splits, image=image, label=label, on_progress=on_progress),
+    )
 
 
 def _from_object(

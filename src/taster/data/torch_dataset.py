@@ -62,8 +62,12 @@ def to_bytes(image: Any, where: str) -> Tensor:
     if isinstance(image, Tensor):
         tensor = image.detach().cpu()
     else:
-        if hasattr(image, "convert"):  # PIL; palettes, alpha and 16 bits become plain grey or RGB
-            image = image.convert("L" if image.mode in ("1", "L", "LA", "I", "I;16", "F") else "RGB")
+        if hasattr(image, "convert"):  # PIL; palettes and alpha become plain grey or RGB
+            if image.mode.startswith(("I", "F")):
+                raise DataError(
+                    f"{where}: got an image of mode {image.mode!r}, wanted 8 bits a channel; scale it first"
+                )
+            image = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
         array = np.array(image)
         if array.dtype == object or array.ndim not in (2, 3):
             raise DataError(f"{where}: got {type(image).__name__}, wanted an image")
@@ -87,7 +91,7 @@ def to_bytes(image: Any, where: str) -> Tensor:
 def _label(label: Any, where: str) -> int:
     try:
         number = int(label)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{where}: got the label {label!r}, wanted a whole number") from error
     if number != float(label):
         raise DataError(f"{where}: got the label {label!r}, wanted a whole number")

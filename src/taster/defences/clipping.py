@@ -9,10 +9,12 @@ from pydantic import Field
 
 from taster.guard import Guard
 from taster.pgd import Norm
+from taster.settings import checked
 from taster.types import Tensors
 from taster.view import View
 
 
+@checked
 def clipping(*, bound: Annotated[float, Field(gt=0)] = 1.0, norm: Norm = "l2") -> Guard:
     """Scales a gradient whose norm over all parameters exceeds the bound down to it; its direction stays.
 

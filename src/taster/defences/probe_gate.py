@@ -7,10 +7,12 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from taster.guard import Change, Guard
+from taster.settings import checked
 from taster.types import COMMIT, Batch, StepRecord, Verdict, reject
 from taster.view import View
 
 
+@checked
 def probe_gate(probe: Batch, *, tolerance: Annotated[float, Field(ge=0, le=100)] = 2.0) -> Guard:
     """Refuses an update after which accuracy on a trusted probe lies more than a tolerance under its high-water mark.
 

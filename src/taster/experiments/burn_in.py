@@ -83,7 +83,12 @@ def burn_in(
     model.train()
     for epoch in range(1, section.epochs + 1):
         for _ in range(stream.batches_per_epoch):
-            learner.feed(stream.draw())
+            record = learner.feed(stream.draw())
+            if not record.verdict.committed:
+                raise ModelError(
+                    f"the burn-in of seed {seed} came to nothing in epoch {epoch}: {record.verdict.reason}; "
+                    "try a smaller burn_in.learning_rate"
+                )
             on_step()
         if epoch in section.keep_epochs and learner.history is not None:
             learner.history.pin(f"epoch-{epoch}", learner.snapshot())

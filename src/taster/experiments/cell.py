@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -15,12 +16,13 @@ from torch.nn.functional import cross_entropy
 from taster.attacks import Campaign, Observation, Schedule, after_steps, at_accuracy_floor, at_loss_amplification
 from taster.attacks.campaign import changed
 from taster.data import Augment, Images, ImageSet, Role, Sampler, Stream, as_batch
-from taster.errors import RecipeError
+from taster.errors import RecipeError, TasterError
 from taster.experiments.burn_in import build_model, build_optimizer
 from taster.experiments.recipe import Entry, Recipe, ScheduleSection
 from taster.experiments.run_directory import CellDirectory
 from taster.guard import Guard
 from taster.history import History
+from taster.imports import is_import_path
 from taster.learner import Learner
 from taster.seeds import derived_seed, generator
 from taster.types import Batch, Phase, StepRecord
@@ -69,8 +71,10 @@ def run_cell(
         if phase is Phase.TRIGGER:
             before = accuracy("test")
         clean = batches["trigger"] if phase is Phase.TRIGGER else stream.draw()
-        fed = campaign.poison(clean, learner.view(), phase)
-        record = replace(learner.feed(fed), phase=phase)
+        with own_code(attack):
+            fed = campaign.poison(clean, learner.view(), phase)
+        with own_code(defence):
+            record = replace(learner.feed(fed), phase=phase)
         records.append(record)
         observations.append(Observation(record, accuracy("monitor")))
         shown = phase is Phase.TRIGGER or (len(records) - 1) % recipe.compute.test_every == 0
@@ -107,6 +111,23 @@ def run_cell(
     out.finish({"row": row, **monitor, "monitor_after": observations[-1].accuracy}, pictures)
 
 
+@contextmanager
+def own_code(entry: Entry) -> Iterator[None]:
+    """Names the recipe's entry where code of the user's own raises something. Errors in taster's code pass as they are.
+
+    Raises:
+        RecipeError: with the entry's label, its function and what it raised.
+    """
+    try:
+        yield
+    except TasterError:
+        raise
+    except Exception as error:
+        if not is_import_path(entry.name):
+            raise
+        raise RecipeError(f"{entry.label}: {entry.name} raised {type(error).__name__}: {error}") from error
+
+
 def make_learner(
     recipe: Recipe,
     data: ImageSet,
@@ -139,7 +160,8 @@ def make_guard(recipe: Recipe, defence: Entry, probe: Batch, seed: int) -> Guard
         RecipeError: when the function returns no Guard.
     """
     resources = {"probe": probe, "generator": generator(seed, "defence")}
-    guard = recipe.factory("defence", defence).make(resources, defence.settings)
+    with own_code(defence):
+        guard = recipe.factory("defence", defence).make(resources, defence.settings)
     if not isinstance(guard, Guard):
         raise RecipeError(f"defence {defence.label}: {defence.name} returned {type(guard).__name__}, wanted a Guard")
     return guard
@@ -153,7 +175,8 @@ def make_campaign(recipe: Recipe, roles: dict[Role, Images], trigger: Batch, att
     """
     validation = Sampler(roles["validation"].to(trigger.x.device), generator(seed, "validation"))
     resources = {"trigger": trigger, "validation": validation, "generator": generator(seed, "attack")}
-    campaign = recipe.factory("attack", attack).make(resources, attack.settings)
+    with own_code(attack):
+        campaign = recipe.factory("attack", attack).make(resources, attack.settings)
     if not isinstance(campaign, Campaign):
         raise RecipeError(f"attack {attack.label}: {attack.name} returned {type(campaign).__name__}, wanted a Campaign")
     return campaign

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import inspect
 import re
-import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel
 
 from taster.attacks import ATTACKS
 from taster.defences import DEFENCES
 from taster.errors import RecipeError
 from taster.imports import import_callable, is_import_path
 from taster.models import MODELS
+from taster.settings import settings_model
 
 KINDS: dict[str, tuple[Mapping[str, Callable[..., Any]], tuple[str, ...]]] = {
     "attack": (ATTACKS, ("trigger", "validation", "generator")),
@@ -76,22 +76,17 @@ def all_factories(kind: str) -> list[Factory]:
 
 def _describe(kind: str, name: str, function: Callable[..., Any], available: Iterable[str]) -> Factory:
     try:
-        hints = typing.get_type_hints(function, include_extras=True)
+        settings = settings_model(function)
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError, NameError) as error:
         raise RecipeError(f"{name}: its signature cannot be read ({error})") from error
-    needs: list[str] = []
-    fields: dict[str, Any] = {}
-    for parameter in parameters:
-        if parameter.kind is parameter.KEYWORD_ONLY:
-            default = ... if parameter.default is parameter.empty else parameter.default
-            fields[parameter.name] = (hints.get(parameter.name, Any), default)
-        elif parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.default is parameter.empty:
-            if parameter.name not in available:
-                raise RecipeError(
-                    f"{name}: got the positional parameter {parameter.name!r}, wanted some of {list(available)}; "
-                    "settings are keyword-only parameters, after a *"
-                )
-            needs.append(parameter.name)
-    settings = create_model(name, __config__=ConfigDict(extra="forbid", strict=True), **fields)
+    needs = [
+        p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty
+    ]
+    for need in needs:
+        if need not in available:
+            raise RecipeError(
+                f"{name}: got the positional parameter {need!r}, wanted some of {list(available)}; "
+                "settings are keyword-only parameters, after a *"
+            )
     return Factory(kind, name, function, tuple(needs), settings)

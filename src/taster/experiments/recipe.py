@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from taster.data import Role
 from taster.errors import RecipeError
 from taster.experiments.factory import Factory, find_factory
 from taster.functional import Precision
+from taster.settings import faults as fault_lines
 
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
@@ -23,7 +24,7 @@ Rate = Annotated[float, Field(gt=0)]
 class Section(BaseModel):
     """Base of all sections: unknown keys and wrong types are faults."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Named(BaseModel):
@@ -82,6 +83,11 @@ class BurnIn(Section):
     checkpoint: str | None = None
     keep_epochs: list[Count] = []
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_epochs_of_trained_weights(cls, raw: Any) -> Any:
+        return {"epochs": 0, **raw} if isinstance(raw, dict) and raw.get("checkpoint") is not None else raw
+
 
 class StreamSection(Section):
     """Learning after release. `learning_rate` is that of the burn-in where it is not given; `fresh_optimizer` starts
@@ -112,7 +118,8 @@ class HistorySection(Section):
 
 
 class Compute(Section):
-    """How it is computed. `threads` is filled in by the first run and kept: results depend on it in the last bit."""
+    """How it is computed. The first run decides what is left open of `device` and `threads` and keeps it, as results
+    depend on them in the last bit."""
 
     device: str = "auto"
     precision: Precision = "float32"
@@ -162,9 +169,10 @@ class Recipe(Section):
         """The function that an entry names."""
         return find_factory(kind, entry.name)
 
-    def with_threads(self, threads: int) -> Recipe:
-        """The same recipe with the number of threads decided."""
-        return self.model_copy(update={"compute": self.compute.model_copy(update={"threads": threads})})
+    def computed_with(self, device: str, threads: int) -> Recipe:
+        """The same recipe with device and number of threads decided."""
+        compute = self.compute.model_copy(update={"device": device, "threads": threads})
+        return self.model_copy(update={"compute": compute})
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -206,7 +214,7 @@ def parse_recipe(raw: dict[str, Any], where: str = "recipe") -> Recipe:
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
-        faults += _faults(error, "", Recipe)
+        faults += fault_lines(error, "", Recipe)
     filled = _check_entries(raw, faults)
     if recipe is not None and not faults:
         recipe = Recipe.model_validate({**recipe.to_dict(), **filled})
@@ -241,8 +249,10 @@ def _check_entries(raw: dict[str, Any], faults: list[str]) -> dict[str, Any]:
             try:
                 checked = factory.settings.model_validate(settings).model_dump(exclude_none=True)
             except ValidationError as error:
-                faults += _faults(error, f"{path}.", factory.settings)
+                faults += fault_lines(error, f"{path}.", factory.settings)
                 continue
+            if checked.get("norm") == "linf" and checked.get("epsilon", 0) > 1:
+                faults.append(f"{path}.epsilon: got {checked['epsilon']}, wanted at most 1, the range of the data")
             label = {} if kind == "model" else {"label": entry.get("label", entry["name"])}
             done.append({"name": entry["name"], **label, **checked})
         filled[kind] = done[0] if kind == "model" and done else done
@@ -284,32 +294,6 @@ def _impossible(recipe: Recipe) -> list[str]:
     return faults
 
 
-def _faults(error: ValidationError, prefix: str, model: type[BaseModel]) -> list[str]:
-    """Pydantic's findings in our words: path, what was got, what was wanted."""
-    lines = []
-    for fault in error.errors():
-        path = prefix + ".".join(str(part) for part in fault["loc"])
-        if fault["type"] == "extra_forbidden":
-            keys = ", ".join(_keys_of(model, fault["loc"][:-1])) or "none: it has no settings"
-            lines.append(f"{path}: got an unknown key, wanted one of {keys}")
-        elif fault["type"] == "missing":
-            lines.append(f"{path}: got nothing, wanted a value: the key is required")
-        else:
-            wanted = fault["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-            lines.append(f"{path}: got {fault['input']!r}, wanted {wanted}")
-    return lines
-
-
-def _keys_of(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """The keys of the section at a path."""
-    for part in location:
-        section = model.model_fields[str(part)].annotation
-        if not (isinstance(section, type) and issubclass(section, BaseModel)):
-            return []
-        model = section
-    return list(model.model_fields)
-
-
 def _apply_change(raw: dict[str, Any], change: str) -> None:
     """Sets one value by its path: `burn_in.epochs=5`, `attack.0.epsilon=0.1` or `attack.accumulative.epsilon=0.1`."""
     path, equals, text = change.partition("=")
@@ -337,8 +321,11 @@ def _apply_change(raw: dict[str, Any], change: str) -> None:
 
 
 def _member(entries: list[Any], key: str, change: str) -> tuple[Any, str]:
-    for i, entry in enumerate(entries):
-        if key in (str(i), entry.get("label"), entry.get("name")):
-            return entry, key
-    have = ", ".join(str(entry.get("label", entry.get("name"))) for entry in entries)
-    raise RecipeError(f"--set: got {change!r}, wanted an entry by number or name: {have}")
+    """The entry with this number or label, or the only one with this name."""
+    named = [e for i, e in enumerate(entries) if key == str(i)]
+    named = named or [e for e in entries if e.get("label", e.get("name")) == key]
+    named = named or [e for e in entries if e.get("name") == key]
+    if len(named) == 1:
+        return named[0], key
+    have = ", ".join(f"{i} ({entry.get('label', entry.get('name'))})" for i, entry in enumerate(entries))
+    raise RecipeError(f"--set: got {change!r}, wanted an entry by number or label: {have}")

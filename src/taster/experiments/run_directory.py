@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from taster.checkpoint import load_state, save_state, write_atomically
+from taster.checkpoint import is_partial, load_state, save_state, write_atomically
 from taster.errors import RecipeError, RunDirectoryError
 from taster.experiments.recipe import Recipe, read_recipe
 
@@ -37,19 +37,27 @@ class RunDirectory:
 
     def exists(self) -> bool:
         """Whether a run has begun here."""
-        return (self.path / "recipe.toml").is_file()
+        try:
+            return (self.path / "recipe.toml").is_file()
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def complete(self) -> bool:
+        """Whether the run's beginning was written whole."""
+        return self.exists() and (self.path / "environment.json").is_file()
 
     def is_free(self) -> bool:
         """Whether a new run may begin here: nothing there, or an empty folder."""
         try:
-            return not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir()))
+            # A file that was being written when the run was killed is nothing yet.
+            return not self.path.exists() or (self.path.is_dir() and all(map(is_partial, self.path.iterdir())))
         except OSError as error:
             raise self._failed(error) from error
 
     def begin(self, recipe: Recipe, environment: dict[str, Any]) -> None:
         """Makes the directory and writes recipe and environment."""
-        self._write("environment.json", _json(environment))
         self._write("recipe.toml", recipe.to_toml())
+        self._write("environment.json", _json(environment))
 
     def recipe(self) -> Recipe:
         """The recipe of the run.
@@ -70,7 +78,10 @@ class RunDirectory:
 
     def results(self) -> dict[str, Any]:
         """The content of results.json."""
-        return self._read_json("results.json")
+        results = self._read_json("results.json")
+        if not isinstance(results.get("rows"), list):
+            raise RunDirectoryError(f"{self.path}: results.json has no rows, wanted what taster run writes")
+        return results
 
     def write_results(self, recipe: Recipe, rows: list[dict[str, Any]]) -> None:
         """Writes results.json."""
@@ -88,6 +99,10 @@ class RunDirectory:
         """A seed's burnt-in state; None where there is none yet."""
         path = self._burn_in_path(seed)
         return load_state(path) if path.is_file() else None
+
+    def has_burn_in(self, seed: int) -> bool:
+        """Whether a seed's burnt-in state is there."""
+        return self._burn_in_path(seed).is_file()
 
     def write_burn_in(self, seed: int, state: Any) -> None:
         """Keeps a seed's burnt-in state."""

@@ -62,20 +62,20 @@ def run_recipe(
     """
     watcher = watcher or Silence()
     run = RunDirectory(out)
-    device = pick_device(recipe.compute.device)
     going_on = resume and run.exists()
     if going_on:
         recipe = _same_recipe(recipe, run)
     elif not run.is_free():
         hint = "go on with --resume" if run.exists() else "it is not a run directory"
         raise RunDirectoryError(f"{out}: not empty ({hint}); wanted a new or empty directory")
+    device = pick_device(recipe.compute.device)
     recipe, jobs = _share_cores(recipe, device, jobs)
     threads = recipe.compute.threads or 1
     before = torch.get_num_threads()
-    set_up_torch(threads)
+    set_up_torch(threads, device)
     try:
         batches = _rehearse(recipe, device, watcher)
-        if not going_on:
+        if not going_on or not run.complete():
             run.begin(recipe, describe_environment(device, threads, jobs))
         burn_ins, cells = pending(recipe, run, batches)
         with workers(min(jobs, len(cells) or 1), recipe, str(run.path)) as pool:
@@ -131,7 +131,10 @@ def _rehearse(recipe: Recipe, device: torch.device, watcher: Watcher) -> int:
 def _same_recipe(recipe: Recipe, run: RunDirectory) -> Recipe:
     """The recipe of the run that is there, after making sure that it is the one asked for."""
     there = run.recipe()
-    asked = recipe if recipe.compute.threads is not None else recipe.with_threads(there.compute.threads or 1)
+    compute, kept = recipe.compute, there.compute
+    asked = recipe.computed_with(
+        kept.device if compute.device == "auto" else compute.device, compute.threads or kept.threads or 1
+    )
     if asked != there:
         old, new = _flat(there.to_dict()), _flat(asked.to_dict())
         keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
@@ -148,7 +151,7 @@ def _share_cores(recipe: Recipe, device: torch.device, jobs: int | None) -> tupl
         jobs = 1 if device.type != "cpu" or threads is None else max(1, cores // threads)
     if threads is None:
         threads = max(1, cores // jobs)
-    return recipe.with_threads(threads), jobs
+    return recipe.computed_with(device.type if device.index is None else str(device), threads), jobs
 
 
 def _perform_all(
@@ -159,11 +162,13 @@ def _perform_all(
     taken = dict.fromkeys(tasks, 0)
 
     def advance(task: Task, steps: int = 1) -> None:
-        taken[task] += steps
-        watcher.step(stage, steps, task.title(recipe))
+        if task in taken:  # a worker's last word can come after its result
+            taken[task] += steps
+            watcher.step(stage, steps, task.title(recipe))
 
     def finish(task: Task) -> None:
         advance(task, task.steps - taken[task])  # what a phase that ended early left out
+        del taken[task]
         if task.attack is not None:
             run.gather(recipe)
 

@@ -40,7 +40,7 @@ class Task:
 def pending(recipe: Recipe, run: RunDirectory, burn_in_batches: int) -> tuple[list[Task], list[Task]]:
     """The burn-ins and the cells that are still to be done."""
     burn_ins = [
-        Task(seed, recipe.burn_in.epochs * burn_in_batches) for seed in recipe.seeds if run.burn_in(seed) is None
+        Task(seed, recipe.burn_in.epochs * burn_in_batches) for seed in recipe.seeds if not run.has_burn_in(seed)
     ]
     steps = recipe.schedule.dormant + recipe.schedule.steps + 1
     cells = [
@@ -70,12 +70,15 @@ def perform(task: Task, recipe: Recipe, directory: str, on_step: Callable[[], No
     run_cell(recipe, data, roles, state, attack, defence, task.seed, device, out, on_step)
 
 
-def set_up_torch(threads: int) -> None:
-    """Threads as the recipe says, and GPU kernels that give the same bits every time."""
+def set_up_torch(threads: int, device: torch.device) -> None:
+    """Threads as the recipe says; on a GPU kernels that give the same bits every time, and float32 that is float32."""
     torch.set_num_threads(threads)
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.benchmark = False
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
 
 
 _loaded: dict[tuple[str, str | None, str | None], ImageSet] = {}

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from taster.errors import WorkerError
+from taster.experiments.environment import pick_device
 from taster.experiments.recipe import Recipe
 from taster.experiments.work import Task, perform, set_up_torch
 
@@ -84,7 +85,7 @@ def workers(jobs: int, recipe: Recipe, directory: str) -> Iterator[Workers]:
         return
     context = multiprocessing.get_context("spawn")
     ticks: Any = context.Queue()
-    pool = ProcessPoolExecutor(jobs, context, initializer=_set_up, initargs=(ticks, recipe.compute.threads or 1))
+    pool = ProcessPoolExecutor(jobs, context, initializer=_set_up, initargs=(ticks, recipe))
     try:
         yield Processes(pool, ticks, recipe, directory)
     finally:
@@ -98,10 +99,10 @@ def workers(jobs: int, recipe: Recipe, directory: str) -> Iterator[Workers]:
 _ticks: Any = None
 
 
-def _set_up(ticks: Any, threads: int) -> None:
+def _set_up(ticks: Any, recipe: Recipe) -> None:
     global _ticks
     _ticks = ticks
-    set_up_torch(threads)
+    set_up_torch(recipe.compute.threads or 1, pick_device(recipe.compute.device))
 
 
 def _perform(task: Task, recipe: Recipe, directory: str) -> None:

@@ -8,7 +8,10 @@ from typing import Annotated
 from pydantic import Field
 from torch import nn
 
+from taster.settings import checked
 
+
+@checked
 def mlp(
     shape: tuple[int, int, int],
     classes: int,

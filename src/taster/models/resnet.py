@@ -7,6 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from taster.models.norms import norm2d
+from taster.settings import checked
 
 
 class BasicBlock(nn.Module):
@@ -57,6 +58,7 @@ class ResNet18(nn.Module):
         return out
 
 
+@checked
 def resnet18(shape: tuple[int, int, int], classes: int, *, norm: Literal["batch", "group"] = "batch") -> nn.Module:
     """ResNet-18 with a 3x3 stem and no max-pooling; group norm as in Pang et al. 2021, Appendix A.1.
 

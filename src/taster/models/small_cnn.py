@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from taster.models.norms import Norm2d, norm2d
+from taster.settings import checked
 
 
 class SmallCNN(nn.Module):
@@ -36,6 +37,7 @@ class SmallCNN(nn.Module):
         return out
 
 
+@checked
 def small_cnn(
     shape: tuple[int, int, int],
     classes: int,

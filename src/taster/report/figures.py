@@ -38,14 +38,13 @@ def curves(cells: Sequence[dict[str, Any]], attacks: Sequence[str], defence: str
     axes = figure.subplots()
     _style(axes, theme)
     for index, attack in enumerate(attacks):
-        label: str | None = attack
         for cell in cells:
             row = cell["row"]
             if row["attack"] != attack or row["defence"] != defence:
                 continue
             shown = [(i + 1, s["test_accuracy"]) for i, s in enumerate(cell["steps"]) if s["test_accuracy"] is not None]
             xs, ys = zip(*[(0, row["acc_start"]), *shown], strict=True)
-            axes.plot(xs, ys, color=colour(index), linewidth=1.3, alpha=0.85, label=label)
+            axes.plot(xs, ys, color=colour(index), linewidth=1.3, alpha=0.85)
             axes.plot(
                 xs[-1],
                 ys[-1],
@@ -55,8 +54,7 @@ def curves(cells: Sequence[dict[str, Any]], attacks: Sequence[str], defence: str
                 markeredgecolor=colour(index),
                 markeredgewidth=1.6,
             )
-            label = None
-    lowest = min((cell["row"]["acc_after"] for cell in cells), default=0.0)
+    lowest = min(s["test_accuracy"] for cell in cells for s in cell["steps"] if s["test_accuracy"] is not None)
     axes.set_ylim(max(0.0, lowest - 3), 100.5)
     axes.set_xlabel("step")
     axes.set_ylabel("test accuracy, %")
