@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
@@ -88,40 +89,33 @@ def accumulative(
     return Campaign(budget, accumulate=attack.accumulate, trigger=strike)
 
 
+@dataclass
 class Accumulation:
-    """The state that the rounds of one accumulative attack share: S_val and the trigger so far."""
+    """One accumulative attack, and what its rounds share: S_val and the trigger so far."""
 
-    def __init__(
-        self,
-        trigger: Batch,
-        validation: Draw,
-        generator: torch.Generator,
-        crafting: Crafting,
-        weight: float,
-        mode: Trigger,
-        resample: bool,
-        validation_size: int,
-    ) -> None:
-        self._clean = trigger
-        self._draw = validation
-        self._generator = generator
-        self._crafting = crafting
-        self._weight = weight
-        self._mode = mode
-        self._resample = resample
-        self._size = validation_size
-        self._validation: Batch | None = None
-        self._trigger: Batch | None = None
-        self._chosen = crafting.budget.choose(len(trigger), generator).to(trigger.x.device)
+    clean_trigger: Batch
+    draw: Draw
+    generator: torch.Generator
+    crafting: Crafting
+    weight: float
+    mode: Trigger
+    resample: bool
+    validation_size: int
+    _validation: Batch | None = None
+    _trigger: Batch | None = None
+
+    def __post_init__(self) -> None:
+        chosen = self.crafting.budget.choose(len(self.clean_trigger), self.generator)
+        self._chosen = chosen.to(self.clean_trigger.x.device)
 
     def accumulate(self, clean: Batch, view: View) -> Batch:
         """A_t(S_t): one round of Algorithm 1."""
-        crafting = self._crafting
-        chosen = crafting.budget.choose(len(clean), self._generator).to(clean.x.device)
+        crafting = self.crafting
+        chosen = crafting.budget.choose(len(clean), self.generator).to(clean.x.device)
         s_val = self._draw_validation()
         s_trigger = self._poisoned_trigger(view, s_val)
         keep = crafting.target(view, clean)
-        if self._mode != "optimised":
+        if self.mode != "optimised":
             towards = self._direction(view, s_val, s_trigger)
             return Batch(crafting.align(clean, view, self._terms(keep, towards), chosen), clean.y)
         x, x_trigger = clean.x, s_trigger.x
@@ -135,26 +129,28 @@ class Accumulation:
 
     def trigger_for(self, clean: Batch, view: View) -> Batch:
         """P(S_T), as it stands after the accumulative phase; made now where there was none."""
-        return clean if self._mode == "clean" else self._poisoned_trigger(view, self._draw_validation())
+        return clean if self.mode == "clean" else self._poisoned_trigger(view, self._draw_validation())
 
     def _draw_validation(self) -> Batch:
-        if self._validation is None or self._resample:
-            self._validation = self._draw(self._size)
+        if self._validation is None or self.resample:
+            self._validation = self.draw(self.validation_size)
         return self._validation
 
     def _poisoned_trigger(self, view: View, s_val: Batch) -> Batch:
         """The trigger as this round begins."""
-        if self._mode == "clean":
-            return self._clean
-        if self._trigger is None and self._mode == "optimised":
-            self._trigger = self._clean  # Algorithm 1: "Initialize P(S_T) = S_T"
-        if self._trigger is None or self._mode == "recrafted":
-            against = self._crafting.target(view, s_val)
-            self._trigger = Batch(self._crafting.oppose(self._clean, view, against, self._chosen), self._clean.y)
+        if self.mode == "clean":
+            return self.clean_trigger
+        if self._trigger is None and self.mode == "optimised":
+            self._trigger = self.clean_trigger  # Algorithm 1: "Initialize P(S_T) = S_T"
+        if self._trigger is None or self.mode == "recrafted":
+            against = self.crafting.target(view, s_val)
+            self._trigger = Batch(
+                self.crafting.oppose(self.clean_trigger, view, against, self._chosen), self.clean_trigger.y
+            )
         return self._trigger
 
     def _direction(self, view: View, s_val: Batch, s_trigger: Batch) -> Tensors:
-        crafting = self._crafting
+        crafting = self.crafting
         return accumulation_direction(
             lambda p: crafting.loss(view, s_val, p),
             lambda p: crafting.loss(view, s_trigger, p),
@@ -164,18 +160,18 @@ class Accumulation:
 
     def _terms(self, keep: Tensors, towards: Tensors) -> list[tuple[float, Tensors]]:
         """The two directions of Eq. 9: as one sum, unless each is to be a cosine of its own."""
-        if self._crafting.normalise_poisoned:
-            return [(1.0, keep), (self._weight, towards)]
-        return [(1.0, {name: keep[name] + self._weight * towards[name] for name in keep})]
+        if self.crafting.normalise_poisoned:
+            return [(1.0, keep), (self.weight, towards)]
+        return [(1.0, {name: keep[name] + self.weight * towards[name] for name in keep})]
 
     def _move_trigger(self, view: View, s_val: Batch, poisoned: Batch, x_trigger: Tensor) -> Tensor:
         """P(x_T) ← proj(P(x_T) + α sign ∇ H_t). Only λ G_t depends on the trigger, and only the sign of λ matters."""
-        if self._weight == 0:
+        if self.weight == 0:
             return x_trigger
-        crafting = self._crafting
+        crafting = self.crafting
         slope = accumulation_derivative(
             lambda p: crafting.loss(view, s_val, p),
-            lambda p, x: crafting.loss(view, self._clean, p, x),
+            lambda p, x: crafting.loss(view, self.clean_trigger, p, x),
             view.trainable,
             x_trigger,
             crafting.gradient(view, poisoned),
@@ -183,4 +179,4 @@ class Accumulation:
             crafting.normalise if crafting.normalise_poisoned else "none",
         )
         slope[~self._chosen] = 0
-        return crafting.budget.ball.step(x_trigger, slope, crafting.alpha, self._clean.x)
+        return crafting.budget.ball.step(x_trigger, slope, crafting.alpha, self.clean_trigger.x)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from taster.data import Role
 from taster.errors import RecipeError
+from taster.experiments.changes import apply_change
 from taster.experiments.factory import Factory, find_factory
 from taster.functional import Precision
 from taster.settings import faults as fault_lines
@@ -199,7 +200,7 @@ def read_recipe(name: str, changes: list[str] | None = None) -> Recipe:
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{name}: not TOML: {error}") from error
     for change in changes or []:
-        _apply_change(raw, change)
+        apply_change(raw, change)
     return parse_recipe(raw, name)
 
 
@@ -292,40 +293,3 @@ def _impossible(recipe: Recipe) -> list[str]:
     if repeated:
         faults.append(f"seeds: got {repeated} more than once, wanted each once")
     return faults
-
-
-def _apply_change(raw: dict[str, Any], change: str) -> None:
-    """Sets one value by its path: `burn_in.epochs=5`, `attack.0.epsilon=0.1` or `attack.accumulative.epsilon=0.1`."""
-    path, equals, text = change.partition("=")
-    keys = path.strip().split(".")
-    if not equals or not all(keys):
-        raise RecipeError(f"--set: got {change!r}, wanted key=value, as in burn_in.epochs=5")
-    try:
-        value = tomllib.loads(f"value = {text.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()  # a bare word is text
-    node: Any = raw
-    for i, key in enumerate(keys):
-        last = i == len(keys) - 1
-        if isinstance(node, list):
-            node, key = _member(node, key, change)
-            if last:
-                raise RecipeError(f"--set: got {change!r}, wanted a key of the entry, as in {path}.epsilon=0.1")
-            continue
-        if not isinstance(node, dict):
-            raise RecipeError(f"--set: got {change!r}, but {'.'.join(keys[:i])} has no keys below it")
-        if last:
-            node[key] = value
-        else:
-            node = node.setdefault(key, {})
-
-
-def _member(entries: list[Any], key: str, change: str) -> tuple[Any, str]:
-    """The entry with this number or label, or the only one with this name."""
-    named = [e for i, e in enumerate(entries) if key == str(i)]
-    named = named or [e for e in entries if e.get("label", e.get("name")) == key]
-    named = named or [e for e in entries if e.get("name") == key]
-    if len(named) == 1:
-        return named[0], key
-    have = ", ".join(f"{i} ({entry.get('label', entry.get('name'))})" for i, entry in enumerate(entries))
-    raise RecipeError(f"--set: got {change!r}, wanted an entry by number or label: {have}")
