@@ -150,6 +150,9 @@ class Accumulation:
         return self._trigger
 
     def _direction(self, view: View, s_val: Batch, s_trigger: Batch) -> Tensors:
+        """G_t; not computed where λ leaves it out."""
+        if self.weight == 0:
+            return {}
         crafting = self.crafting
         return accumulation_direction(
             lambda p: crafting.loss(view, s_val, p),
@@ -160,6 +163,8 @@ class Accumulation:
 
     def _terms(self, keep: Tensors, towards: Tensors) -> list[tuple[float, Tensors]]:
         """The two directions of Eq. 9: as one sum, unless each is to be a cosine of its own."""
+        if self.weight == 0:
+            return [(1.0, keep)]
         if self.crafting.normalise_poisoned:
             return [(1.0, keep), (self.weight, towards)]
         return [(1.0, {name: keep[name] + self.weight * towards[name] for name in keep})]
