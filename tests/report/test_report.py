@@ -144,7 +144,7 @@ def test_pictures() -> None:
     assert magnified_difference(clean, clean)[1] == 1.0
     for channels, mode in ((1, "L"), (3, "RGB"), (5, "L")):
         picture = Image.open(BytesIO(strip(torch.rand(4, channels, 8, 8))))
-        assert (picture.mode, picture.size) == (mode, (35 * 6, 8 * 6))
+        assert (picture.mode, picture.size) == (mode, (35 * 7, 8 * 7))
 
 
 def browse(page: Path, width: int, *flags: str) -> str:

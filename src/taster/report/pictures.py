@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 _GAP = 1
-_WIDTH = 48
+_WIDTH = 56
 
 
 def strip(images: Tensor) -> bytes:
