@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -188,7 +189,9 @@ def test_a_model_of_another_width_is_told(recipe_with: Callable[..., Path], tmp_
 
 def test_ctrl_c_stops_and_tells_how_to_go_on(tiny_recipe: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "taster", "run", str(tiny_recipe), "--out", str(tmp_path / "run"), "--jobs", "1"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    # A shell that starts the tests in the background may have them ignore the signal, and so their children.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, preexec_fn=heed)
     while not (tmp_path / "run" / "burn_in" / "seed-0.safetensors").exists():
         assert process.poll() is None, "the run ended before it could be stopped"
         time.sleep(0.01)

@@ -65,17 +65,14 @@ def test_the_names_are_torchvisions() -> None:
     assert "features.0.weight" in vgg11((3, 32, 32), 10).state_dict()
 
 
-def test_a_resnet_trained_elsewhere_fits_and_knows_cifar(data_folder: Path) -> None:
-    from taster.data import as_batch, load_images
+def test_a_resnet_trained_elsewhere_fits_by_name_and_shape(data_folder: Path) -> None:
+    from taster import load_state
     from taster.experiments.burn_in import load_weights
 
     checkpoint = data_folder.parent / "checkpoints" / "cifar10-resnet18-epoch8.safetensors"
     if not checkpoint.is_file():
         pytest.skip(f"needs {checkpoint}")
-    model = resnet18((3, 32, 32), 10).eval()
+    model = resnet18((3, 32, 32), 10)
     load_weights(model, str(checkpoint))
-    test = load_images(str(data_folder / "cifar10")).test
-    batch = as_batch(test.select(torch.arange(500)))
-    with torch.no_grad():
-        accuracy = (model(batch.x).argmax(1) == batch.y).float().mean()
-    assert float(accuracy) > 0.72
+    own, saved = model.state_dict(), load_state(checkpoint)
+    assert all(torch.equal(own[name], saved[name].to(own[name].dtype)) for name in own)
