@@ -30,7 +30,7 @@ def apply_change(raw: dict[str, Any], change: str) -> None:
     for i, key in enumerate(keys):
         last = i == len(keys) - 1
         if isinstance(node, list):
-            node, key = _member(node, key, change)
+            node = _member(node, key, change)
             if last:
                 raise RecipeError(f"--set: got {change!r}, wanted a key of the entry, as in {path}.epsilon=0.1")
             continue
@@ -42,12 +42,12 @@ def apply_change(raw: dict[str, Any], change: str) -> None:
             node = node.setdefault(key, {})
 
 
-def _member(entries: list[Any], key: str, change: str) -> tuple[Any, str]:
+def _member(entries: list[Any], key: str, change: str) -> Any:
     """The entry with this number or label, or the only one with this name."""
     named = [e for i, e in enumerate(entries) if key == str(i)]
     named = named or [e for e in entries if e.get("label", e.get("name")) == key]
     named = named or [e for e in entries if e.get("name") == key]
     if len(named) == 1:
-        return named[0], key
+        return named[0]
     have = ", ".join(f"{i} ({entry.get('label', entry.get('name'))})" for i, entry in enumerate(entries))
     raise RecipeError(f"--set: got {change!r}, wanted an entry by number or label: {have}")
