@@ -119,11 +119,7 @@ def run(
         task = progress.add_task("report", total=None)
         page = write_report(RunDirectory(directory))
         progress.remove_task(task)
-    if as_json:
-        typer.echo(json.dumps(RunDirectory(directory).results()))
-    if not quiet:
-        _show_results(chosen.name, rows, _messages if as_json else Console())
-        _messages.print(f"The page: {page}", highlight=False, markup=False, soft_wrap=True)
+    _close(chosen.name, rows, page, quiet=quiet, as_json=as_json)
 
 
 @app.command(name="list")
@@ -179,11 +175,7 @@ def report(
         progress.add_task("report", total=None)
         page = write_report(found)
     rows = [cell["row"] for cell in found.finished(recipe)]
-    if as_json:
-        typer.echo(json.dumps({"recipe": recipe.name, "rows": rows}))
-    if not quiet:
-        _show_results(recipe.name, rows, _messages if as_json else Console())
-        _messages.print(f"The page: {page}", highlight=False, markup=False, soft_wrap=True)
+    _close(recipe.name, rows, page, quiet=quiet, as_json=as_json)
 
 
 @app.command()
@@ -230,6 +222,15 @@ def _directory(name: str, out: Path | None, resume: bool) -> Path:
     while not RunDirectory(path := Path("runs") / (name if number == 1 else f"{name}-{number}")).is_free():
         number, last = number + 1, path
     return last if resume else path
+
+
+def _close(name: str, rows: list[dict[str, Any]], page: Path, *, quiet: bool, as_json: bool) -> None:
+    """What a run or a report ends with: its results as JSON where asked for; the table and the page's path."""
+    if as_json:
+        typer.echo(json.dumps({"recipe": name, "rows": rows}))
+    if not quiet:
+        _show_results(name, rows, _messages if as_json else Console())
+        _messages.print(f"The page: {page}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _show_results(name: str, rows: list[dict[str, Any]], console: Console) -> None:

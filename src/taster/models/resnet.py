@@ -7,6 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from taster.models.norms import norm2d
+from taster.models.pixels import standardise
 from taster.settings import checked
 
 
@@ -35,13 +36,17 @@ class BasicBlock(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """torchvision's parameter names; a 3x3 stem without max-pooling, as is usual for CIFAR."""
+    """torchvision's parameter names, and a 3x3 stem as is usual for CIFAR."""
 
-    def __init__(self, channels: int, classes: int, norm: Literal["batch", "group"]) -> None:
+    def __init__(
+        self, channels: int, classes: int, norm: Literal["batch", "group"], max_pool: bool, pixels: nn.Module
+    ) -> None:
         super().__init__()
+        self.pixels = pixels
         self.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
         self.bn1 = norm2d(norm, 64)
         self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if max_pool else nn.Identity()
         widths = [(64, 64, 1), (64, 128, 2), (128, 256, 2), (256, 512, 2)]
         self.layer1, self.layer2, self.layer3, self.layer4 = (
             nn.Sequential(BasicBlock(inside, outside, stride, norm), BasicBlock(outside, outside, 1, norm))
@@ -52,21 +57,35 @@ class ResNet18(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [n, c, h, w] to logits [n, classes]."""
-        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.maxpool(self.relu(self.bn1(self.conv1(self.pixels(x)))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         out: Tensor = self.fc(self.avgpool(x).flatten(1))
         return out
 
 
 @checked
-def resnet18(shape: tuple[int, int, int], classes: int, *, norm: Literal["batch", "group"] = "batch") -> nn.Module:
-    """ResNet-18 with a 3x3 stem and no max-pooling; group norm as in Pang et al. 2021, Appendix A.1.
+def resnet18(
+    shape: tuple[int, int, int],
+    classes: int,
+    *,
+    norm: Literal["batch", "group"] = "batch",
+    max_pool: bool = False,
+    pixel_mean: list[float] | None = None,
+    pixel_std: list[float] | None = None,
+) -> nn.Module:
+    """ResNet-18 with a 3x3 stem; group norm as in Pang et al. 2021, Appendix A.1.
 
     Args:
         shape: channels, height and width of a sample.
         classes: width of the output.
         norm: "batch" or "group".
+        max_pool: whether the 3x3 max-pooling of the ImageNet form follows the stem; a quarter of the arithmetic.
+        pixel_mean: what is subtracted from each channel before the stem, in the range of the data.
+        pixel_std: what each channel is then divided by.
+
+    Raises:
+        ModelError: when pixel_mean and pixel_std do not fit the channels.
 
     Source: He et al. 2016; used by Pang et al. 2021 and Zhu et al. 2023.
     """
-    return ResNet18(shape[0], classes, norm)
+    return ResNet18(shape[0], classes, norm, max_pool, standardise(shape[0], pixel_mean, pixel_std))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from taster.errors import ModelError
 from taster.models.norms import Norm2d, norm2d
+from taster.models.pixels import standardise
 from taster.settings import checked
 
 # Channels of each convolution; "pool" halves the resolution (Simonyan and Zisserman 2015, Table 1, column A).
@@ -18,8 +19,9 @@ _LAYERS: tuple[int | str, ...] = (64, "pool", 128, "pool", 256, 256, "pool", 512
 class VGG11(nn.Module):
     """torchvision's names for the convolutions; one linear classifier, as is usual for CIFAR."""
 
-    def __init__(self, channels: int, classes: int, norm: Norm2d, dropout: float) -> None:
+    def __init__(self, channels: int, classes: int, norm: Norm2d, dropout: float, pixels: nn.Module) -> None:
         super().__init__()
+        self.pixels = pixels
         layers: list[nn.Module] = []
         for width in _LAYERS:
             if isinstance(width, str):
@@ -36,7 +38,7 @@ class VGG11(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [n, c, h, w] to logits [n, classes]."""
-        out: Tensor = self.classifier(self.dropout(self.features(x).mean((2, 3))))
+        out: Tensor = self.classifier(self.dropout(self.features(self.pixels(x)).mean((2, 3))))
         return out
 
 
@@ -47,6 +49,8 @@ def vgg11(
     *,
     norm: Norm2d = "batch",
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+    pixel_mean: list[float] | None = None,
+    pixel_std: list[float] | None = None,
 ) -> nn.Module:
     """VGG-11 for images of at least 32x32, with a single linear layer after average pooling.
 
@@ -55,9 +59,12 @@ def vgg11(
         classes: width of the output.
         norm: "batch", "group" or "none".
         dropout: share of features dropped in training.
+        pixel_mean: what is subtracted from each channel before the first layer, in the range of the data.
+        pixel_std: what each channel is then divided by.
 
     Raises:
-        ModelError: for images smaller than 32x32, which five poolings would shrink to nothing.
+        ModelError: for images smaller than 32x32, which five poolings would shrink to nothing, or when pixel_mean and
+            pixel_std do not fit the channels.
 
     Source: Simonyan and Zisserman 2015, column A.
     """
@@ -65,4 +72,4 @@ def vgg11(
         raise ModelError(
             f"vgg11: got images of {shape[1]}x{shape[2]}, wanted at least 32x32 (it halves them five times)"
         )
-    return VGG11(shape[0], classes, norm, dropout)
+    return VGG11(shape[0], classes, norm, dropout, standardise(shape[0], pixel_mean, pixel_std))

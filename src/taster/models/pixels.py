@@ -1,0 +1,42 @@
+"""Standardising pixels inside the model, so that attacks and their bounds stay in the range of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from taster.errors import ModelError
+
+
+class Standardise(nn.Module):
+    """(x - mean) / std for each channel. The two are constants: no parameters, and not in the state dict."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images [n, c, h, w] in the data's range to images of about unit variance."""
+        return (x - self.mean) / self.std
+
+
+def standardise(channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> nn.Module:
+    """The layer, or nothing where neither is given.
+
+    Raises:
+        ModelError: when only one is given, there is not one number a channel, or a std is not above zero.
+    """
+    if mean is None and std is None:
+        return nn.Identity()
+    if mean is None or std is None or not len(mean) == len(std) == channels or min(std) <= 0:
+        raise ModelError(
+            f"got pixel_mean = {mean} and pixel_std = {std} for images of {channels} channels, "
+            "wanted one number a channel for both, and every pixel_std above 0"
+        )
+    return Standardise(mean, std)
