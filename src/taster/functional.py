@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -40,7 +41,7 @@ class Functional:
     Args:
         model: any module; parameters may be shared.
         loss: loss of (output, y).
-        precision: of the forward pass.
+        precision: of the forward pass; "float32" leaves an autocast that is in force as it is.
 
     Raises:
         ModelError: when the module cannot be copied.
@@ -79,8 +80,10 @@ class Functional:
         own = {name: buffer.clone() for name, buffer in buffers.items()}
         for module in self._batch_norms:
             module.training = batch_norm == "train"
+        # In float32 an autocast around the call stays in force: crafting computes in half precision that way.
+        half = autocast(x.device, self._precision) if self._precision != "float32" else nullcontext()
         # Fused attention kernels have no second derivative; the plain one has.
-        with autocast(x.device, self._precision), sdpa_kernel(SDPBackend.MATH):
+        with half, sdpa_kernel(SDPBackend.MATH):
             output = functional_call(self._skeleton, {**params, **own}, (x,))
         return full_precision(output)
 

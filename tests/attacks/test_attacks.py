@@ -11,7 +11,8 @@ from tests.conftest import full_state, same_state, tiny_batch, tiny_learner
 from taster import Batch, Learner, Phase, View
 from taster.attacks import ATTACKS, Campaign, accumulative
 from taster.attacks.campaign import changed
-from taster.calculus import gradient, inner, normalised
+from taster.calculus import inner, normalised
+from taster.calculus.exact import accumulation_direction, gradient
 
 COMMON = {"pgd_steps": 3, "epsilon": 0.1, "validation_size": 10}
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -84,8 +85,12 @@ def test_every_attack_is_pure_repeatable_and_within_its_budget(row: str) -> None
     assert all(torch.equal(a.x, b.x) for a, b in zip(fed, again, strict=True))
 
 
+def loss_of(view: View):
+    return lambda params, x, y: view.loss(x, y, params=params)
+
+
 def alignment(view: View, batch: Batch, direction: dict[str, torch.Tensor]) -> float:
-    own = gradient(lambda p: view.loss(batch.x, batch.y, params=p), view.trainable)
+    own = gradient(loss_of(view), view.trainable, batch)
     return float(inner(own, direction))
 
 
@@ -93,7 +98,7 @@ def test_the_vanilla_trigger_lowers_equation_6() -> None:
     learner = trained()
     view, clean = learner.view(), tiny_batch(8, seed=50)
     s_val = tiny_batch(10, seed=60)
-    against = normalised(gradient(lambda p: view.loss(s_val.x, s_val.y, params=p), view.trainable), "per_tensor")
+    against = normalised(gradient(loss_of(view), view.trainable, s_val), "per_tensor")
     fed = make("vanilla").poison(clean, learner.view(), Phase.TRIGGER)
     noise = make("noise").poison(clean, learner.view(), Phase.TRIGGER)
     assert alignment(view, fed, against) < min(alignment(view, clean, against), alignment(view, noise, against))
@@ -101,17 +106,11 @@ def test_the_vanilla_trigger_lowers_equation_6() -> None:
 
 @pytest.mark.parametrize("weight", [0.0, 1.0, 100.0])
 def test_the_accumulative_phase_raises_equation_9(weight: float) -> None:
-    from taster.calculus import accumulation_direction
-
     learner = trained()
     view, clean = learner.view(), tiny_batch(seed=70)
     s_val, s_trigger = tiny_batch(10, seed=60), tiny_batch(8, seed=50)
-    keep = gradient(lambda p: view.loss(clean.x, clean.y, params=p), view.trainable)
-    towards = accumulation_direction(
-        lambda p: view.loss(s_val.x, s_val.y, params=p),
-        lambda p: view.loss(s_trigger.x, s_trigger.y, params=p),
-        view.trainable,
-    )
+    keep = gradient(loss_of(view), view.trainable, clean)
+    towards = accumulation_direction(loss_of(view), view.trainable, s_val, s_trigger)
     target = {k: keep[k] + weight * towards[k] for k in keep}
     campaign = accumulative(
         s_trigger,

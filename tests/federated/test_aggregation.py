@@ -9,14 +9,14 @@ import torch
 from tests.conftest import full_state, same_state, tiny_batch, tiny_learner
 
 from taster import Action, Guard, Updates
-from taster.calculus import gradient
+from taster.calculus.exact import gradient
 from taster.federated import aggregated, coordinate_median, flatten, mean, unflatten
 from taster.step import guarded_step
 
 
 def client_update(learner, seed: int) -> torch.Tensor:
     view, batch = learner.view(), tiny_batch(seed=seed)
-    return flatten(gradient(lambda p: view.loss(batch.x, batch.y, params=p), view.trainable))
+    return flatten(gradient(lambda p, x, y: view.loss(x, y, params=p), view.trainable, batch))
 
 
 def test_one_client_under_mean_aggregation_is_one_online_step() -> None:

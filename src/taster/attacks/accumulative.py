@@ -11,7 +11,7 @@ from torch import Tensor
 
 from taster.attacks.campaign import Budget, Campaign, Draw
 from taster.attacks.crafting import Crafting
-from taster.calculus import Normalise, accumulation_derivative, accumulation_direction
+from taster.calculus import Derivatives, Normalise
 from taster.functional import BatchNormMode
 from taster.pgd import Ball, Norm
 from taster.settings import checked
@@ -26,6 +26,7 @@ def accumulative(
     trigger: Batch,
     validation: Draw,
     generator: torch.Generator,
+    derivatives: Derivatives | None = None,
     *,
     epsilon: Annotated[float, Field(ge=0)] = 8 / 255,
     norm: Norm = "linf",
@@ -50,6 +51,7 @@ def accumulative(
         trigger: the clean trigger batch S_T.
         validation: draws S_val.
         generator: draws which samples are poisoned, where `ratio` is under 1.
+        derivatives: how they are computed; by default held differences in float32.
         epsilon: ε, in the units of the data.
         norm: of the ball.
         pgd_steps: C.
@@ -71,7 +73,9 @@ def accumulative(
     Source: Pang et al. 2021, Algorithm 1 and Eq. 9.
     """
     budget = Budget(Ball(norm, epsilon), ratio, loss_scale)
-    crafting = Crafting(budget, pgd_steps, step_size, normalise, normalise_poisoned, batch_norm)
+    crafting = Crafting(
+        budget, pgd_steps, step_size, normalise, normalise_poisoned, batch_norm, derivatives or Derivatives()
+    )
     attack = Accumulation(
         trigger,
         validation,
@@ -86,7 +90,7 @@ def accumulative(
     def strike(clean: Batch, view: View) -> Batch:
         return Batch(attack.trigger_for(clean, view).x, clean.y, loss_scale)
 
-    return Campaign(budget, accumulate=attack.accumulate, trigger=strike)
+    return Campaign(budget, accumulate=attack.accumulate, trigger=strike, derivatives=crafting.derivatives)
 
 
 @dataclass
@@ -154,11 +158,8 @@ class Accumulation:
         if self.weight == 0:
             return {}
         crafting = self.crafting
-        return accumulation_direction(
-            lambda p: crafting.loss(view, s_val, p),
-            lambda p: crafting.loss(view, s_trigger, p),
-            view.trainable,
-            crafting.normalise,
+        return crafting.derivatives.accumulation_direction(
+            crafting.loss(view), view.trainable, s_val, s_trigger, crafting.normalise
         )
 
     def _terms(self, keep: Tensors, towards: Tensors) -> list[tuple[float, Tensors]]:
@@ -174,11 +175,11 @@ class Accumulation:
         if self.weight == 0:
             return x_trigger
         crafting = self.crafting
-        slope = accumulation_derivative(
-            lambda p: crafting.loss(view, s_val, p),
-            lambda p, x: crafting.loss(view, self.clean_trigger, p, x),
+        slope = crafting.derivatives.accumulation_derivative(
+            crafting.loss(view),
             view.trainable,
-            x_trigger,
+            s_val,
+            Batch(x_trigger, self.clean_trigger.y),
             crafting.gradient(view, poisoned),
             crafting.normalise,
             crafting.normalise if crafting.normalise_poisoned else "none",

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import torch
 
+from taster.calculus import Derivatives
 from taster.errors import AttackError
 from taster.guard import T
 from taster.pgd import Ball
@@ -87,11 +88,13 @@ class Campaign:
         budget: binds both parts.
         accumulate: applied to each stream batch of the accumulative phase.
         trigger: applied to the trigger batch.
+        derivatives: what both compute with, so that a record can say how; None for an attack that needs none.
     """
 
     budget: Budget = field(default_factory=Budget)
     accumulate: Attack[Batch] | None = None
     trigger: Attack[Batch] | None = None
+    derivatives: Derivatives | None = None
 
     def poison(self, clean: Batch, view: View, phase: Phase) -> Batch:
         """The batch that the model is fed in this phase; always within the budget.

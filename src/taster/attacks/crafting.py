@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from taster.attacks.campaign import Budget
-from taster.calculus import Normalise, gradient, mixed_derivative, normalised
+from taster.calculus import Derivatives, LossAt, Normalise, normalised
 from taster.functional import BatchNormMode
 from taster.pgd import pgd
 from taster.types import Batch, Tensors
@@ -26,6 +26,7 @@ class Crafting:
         normalise: of the gradients that poison is aligned with.
         normalise_poisoned: of the poison's own gradient too, which turns inner products into cosines.
         batch_norm: statistics used: the recorded ones, or those of the batch.
+        derivatives: how they are computed.
     """
 
     budget: Budget
@@ -34,19 +35,20 @@ class Crafting:
     normalise: Normalise
     normalise_poisoned: bool
     batch_norm: BatchNormMode
+    derivatives: Derivatives
 
     @property
     def alpha(self) -> float:
         """α."""
         return 2 * self.budget.ball.epsilon / self.steps if self.step_size is None else self.step_size
 
-    def loss(self, view: View, batch: Batch, params: Tensors, x: Tensor | None = None) -> Tensor:
-        """L(S; θ), with other samples in place of the batch's own where given."""
-        return view.loss(batch.x if x is None else x, batch.y, params=params, batch_norm=self.batch_norm)
+    def loss(self, view: View) -> LossAt:
+        """L, at the moment of the view but for the parameters."""
+        return lambda params, x, y: view.loss(x, y, params=params, batch_norm=self.batch_norm)
 
     def gradient(self, view: View, batch: Batch) -> Tensors:
         """∇_θ L(S; θ_t), not normalised."""
-        return gradient(lambda params: self.loss(view, batch, params), view.trainable)
+        return self.derivatives.gradient(self.loss(view), view.trainable, batch)
 
     def target(self, view: View, batch: Batch) -> Tensors:
         """∇_θ L(S; θ_t), normalised."""
@@ -62,11 +64,11 @@ class Crafting:
         steps: int | None = None,
     ) -> Tensor:
         """PGD that raises Σᵢ wᵢ ⟨∇_θ L(S; θ_t), vᵢ⟩ by moving the chosen samples of S; returns all its samples."""
-        params = view.trainable
         how: Normalise = self.normalise if self.normalise_poisoned else "none"
+        derivative = self.derivatives.mixed(self.loss(view), view.trainable, terms, how)
 
         def ascent(x: Tensor) -> Tensor:
-            slope = mixed_derivative(lambda p, x: self.loss(view, clean, p, x), params, x, terms, how)
+            slope = derivative(x, clean.y)
             slope[~chosen] = 0
             return slope
 

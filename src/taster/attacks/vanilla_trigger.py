@@ -9,7 +9,7 @@ from pydantic import Field
 
 from taster.attacks.campaign import Budget, Campaign, Draw
 from taster.attacks.crafting import Crafting
-from taster.calculus import Normalise
+from taster.calculus import Derivatives, Normalise
 from taster.functional import BatchNormMode
 from taster.pgd import Ball, Norm
 from taster.settings import checked
@@ -21,6 +21,7 @@ from taster.view import View
 def vanilla_trigger(
     validation: Draw,
     generator: torch.Generator,
+    derivatives: Derivatives | None = None,
     *,
     epsilon: Annotated[float, Field(ge=0)] = 8 / 255,
     norm: Norm = "linf",
@@ -40,6 +41,7 @@ def vanilla_trigger(
     Args:
         validation: draws S_val.
         generator: draws which samples are poisoned, where `ratio` is under 1.
+        derivatives: how they are computed; by default held differences in float32.
         epsilon: ε, in the units of the data.
         norm: of the ball.
         pgd_steps: C.
@@ -54,11 +56,13 @@ def vanilla_trigger(
     Source: Pang et al. 2021, Eq. 6 ("poisoned trigger").
     """
     budget = Budget(Ball(norm, epsilon), ratio, loss_scale)
-    crafting = Crafting(budget, pgd_steps, step_size, normalise, normalise_poisoned, batch_norm)
+    crafting = Crafting(
+        budget, pgd_steps, step_size, normalise, normalise_poisoned, batch_norm, derivatives or Derivatives()
+    )
 
     def trigger(clean: Batch, view: View) -> Batch:
         chosen = budget.choose(len(clean), generator).to(clean.x.device)
         s_val = validation(validation_size)
         return Batch(crafting.oppose(clean, view, crafting.target(view, s_val), chosen), clean.y, loss_scale)
 
-    return Campaign(budget, trigger=trigger)
+    return Campaign(budget, trigger=trigger, derivatives=crafting.derivatives)

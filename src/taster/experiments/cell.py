@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from taster.attacks import Campaign, Observation, Schedule, after_steps, at_accuracy_floor, at_loss_amplification
 from taster.attacks.campaign import changed
+from taster.calculus import Derivatives
 from taster.data import Augment, Images, ImageSet, Role, Sampler, Stream, as_batch
 from taster.errors import RecipeError, TasterError
 from taster.experiments.burn_in import build_model, build_optimizer
@@ -86,6 +87,7 @@ def run_cell(
                 "seed": seed,
                 **record.to_dict(),
                 "poisoned": int(changed(fed.x, clean.x).sum()),
+                "derivatives": None if campaign.derivatives is None else campaign.derivatives.used(),
                 "monitor_accuracy": observations[-1].accuracy,
                 "test_accuracy": after if shown else None,
             }
@@ -174,7 +176,12 @@ def make_campaign(recipe: Recipe, roles: dict[Role, Images], trigger: Batch, att
         RecipeError: when the function returns no Campaign.
     """
     validation = Sampler(roles["validation"].to(trigger.x.device), generator(seed, "validation"))
-    resources = {"trigger": trigger, "validation": validation, "generator": generator(seed, "attack")}
+    resources = {
+        "trigger": trigger,
+        "validation": validation,
+        "generator": generator(seed, "attack"),
+        "derivatives": Derivatives(recipe.compute.way),
+    }
     with own_code(attack):
         campaign = recipe.factory("attack", attack).make(resources, attack.settings)
     if not isinstance(campaign, Campaign):

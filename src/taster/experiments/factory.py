@@ -18,7 +18,7 @@ from taster.models import MODELS
 from taster.settings import settings_model
 
 KINDS: dict[str, tuple[Mapping[str, Callable[..., Any]], tuple[str, ...]]] = {
-    "attack": (ATTACKS, ("trigger", "validation", "generator")),
+    "attack": (ATTACKS, ("trigger", "validation", "generator", "derivatives")),
     "defence": (DEFENCES, ("probe", "generator")),
     "model": (MODELS, ("shape", "classes")),
 }
@@ -27,8 +27,8 @@ KINDS: dict[str, tuple[Mapping[str, Callable[..., Any]], tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class Factory:
-    """A function named in a recipe. Its positional parameters are what it needs of the harness, by name; its
-    keyword-only parameters are its settings."""
+    """A function named in a recipe. Its positional parameters are what it needs of the harness, by name (one that has a
+    default and that the harness does not know is left alone); its keyword-only parameters are its settings."""
 
     kind: str
     name: str
@@ -38,7 +38,10 @@ class Factory:
 
     def make(self, resources: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
         """Calls the function."""
-        return self.function(*(resources[need] for need in self.needs), **settings)
+        by_place = {p.name for p in inspect.signature(self.function).parameters.values() if p.kind is p.POSITIONAL_ONLY}
+        placed = [resources[need] for need in self.needs if need in by_place]
+        named = {need: resources[need] for need in self.needs if need not in by_place}
+        return self.function(*placed, **named, **settings)
 
     @property
     def summary(self) -> str:
@@ -81,7 +84,9 @@ def _describe(kind: str, name: str, function: Callable[..., Any], available: Ite
     except (TypeError, ValueError, NameError) as error:
         raise RecipeError(f"{name}: its signature cannot be read ({error})") from error
     needs = [
-        p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty
+        p.name
+        for p in parameters
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and (p.default is p.empty or p.name in available)
     ]
     for need in needs:
         if need not in available:

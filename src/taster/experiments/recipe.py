@@ -6,13 +6,14 @@ import tomllib
 from collections import Counter
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import tomli_w
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from taster.calculus import Method, Way
 from taster.data import Role
-from taster.errors import RecipeError
+from taster.errors import RecipeError, SettingError
 from taster.experiments.changes import apply_change
 from taster.experiments.factory import Factory, find_factory
 from taster.functional import Precision
@@ -20,6 +21,16 @@ from taster.settings import faults as fault_lines
 
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
+
+
+def _way(text: str) -> str:
+    try:
+        return text if text in ("fast", "exact") else str(Way.parse(text))
+    except SettingError:
+        ways = ", ".join(get_args(Method))
+        raise ValueError(
+            f"fast, exact, or a way: one of {ways}, then bfloat16 (not for forward_over_reverse) or channels_last"
+        ) from None
 
 
 class Section(BaseModel):
@@ -119,14 +130,24 @@ class HistorySection(Section):
 
 
 class Compute(Section):
-    """How it is computed. The first run decides what is left open of `device` and `threads` and keeps it, as results
-    depend on them in the last bit."""
+    """How it is computed. The first run decides what is left open of `device`, `threads` and `derivatives` and keeps
+    it, as results depend on them.
+
+    `derivatives` is how attacks compute theirs: "fast" and "exact" try the ways there are and keep the fastest (of
+    automatic differentiation in float32, for "exact"); or a way by its name, see `taster.calculus.Way`.
+    """
 
     device: str = "auto"
     precision: Precision = "float32"
     channels_last: bool = False
     threads: Count | None = None
+    derivatives: Annotated[str, AfterValidator(_way)] = "fast"
     test_every: Count = 1
+
+    @property
+    def way(self) -> Way | None:
+        """The way decided on, if one is."""
+        return None if self.derivatives in ("fast", "exact") else Way.parse(self.derivatives)
 
 
 def _seeds(value: Any) -> Any:
@@ -170,10 +191,9 @@ class Recipe(Section):
         """The function that an entry names."""
         return find_factory(kind, entry.name)
 
-    def computed_with(self, device: str, threads: int) -> Recipe:
-        """The same recipe with device and number of threads decided."""
-        compute = self.compute.model_copy(update={"device": device, "threads": threads})
-        return self.model_copy(update={"compute": compute})
+    def computed_with(self, **decided: Any) -> Recipe:
+        """The same recipe with keys of `[compute]` decided that were left open."""
+        return self.model_copy(update={"compute": self.compute.model_copy(update=decided)})
 
 
 def shipped_recipes() -> dict[str, Path]:

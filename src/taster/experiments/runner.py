@@ -7,16 +7,21 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
 
+from taster.calculus import Derivatives, Way, exact_ways, fast_ways, fastest, measure, normalised
 from taster.data import as_batch, split_roles
 from taster.errors import RecipeError, RunDirectoryError
-from taster.experiments.burn_in import build_model, load_weights
+from taster.experiments.burn_in import build_model, build_optimizer, load_weights
 from taster.experiments.cell import make_campaign, make_guard
 from taster.experiments.environment import describe_environment, pick_device
 from taster.experiments.recipe import Recipe
 from taster.experiments.run_directory import RunDirectory
 from taster.experiments.work import Task, pending, recipe_data, set_up_torch
 from taster.experiments.workers import Workers, workers
+from taster.learner import Learner
+from taster.types import Tensors
 
 
 class Watcher(Protocol):
@@ -75,6 +80,7 @@ def run_recipe(
     set_up_torch(threads, device)
     try:
         batches = _rehearse(recipe, device, watcher)
+        recipe = _decide_derivatives(recipe, device, watcher)
         if not going_on or not run.complete():
             run.begin(recipe, describe_environment(device, threads, jobs))
         burn_ins, cells = pending(recipe, run, batches)
@@ -133,7 +139,9 @@ def _same_recipe(recipe: Recipe, run: RunDirectory) -> Recipe:
     there = run.recipe()
     compute, kept = recipe.compute, there.compute
     asked = recipe.computed_with(
-        kept.device if compute.device == "auto" else compute.device, compute.threads or kept.threads or 1
+        device=kept.device if compute.device == "auto" else compute.device,
+        threads=compute.threads or kept.threads or 1,
+        derivatives=kept.derivatives if compute.way is None else compute.derivatives,
     )
     if asked != there:
         old, new = _flat(there.to_dict()), _flat(asked.to_dict())
@@ -151,7 +159,37 @@ def _share_cores(recipe: Recipe, device: torch.device, jobs: int | None) -> tupl
         jobs = 1 if device.type != "cpu" or threads is None else max(1, cores // threads)
     if threads is None:
         threads = max(1, cores // jobs)
-    return recipe.computed_with(device.type if device.index is None else str(device), threads), jobs
+    return recipe.computed_with(device=device.type if device.index is None else str(device), threads=threads), jobs
+
+
+def _decide_derivatives(recipe: Recipe, device: torch.device, watcher: Watcher) -> Recipe:
+    """Tries the ways to compute derivatives on the recipe's model, where it leaves them open and an attack asks."""
+    open_to = recipe.compute.derivatives
+    if recipe.compute.way is not None or not any(
+        "derivatives" in recipe.factory("attack", a).needs for a in recipe.attack
+    ):
+        return recipe
+    data, seed = recipe_data(recipe), recipe.seeds[0]
+    model = build_model(recipe, data, seed, device)
+    if recipe.burn_in.checkpoint is not None:
+        load_weights(model, recipe.burn_in.checkpoint)
+    images = split_roles(data, recipe.split.sizes(), seed)["validation"].to(device)
+    count = min(recipe.stream.batch_size, len(images))
+    batch, other = (as_batch(images.select(torch.arange(start, start + count) % len(images))) for start in (0, count))
+    view = Learner(model, build_optimizer(recipe, model), cross_entropy, precision=recipe.compute.precision).view()
+
+    def loss(params: Tensors, x: Tensor, y: Tensor) -> Tensor:
+        return view.loss(x, y, params=params)
+
+    ways = (fast_ways if open_to == "fast" else exact_ways)(images=batch.x.dim() == 4)
+    direction = normalised(Derivatives(Way("double_backward")).gradient(loss, view.trainable, other), "per_tensor")
+    stage = "try ways to differentiate"
+    watcher.begin(stage, len(ways))
+    found = []
+    for way in ways:
+        found += measure(loss, view.trainable, batch, direction, [way])
+        watcher.step(stage, 1, str(way))
+    return recipe.computed_with(derivatives=str(fastest(found)))
 
 
 def _perform_all(

@@ -1,0 +1,165 @@
+"""The derivatives as differences of gradients along a direction, every kink held to one side.
+
+    ∇ₓ ⟨∇_θ L(x; θ), u⟩ ≈ (∇ₓ L(x; θ + s u) − ∇ₓ L(x; θ)) / s
+
+costs two forward passes and two backward passes to the samples only: no second derivative, no gradient of any weight,
+no graph of a graph. A Hessian-vector product is the same with ∇_θ in place of ∇ₓ.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from taster.calculus.algebra import Normalise, pull, size
+from taster.calculus.branches import Branches
+from taster.calculus.exact import LossAt, as_leaves, grad, steer
+from taster.types import Batch, Tensors
+
+_ATTEMPTS = 6
+_FIRST = 1e-4
+
+
+class Stride:
+    """How far to step along a direction, kept such that the gradient changes by a set share of its norm.
+
+    Too short a step drowns in rounding, too long a one in curvature. How far is right depends on model and direction,
+    how much change is right only on the number format (measured: `benchmarks/derivatives.py --strides`). So the
+    length follows the change that the last step made; a step that missed it clearly is taken again.
+
+    Attributes:
+        change: the share.
+        length: of the last step, over the norm of the parameters; None before the first.
+    """
+
+    def __init__(self, change: float) -> None:
+        self.change = change
+        self.length: float | None = None
+
+    def along(
+        self,
+        direction: Mapping[str, Tensor],
+        params: Mapping[str, Tensor],
+        here: Sequence[Tensor],
+        there: Callable[[Tensors], Sequence[Tensor]],
+    ) -> list[Tensor]:
+        """The derivative of a gradient along a direction.
+
+        Args:
+            direction: u, by parameter.
+            params: θ.
+            here: the gradient at θ, any tensors.
+            there: the same at other parameters.
+        """
+        whole, reach = size(list(params.values())), size(list(direction.values()))
+        scale = size(here)
+        if reach == 0 or math.isinf(reach):  # nowhere to go; or the direction of a gradient that vanishes
+            return [torch.zeros_like(t) for t in here]
+        for _ in range(_ATTEMPTS):
+            length = _FIRST if self.length is None else self.length
+            step = length * (whole or 1.0) / reach
+            shifted = there(shift(params, direction, step))
+            moved = list(torch._foreach_sub(list(shifted), list(here)))
+            change = size(moved) / scale if scale else self.change
+            if not math.isfinite(change):
+                change = 10 * self.change
+            self.length = length * min(max(self.change / max(change, 1e-12), 0.1), 10.0)
+            if self.change / 2 <= change <= 2 * self.change:
+                break
+        torch._foreach_div_(moved, step)
+        return moved
+
+
+def shift(params: Mapping[str, Tensor], direction: Mapping[str, Tensor], step: float) -> Tensors:
+    """θ + s u."""
+    moved = torch._foreach_add([params[name] for name in direction], list(direction.values()), alpha=step)
+    return {**params, **dict(zip(direction, moved, strict=True))}
+
+
+def mixed_derivative(
+    loss: LossAt,
+    params: Mapping[str, Tensor],
+    x: Tensor,
+    y: Tensor,
+    towards: Mapping[str, Tensor],
+    normalise: Normalise,
+    stride: Stride,
+) -> Tensor:
+    """∇ₓ `aligned`(∇_θ L(x; θ), V), of the shape of x; see `taster.calculus.exact.mixed_derivative`.
+
+    Normalised, the gradient ∇_θ L at θ is needed too; it comes from the same backward pass.
+    """
+    branches = Branches()
+    leaf = x.detach().requires_grad_(True)
+    if normalise == "none":
+        direction: Mapping[str, Tensor] = towards
+        with branches.recorded():
+            (here,) = torch.autograd.grad(loss(dict(params), leaf, y), leaf)
+    else:
+        leaves = as_leaves(params)
+        with branches.recorded():
+            value = loss(leaves, leaf, y)
+        here, *own = torch.autograd.grad(value, [leaf, *leaves.values()], materialize_grads=True)
+        direction = pull(dict(zip(leaves, own, strict=True)), towards, normalise)
+        del own
+
+    def there(moved: Tensors) -> Sequence[Tensor]:
+        again = x.detach().requires_grad_(True)
+        with branches.held():
+            value = loss(moved, again, y)
+        return torch.autograd.grad(value, again)
+
+    return stride.along(direction, params, [here], there)[0]
+
+
+def hessian_vector_product(
+    loss: LossAt, params: Mapping[str, Tensor], batch: Batch, direction: Mapping[str, Tensor], stride: Stride
+) -> Tensors:
+    """∇²_θ L(θ) v, by name."""
+    here, branches = _gradient(loss, params, batch)
+    return _along(loss, params, batch, direction, here, branches, stride)
+
+
+def accumulation_direction(
+    loss: LossAt,
+    params: Mapping[str, Tensor],
+    a: Batch,
+    b: Batch,
+    normalise: Normalise,
+    strides: tuple[Stride, Stride],
+) -> Tensors:
+    """∇_θ ⟨∇_θ L_a(θ), ∇_θ L_b(θ)⟩: two Hessian-vector products, which share the gradients they start from."""
+    own, own_branches = _gradient(loss, params, a)
+    other, other_branches = _gradient(loss, params, b)
+    total = _along(loss, params, a, steer(own, other, normalise), own, own_branches, strides[0])
+    second = _along(loss, params, b, steer(other, own, normalise), other, other_branches, strides[1])
+    torch._foreach_add_(list(total.values()), list(second.values()))
+    return total
+
+
+def _gradient(loss: LossAt, params: Mapping[str, Tensor], batch: Batch) -> tuple[Tensors, Branches]:
+    branches, leaves = Branches(), as_leaves(params)
+    with branches.recorded():
+        value = loss(leaves, batch.x, batch.y)
+    return grad(value, leaves), branches
+
+
+def _along(
+    loss: LossAt,
+    params: Mapping[str, Tensor],
+    batch: Batch,
+    direction: Mapping[str, Tensor],
+    here: Tensors,
+    branches: Branches,
+    stride: Stride,
+) -> Tensors:
+    def there(moved: Tensors) -> Sequence[Tensor]:
+        leaves = as_leaves(moved)
+        with branches.held():
+            value = loss(leaves, batch.x, batch.y)
+        return list(grad(value, leaves).values())
+
+    return dict(zip(here, stride.along(direction, params, list(here.values()), there), strict=True))
