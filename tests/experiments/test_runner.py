@@ -394,3 +394,25 @@ def test_bfloat16_channels_last_and_augmentation_run(tiny_recipe: Path, tmp_path
     assert len(rows) == 4
     phases = [json.loads(line)["phase"] for line in (tmp_path / "run" / "steps.jsonl").read_text().splitlines()[:4]]
     assert phases == ["dormant", "accumulate", "accumulate", "trigger"]
+
+
+@pytest.mark.parametrize("asked", ["fast", "exact"])
+def test_the_fastest_way_to_differentiate_is_found_and_kept(
+    asked: str, recipe_with: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = recipe_with()
+    changes = [f"compute.derivatives={asked}"]
+    rows = run_recipe(read_recipe(str(path), changes), tmp_path / "run")
+    kept = RunDirectory(tmp_path / "run").recipe()
+    assert kept.compute.way is not None
+    assert asked == "fast" or kept.compute.way.exact
+    lines = [json.loads(line) for line in (tmp_path / "run" / "steps.jsonl").read_text().splitlines()]
+    used = {line["derivatives"] for line in lines if line["attack"] == "accumulative"}
+    assert used == {str(kept.compute.way)}
+    again = run_recipe(read_recipe(str(path), changes), tmp_path / "run", resume=True)
+    assert again == rows
+
+
+def test_an_unknown_way_to_differentiate_is_told(recipe_with: Callable[..., Path]) -> None:
+    with pytest.raises(RecipeError, match=r"compute\.derivatives: got 'quick', wanted fast, exact, or a way"):
+        read_recipe(str(recipe_with()), ["compute.derivatives=quick"])

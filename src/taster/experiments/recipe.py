@@ -133,15 +133,17 @@ class Compute(Section):
     """How it is computed. The first run decides what is left open of `device`, `threads` and `derivatives` and keeps
     it, as results depend on them.
 
-    `derivatives` is how attacks compute theirs: "fast" and "exact" try the ways there are and keep the fastest (of
-    automatic differentiation in float32, for "exact"); or a way by its name, see `taster.calculus.Way`.
+    `derivatives` is how attacks compute theirs: a way by its name, see `taster.calculus.Way`; or "fast" or "exact",
+    which try the ways there are on this machine and keep the fastest (of automatic differentiation in float32, for
+    "exact").
+    The default is a way by its name, so that a recipe by itself gives the same bits every time.
     """
 
     device: str = "auto"
     precision: Precision = "float32"
     channels_last: bool = False
     threads: Count | None = None
-    derivatives: Annotated[str, AfterValidator(_way)] = "fast"
+    derivatives: Annotated[str, AfterValidator(_way)] = "held_difference"
     test_every: Count = 1
 
     @property
