@@ -4,8 +4,9 @@
 
 Cases: one PGD step towards a fixed direction ("step, plain") and through per-tensor cosines ("step, cosines"), the
 accumulation direction G, and a whole accumulative batch of C = 10 steps through cosines. Every variant has a process of
-its own, so that its peak memory is its own; the processes take turns, one case at a time, and ratios are medians over
-rounds of baseline / variant. "published" computes G in every PGD step, as the published code does; "textbook" once.
+its own; its peak memory is what that process grew by since it was set up, up to the end of the case. The processes take
+turns, one case at a time, and ratios are medians over rounds of baseline / variant. "published" computes G in every PGD
+step, as the published code does; "textbook" once.
 Agreement: share of signs right, each weighted by the size of the true value (double backward in float64).
 """
 
@@ -56,23 +57,25 @@ VARIANTS = [
 CASES = ["step, plain", "step, cosines", "direction G", "batch, cosines"]
 
 
-def setting(options: dict[str, Any]) -> tuple[torch.nn.Module, list[Batch]]:
-    """The model in eval mode, and three batches: clean, validation, trigger."""
+def draw(options: dict[str, Any]) -> tuple[list[Batch], int]:
+    """Three batches: clean, validation, trigger; and the number of classes."""
     torch.manual_seed(0)
-    if options["data"]:
-        images = load_images(options["data"])
-        train, shape, classes = images.train, images.shape, images.classes
-        assert train is not None
-        batches = [as_batch(train.select(torch.arange(i, i + SIZE))) for i in (0, 1000, 2000)]
-    else:
-        shape, classes = (3, 32, 32), 10
-        batches = [Batch(torch.rand(SIZE, *shape), torch.randint(0, classes, (SIZE,))) for _ in range(3)]
+    if not options["data"]:
+        return [Batch(torch.rand(SIZE, 3, 32, 32), torch.randint(0, 10, (SIZE,))) for _ in range(3)], 10
+    images = load_images(options["data"])
+    assert images.train is not None
+    return [as_batch(images.train.select(torch.arange(i, i + SIZE))) for i in (0, 1000, 2000)], images.classes
+
+
+def make_model(options: dict[str, Any], shape: tuple[int, ...], classes: int) -> torch.nn.Module:
+    """The model in eval mode."""
+    torch.manual_seed(0)
     settings: dict[str, Any] = {"max_pool": True, **CIFAR} if options["checkpoint"] else {}
     settings |= json.loads(options["settings"])
-    model = MODELS[options["model"]](shape, classes, **settings).eval()
+    model: torch.nn.Module = MODELS[options["model"]](shape, classes, **settings).eval()  # type: ignore[arg-type]
     if options["checkpoint"]:
         load_weights(model, options["checkpoint"])
-    return model, batches
+    return model
 
 
 def plain_loss(model: torch.nn.Module) -> tuple[textbook.Loss, list[Tensor]]:
@@ -85,11 +88,11 @@ def plain_loss(model: torch.nn.Module) -> tuple[textbook.Loss, list[Tensor]]:
     return loss, [p.detach().requires_grad_() for p in model.parameters()]
 
 
-def baseline_cases(model: torch.nn.Module, batches: list[Batch], *, hoisted: bool) -> dict[str, Callable[[], Tensor]]:
+def baseline_cases(
+    model: torch.nn.Module, batches: list[Batch], towards: list[list[Tensor]], *, hoisted: bool
+) -> dict[str, Callable[[], Tensor]]:
     loss, params = plain_loss(model)
     clean, val, trigger = ((b.x, b.y) for b in batches)
-    keep = textbook.gradient(loss, params, *clean)
-    towards = [keep, textbook.direction(loss, params, val, trigger)]
     fixed = [sum(parts) for parts in zip(*([v / v.norm() for v in t] for t in towards), strict=True)]
 
     def plain() -> Tensor:
@@ -105,7 +108,9 @@ def baseline_cases(model: torch.nn.Module, batches: list[Batch], *, hoisted: boo
     }
 
 
-def own_cases(model: torch.nn.Module, batches: list[Batch], way: Way) -> tuple[dict[str, Any], Derivatives]:
+def own_cases(
+    model: torch.nn.Module, batches: list[Batch], way: Way, towards: list[list[Tensor]]
+) -> tuple[dict[str, Any], Derivatives]:
     view: View = Learner(model, torch.optim.SGD(model.parameters(), lr=0.1), cross_entropy).view()
     derivatives = Derivatives(way)
     budget = Budget(Ball("linf", EPSILON))
@@ -113,11 +118,9 @@ def own_cases(model: torch.nn.Module, batches: list[Batch], way: Way) -> tuple[d
     loss, params = crafting.loss(view), view.trainable
     clean, val, trigger = batches
     everyone = torch.ones(len(clean), dtype=torch.bool)
-    exact = Derivatives(Way("double_backward"))
-    keep = crafting.target(view, clean)
-    g = normalised(exact.accumulation_direction(loss, params, val, trigger, "per_tensor"), "per_tensor")
-    plain = derivatives.mixed(loss, params, [(1.0, keep), (1.0, g)])
-    cosines = derivatives.mixed(loss, params, [(1.0, keep), (1.0, g)], "per_tensor")
+    terms = [(1.0, normalised(dict(zip(params, t, strict=True)), "per_tensor")) for t in towards]
+    plain = derivatives.mixed(loss, params, terms)
+    cosines = derivatives.mixed(loss, params, terms, "per_tensor")
 
     def direction() -> dict[str, Tensor]:
         return derivatives.accumulation_direction(loss, params, val, trigger, "per_tensor")
@@ -141,15 +144,18 @@ def flat(tensors: list[Tensor]) -> Tensor:
 def work(variant: str, options: dict[str, Any], pipe: Connection) -> None:
     """A variant's process: computes the cases it is told to, and says how long each took."""
     torch.set_num_threads(options["threads"])
-    model, batches = setting(options)
     truth = torch.load(options["truth"])
+    batches = [Batch(x, y) for x, y in truth["batches"]]
+    model = make_model(options, tuple(batches[0].x.shape[1:]), truth["classes"])
     derivatives = None
     if variant in ("published", "textbook"):
-        cases: dict[str, Callable[[], Tensor]] = baseline_cases(model, batches, hoisted=variant == "textbook")
+        cases: dict[str, Callable[[], Tensor]] = baseline_cases(
+            model, batches, truth["towards"], hoisted=variant == "textbook"
+        )
     else:
-        cases, derivatives = own_cases(model, batches, Way.parse(variant))
+        cases, derivatives = own_cases(model, batches, Way.parse(variant), truth["towards"])
+    at_rest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for case in iter(pipe.recv, None):
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         start = time.perf_counter()
         found = cases[case]()
         seconds = time.perf_counter() - start
@@ -157,18 +163,27 @@ def work(variant: str, options: dict[str, Any], pipe: Connection) -> None:
             {
                 "seconds": seconds,
                 "agreement": agreement(found.double(), truth[case]) if case in truth else None,
-                "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-                "grew_mib": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024,
+                "peak_mib": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - at_rest) // 1024,
                 "used": None if derivatives is None else derivatives.used(),
             }
         )
 
 
 def write_truth(options: dict[str, Any]) -> None:
-    model, batches = setting(options)
+    """What all variants start from, and what double backward in float64 finds."""
+    batches, classes = draw(options)
+    model = make_model(options, tuple(batches[0].x.shape[1:]), classes).double()
     wide = [Batch(b.x.double(), b.y) for b in batches]
-    cases = baseline_cases(model.double(), wide, hoisted=True)
-    torch.save({case: cases[case]() for case in CASES[:3]}, options["truth"])
+    loss, params = plain_loss(model)
+    clean, val, trigger = ((b.x, b.y) for b in wide)
+    towards = [textbook.gradient(loss, params, *clean), textbook.direction(loss, params, val, trigger)]
+    cases = baseline_cases(model, wide, towards, hoisted=True)
+    start = {
+        "batches": [(b.x, b.y) for b in batches],
+        "classes": classes,
+        "towards": [[v.float() for v in t] for t in towards],
+    }
+    torch.save({**start, **{case: cases[case]() for case in CASES[:3]}}, options["truth"])
 
 
 def main() -> None:
@@ -206,7 +221,7 @@ def main() -> None:
         pipe.send(None)
     Path(options["truth"]).unlink()
     rows = []
-    print("\n| case | variant | seconds | times faster | peak MiB | agreement % |\n|---|---|---:|---:|---:|---:|")
+    print("\n| case | variant | seconds | times faster | peak +MiB | agreement % |\n|---|---|---:|---:|---:|---:|")
     for case in CASES:
         base = [a["seconds"] for a in found["textbook"][case]]
         for variant, cases in found.items():
