@@ -102,8 +102,10 @@ def run(
     burnt-in checkpoints, and prints the table of results.
     """
     from taster.experiments import RunDirectory, read_recipe, run_recipe
+    from taster.memory import keep_memory
     from taster.report import write_report
 
+    keep_memory()
     wanted = [*(changes or []), *([] if seeds is None else [f"seeds={seeds}"])]
     if resume and recipe is None and out is not None and RunDirectory(out).exists():
         chosen = read_recipe(str(out / "recipe.toml"), wanted)

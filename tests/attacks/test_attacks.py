@@ -12,7 +12,7 @@ from taster import Batch, Learner, Phase, View
 from taster.attacks import ATTACKS, Campaign, accumulative
 from taster.attacks.campaign import changed
 from taster.calculus import inner, normalised
-from taster.calculus.exact import accumulation_direction, gradient
+from taster.calculus.exact import DoubleBackward, gradient
 
 COMMON = {"pgd_steps": 3, "epsilon": 0.1, "validation_size": 10}
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -110,7 +110,7 @@ def test_the_accumulative_phase_raises_equation_9(weight: float) -> None:
     view, clean = learner.view(), tiny_batch(seed=70)
     s_val, s_trigger = tiny_batch(10, seed=60), tiny_batch(8, seed=50)
     keep = gradient(loss_of(view), view.trainable, clean)
-    towards = accumulation_direction(loss_of(view), view.trainable, s_val, s_trigger)
+    towards = DoubleBackward().accumulation_direction(loss_of(view), view.trainable, s_val, s_trigger)
     target = {k: keep[k] + weight * towards[k] for k in keep}
     campaign = accumulative(
         s_trigger,

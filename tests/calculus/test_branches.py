@@ -58,9 +58,9 @@ def test_another_pass_is_refused() -> None:
     branches, x = Branches(), torch.randn(3)
     with branches.recorded():
         torch.relu(x)
-    with pytest.raises(BranchError, match="was not called at this place"), branches.held():
+    with pytest.raises(BranchError, match="not go through the same kink"), branches.held():
         functional.leaky_relu(x)
-    with pytest.raises(BranchError, match="was not called at this place"), branches.held():
+    with pytest.raises(BranchError, match="not go through the same kink"), branches.held():
         torch.relu(torch.relu(x))
     with pytest.raises(BranchError, match="more kinks"), branches.held():
         pass

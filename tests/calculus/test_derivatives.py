@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from taster.calculus import Derivatives, Normalise, Way, agreement, fast_ways, fastest, inner, measure, normalised
-from taster.calculus.exact import accumulation_direction, gradient, mixed_derivative
+from taster.calculus.exact import DoubleBackward, gradient
 from taster.errors import SettingError
 from taster.models import small_cnn
 from taster.types import Batch
@@ -136,7 +136,9 @@ def test_accumulation_direction(problem: Problem, how: Normalise, way: str) -> N
 @pytest.mark.parametrize("how", NORMALISED)
 def test_accumulation_derivative(problem: Problem, how: Normalise, outer: Normalise) -> None:
     def value(x: Tensor) -> Tensor:
-        towards = accumulation_direction(problem.loss, problem.params, problem.a, Batch(x, problem.y), how)
+        towards = DoubleBackward().accumulation_direction(
+            problem.loss, problem.params, problem.a, Batch(x, problem.y), how
+        )
         return inner(towards, problem.v, outer)
 
     found = Derivatives().accumulation_derivative(
@@ -166,11 +168,10 @@ def test_mixed_derivative_passes_gradcheck() -> None:
 
     assert torch.autograd.gradcheck(value, (x,))
     torch.testing.assert_close(
-        mixed_derivative(
+        DoubleBackward().mixed_derivative(
             problem.loss,
             problem.params,
-            problem.x,
-            problem.y,
+            problem.b,
             normalised(problem.v, "per_tensor"),
             "per_tensor",
         ),
@@ -192,7 +193,7 @@ def test_half_precision_agrees_in_sign() -> None:
     found = derivatives.mixed(loss, params, [(1.0, v)])(x, y)
     assert found.dtype == torch.float32
     assert not derivatives.fallbacks
-    assert agreement(found, mixed_derivative(loss, params, x, y, v)) >= 0.95
+    assert agreement(found, DoubleBackward().mixed_derivative(loss, params, Batch(x, y), v)) >= 0.95
 
 
 class Bent(nn.Module):
@@ -219,7 +220,7 @@ def test_a_way_that_disagrees_gives_way_to_double_backward_and_says_so(caplog: p
 
     derivatives = Derivatives(Way("held_difference"))
     found = derivatives.mixed(loss, params, [(1.0, v)])(x, y)
-    assert torch.equal(found, mixed_derivative(loss, params, x, y, v))
+    assert torch.equal(found, DoubleBackward().mixed_derivative(loss, params, Batch(x, y), v))
     assert "mixed derivative" in derivatives.fallbacks
     assert "by double_backward" in derivatives.used()
     assert "cannot be used" in caplog.text

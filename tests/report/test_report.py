@@ -13,7 +13,7 @@ import torch
 
 from taster.errors import RunDirectoryError
 from taster.experiments import RunDirectory, read_recipe, run_recipe
-from taster.experiments.runner import Silence
+from taster.experiments.watcher import Silence
 from taster.report import Spread, summarise, write_report
 from taster.report.compare import compare_runs
 from taster.report.pictures import magnified_difference, strip

@@ -4,9 +4,10 @@
 """
 
 from taster.calculus.algebra import Normalise, inner, normalised
-from taster.calculus.derivatives import LEAST_AGREEMENT, Derivatives, Method, Way, agreement
+from taster.calculus.derivatives import LEAST_AGREEMENT, Derivatives, agreement
 from taster.calculus.exact import LossAt
 from taster.calculus.measure import Measurement, exact_ways, fast_ways, fastest, measure
+from taster.calculus.way import Method, Way
 
 __all__ = [
     "LEAST_AGREEMENT",

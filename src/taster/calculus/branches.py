@@ -32,7 +32,7 @@ class Branches:
     """
 
     def __init__(self) -> None:
-        self._sides: list[tuple[object, Tensor]] = []
+        self._sides: list[tuple[_Kink, Tensor]] = []
 
     def recorded(self) -> AbstractContextManager[object]:
         """In this context the sides are written down, in place of any that were."""
@@ -121,44 +121,41 @@ _KINKS: Mapping[Any, _Kink] = {
 }
 
 
-def _kink(func: _Call, kwargs: dict[str, Any]) -> _Kink | None:
-    """The kink that a call goes through, if it is one that can be held."""
-    return None if kwargs.get("return_indices") else _KINKS.get(func)
-
-
-class _Recording(TorchFunctionMode):
-    def __init__(self, sides: list[tuple[object, Tensor]]) -> None:
-        super().__init__()
-        self._sides = sides
+class _Watching(TorchFunctionMode):
+    """Takes every call through a kink in hand."""
 
     def __torch_function__(
         self, func: _Call, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        kink = _kink(func, kwargs)
-        if kink is None:
-            return func(*args, **kwargs)
-        out, side = kink.record(*args, **_named(kwargs))
+        kink = None if kwargs.get("return_indices") else _KINKS.get(func)
+        return func(*args, **kwargs) if kink is None else self._pass(kink, args, _named(kwargs))
+
+    def _pass(self, kink: _Kink, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        raise NotImplementedError
+
+
+class _Recording(_Watching):
+    def __init__(self, sides: list[tuple[_Kink, Tensor]]) -> None:
+        super().__init__()
+        self._sides = sides
+
+    def _pass(self, kink: _Kink, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        out, side = kink.record(*args, **kwargs)
         self._sides.append((kink, side))
         return out
 
 
-class _Holding(TorchFunctionMode):
-    def __init__(self, sides: list[tuple[object, Tensor]]) -> None:
+class _Holding(_Watching):
+    def __init__(self, sides: list[tuple[_Kink, Tensor]]) -> None:
         super().__init__()
         self._sides = iter(sides)
 
-    def __torch_function__(
-        self, func: _Call, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        kink = _kink(func, kwargs)
-        if kink is None:
-            return func(*args, **kwargs)
+    def _pass(self, kink: _Kink, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         recorded, side = next(self._sides, (None, None))
         if recorded is not kink or side is None:
-            raise BranchError(f"{getattr(func, '__name__', func)} was not called at this place in the first pass")
-        return kink.hold(side, *args, **_named(kwargs))
+            raise BranchError("the first pass did not go through the same kink at this place")
+        return kink.hold(side, *args, **kwargs)
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)  # type: ignore[no-untyped-call]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +13,38 @@ from taster.types import Batch, Tensors
 
 LossAt = Callable[[Tensors, Tensor, Tensor], Tensor]
 """A loss as a function of parameters, samples x [n, ...] and labels y [n], one number."""
+
+
+class Differentiator(Protocol):
+    """One method to differentiate by."""
+
+    def mixed_derivative(
+        self,
+        loss: LossAt,
+        params: Mapping[str, Tensor],
+        batch: Batch,
+        towards: Mapping[str, Tensor],
+        normalise: Normalise = "none",
+    ) -> Tensor:
+        """∇ₓ `aligned`(∇_θ L(x; θ), V) for the samples of a batch, of their shape.
+
+        Args:
+            loss: L.
+            params: θ.
+            batch: samples x and labels.
+            towards: V, constant in x; see `taster.calculus.algebra.combined`.
+            normalise: how the inner product is taken.
+        """
+
+    def accumulation_direction(
+        self, loss: LossAt, params: Mapping[str, Tensor], a: Batch, b: Batch, normalise: Normalise = "none"
+    ) -> Tensors:
+        """∇_θ ⟨∇_θ L_a(θ), ∇_θ L_b(θ)⟩: where parameters go to align two gradients (Pang et al. 2021, G_t in Eq. 9)."""
+
+    def hessian_vector_product(
+        self, loss: LossAt, params: Mapping[str, Tensor], batch: Batch, direction: Mapping[str, Tensor]
+    ) -> Tensors:
+        """∇²_θ L(θ) v, by name."""
 
 
 def gradient(loss: LossAt, params: Mapping[str, Tensor], batch: Batch) -> Tensors:
@@ -26,62 +59,78 @@ def gradient(loss: LossAt, params: Mapping[str, Tensor], batch: Batch) -> Tensor
     return grad(loss(leaves, batch.x, batch.y), leaves)
 
 
-def mixed_derivative(
-    loss: LossAt,
-    params: Mapping[str, Tensor],
-    x: Tensor,
-    y: Tensor,
-    towards: Mapping[str, Tensor],
-    normalise: Normalise = "none",
-) -> Tensor:
-    """∇ₓ `aligned`(∇_θ L(x; θ), V), of the shape of x, by double backward.
+class DoubleBackward:
+    """Backward through backward."""
 
-    Args:
-        loss: L.
-        params: θ.
-        x: samples, [n, ...].
-        y: labels, [n].
-        towards: V, constant in x; see `taster.calculus.algebra.combined`.
-        normalise: how the inner product is taken.
-    """
-    leaves = as_leaves(params)
-    x = x.detach().requires_grad_(True)
-    own = grad(loss(leaves, x, y), leaves, create_graph=True)
-    (derivative,) = torch.autograd.grad(aligned(own, towards, normalise), x)
-    return derivative
+    def mixed_derivative(
+        self,
+        loss: LossAt,
+        params: Mapping[str, Tensor],
+        batch: Batch,
+        towards: Mapping[str, Tensor],
+        normalise: Normalise = "none",
+    ) -> Tensor:
+        """By one graph through the gradient of the parameters."""
+        leaves, x = as_leaves(params), batch.x.detach().requires_grad_(True)
+        own = grad(loss(leaves, x, batch.y), leaves, create_graph=True)
+        (derivative,) = torch.autograd.grad(aligned(own, towards, normalise), x)
+        return derivative
 
+    def accumulation_direction(
+        self, loss: LossAt, params: Mapping[str, Tensor], a: Batch, b: Batch, normalise: Normalise = "none"
+    ) -> Tensors:
+        """By one graph through both gradients."""
+        leaves = as_leaves(params)
+        own = grad(loss(leaves, a.x, a.y), leaves, create_graph=True)
+        other = grad(loss(leaves, b.x, b.y), leaves, create_graph=True)
+        return grad(inner(own, other, normalise), leaves)
 
-def forward_mixed_derivative(
-    loss: LossAt, params: Mapping[str, Tensor], x: Tensor, y: Tensor, direction: Mapping[str, Tensor]
-) -> Tensor:
-    """∇ₓ ⟨∇_θ L(x; θ), u⟩ as the derivative of ∇ₓ L along u: forward over reverse, no gradient of any weight."""
-
-    def slope(at: Tensors) -> Tensor:
-        found: Tensor = torch.func.grad(lambda samples: loss(at, samples, y))(x.detach())
-        return found
-
-    derivative: Tensor = torch.func.jvp(slope, (_detached(params),), (_detached(direction),))[1]
-    return derivative
+    def hessian_vector_product(
+        self, loss: LossAt, params: Mapping[str, Tensor], batch: Batch, direction: Mapping[str, Tensor]
+    ) -> Tensors:
+        """By one graph through the gradient."""
+        leaves = as_leaves(params)
+        return grad(inner(grad(loss(leaves, batch.x, batch.y), leaves, create_graph=True), direction), leaves)
 
 
-def accumulation_direction(
-    loss: LossAt, params: Mapping[str, Tensor], a: Batch, b: Batch, normalise: Normalise = "none"
-) -> Tensors:
-    """∇_θ ⟨∇_θ L_a(θ), ∇_θ L_b(θ)⟩: where parameters go to align two gradients (Pang et al. 2021, G_t in Eq. 9)."""
-    leaves = as_leaves(params)
-    own = grad(loss(leaves, a.x, a.y), leaves, create_graph=True)
-    other = grad(loss(leaves, b.x, b.y), leaves, create_graph=True)
-    return grad(inner(own, other, normalise), leaves)
+class ForwardOverReverse(DoubleBackward):
+    """The derivative of a gradient along a direction, by dual numbers; normalised mixed derivatives as its parent."""
 
+    def mixed_derivative(
+        self,
+        loss: LossAt,
+        params: Mapping[str, Tensor],
+        batch: Batch,
+        towards: Mapping[str, Tensor],
+        normalise: Normalise = "none",
+    ) -> Tensor:
+        """Without a gradient of any weight, where it is not normalised."""
+        if normalise != "none":
+            return super().mixed_derivative(loss, params, batch, towards, normalise)
 
-def forward_accumulation_direction(
-    loss: LossAt, params: Mapping[str, Tensor], a: Batch, b: Batch, normalise: Normalise = "none"
-) -> Tensors:
-    """The same as the sum of two Hessian-vector products, each forward over reverse."""
-    own, other = gradient(loss, params, a), gradient(loss, params, b)
-    first = forward_hessian_vector_product(loss, params, a, steer(own, other, normalise))
-    second = forward_hessian_vector_product(loss, params, b, steer(other, own, normalise))
-    return {name: first[name] + second[name] for name in first}
+        def slope(at: Tensors) -> Tensor:  # no gradient of any weight
+            found: Tensor = torch.func.grad(lambda samples: loss(at, samples, batch.y))(batch.x.detach())
+            return found
+
+        derivative: Tensor = torch.func.jvp(slope, (_detached(params),), (_detached(towards),))[1]
+        return derivative
+
+    def accumulation_direction(
+        self, loss: LossAt, params: Mapping[str, Tensor], a: Batch, b: Batch, normalise: Normalise = "none"
+    ) -> Tensors:
+        """The sum of two Hessian-vector products."""
+        own, other = gradient(loss, params, a), gradient(loss, params, b)
+        first = self.hessian_vector_product(loss, params, a, steer(own, other, normalise))
+        second = self.hessian_vector_product(loss, params, b, steer(other, own, normalise))
+        return {name: first[name] + second[name] for name in first}
+
+    def hessian_vector_product(
+        self, loss: LossAt, params: Mapping[str, Tensor], batch: Batch, direction: Mapping[str, Tensor]
+    ) -> Tensors:
+        """The gradient of a dual number."""
+        slope = torch.func.grad(lambda at: loss(at, batch.x, batch.y))
+        product: Tensors = torch.func.jvp(slope, (_detached(params),), (_detached(direction),))[1]
+        return product
 
 
 def steer(own: Mapping[str, Tensor], other: Mapping[str, Tensor], normalise: Normalise) -> Tensors:
@@ -110,23 +159,6 @@ def accumulation_derivative(
     towards = grad(inner(own, other, normalise), leaves, create_graph=True)
     (derivative,) = torch.autograd.grad(inner(towards, direction, outer), x)
     return derivative
-
-
-def hessian_vector_product(
-    loss: LossAt, params: Mapping[str, Tensor], batch: Batch, direction: Mapping[str, Tensor]
-) -> Tensors:
-    """∇²_θ L(θ) v, by name, by double backward."""
-    leaves = as_leaves(params)
-    return grad(inner(grad(loss(leaves, batch.x, batch.y), leaves, create_graph=True), direction), leaves)
-
-
-def forward_hessian_vector_product(
-    loss: LossAt, params: Mapping[str, Tensor], batch: Batch, direction: Mapping[str, Tensor]
-) -> Tensors:
-    """The same, forward over reverse."""
-    slope = torch.func.grad(lambda at: loss(at, batch.x, batch.y))
-    product: Tensors = torch.func.jvp(slope, (_detached(params),), (_detached(direction),))[1]
-    return product
 
 
 def as_leaves(params: Mapping[str, Tensor]) -> Tensors:

@@ -21,14 +21,16 @@ from taster.types import Batch, Tensors
 
 _ATTEMPTS = 6
 _FIRST = 1e-4
+_SAMPLES = ""  # a name that no parameter has
+_LATITUDE = 2.5  # how far off the change may be, as a factor: within it the derivative is as good
 
 
 class Stride:
     """How far to step along a direction, kept such that the gradient changes by a set share of its norm.
 
     Too short a step drowns in rounding, too long a one in curvature. How far is right depends on model and direction,
-    how much change is right only on the number format (measured: `benchmarks/derivatives.py --strides`). So the
-    length follows the change that the last step made; a step that missed it clearly is taken again.
+    how much change is right only on the number format (`benchmarks/changes.py` measures it). So the length follows
+    the change that the last step made; a step that missed it by far is taken again.
 
     Attributes:
         change: the share.
@@ -67,7 +69,7 @@ class Stride:
             if not math.isfinite(change):
                 change = 10 * self.change
             self.length = length * min(max(self.change / max(change, 1e-12), 0.1), 10.0)
-            if self.change / 2 <= change <= 2 * self.change:
+            if self.change / _LATITUDE <= change <= self.change * _LATITUDE:
                 break
         torch._foreach_div_(moved, step)
         return moved
@@ -79,65 +81,66 @@ def shift(params: Mapping[str, Tensor], direction: Mapping[str, Tensor], step: f
     return {**params, **dict(zip(direction, moved, strict=True))}
 
 
-def mixed_derivative(
-    loss: LossAt,
-    params: Mapping[str, Tensor],
-    x: Tensor,
-    y: Tensor,
-    towards: Mapping[str, Tensor],
-    normalise: Normalise,
-    stride: Stride,
-) -> Tensor:
-    """∇ₓ `aligned`(∇_θ L(x; θ), V), of the shape of x; see `taster.calculus.exact.mixed_derivative`.
+class HeldDifferences:
+    """The derivatives by differences, with a stride for each kind of direction.
 
-    Normalised, the gradient ∇_θ L at θ is needed too; it comes from the same backward pass.
+    Args:
+        change: share by which gradients are to change; see `Stride`.
     """
-    branches = Branches()
-    leaf = x.detach().requires_grad_(True)
-    if normalise == "none":
-        direction: Mapping[str, Tensor] = towards
+
+    def __init__(self, change: float) -> None:
+        self._mixed = Stride(change)
+        self._product = Stride(change)
+        self._own, self._other = Stride(change), Stride(change)
+
+    def mixed_derivative(
+        self,
+        loss: LossAt,
+        params: Mapping[str, Tensor],
+        batch: Batch,
+        towards: Mapping[str, Tensor],
+        normalise: Normalise = "none",
+    ) -> Tensor:
+        """Two passes forward and two backward to the samples; normalised, one of these to the parameters as well."""
+        branches = Branches()
+        # Normalised, the gradient of the parameters is needed too; it comes from the same backward pass.
+        leaves = {} if normalise == "none" else as_leaves(params)
+        x = batch.x.detach().requires_grad_(True)
         with branches.recorded():
-            (here,) = torch.autograd.grad(loss(dict(params), leaf, y), leaf)
-    else:
-        leaves = as_leaves(params)
-        with branches.recorded():
-            value = loss(leaves, leaf, y)
-        here, *own = torch.autograd.grad(value, [leaf, *leaves.values()], materialize_grads=True)
-        direction = pull(dict(zip(leaves, own, strict=True)), towards, normalise)
-        del own
+            value = loss({**params, **leaves}, x, batch.y)
+        slopes = grad(value, {_SAMPLES: x, **leaves})
+        here = slopes.pop(_SAMPLES)
+        direction = pull(slopes, towards, normalise) if leaves else towards
+        del value, slopes
 
-    def there(moved: Tensors) -> Sequence[Tensor]:
-        again = x.detach().requires_grad_(True)
-        with branches.held():
-            value = loss(moved, again, y)
-        return torch.autograd.grad(value, again)
+        def there(moved: Tensors) -> Sequence[Tensor]:
+            again = batch.x.detach().requires_grad_(True)
+            with branches.held():
+                value = loss(moved, again, batch.y)
+            return list(grad(value, {_SAMPLES: again}).values())
 
-    return stride.along(direction, params, [here], there)[0]
+        return self._mixed.along(direction, params, [here], there)[0]
 
+    def accumulation_direction(
+        self, loss: LossAt, params: Mapping[str, Tensor], a: Batch, b: Batch, normalise: Normalise = "none"
+    ) -> Tensors:
+        """Two Hessian-vector products, which share the gradients they start from."""
+        # Each of these takes as much memory as the parameters do: none is kept longer than needed.
+        own, own_branches = _gradient(loss, params, a)
+        other, other_branches = _gradient(loss, params, b)
+        total = _along(loss, params, a, steer(own, other, normalise), own, own_branches, self._own)
+        direction = steer(other, own, normalise)
+        del own, own_branches
+        second = _along(loss, params, b, direction, other, other_branches, self._other)
+        torch._foreach_add_(list(total.values()), list(second.values()))
+        return total
 
-def hessian_vector_product(
-    loss: LossAt, params: Mapping[str, Tensor], batch: Batch, direction: Mapping[str, Tensor], stride: Stride
-) -> Tensors:
-    """∇²_θ L(θ) v, by name."""
-    here, branches = _gradient(loss, params, batch)
-    return _along(loss, params, batch, direction, here, branches, stride)
-
-
-def accumulation_direction(
-    loss: LossAt,
-    params: Mapping[str, Tensor],
-    a: Batch,
-    b: Batch,
-    normalise: Normalise,
-    strides: tuple[Stride, Stride],
-) -> Tensors:
-    """∇_θ ⟨∇_θ L_a(θ), ∇_θ L_b(θ)⟩: two Hessian-vector products, which share the gradients they start from."""
-    own, own_branches = _gradient(loss, params, a)
-    other, other_branches = _gradient(loss, params, b)
-    total = _along(loss, params, a, steer(own, other, normalise), own, own_branches, strides[0])
-    second = _along(loss, params, b, steer(other, own, normalise), other, other_branches, strides[1])
-    torch._foreach_add_(list(total.values()), list(second.values()))
-    return total
+    def hessian_vector_product(
+        self, loss: LossAt, params: Mapping[str, Tensor], batch: Batch, direction: Mapping[str, Tensor]
+    ) -> Tensors:
+        """Two gradients."""
+        here, branches = _gradient(loss, params, batch)
+        return _along(loss, params, batch, direction, here, branches, self._product)
 
 
 def _gradient(loss: LossAt, params: Mapping[str, Tensor], batch: Batch) -> tuple[Tensors, Branches]:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from taster.calculus import exact
 from taster.calculus.algebra import Normalise, combined
-from taster.calculus.derivatives import LEAST_AGREEMENT, Derivatives, Way, agreement
+from taster.calculus.derivatives import LEAST_AGREEMENT, Derivatives, agreement
 from taster.calculus.exact import LossAt
+from taster.calculus.way import Way
 from taster.types import Batch, Tensors
 
 
@@ -64,7 +65,8 @@ def measure(
         normalise: how the inner product is taken.
         repeats: times each is run after a first run that does not count; the fastest is taken.
     """
-    truth = exact.mixed_derivative(loss, params, batch.x, batch.y, combined([(1.0, direction)], normalise), normalise)
+    towards = combined([(1.0, direction)], normalise)
+    truth = exact.DoubleBackward().mixed_derivative(loss, params, batch, towards, normalise)
     found = []
     for way in ways:
         derivatives = Derivatives(way)

@@ -4,44 +4,22 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch import nn
 
-from taster.calculus import Derivatives, Way, exact_ways, fast_ways, fastest, measure, normalised
-from taster.data import as_batch, split_roles
+from taster.data import Images, Role, as_batch, split_roles
 from taster.errors import RecipeError, RunDirectoryError
-from taster.experiments.burn_in import build_model, build_optimizer, load_weights
+from taster.experiments.burn_in import build_model, load_weights
 from taster.experiments.cell import make_campaign, make_guard
 from taster.experiments.environment import describe_environment, pick_device
 from taster.experiments.recipe import Recipe
 from taster.experiments.run_directory import RunDirectory
+from taster.experiments.watcher import Silence, Watcher
+from taster.experiments.ways import decide_derivatives
 from taster.experiments.work import Task, pending, recipe_data, set_up_torch
 from taster.experiments.workers import Workers, workers
-from taster.learner import Learner
-from taster.types import Tensors
-
-
-class Watcher(Protocol):
-    """Is told how a run goes on."""
-
-    def begin(self, stage: str, steps: int) -> None:
-        """A stage of so many steps begins."""
-
-    def step(self, stage: str, steps: int, title: str) -> None:
-        """So many steps more are done, the last of them in the task of this title."""
-
-
-class Silence:
-    """A watcher that does not care."""
-
-    def begin(self, stage: str, steps: int) -> None:
-        """Nothing."""
-
-    def step(self, stage: str, steps: int, title: str) -> None:
-        """Nothing."""
 
 
 def run_recipe(
@@ -79,8 +57,10 @@ def run_recipe(
     before = torch.get_num_threads()
     set_up_torch(threads, device)
     try:
-        batches = _rehearse(recipe, device, watcher)
-        recipe = _decide_derivatives(recipe, device, watcher)
+        model, roles = _rehearse(recipe, device, watcher)
+        batches = len(roles["burn_in"]) // recipe.burn_in.batch_size
+        recipe = decide_derivatives(recipe, model, roles, watcher)
+        del model, roles
         if not going_on or not run.complete():
             run.begin(recipe, describe_environment(device, threads, jobs))
         burn_ins, cells = pending(recipe, run, batches)
@@ -113,8 +93,8 @@ class _Decoding:
         self._done = done
 
 
-def _rehearse(recipe: Recipe, device: torch.device, watcher: Watcher) -> int:
-    """Builds everything once, so that faults are told before hours are spent; returns batches in a burn-in epoch."""
+def _rehearse(recipe: Recipe, device: torch.device, watcher: Watcher) -> tuple[nn.Module, dict[Role, Images]]:
+    """Builds everything once, so that faults are told before hours are spent; the first seed's model and roles."""
     data = recipe_data(recipe, _Decoding(watcher))
     seed = recipe.seeds[0]
     roles = split_roles(data, recipe.split.sizes(), seed)
@@ -131,7 +111,7 @@ def _rehearse(recipe: Recipe, device: torch.device, watcher: Watcher) -> int:
         make_guard(recipe, defence, probe, seed)
     for attack in recipe.attack:
         make_campaign(recipe, roles, trigger, attack, seed)
-    return len(roles["burn_in"]) // recipe.burn_in.batch_size
+    return model, roles
 
 
 def _same_recipe(recipe: Recipe, run: RunDirectory) -> Recipe:
@@ -160,36 +140,6 @@ def _share_cores(recipe: Recipe, device: torch.device, jobs: int | None) -> tupl
     if threads is None:
         threads = max(1, cores // jobs)
     return recipe.computed_with(device=device.type if device.index is None else str(device), threads=threads), jobs
-
-
-def _decide_derivatives(recipe: Recipe, device: torch.device, watcher: Watcher) -> Recipe:
-    """Tries the ways to compute derivatives on the recipe's model, where it leaves them open and an attack asks."""
-    open_to = recipe.compute.derivatives
-    if recipe.compute.way is not None or not any(
-        "derivatives" in recipe.factory("attack", a).needs for a in recipe.attack
-    ):
-        return recipe
-    data, seed = recipe_data(recipe), recipe.seeds[0]
-    model = build_model(recipe, data, seed, device)
-    if recipe.burn_in.checkpoint is not None:
-        load_weights(model, recipe.burn_in.checkpoint)
-    images = split_roles(data, recipe.split.sizes(), seed)["validation"].to(device)
-    count = min(recipe.stream.batch_size, len(images))
-    batch, other = (as_batch(images.select(torch.arange(start, start + count) % len(images))) for start in (0, count))
-    view = Learner(model, build_optimizer(recipe, model), cross_entropy, precision=recipe.compute.precision).view()
-
-    def loss(params: Tensors, x: Tensor, y: Tensor) -> Tensor:
-        return view.loss(x, y, params=params)
-
-    ways = (fast_ways if open_to == "fast" else exact_ways)(images=batch.x.dim() == 4)
-    direction = normalised(Derivatives(Way("double_backward")).gradient(loss, view.trainable, other), "per_tensor")
-    stage = "try ways to differentiate"
-    watcher.begin(stage, len(ways))
-    found = []
-    for way in ways:
-        found += measure(loss, view.trainable, batch, direction, [way])
-        watcher.step(stage, 1, str(way))
-    return recipe.computed_with(derivatives=str(fastest(found)))
 
 
 def _perform_all(

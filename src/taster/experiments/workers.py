@@ -14,6 +14,7 @@ from taster.errors import WorkerError
 from taster.experiments.environment import pick_device
 from taster.experiments.recipe import Recipe
 from taster.experiments.work import Task, perform, set_up_torch
+from taster.memory import keep_memory
 
 
 class Workers(Protocol):
@@ -102,6 +103,7 @@ _ticks: Any = None
 def _set_up(ticks: Any, recipe: Recipe) -> None:
     global _ticks
     _ticks = ticks
+    keep_memory()
     set_up_torch(recipe.compute.threads or 1, pick_device(recipe.compute.device))
 
 
