@@ -2,20 +2,23 @@
 
     python benchmarks/derivatives.py [--model resnet18] [--checkpoint FILE] [--data SOURCE] [--rounds 3] [--out FILE]
 
-Cases: one PGD step towards a fixed direction ("step, plain") and through per-tensor cosines ("step, cosines"), the
-accumulation direction G, and a whole accumulative batch of C = 10 steps through cosines. Every variant has a process of
-its own; its peak memory is what that process grew by since it was set up, up to the end of the case. The processes take
-turns, one case at a time, and ratios are medians over rounds of baseline / variant. "published" computes G in every PGD
-step, as the published code does; "textbook" once.
-Agreement: share of signs right, each weighted by the size of the true value (double backward in float64).
+Cases: one forward pass; one PGD step towards a fixed direction ("step, plain") and through per-tensor cosines ("step,
+cosines"); the accumulation direction per tensor ("direction G") and with one cosine, as the federated attack steps on
+it ("direction, federated"); a poisoned trigger and a whole accumulative batch of C = 10 steps, through cosines.
+
+Every variant has a process of its own; its peak memory is what that process grew by since it was set up, up to the end
+of the case. The processes take turns, one case at a time, and ratios are medians over rounds of textbook / variant.
+"published" computes every target and G in each PGD step, as the published code does; "textbook" once a batch. "kept"
+has the allocator keep freed memory (`taster.memory`), as `taster run` does. Passes: seconds over those of a forward
+pass of the same variant. Agreement: share of signs right, each weighted by the size of the true value (double backward
+in float64).
 """
 
 from __future__ import annotations
 
-import argparse
 import json
+import math
 import multiprocessing
-import platform
 import resource
 import statistics
 import time
@@ -24,6 +27,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import setting
 import textbook
 import torch
 from torch import Tensor
@@ -34,48 +38,39 @@ from taster import Batch
 from taster.attacks.campaign import Budget
 from taster.attacks.crafting import Crafting
 from taster.calculus import Derivatives, Way, agreement, normalised
-from taster.data import as_batch, load_images
-from taster.experiments.burn_in import load_weights
+from taster.functional import autocast
 from taster.learner import Learner
-from taster.models import MODELS
+from taster.memory import keep_memory
 from taster.pgd import Ball
 from taster.view import View
 
 EPSILON, STEPS, SIZE = 0.1, 10, 100
-CIFAR = {"pixel_mean": [0.4914, 0.4822, 0.4465], "pixel_std": [0.2023, 0.1994, 0.2010]}
 VARIANTS = [
     "published",
     "textbook",
-    "double_backward",
-    "forward_over_reverse",
-    "held_difference",
-    "held_difference channels_last",
-    "double_backward bfloat16",
-    "held_difference bfloat16",
+    "textbook kept",
+    "double_backward channels_last kept",
+    "forward_over_reverse channels_last kept",
+    "held_difference kept",
+    "held_difference channels_last kept",
+    "double_backward bfloat16 channels_last kept",
     "held_difference bfloat16 channels_last",
+    "held_difference bfloat16 channels_last kept",
 ]
-CASES = ["step, plain", "step, cosines", "direction G", "batch, cosines"]
-
-
-def draw(options: dict[str, Any]) -> tuple[list[Batch], int]:
-    """Three batches: clean, validation, trigger; and the number of classes."""
-    torch.manual_seed(0)
-    if not options["data"]:
-        return [Batch(torch.rand(SIZE, 3, 32, 32), torch.randint(0, 10, (SIZE,))) for _ in range(3)], 10
-    images = load_images(options["data"])
-    assert images.train is not None
-    return [as_batch(images.train.select(torch.arange(i, i + SIZE))) for i in (0, 1000, 2000)], images.classes
-
-
-def make_model(options: dict[str, Any], shape: tuple[int, ...], classes: int) -> torch.nn.Module:
-    """The model in eval mode."""
-    torch.manual_seed(0)
-    settings: dict[str, Any] = {"max_pool": True, **CIFAR} if options["checkpoint"] else {}
-    settings |= json.loads(options["settings"])
-    model: torch.nn.Module = MODELS[options["model"]](shape, classes, **settings).eval()  # type: ignore[arg-type]
-    if options["checkpoint"]:
-        load_weights(model, options["checkpoint"])
-    return model
+CASES = [
+    "forward",
+    "step, plain",
+    "step, cosines",
+    "direction G",
+    "direction, federated",
+    "trigger, C = 10",
+    "batch, C = 10",
+]
+CHECKED = CASES[1:5]
+TARGETED = ["trigger, C = 10", "batch, C = 10"]
+"""Cases that differ between the published loop and the textbook's."""
+AT_LEAST = 0.3
+"""Seconds that a measurement lasts; a case that is done sooner is done again, and the mean counts."""
 
 
 def plain_loss(model: torch.nn.Module) -> tuple[textbook.Loss, list[Tensor]]:
@@ -95,16 +90,32 @@ def baseline_cases(
     clean, val, trigger = ((b.x, b.y) for b in batches)
     fixed = [sum(parts) for parts in zip(*([v / v.norm() for v in t] for t in towards), strict=True)]
 
+    def forward() -> Tensor:
+        with torch.no_grad():
+            return loss(params, *clean)
+
     def plain() -> Tensor:
         x = clean[0].detach().requires_grad_()
         own = textbook.gradient(loss, params, x, clean[1], create_graph=True)
         return torch.autograd.grad(torch.stack([(g * v).sum() for g, v in zip(own, fixed, strict=True)]).sum(), x)[0]
 
+    def to_validation() -> list[list[Tensor]]:
+        return [[-v for v in textbook.gradient(loss, params, *val)]]
+
+    def to_sensitivity() -> list[list[Tensor]]:
+        return [textbook.gradient(loss, params, *clean), textbook.direction(loss, params, val, trigger)]
+
+    def poisoned(batch: tuple[Tensor, Tensor], targets: Callable[[], list[list[Tensor]]]) -> Tensor:
+        return textbook.poisoned(loss, params, batch, targets, EPSILON, STEPS, hoisted=hoisted)
+
     return {
+        "forward": forward,
         "step, plain": plain,
         "step, cosines": lambda: textbook.slope(loss, params, *clean, towards),
         "direction G": lambda: flat(textbook.direction(loss, params, val, trigger)),
-        "batch, cosines": lambda: textbook.poisoned(loss, params, clean, val, trigger, EPSILON, STEPS, hoisted=hoisted),
+        "direction, federated": lambda: flat(textbook.direction(loss, params, val, trigger, textbook.cosine)),
+        "trigger, C = 10": lambda: poisoned(trigger, to_validation),
+        "batch, C = 10": lambda: poisoned(clean, to_sensitivity),
     }
 
 
@@ -122,17 +133,25 @@ def own_cases(
     plain = derivatives.mixed(loss, params, terms)
     cosines = derivatives.mixed(loss, params, terms, "per_tensor")
 
-    def direction() -> dict[str, Tensor]:
-        return derivatives.accumulation_direction(loss, params, val, trigger, "per_tensor")
+    def forward() -> Tensor:
+        last = torch.channels_last if way.channels_last else torch.preserve_format
+        with torch.no_grad(), autocast(clean.x.device, way.precision):
+            return loss(params, clean.x.contiguous(memory_format=last) if way.channels_last else clean.x, clean.y)
+
+    def direction(how: str = "per_tensor") -> dict[str, Tensor]:
+        return derivatives.accumulation_direction(loss, params, val, trigger, how)  # type: ignore[arg-type]
 
     def batch() -> Tensor:
         return crafting.align(clean, view, [(1.0, crafting.target(view, clean)), (1.0, direction())], everyone)
 
     cases = {
+        "forward": forward,
         "step, plain": lambda: plain(clean.x, clean.y),
         "step, cosines": lambda: cosines(clean.x, clean.y),
         "direction G": lambda: flat(list(direction().values())),
-        "batch, cosines": batch,
+        "direction, federated": lambda: flat(list(direction("global").values())),
+        "trigger, C = 10": lambda: crafting.oppose(trigger, view, crafting.target(view, val), everyone),
+        "batch, C = 10": batch,
     }
     return cases, derivatives
 
@@ -144,21 +163,23 @@ def flat(tensors: list[Tensor]) -> Tensor:
 def work(variant: str, options: dict[str, Any], pipe: Connection) -> None:
     """A variant's process: computes the cases it is told to, and says how long each took."""
     torch.set_num_threads(options["threads"])
+    way = variant.removesuffix(" kept")
+    if way != variant and not keep_memory():
+        raise SystemExit("the allocator cannot be told to keep memory")
     truth = torch.load(options["truth"])
     batches = [Batch(x, y) for x, y in truth["batches"]]
-    model = make_model(options, tuple(batches[0].x.shape[1:]), truth["classes"])
+    model = setting.make_model(options, tuple(batches[0].x.shape[1:]), truth["classes"])
     derivatives = None
-    if variant in ("published", "textbook"):
-        cases: dict[str, Callable[[], Tensor]] = baseline_cases(
-            model, batches, truth["towards"], hoisted=variant == "textbook"
-        )
+    if way in ("published", "textbook"):
+        cases = baseline_cases(model, batches, truth["towards"], hoisted=way == "textbook")
     else:
-        cases, derivatives = own_cases(model, batches, Way.parse(variant), truth["towards"])
+        cases, derivatives = own_cases(model, batches, Way.parse(way), truth["towards"])
     at_rest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for case in iter(pipe.recv, None):
+    for case, times in iter(pipe.recv, None):
         start = time.perf_counter()
-        found = cases[case]()
-        seconds = time.perf_counter() - start
+        for _ in range(times):
+            found = cases[case]()
+        seconds = (time.perf_counter() - start) / times
         pipe.send(
             {
                 "seconds": seconds,
@@ -171,8 +192,8 @@ def work(variant: str, options: dict[str, Any], pipe: Connection) -> None:
 
 def write_truth(options: dict[str, Any]) -> None:
     """What all variants start from, and what double backward in float64 finds."""
-    batches, classes = draw(options)
-    model = make_model(options, tuple(batches[0].x.shape[1:]), classes).double()
+    batches, classes = setting.draw(options, SIZE, 3)
+    model = setting.make_model(options, tuple(batches[0].x.shape[1:]), classes).double()
     wide = [Batch(b.x.double(), b.y) for b in batches]
     loss, params = plain_loss(model)
     clean, val, trigger = ((b.x, b.y) for b in wide)
@@ -183,17 +204,12 @@ def write_truth(options: dict[str, Any]) -> None:
         "classes": classes,
         "towards": [[v.float() for v in t] for t in towards],
     }
-    torch.save({**start, **{case: cases[case]() for case in CASES[:3]}}, options["truth"])
+    torch.save({**start, **{case: cases[case]() for case in CHECKED}}, options["truth"])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=list(MODELS), default="resnet18")
-    parser.add_argument("--settings", default="{}", help="further settings of the model, as JSON")
-    parser.add_argument("--checkpoint", help="weights of a CIFAR-10 ResNet-18, max-pooled, on standardised pixels")
-    parser.add_argument("--data", help="a data set; random images without it")
+    parser = setting.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--variants", nargs="+", default=VARIANTS)
     parser.add_argument("--out", type=Path)
     options = vars(parser.parse_args())
@@ -207,44 +223,61 @@ def main() -> None:
     for variant in options["variants"]:
         pipes[variant], theirs = context.Pipe()
         context.Process(target=work, args=(variant, options, theirs), daemon=True).start()
+
+    def ask(variant: str, case: str, times: int) -> dict[str, Any]:
+        pipes[variant].send((case, times))
+        answer: dict[str, Any] = pipes[variant].recv()
+        return answer
+
     for case in CASES:
-        for turn in range(options["rounds"] + 1):
-            for variant in options["variants"]:
-                if variant == "published" and (case != "batch, cosines" or turn > 1):
-                    continue  # differs from the textbook in whole batches alone, and takes longest
-                pipes[variant].send(case)
-                answer = pipes[variant].recv()
-                if turn:  # the first is for warming up
-                    found[variant][case].append(answer)
+        taking = [v for v in options["variants"] if v != "published" or case in TARGETED]
+        warm = {v: ask(v, case, 1)["seconds"] for v in taking}
+        times = {v: max(1, math.ceil(AT_LEAST / warm[v])) for v in taking}
+        for turn in range(options["rounds"]):
+            for variant in taking:
+                if variant == "published" and turn:
+                    continue  # it takes longest
+                answer = ask(variant, case, times[variant])
+                found[variant][case].append(answer)
                 print(variant, "|", case, "|", {k: v for k, v in answer.items() if v is not None}, flush=True)
     for pipe in pipes.values():
         pipe.send(None)
     Path(options["truth"]).unlink()
+    rows = summarise(found)
+    if options["out"]:
+        about = {**setting.about(options), "rounds": options["rounds"], "batch": SIZE, "steps": STEPS}
+        options["out"].write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+
+
+def summarise(found: dict[str, dict[str, list[dict[str, Any]]]]) -> list[dict[str, Any]]:
+    """The table, printed and as rows."""
     rows = []
-    print("\n| case | variant | seconds | times faster | peak +MiB | agreement % |\n|---|---|---:|---:|---:|---:|")
+    print("\n| case | variant | seconds | times faster | passes | peak +MiB | agreement % |")
+    print("|---|---|---:|---:|---:|---:|---:|")
     for case in CASES:
         base = [a["seconds"] for a in found["textbook"][case]]
         for variant, cases in found.items():
-            if answers := cases[case]:
-                seconds = [a["seconds"] for a in answers]
-                row = {
-                    "case": case,
-                    "variant": variant,
-                    "seconds": statistics.median(seconds),
-                    "ratio": statistics.median(b / s for b, s in zip(base, seconds, strict=False)),
-                    "peak_mib": max(a["peak_mib"] for a in answers),
-                    "agreement": answers[-1]["agreement"],
-                    "used": answers[-1]["used"],
-                }
-                rows.append(row)
-                share = "" if row["agreement"] is None else f"{100 * row['agreement']:.1f}"
-                print(
-                    f"| {case} | {variant} | {row['seconds']:.3f} | {row['ratio']:.2f} | {row['peak_mib']} | {share} |"
-                )
-    if options["out"]:
-        about = {k: options[k] for k in ("model", "settings", "rounds", "threads")}
-        about |= {"trained": bool(options["checkpoint"]), "torch": torch.__version__, "machine": platform.machine()}
-        options["out"].write_text(json.dumps({**about, "batch": SIZE, "steps": STEPS, "rows": rows}, indent=1) + "\n")
+            if not (answers := cases[case]):
+                continue
+            seconds = [a["seconds"] for a in answers]
+            unit = cases["forward"] or found["textbook"]["forward"]
+            row = {
+                "case": case,
+                "variant": variant,
+                "seconds": statistics.median(seconds),
+                "ratio": statistics.median(b / s for b, s in zip(base, seconds, strict=False)),
+                "passes": statistics.median(seconds) / statistics.median(a["seconds"] for a in unit),
+                "peak_mib": max(a["peak_mib"] for a in answers),
+                "agreement": answers[-1]["agreement"],
+                "used": answers[-1]["used"],
+            }
+            rows.append(row)
+            share = "" if row["agreement"] is None else f"{100 * row['agreement']:.1f}"
+            print(
+                f"| {case} | {variant} | {row['seconds']:.4f} | {row['ratio']:.2f} | {row['passes']:.1f} | "
+                f"{row['peak_mib']} | {share} |"
+            )
+    return rows
 
 
 if __name__ == "__main__":

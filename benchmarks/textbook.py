@@ -25,11 +25,22 @@ def gradient(loss: Loss, params: Tensors, x: Tensor, y: Tensor, *, create_graph:
     return list(torch.autograd.grad(loss(params, x, y), params, create_graph=create_graph))
 
 
-def direction(loss: Loss, params: Tensors, val: tuple[Tensor, Tensor], trigger: tuple[Tensor, Tensor]) -> Tensors:
+def cosine(a: Tensors, b: Tensors) -> Tensor:
+    """One cosine over all parameters."""
+    return cosines([torch.cat([u.flatten() for u in a])], [torch.cat([v.flatten() for v in b])])
+
+
+def direction(
+    loss: Loss,
+    params: Tensors,
+    val: tuple[Tensor, Tensor],
+    trigger: tuple[Tensor, Tensor],
+    product: Callable[[Tensors, Tensors], Tensor] = cosines,
+) -> Tensors:
     """G."""
     a = gradient(loss, params, *val, create_graph=True)
     b = gradient(loss, params, *trigger, create_graph=True)
-    return list(torch.autograd.grad(cosines(a, b), params))
+    return list(torch.autograd.grad(product(a, b), params))
 
 
 def slope(loss: Loss, params: Tensors, x: Tensor, y: Tensor, towards: list[Tensors]) -> Tensor:
@@ -43,21 +54,20 @@ def slope(loss: Loss, params: Tensors, x: Tensor, y: Tensor, towards: list[Tenso
 def poisoned(
     loss: Loss,
     params: Tensors,
-    clean: tuple[Tensor, Tensor],
-    val: tuple[Tensor, Tensor],
-    trigger: tuple[Tensor, Tensor],
+    batch: tuple[Tensor, Tensor],
+    targets: Callable[[], list[Tensors]],
     epsilon: float,
     steps: int,
     *,
     hoisted: bool,
 ) -> Tensor:
-    """One accumulative batch by PGD; `hoisted` computes a and G once, otherwise in every PGD step as published."""
-    x, y = clean
+    """A batch moved towards targets by PGD; `hoisted` computes these once, otherwise in every PGD step as published."""
+    x, y = batch
     centre = x
     towards: list[Tensors] | None = None
     for _ in range(steps):
         if towards is None or not hoisted:
-            towards = [gradient(loss, params, *clean), direction(loss, params, val, trigger)]
+            towards = targets()
         x = x + 2 * epsilon / steps * slope(loss, params, x, y, towards).sign()
         x = torch.maximum(torch.minimum(x, centre + epsilon), centre - epsilon).clamp(0, 1).detach()
     return x

@@ -82,3 +82,14 @@ def test_pgd_starts_where_it_is_told() -> None:
 def test_bad_balls_are_told(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(AttackError, match=message):
         Ball(**arguments)
+
+
+def test_momentum_goes_on_where_the_gradient_turns() -> None:
+    """MIM by hand: g ← μ g + ∇ / ‖∇‖₁ for each sample, then one step along its sign."""
+    clean, ball = torch.full((2, 3), 0.5), Ball("linf", 0.4)
+    slopes = iter([torch.tensor([[3.0, 1.0, 0.0], [0.0, 0.0, 0.0]]), torch.tensor([[-1.0, 3.0, 4.0], [1.0, 0.0, 0.0]])])
+    found = pgd(lambda _: next(slopes), clean, ball, steps=2, step_size=0.1, momentum=1.0)
+    # the first sample's momentum is (3/4 - 1/8, 1/4 + 3/8, 4/8): all up
+    assert torch.allclose(found, torch.tensor([[0.7, 0.7, 0.6], [0.6, 0.5, 0.5]]))
+    same = pgd(lambda x: x, clean, ball, steps=3, step_size=0.1)
+    assert torch.equal(same, pgd(lambda x: x, clean, ball, steps=3, step_size=0.1, momentum=0.0))

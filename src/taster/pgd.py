@@ -84,8 +84,11 @@ def pgd(
     steps: int,
     step_size: float,
     start: Tensor | None = None,
+    momentum: float = 0.0,
 ) -> Tensor:
     """Projected gradient ascent (Madry et al. 2018): x ← proj(x + α sign ∇ₓ) for `steps` steps.
+
+    One step of size ε is FGSM (Goodfellow et al. 2015).
 
     Args:
         gradient: of the objective to be raised, at samples [n, ...].
@@ -93,11 +96,21 @@ def pgd(
         ball: the budget.
         steps: C.
         step_size: α, in the units of the data.
-        start: where to begin; None begins at `clean`.
+        start: where to begin, `ball.random(clean, generator)` for a random start; None begins at `clean`.
+        momentum: μ of g ← μ g + ∇ₓ / ‖∇ₓ‖₁, each sample by itself, which then takes the gradient's place (MIM, Dong et
+            al. 2018, Algorithm 1); 0 is without.
     """
     x = clean if start is None else ball.project(start, clean)
+    going = torch.zeros_like(clean) if momentum else None
     for _ in range(steps):
-        x = ball.step(x, gradient(x), step_size, clean)
+        slope = gradient(x)
+        if going is not None:
+            slope = torch.nan_to_num(slope)
+            going = momentum * going + slope / _rows(slope.abs().flatten(1).sum(1, keepdim=True), slope).clamp_min(
+                torch.finfo(slope.dtype).tiny
+            )
+            slope = going
+        x = ball.step(x, slope, step_size, clean)
     return x.detach()
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from taster.errors import StaleViewError
+from taster.errors import HistoryError, StaleViewError
 from taster.functional import BatchNormMode, Functional
 from taster.history import History
 from taster.types import Tensors
@@ -87,6 +87,23 @@ class View:
         params = {name: tensor.to(self._params[name].device) for name, tensor in snapshot.params.items()}
         buffers = {name: tensor.to(self._buffers[name].device) for name, tensor in snapshot.buffers.items()}
         return View(self._functional, params, buffers, step=snapshot.step, history=self._history)
+
+    def earlier(self, moment: int | str) -> View:
+        """The learner at a labelled snapshot, or so many steps ago: at the nearest kept that is no younger, or else at
+        the oldest there is.
+
+        Raises:
+            HistoryError: when the learner keeps no history, or has no such label.
+        """
+        if isinstance(moment, str):
+            return self.at(moment)
+        if not self.past:
+            raise HistoryError(
+                f"wanted a model of {moment} steps ago, the learner keeps none; give it a History "
+                "(in a recipe: history.capacity)"
+            )
+        wanted = self.step - moment
+        return self.at(max((step for step in self.past if step <= wanted), default=self.past[0]))
 
     def forward(
         self, x: Tensor, *, params: Mapping[str, Tensor] | None = None, batch_norm: BatchNormMode = "eval"

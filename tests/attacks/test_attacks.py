@@ -8,11 +8,13 @@ import pytest
 import torch
 from tests.conftest import full_state, same_state, tiny_batch, tiny_learner
 
-from taster import Batch, Learner, Phase, View
+from taster import Batch, History, Learner, Phase, View
 from taster.attacks import ATTACKS, Campaign, accumulative
 from taster.attacks.campaign import changed
 from taster.calculus import inner, normalised
 from taster.calculus.exact import DoubleBackward, gradient
+from taster.discrepancy import MemorizationDiscrepancy
+from taster.errors import AttackError
 
 COMMON = {"pgd_steps": 3, "epsilon": 0.1, "validation_size": 10}
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -29,12 +31,22 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "optimised": ("accumulative", {**COMMON, "trigger_batch": "optimised"}),
     "optimised l2 part": ("accumulative", {**COMMON, "trigger_batch": "optimised", "norm": "l2", "ratio": 0.5}),
     "unnormalised": ("accumulative", {**COMMON, "normalise": "none"}),
+    "mim": ("vanilla_trigger", {**COMMON, "pgd_momentum": 1.0}),
+    "fgsm": ("vanilla_trigger", {**COMMON, "pgd_steps": 1, "step_size": 0.1}),
+    "kl": ("accumulative", {**COMMON, "objective": "kl", "random_start": True, "ratio": 0.5}),
+    "margin": ("accumulative", {**COMMON, "objective": "margin"}),
+    "evading": ("accumulative", {**COMMON, "evade": "early", "evade_weight": 10.0}),
+    "surrogate": ("accumulative", {**COMMON, "surrogate": "early", "trigger_batch": "recrafted"}),
+    "surrogate trigger": ("vanilla_trigger", {**COMMON, "surrogate": 2}),
     "global cosine": ("accumulative", {**COMMON, "normalise": "global", "normalise_poisoned": True}),
 }
 
 
 def trained() -> Learner:
-    learner = tiny_learner()
+    """With a past: a snapshot labelled "early", and the last three steps."""
+    learner = tiny_learner(history=History(capacity=3))
+    assert learner.history is not None
+    learner.history.pin("early", learner.snapshot())
     for i in range(5):
         learner.feed(tiny_batch(seed=i))
     return learner
@@ -184,3 +196,29 @@ def test_without_a_weight_the_optimised_trigger_stays_where_it_started() -> None
 
     assert torch.equal(trigger(0.0), clean.x)
     assert not torch.equal(trigger(1.0), clean.x)
+
+
+def test_evading_keeps_the_discrepancy_low() -> None:
+    learner, score = trained(), MemorizationDiscrepancy("early")
+    plain, evading = (campaign_of(row, learner)[0] for row in ("accumulative", "evading"))
+    view = learner.view()
+    assert float(score(evading, view).mean()) < float(score(plain, view).mean())
+
+
+def test_a_surrogate_is_crafted_on_in_place_of_the_learner() -> None:
+    learner = trained()
+    on_the_past = campaign_of("surrogate", learner)
+    for _ in range(3):  # the learner moves on, the surrogate does not
+        learner.feed(tiny_batch(seed=90))
+    assert all(torch.equal(a.x, b.x) for a, b in zip(on_the_past, campaign_of("surrogate", learner), strict=True))
+    assert not torch.equal(on_the_past[0].x, campaign_of("accumulative", learner)[0].x)
+
+
+def test_objectives_and_starts_that_cannot_work_are_refused() -> None:
+    def build(**settings: Any) -> Campaign:
+        return accumulative(tiny_batch(), tiny_batch, torch.Generator(), **settings)
+
+    with pytest.raises(AttackError, match="random_start = true"):
+        build(objective="kl")
+    with pytest.raises(AttackError, match="pgd_momentum"):
+        build(trigger_batch="optimised", pgd_momentum=1.0)

@@ -10,7 +10,7 @@ import torch
 from taster.data import as_batch, load_images
 from taster.errors import ModelError
 from taster.experiments.burn_in import load_weights
-from taster.models import MODELS, mlp, resnet18, small_cnn, vgg11
+from taster.models import MODELS, mlp, resnet18, small_cnn, vgg11, vit
 
 
 @pytest.mark.parametrize("name", list(MODELS))
@@ -25,6 +25,18 @@ def test_small_images_work_where_they_can() -> None:
         assert build((1, 8, 8), 10)(torch.rand(2, 1, 8, 8)).shape == (2, 10)
     with pytest.raises(ModelError, match="at least 32x32"):
         vgg11((1, 28, 28), 10)
+    assert vit((1, 8, 8), 10, patch=2)(torch.rand(2, 1, 8, 8)).shape == (2, 10)
+    with pytest.raises(ModelError, match="patch = 4 for images of 30x28"):
+        vit((1, 30, 28), 10)
+    with pytest.raises(ModelError, match="a multiple"):
+        vit((1, 28, 28), 10, width=63)
+
+
+def test_a_transformer_looks_everywhere() -> None:
+    torch.manual_seed(0)
+    model, x = vit((1, 8, 8), 3).eval(), torch.rand(1, 1, 8, 8, requires_grad=True)
+    (slope,) = torch.autograd.grad(model.blocks[0](model.patches(x).flatten(2).transpose(1, 2))[0, 0].sum(), x)
+    assert bool((slope != 0).all())
 
 
 @pytest.mark.parametrize(("build", "norms"), [(small_cnn, 3), (resnet18, 20), (vgg11, 8)])

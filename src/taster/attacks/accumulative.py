@@ -10,9 +10,11 @@ from pydantic import Field
 from torch import Tensor
 
 from taster.attacks.campaign import Budget, Campaign, Draw
-from taster.attacks.crafting import Crafting
+from taster.attacks.crafting import Crafting, Evasion, PgdOptions
 from taster.calculus import Derivatives, Normalise
+from taster.errors import AttackError
 from taster.functional import BatchNormMode
+from taster.objectives import ObjectiveName
 from taster.pgd import Ball, Norm
 from taster.settings import checked
 from taster.types import Batch, Tensors
@@ -41,6 +43,13 @@ def accumulative(
     validation_size: Annotated[int, Field(ge=1)] = 100,
     batch_norm: BatchNormMode = "eval",
     loss_scale: Annotated[float, Field(gt=0)] = 1.0,
+    objective: ObjectiveName = "cross_entropy",
+    pgd_momentum: Annotated[float, Field(ge=0)] = 0.0,
+    random_start: bool = False,
+    evade: str | Annotated[int, Field(ge=1)] | None = None,
+    evade_weight: Annotated[float, Field(ge=0)] = 1.0,
+    surrogate: str | Annotated[int, Field(ge=1)] | None = None,
+    weight_momentum: Annotated[float, Field(ge=0)] | None = None,
 ) -> Campaign:
     """Stream batches that keep the accuracy and make the model sensitive to the trigger batch.
 
@@ -69,12 +78,32 @@ def accumulative(
         validation_size: samples in S_val.
         batch_norm: statistics used while crafting: the recorded ones, or those of the batch.
         loss_scale: factor on the trigger's loss, "loss scaling" in Tables 3 to 6.
+        objective: the loss whose gradient the poison's is taken to be while it is crafted: "cross_entropy", "kl" to the
+            clean samples' predictions, or the "margin" of C&W (Zhu et al. 2023, Table 2).
+        pgd_momentum: μ of MIM (Dong et al. 2018); 0 is plain PGD.
+        random_start: PGD begins at a random point of the ball.
+        evade: the earlier model, by label or steps back, against which the poison's Memorization Discrepancy is kept
+            low (the adaptive attacker of Zhu et al. 2023, Eq. 21); None for no such thing.
+        evade_weight: of that term.
+        surrogate: the earlier model, by label or steps back, that poison is crafted on (the black-box attacker of Zhu
+            et al. 2023, Table 11); None crafts on the learner as it is.
+        weight_momentum: of the learner's SGD while the phase lasts, "weight momentum" in Table 1 (1.1 there); None
+            leaves it.
 
     Source: Pang et al. 2021, Algorithm 1 and Eq. 9.
     """
     budget = Budget(Ball(norm, epsilon), ratio, loss_scale)
     crafting = Crafting(
-        budget, pgd_steps, step_size, normalise, normalise_poisoned, batch_norm, derivatives or Derivatives()
+        budget,
+        pgd_steps,
+        step_size,
+        normalise,
+        normalise_poisoned,
+        batch_norm,
+        derivatives or Derivatives(),
+        PgdOptions(objective, pgd_momentum, generator if random_start else None),
+        Evasion.of(evade, evade_weight),
+        surrogate,
     )
     attack = Accumulation(
         trigger,
@@ -90,7 +119,13 @@ def accumulative(
     def strike(clean: Batch, view: View) -> Batch:
         return Batch(attack.trigger_for(clean, view).x, clean.y, loss_scale)
 
-    return Campaign(budget, accumulate=attack.accumulate, trigger=strike, derivatives=crafting.derivatives)
+    return Campaign(
+        budget,
+        accumulate=attack.accumulate,
+        trigger=strike,
+        derivatives=crafting.derivatives,
+        weight_momentum=weight_momentum,
+    )
 
 
 @dataclass
@@ -111,10 +146,15 @@ class Accumulation:
     def __post_init__(self) -> None:
         chosen = self.crafting.budget.choose(len(self.clean_trigger), self.generator)
         self._chosen = chosen.to(self.clean_trigger.x.device)
+        if self.mode == "optimised" and self.crafting.pgd.momentum:
+            raise AttackError(
+                "pgd_momentum: got one with trigger_batch = 'optimised', whose steps are taken in turns with the "
+                "trigger's; wanted 0"
+            )
 
     def accumulate(self, clean: Batch, view: View) -> Batch:
         """A_t(S_t): one round of Algorithm 1."""
-        crafting = self.crafting
+        crafting, view = self.crafting, self.crafting.on(view)
         chosen = crafting.budget.choose(len(clean), self.generator).to(clean.x.device)
         s_val = self._draw_validation()
         s_trigger = self._poisoned_trigger(view, s_val)
@@ -122,7 +162,7 @@ class Accumulation:
         if self.mode != "optimised":
             towards = self._direction(view, s_val, s_trigger)
             return Batch(crafting.align(clean, view, self._terms(keep, towards), chosen), clean.y)
-        x, x_trigger = clean.x, s_trigger.x
+        x, x_trigger = crafting.start(clean, chosen), s_trigger.x
         for _ in range(crafting.steps):
             towards = self._direction(view, s_val, Batch(x_trigger, s_trigger.y))
             x_next = crafting.align(clean, view, self._terms(keep, towards), chosen, start=x, steps=1)
@@ -133,7 +173,9 @@ class Accumulation:
 
     def trigger_for(self, clean: Batch, view: View) -> Batch:
         """P(S_T), as it stands after the accumulative phase; made now where there was none."""
-        return clean if self.mode == "clean" else self._poisoned_trigger(view, self._draw_validation())
+        return (
+            clean if self.mode == "clean" else self._poisoned_trigger(self.crafting.on(view), self._draw_validation())
+        )
 
     def _draw_validation(self) -> Batch:
         if self._validation is None or self.resample:

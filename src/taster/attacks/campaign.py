@@ -89,12 +89,15 @@ class Campaign:
         accumulate: applied to each stream batch of the accumulative phase.
         trigger: applied to the trigger batch.
         derivatives: what both compute with, so that a record can say how; None for an attack that needs none.
+        weight_momentum: of the learner's SGD in the accumulative phase, in place of its own (Pang et al. 2021, Appendix
+            A.3, "weight momentum"); None leaves it.
     """
 
     budget: Budget = field(default_factory=Budget)
     accumulate: Attack[Batch] | None = None
     trigger: Attack[Batch] | None = None
     derivatives: Derivatives | None = None
+    weight_momentum: float | None = None
 
     def poison(self, clean: Batch, view: View, phase: Phase) -> Batch:
         """The batch that the model is fed in this phase; always within the budget.

@@ -3,16 +3,70 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from taster.attacks.campaign import Budget
 from taster.calculus import Derivatives, LossAt, Normalise, normalised
+from taster.discrepancy import MemorizationDiscrepancy
+from taster.errors import AttackError
 from taster.functional import BatchNormMode
+from taster.objectives import ObjectiveName, divergence, objective
 from taster.pgd import pgd
 from taster.types import Batch, Tensors
 from taster.view import View
+
+
+@dataclass(frozen=True)
+class PgdOptions:
+    """How PGD goes.
+
+    Attributes:
+        objective: the loss whose gradient the poison's is taken to be while it is crafted.
+        momentum: μ of MIM; 0 is without.
+        random_start: draws where it begins; None begins at the clean samples.
+
+    Raises:
+        AttackError: for "kl" without a random start, as its gradient is zero at the clean samples.
+    """
+
+    objective: ObjectiveName = "cross_entropy"
+    momentum: float = 0.0
+    random_start: torch.Generator | None = None
+
+    def __post_init__(self) -> None:
+        if self.objective == "kl" and self.random_start is None:
+            raise AttackError(
+                "objective: got 'kl' without a random start, where its gradient is zero; wanted random_start = true"
+            )
+
+
+@dataclass(frozen=True)
+class Evasion:
+    """Keeps the poison's Memorization Discrepancy low while it is crafted.
+
+    Attributes:
+        score: the discrepancy.
+        weight: of its mean over the batch, beside the attack's own objective.
+
+    Source: Zhu et al. 2023, Eq. 21.
+    """
+
+    score: MemorizationDiscrepancy
+    weight: float
+
+    @classmethod
+    def of(cls, against: str | int | None, weight: float) -> Evasion | None:
+        """Of the model to compare with, see `MemorizationDiscrepancy`; None for none."""
+        return None if against is None else cls(MemorizationDiscrepancy(against), weight)
+
+    def slope(self, x: Tensor, view: View) -> Tensor:
+        """weight · ∇ₓ of the mean discrepancy, of the shape of x."""
+        leaf = x.detach().requires_grad_(True)
+        (found,) = torch.autograd.grad(self.weight * self.score.of(leaf, view).mean(), leaf)
+        return found
 
 
 @dataclass(frozen=True)
@@ -27,6 +81,9 @@ class Crafting:
         normalise_poisoned: of the poison's own gradient too, which turns inner products into cosines.
         batch_norm: statistics used: the recorded ones, or those of the batch.
         derivatives: how they are computed.
+        pgd: start, momentum and objective.
+        evasion: what the poison is to keep low besides; None for nothing.
+        surrogate: the model crafted on, see `taster.View.earlier`; None is the learner's own.
     """
 
     budget: Budget
@@ -36,6 +93,9 @@ class Crafting:
     normalise_poisoned: bool
     batch_norm: BatchNormMode
     derivatives: Derivatives
+    pgd: PgdOptions = field(default_factory=lambda: PgdOptions())
+    evasion: Evasion | None = None
+    surrogate: str | int | None = None
 
     @property
     def alpha(self) -> float:
@@ -45,6 +105,10 @@ class Crafting:
     def loss(self, view: View) -> LossAt:
         """L, at the moment of the view but for the parameters."""
         return lambda params, x, y: view.loss(x, y, params=params, batch_norm=self.batch_norm)
+
+    def on(self, view: View) -> View:
+        """What is crafted on: the learner as it is, or the surrogate."""
+        return view if self.surrogate is None else view.earlier(self.surrogate)
 
     def gradient(self, view: View, batch: Batch) -> Tensors:
         """∇_θ L(S; θ_t), not normalised."""
@@ -65,10 +129,13 @@ class Crafting:
     ) -> Tensor:
         """PGD that raises Σᵢ wᵢ ⟨∇_θ L(S; θ_t), vᵢ⟩ by moving the chosen samples of S; returns all its samples."""
         how: Normalise = self.normalise if self.normalise_poisoned else "none"
-        derivative = self.derivatives.mixed(self.loss(view), view.trainable, terms, how)
+        pulled, labels = self._objective(clean, view)
+        derivative = self.derivatives.mixed(pulled, view.trainable, terms, how)
 
         def ascent(x: Tensor) -> Tensor:
-            slope = derivative(x, clean.y)
+            slope = derivative(x, labels)
+            if self.evasion is not None:
+                slope = slope - self.evasion.slope(x, view)
             slope[~chosen] = 0
             return slope
 
@@ -78,8 +145,32 @@ class Crafting:
             self.budget.ball,
             steps=self.steps if steps is None else steps,
             step_size=self.alpha,
-            start=start,
+            start=self.start(clean, chosen) if start is None else start,
+            momentum=self.pgd.momentum,
         )
+
+    def start(self, clean: Batch, chosen: Tensor) -> Tensor:
+        """Where PGD begins: at the clean samples, or a random start for the chosen ones."""
+        if self.pgd.random_start is None:
+            return clean.x
+        x = self.budget.ball.random(clean.x, self.pgd.random_start)
+        x[~chosen] = clean.x[~chosen]
+        return x
+
+    def _objective(self, clean: Batch, view: View) -> tuple[LossAt, Tensor]:
+        """The loss whose gradient the poison's is, and the labels that it takes: for KL the clean samples' logits."""
+        name = self.pgd.objective
+        if name == "cross_entropy":
+            return self.loss(view), clean.y
+
+        def logits(params: Tensors, x: Tensor) -> Tensor:
+            return view.forward(x, params=params, batch_norm=self.batch_norm)
+
+        if name == "margin":
+            return lambda params, x, y: objective("margin")(logits(params, x), y).mean(), clean.y
+        with torch.no_grad():
+            reference = logits({}, clean.x)
+        return lambda params, x, y: divergence(y, logits(params, x)).mean(), reference
 
     def oppose(self, clean: Batch, view: View, against: Tensors, chosen: Tensor, start: Tensor | None = None) -> Tensor:
         """PGD that lowers ⟨∇_θ L(S; θ_t), v⟩ by moving the chosen samples of S (Pang et al. 2021, Eq. 6)."""

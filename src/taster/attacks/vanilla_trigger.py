@@ -8,9 +8,10 @@ import torch
 from pydantic import Field
 
 from taster.attacks.campaign import Budget, Campaign, Draw
-from taster.attacks.crafting import Crafting
+from taster.attacks.crafting import Crafting, Evasion, PgdOptions
 from taster.calculus import Derivatives, Normalise
 from taster.functional import BatchNormMode
+from taster.objectives import ObjectiveName
 from taster.pgd import Ball, Norm
 from taster.settings import checked
 from taster.types import Batch
@@ -33,6 +34,12 @@ def vanilla_trigger(
     validation_size: Annotated[int, Field(ge=1)] = 100,
     batch_norm: BatchNormMode = "eval",
     loss_scale: Annotated[float, Field(gt=0)] = 1.0,
+    objective: ObjectiveName = "cross_entropy",
+    pgd_momentum: Annotated[float, Field(ge=0)] = 0.0,
+    random_start: bool = False,
+    evade: str | Annotated[int, Field(ge=1)] | None = None,
+    evade_weight: Annotated[float, Field(ge=0)] = 1.0,
+    surrogate: str | Annotated[int, Field(ge=1)] | None = None,
 ) -> Campaign:
     """A trigger batch whose gradient opposes that of the validation loss; the stream stays clean.
 
@@ -52,17 +59,35 @@ def vanilla_trigger(
         validation_size: samples in S_val.
         batch_norm: statistics used while crafting: the recorded ones, or those of the batch.
         loss_scale: factor on the trigger's loss, "loss scaling" in Tables 3 to 5.
+        objective: the loss whose gradient the poison's is taken to be while it is crafted: "cross_entropy", "kl" to the
+            clean samples' predictions, or the "margin" of C&W (Zhu et al. 2023, Table 2).
+        pgd_momentum: μ of MIM (Dong et al. 2018); 0 is plain PGD.
+        random_start: PGD begins at a random point of the ball.
+        evade: the earlier model, by label or steps back, against which the poison's Memorization Discrepancy is kept
+            low (the adaptive attacker of Zhu et al. 2023, Eq. 21); None for no such thing.
+        evade_weight: of that term.
+        surrogate: the earlier model, by label or steps back, that poison is crafted on (the black-box attacker of Zhu
+            et al. 2023, Table 11); None crafts on the learner as it is.
 
     Source: Pang et al. 2021, Eq. 6 ("poisoned trigger").
     """
     budget = Budget(Ball(norm, epsilon), ratio, loss_scale)
     crafting = Crafting(
-        budget, pgd_steps, step_size, normalise, normalise_poisoned, batch_norm, derivatives or Derivatives()
+        budget,
+        pgd_steps,
+        step_size,
+        normalise,
+        normalise_poisoned,
+        batch_norm,
+        derivatives or Derivatives(),
+        PgdOptions(objective, pgd_momentum, generator if random_start else None),
+        Evasion.of(evade, evade_weight),
+        surrogate,
     )
 
     def trigger(clean: Batch, view: View) -> Batch:
         chosen = budget.choose(len(clean), generator).to(clean.x.device)
-        s_val = validation(validation_size)
+        s_val, view = validation(validation_size), crafting.on(view)
         return Batch(crafting.oppose(clean, view, crafting.target(view, s_val), chosen), clean.y, loss_scale)
 
     return Campaign(budget, trigger=trigger, derivatives=crafting.derivatives)

@@ -74,7 +74,7 @@ def run_cell(
         clean = batches["trigger"] if phase is Phase.TRIGGER else stream.draw()
         with own_code(attack):
             fed = campaign.poison(clean, learner.view(), phase)
-        with own_code(defence):
+        with own_code(defence), weight_momentum(learner, campaign, phase):
             record = replace(learner.feed(fed), phase=phase)
         records.append(record)
         observations.append(Observation(record, accuracy("monitor")))
@@ -111,6 +111,21 @@ def run_cell(
     }
     monitor = {"monitor_start": observations[0].accuracy, "monitor_before": observations[-2].accuracy}
     out.finish({"row": row, **monitor, "monitor_after": observations[-1].accuracy}, pictures)
+
+
+@contextmanager
+def weight_momentum(learner: Learner, campaign: Campaign, phase: Phase) -> Iterator[None]:
+    """The momentum that the attack brings about while its accumulative phase lasts."""
+    groups = learner.optimizer.param_groups
+    own = [group.get("momentum") for group in groups]
+    if campaign.weight_momentum is not None and phase is Phase.ACCUMULATE:
+        for group in groups:
+            group["momentum"] = campaign.weight_momentum
+    try:
+        yield
+    finally:
+        for group, momentum in zip(groups, own, strict=True):
+            group["momentum"] = momentum
 
 
 @contextmanager

@@ -4,7 +4,8 @@ from taster.models.mlp import mlp
 from taster.models.resnet import resnet18
 from taster.models.small_cnn import small_cnn
 from taster.models.vgg import vgg11
+from taster.models.vit import vit
 
-MODELS = {model.__name__: model for model in (mlp, small_cnn, resnet18, vgg11)}
+MODELS = {model.__name__: model for model in (mlp, small_cnn, resnet18, vgg11, vit)}
 
-__all__ = ["MODELS", "mlp", "resnet18", "small_cnn", "vgg11"]
+__all__ = ["MODELS", "mlp", "resnet18", "small_cnn", "vgg11", "vit"]

@@ -1,0 +1,62 @@
+"""What the benchmarks of crafting share: batches, a model, and the arguments that choose them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from typing import Any
+
+import torch
+
+from taster import Batch
+from taster.data import as_batch, load_images
+from taster.experiments.burn_in import load_weights
+from taster.models import MODELS
+
+CIFAR = {"pixel_mean": [0.4914, 0.4822, 0.4465], "pixel_std": [0.2023, 0.1994, 0.2010]}
+
+
+def parser(about: str | None) -> argparse.ArgumentParser:
+    """With the arguments that `draw` and `make_model` read."""
+    found = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--model", choices=list(MODELS), default="resnet18")
+    found.add_argument("--settings", default="{}", help="further settings of the model, as JSON")
+    found.add_argument("--checkpoint", help="weights of a CIFAR-10 ResNet-18, max-pooled, on standardised pixels")
+    found.add_argument("--data", help="a data set; random 32x32 images without it")
+    found.add_argument("--threads", type=int, default=torch.get_num_threads())
+    return found
+
+
+def draw(options: dict[str, Any], size: int, count: int) -> tuple[list[Batch], int]:
+    """So many batches of so many samples; and the number of classes."""
+    torch.manual_seed(0)
+    if not options["data"]:
+        return [Batch(torch.rand(size, 3, 32, 32), torch.randint(0, 10, (size,))) for _ in range(count)], 10
+    images = load_images(options["data"])
+    assert images.train is not None
+    return [as_batch(images.train.select(torch.arange(i * size, (i + 1) * size))) for i in range(count)], images.classes
+
+
+def make_model(options: dict[str, Any], shape: tuple[int, ...], classes: int) -> torch.nn.Module:
+    """The model in eval mode."""
+    torch.manual_seed(0)
+    settings: dict[str, Any] = {"max_pool": True, **CIFAR} if options["checkpoint"] else {}
+    settings |= json.loads(options["settings"])
+    model: torch.nn.Module = MODELS[options["model"]](shape, classes, **settings).eval()  # type: ignore[arg-type]
+    if options["checkpoint"]:
+        load_weights(model, options["checkpoint"])
+    return model
+
+
+def about(options: dict[str, Any]) -> dict[str, Any]:
+    """What a result was measured with."""
+    kept = {key: options[key] for key in ("model", "settings", "threads")}
+    return {
+        **kept,
+        "trained": bool(options["checkpoint"]),
+        "data": options["data"] is not None,
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+    }

@@ -1,0 +1,40 @@
+"""Any score as a screen: samples above a threshold are dropped, or count for less."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from taster.guard import Admitted
+from taster.score import Score, Threshold, Thresholded
+from taster.types import Batch
+from taster.view import View
+
+Action = Literal["drop", "weight"]
+
+
+class ScoreScreen(Thresholded):
+    """Drops samples whose score is above the threshold P, or weights them by P / score.
+
+    Args:
+        name: in records.
+        score: how suspicious each sample is.
+        threshold: P.
+        action: "drop" or "weight".
+    """
+
+    def __init__(self, name: str, score: Score, threshold: Threshold, action: Action = "drop") -> None:
+        super().__init__(threshold)
+        self.name = name
+        self.score = score
+        self.action: Action = action
+
+    def __call__(self, admitted: Admitted[Batch], view: View) -> Admitted[Batch]:
+        """What is let through."""
+        scores, bound = self.score(admitted.batch, view), self.threshold(view)
+        above = ~(scores <= bound)  # what is not a number is suspicious
+        if self.action == "drop":
+            return admitted.drop(above, f"every sample's score was over {bound:.3g}") if bool(above.any()) else admitted
+        lighter = torch.nan_to_num(max(bound, 0.0) / scores.clamp_min(torch.finfo(scores.dtype).tiny))
+        return admitted.weight(torch.where(above, lighter, 1.0))
