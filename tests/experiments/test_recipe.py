@@ -77,6 +77,18 @@ def test_defaults_are_filled_in_down_to_the_functions_settings() -> None:
             ("epochs = 2\nbatch_size = 20\nkeep_epochs = [1]", "epochs = 0"),
             ["burn_in.epochs: got 0 and no burn_in.checkpoint"],
         ),
+        (
+            ("epochs = 2", 'epochs = 2\nearlier = {past = "x"}'),
+            ["burn_in.earlier: got files without burn_in.checkpoint"],
+        ),
+        (
+            ('name = "probe_gate"', 'name = "dsc"\nagainst = "epoch-2"'),
+            ["defence.1.against: got 'epoch-2', wanted a label of burn_in.keep_epochs or burn_in.earlier (epoch-1)"],
+        ),
+        (
+            ("pgd_steps = 2", "pgd_steps = 2\nsurrogate = 3"),
+            ["attack.1.surrogate: got 3 steps back, wanted history.capacity above 0"],
+        ),
         (("burn_in = 200", "burn_in = 10"), ["burn_in.batch_size: got 20, wanted at most split.burn_in = 10"]),
         (("[split]", "[split]\nstream = 10"), ["stream.batch_size: got 20, wanted at most split.stream = 10"]),
         (('[model]\nname = "mlp"\nhidden = [16]\n', ""), ["model: got nothing"]),

@@ -39,6 +39,10 @@ class Branches:
         self._sides.clear()
         return _Recording(self._sides)
 
+    def compact(self) -> None:
+        """Keeps a byte for each unit where that is enough, for sides that wait while other passes need the memory."""
+        self._sides[:] = [(kink, kink.compact(side)) for kink, side in self._sides]
+
     def held(self) -> AbstractContextManager[object]:
         """In this context each kink takes the side written down, in the order of the first pass.
 
@@ -58,10 +62,12 @@ class _Kink:
     Attributes:
         record: of the function's own arguments: the output, and the side taken.
         hold: of the side and the function's own arguments: the output on that side.
+        compact: the side in less memory, such that `hold` still takes it.
     """
 
     record: Callable[..., tuple[Tensor, Tensor]]
     hold: Callable[..., Tensor]
+    compact: Callable[[Tensor], Tensor] = lambda side: side
 
 
 def _record_relu(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
@@ -71,7 +77,7 @@ def _record_relu(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
 
 def _hold_relu(side: Tensor, x: Tensor, *_: Any) -> Tensor:
     # One kernel for x where side > 0, else 0; differentiable in x.
-    out: Tensor = torch.ops.aten.threshold_backward(x, side, 0)
+    out: Tensor = torch.ops.aten.threshold_backward(x, side.to(x.dtype), 0)
     return out
 
 
@@ -105,7 +111,7 @@ def _max_pool(pool: _Call, dimensions: int) -> _Kink:
     return _Kink(record, hold)
 
 
-_RELU = _Kink(_record_relu, _hold_relu)
+_RELU = _Kink(_record_relu, _hold_relu, lambda side: side > 0)
 _RELU6 = _Kink(lambda x, *_: _record_hardtanh(x, 0.0, 6.0), lambda side, x, *_: _hold_hardtanh(side, x, 0.0, 6.0))
 _KINKS: Mapping[Any, _Kink] = {
     **dict.fromkeys((functional.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_), _RELU),

@@ -141,7 +141,7 @@ class Derivatives:
     def _check(self, kind: str, chosen: Callable[..., _R], plain: Callable[..., _R], few: list[Batch]) -> None:
         truth = plain(*few)
         try:
-            share = agreement(_flat(chosen(*[self._laid_out_batch(batch) for batch in few])), _flat(truth))
+            share = agreement(chosen(*[self._laid_out_batch(batch) for batch in few]), truth)
         except (TasterError, torch.OutOfMemoryError):
             raise
         except RuntimeError as error:  # so torch says that it cannot differentiate an operation
@@ -175,13 +175,14 @@ class Derivatives:
         return Batch(_channels_last(batch.x), batch.y, batch.loss_scale) if self.way.channels_last else batch
 
 
-def agreement(found: Tensor, truth: Tensor) -> float:
+def agreement(found: Tensor | Tensors, truth: Tensor | Tensors) -> float:
     """Share of signs that agree, each weighted by the size of the true value; 1 where all true values are 0."""
-    whole = float(truth.abs().sum())
-    if whole == 0:
-        return 1.0
-    right = found.sign() == truth.sign()
-    return float(truth.abs()[right].sum()) / whole
+    whole = right = 0.0
+    for own, true in zip(_parts(found), _parts(truth), strict=True):
+        sizes = true.abs()
+        whole += float(sizes.sum())
+        right += float(sizes[own.sign() == true.sign()].sum())
+    return right / whole if whole else 1.0
 
 
 def _channels_last(tensor: Tensor) -> Tensor:
@@ -192,9 +193,8 @@ def _few(batch: Batch) -> Batch:
     return Batch(batch.x[:_CHECKED_ON], batch.y[:_CHECKED_ON], batch.loss_scale)
 
 
-def _flat(found: Tensor | Tensors) -> Tensor:
-    parts = [found] if isinstance(found, Tensor) else list(found.values())
-    return torch.cat([part.flatten() for part in parts])
+def _parts(found: Tensor | Tensors) -> list[Tensor]:
+    return [found] if isinstance(found, Tensor) else list(found.values())
 
 
 def _in_words(error: RuntimeError) -> str:

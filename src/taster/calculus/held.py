@@ -60,19 +60,23 @@ class Stride:
         scale = size(here)
         if reach == 0 or math.isinf(reach):  # nowhere to go; or the direction of a gradient that vanishes
             return [torch.zeros_like(t) for t in here]
-        for _ in range(_ATTEMPTS):
+        for attempt in range(1, _ATTEMPTS + 1):
             length = _FIRST if self.length is None else self.length
             step = length * (whole or 1.0) / reach
-            shifted = there(shift(params, direction, step))
-            moved = list(torch._foreach_sub(list(shifted), list(here)))
+            moved = _difference(there(shift(params, direction, step)), here)
             change = size(moved) / scale if scale else self.change
             if not math.isfinite(change):
                 change = 10 * self.change
             self.length = length * min(max(self.change / max(change, 1e-12), 0.1), 10.0)
-            if self.change / _LATITUDE <= change <= self.change * _LATITUDE:
-                break
-        torch._foreach_div_(moved, step)
-        return moved
+            if self.change / _LATITUDE <= change <= self.change * _LATITUDE or attempt == _ATTEMPTS:
+                torch._foreach_div_(moved, step)
+                return moved
+            del moved  # as large as the parameters, perhaps, and the next attempt needs the room
+        raise AssertionError("unreachable")
+
+
+def _difference(there: Sequence[Tensor], here: Sequence[Tensor]) -> list[Tensor]:
+    return list(torch._foreach_sub(list(there), list(here)))
 
 
 def shift(params: Mapping[str, Tensor], direction: Mapping[str, Tensor], step: float) -> Tensors:
@@ -127,7 +131,9 @@ class HeldDifferences:
         """Two Hessian-vector products, which share the gradients they start from."""
         # Each of these takes as much memory as the parameters do: none is kept longer than needed.
         own, own_branches = _gradient(loss, params, a)
+        own_branches.compact()
         other, other_branches = _gradient(loss, params, b)
+        other_branches.compact()
         total = _along(loss, params, a, steer(own, other, normalise), own, own_branches, self._own)
         direction = steer(other, own, normalise)
         del own, own_branches

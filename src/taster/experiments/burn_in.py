@@ -73,6 +73,10 @@ def burn_in(
         model, optimizer, cross_entropy, Guard(), history=History(capacity=0), precision=recipe.compute.precision
     )
     if recipe.burn_in.checkpoint is not None:
+        assert learner.history is not None
+        for label, path in recipe.burn_in.earlier.items():
+            load_weights(model, path)
+            learner.history.pin(label, learner.snapshot())
         load_weights(model, recipe.burn_in.checkpoint)
         return _state(learner)
     section = recipe.burn_in

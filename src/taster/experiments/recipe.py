@@ -83,7 +83,11 @@ class Split(Section):
 
 
 class BurnIn(Section):
-    """Training before anybody attacks: here for so many epochs, or elsewhere, with weights from a checkpoint."""
+    """Training before anybody attacks: here for so many epochs, or elsewhere, with weights from a checkpoint.
+
+    `keep_epochs` are kept as snapshots labelled "epoch-N"; with a checkpoint, `earlier` gives those of the past, a file
+    for each label.
+    """
 
     epochs: Annotated[int, Field(ge=0)] = 10
     batch_size: Count = 100
@@ -94,6 +98,12 @@ class BurnIn(Section):
     flip: bool = False
     checkpoint: str | None = None
     keep_epochs: list[Count] = []
+    earlier: dict[str, str] = {}
+
+    @property
+    def labels(self) -> list[str]:
+        """Of the snapshots that it keeps."""
+        return [f"epoch-{epoch}" for epoch in self.keep_epochs] + list(self.earlier)
 
     @model_validator(mode="before")
     @classmethod
@@ -299,6 +309,9 @@ def _impossible(recipe: Recipe) -> list[str]:
     late = [epoch for epoch in recipe.burn_in.keep_epochs if epoch > recipe.burn_in.epochs]
     if late:
         faults.append(f"burn_in.keep_epochs: got {late}, wanted at most burn_in.epochs = {recipe.burn_in.epochs}")
+    if recipe.burn_in.earlier and recipe.burn_in.checkpoint is None:
+        faults.append("burn_in.earlier: got files without burn_in.checkpoint, wanted both (or burn_in.keep_epochs)")
+    faults += _no_such_past(recipe)
     if recipe.schedule.margin and recipe.schedule.accuracy_floor is None:
         faults.append("schedule.margin: got a margin without schedule.accuracy_floor, wanted both")
     for i, attack in enumerate(recipe.attack):
@@ -314,4 +327,27 @@ def _impossible(recipe: Recipe) -> list[str]:
     repeated = [seed for seed, times in Counter(recipe.seeds).items() if times > 1]
     if repeated:
         faults.append(f"seeds: got {repeated} more than once, wanted each once")
+    return faults
+
+
+_LOOK_BACK = ("against", "evade", "surrogate")
+"""Settings that name an earlier model: by the label of a snapshot, or by steps back."""
+
+
+def _no_such_past(recipe: Recipe) -> list[str]:
+    """Faults of settings that look back to where no snapshot is kept."""
+    faults = []
+    for kind, entries in (("attack", recipe.attack), ("defence", recipe.defence)):
+        for i, entry in enumerate(entries):
+            own = recipe.factory(kind, entry)  # type: ignore[arg-type]
+            for key in set(_LOOK_BACK) & set(entry.settings) & set(own.settings.model_fields):
+                back = entry.settings[key]
+                if isinstance(back, str) and back not in recipe.burn_in.labels:
+                    kept = ", ".join(recipe.burn_in.labels) or "none are kept"
+                    faults.append(
+                        f"{kind}.{i}.{key}: got {back!r}, wanted a label of burn_in.keep_epochs or burn_in.earlier "
+                        f"({kept})"
+                    )
+                elif isinstance(back, int) and not recipe.history.capacity:
+                    faults.append(f"{kind}.{i}.{key}: got {back} steps back, wanted history.capacity above 0 with it")
     return faults

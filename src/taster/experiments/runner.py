@@ -105,7 +105,8 @@ def _rehearse(recipe: Recipe, device: torch.device, watcher: Watcher) -> tuple[n
         )
     model = build_model(recipe, data, seed, device)
     if recipe.burn_in.checkpoint is not None:
-        load_weights(model, recipe.burn_in.checkpoint)
+        for path in (*recipe.burn_in.earlier.values(), recipe.burn_in.checkpoint):
+            load_weights(model, path)
     probe, trigger = (as_batch(roles[role].select(torch.arange(1))).to(device) for role in ("probe", "trigger"))
     for defence in recipe.defence:
         make_guard(recipe, defence, probe, seed)
