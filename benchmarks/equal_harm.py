@@ -1,6 +1,6 @@
 """Seconds of crafting until the accumulative attack does the harm that the textbook's C = 100 does.
 
-    python benchmarks/equal_harm.py --checkpoint FILE --data CIFAR10 [--seeds 3] [--rounds 3] [--out FILE]
+    python benchmarks/equal_harm.py --checkpoint FILE --data CIFAR10 [--seeds 3] [--rounds 2] [--out FILE]
 
 From the checkpoint, a learner (SGD, learning rate 0.1, momentum 0.9) is fed `rounds` accumulative batches of 100 and
 then the poisoned trigger, all crafted against it as it is, through per-tensor cosines, ε = 0.1, α = 2 ε / C. The drop
@@ -120,7 +120,7 @@ def attack(variant: str, options: dict[str, Any], images: Images, test: Batch, s
 def main() -> None:
     parser = setting.parser(__doc__)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=3, help="accumulative batches")
+    parser.add_argument("--rounds", type=int, default=2, help="accumulative batches")
     parser.add_argument("--variants", nargs="+", default=VARIANTS)
     parser.add_argument("--out", type=Path)
     options = vars(parser.parse_args())

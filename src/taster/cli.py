@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
@@ -26,6 +26,9 @@ from rich.table import Table
 
 import taster
 from taster.errors import TasterError
+
+if TYPE_CHECKING:
+    from taster.experiments import Recipe
 
 app = typer.Typer(
     name="taster",
@@ -121,7 +124,7 @@ def run(
         task = progress.add_task("report", total=None)
         page = write_report(RunDirectory(directory))
         progress.remove_task(task)
-    _close(chosen.name, rows, page, quiet=quiet, as_json=as_json)
+    _close(chosen, rows, page, quiet=quiet, as_json=as_json)
 
 
 @app.command(name="list")
@@ -177,7 +180,7 @@ def report(
         progress.add_task("report", total=None)
         page = write_report(found)
     rows = [cell["row"] for cell in found.finished(recipe)]
-    _close(recipe.name, rows, page, quiet=quiet, as_json=as_json)
+    _close(recipe, rows, page, quiet=quiet, as_json=as_json)
 
 
 @app.command()
@@ -226,31 +229,31 @@ def _directory(name: str, out: Path | None, resume: bool) -> Path:
     return last if resume else path
 
 
-def _close(name: str, rows: list[dict[str, Any]], page: Path, *, quiet: bool, as_json: bool) -> None:
+def _close(recipe: Recipe, rows: list[dict[str, Any]], page: Path, *, quiet: bool, as_json: bool) -> None:
     """What a run or a report ends with: its results as JSON where asked for; the table and the page's path."""
     if as_json:
-        typer.echo(json.dumps({"recipe": name, "rows": rows}))
+        typer.echo(json.dumps({"recipe": recipe.name, "rows": rows}))
     if not quiet:
-        _show_results(name, rows, _messages if as_json else Console())
+        _show_results(recipe, rows, _messages if as_json else Console())
         _messages.print(f"The page: {page}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _show_results(name: str, rows: list[dict[str, Any]], console: Console) -> None:
-    from taster.report import HEADINGS, LEGEND, summarise
+def _show_results(recipe: Recipe, rows: list[dict[str, Any]], console: Console) -> None:
+    from taster.report import LEGEND, headings, summarise
 
     table = Table(
-        title=f"{name}: what one trigger step did",
+        title=f"{recipe.name}: what one trigger step did",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1),
         pad_edge=False,
         collapse_padding=True,
     )
-    for i, heading in enumerate(HEADINGS):
+    for i, heading in enumerate(headings(published=bool(recipe.published))):
         table.add_column(heading, justify="left" if i < 2 else "right", no_wrap=i == 2, overflow="fold")
     attack = ""
-    for line in summarise(rows):
-        cells = line.cells(narrow=True)
+    for line in summarise(rows, [entry.model_dump() for entry in recipe.published]):
+        cells = line.cells(narrow=True, published=bool(recipe.published))
         table.add_row("" if line.attack == attack else cells[0], *cells[1:])
         attack = line.attack
     console.print(table)

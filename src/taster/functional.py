@@ -87,6 +87,41 @@ class Functional:
             output = functional_call(self._skeleton, {**params, **own}, (x,))
         return full_precision(output)
 
+    def features(
+        self, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], x: Tensor, layer: str | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What a layer puts out, [n, d], and the model's output, [n, classes].
+
+        Args:
+            params, buffers: as in `forward`.
+            x: samples.
+            layer: name of a submodule; its output is averaged over places where it has any. None takes what goes into
+                the last linear layer.
+
+        Raises:
+            ModelError: when there is no such layer, it puts out something else, or is not gone through.
+        """
+        modules = dict(self._skeleton.named_modules())
+        found: list[Tensor] = []
+        if layer is None:
+            linear = [module for module in modules.values() if isinstance(module, nn.Linear)]
+            if not linear:
+                raise ModelError("the model has no linear layer whose input could be taken; name a layer")
+            hook = linear[-1].register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
+        elif layer in modules:
+            hook = modules[layer].register_forward_hook(lambda _, __, output: found.append(output))
+        else:
+            raise ModelError(f"layer: got {layer!r}, wanted one of {', '.join(name for name in modules if name)}")
+        try:
+            output = self.forward(params, buffers, x)
+        finally:
+            hook.remove()
+        if not found or not isinstance(found[-1], Tensor) or found[-1].dim() < 2 or len(found[-1]) != len(x):
+            raise ModelError(f"layer: {layer or 'the last linear one'} gives no features, one row a sample")
+        rows = full_precision(found[-1])
+        # [n, d] as they are; [n, d, places...] of a convolution averaged over places
+        return (rows if rows.dim() == 2 else rows.flatten(2).mean(2)), output
+
     def loss(
         self,
         params: Mapping[str, Tensor],

@@ -106,25 +106,31 @@ def threshold_of(
 
 
 class Thresholded:
-    """What stages that compare a score with a threshold share: whatever state the threshold keeps.
+    """What stages that compare a score with a threshold share: whatever state these two keep.
 
     Args:
-        threshold: the threshold.
+        score: how suspicious each sample is.
+        threshold: from where on it counts.
     """
 
-    def __init__(self, threshold: Threshold) -> None:
+    def __init__(self, score: Score, threshold: Threshold) -> None:
+        self.score = score
         self.threshold = threshold
 
     def observe(self, record: StepRecord, view: View) -> None:
-        """Passes it on."""
-        if isinstance(self.threshold, Stateful):
-            self.threshold.observe(record, view)
+        """Passes it on; to the score first, as a threshold may be estimated by it."""
+        for part in self._parts().values():
+            part.observe(record, view)
 
     def state_dict(self) -> dict[str, Any]:
-        """The threshold's."""
-        return self.threshold.state_dict() if isinstance(self.threshold, Stateful) else {}
+        """That of score and threshold, where they keep any."""
+        return {name: part.state_dict() for name, part in self._parts().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The threshold's."""
-        if isinstance(self.threshold, Stateful):
-            self.threshold.load_state_dict(state)
+        """The same."""
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+
+    def _parts(self) -> dict[str, Stateful]:
+        parts = {"score": self.score, "threshold": self.threshold}
+        return {name: part for name, part in parts.items() if isinstance(part, Stateful)}

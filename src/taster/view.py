@@ -111,6 +111,14 @@ class View:
         """The model's output for x, differentiable in x and in `params`; those not given are those of this moment."""
         return self._functional().forward(*self._state(params), x, batch_norm=batch_norm)
 
+    def features(self, x: Tensor, layer: str | None = None) -> tuple[Tensor, Tensor]:
+        """What a layer (by default: what goes into the last linear one) makes of x, [n, d], and the model's output.
+
+        Raises:
+            ModelError: when there is no such layer, or it gives no features.
+        """
+        return self._functional().features(*self._state(None), x, layer)
+
     def loss(
         self, x: Tensor, y: Tensor, *, params: Mapping[str, Tensor] | None = None, batch_norm: BatchNormMode = "eval"
     ) -> Tensor:

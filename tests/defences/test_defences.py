@@ -93,4 +93,12 @@ def test_calling_the_gate_changes_nothing_and_observing_raises_the_mark() -> Non
 
 
 def test_all_defences_are_named_by_their_function() -> None:
-    assert set(DEFENCES) == {"none", "clipping", "adversarial_training", "dsc", "discrepancy_screen", "probe_gate"}
+    assert set(DEFENCES) == {
+        "none",
+        "clipping",
+        "adversarial_training",
+        "dsc",
+        "discrepancy_screen",
+        "anomaly_screen",
+        "probe_gate",
+    }

@@ -168,7 +168,7 @@ def test_a_score_screens_by_dropping_and_by_weighting() -> None:
     weighted = screened(
         discrepancy_screen(tiny_batch(), against="early", threshold=bound, action="weight"), batch, view
     )
-    assert torch.allclose(weighted.weights, (bound / values).clamp(max=1))
+    assert torch.allclose(weighted.weights, torch.exp(bound - values).clamp(max=1))
     broken = ScoreScreen("broken", lambda b, v: torch.full((len(b),), float("nan")), Growing(1.0))
     assert broken(Admitted(batch), view).empty
     broken.action = "weight"
@@ -186,4 +186,4 @@ def test_guards_learn_with_an_estimated_threshold_and_keep_their_state(build: An
     twin = build(probe, against="early", every=2)
     twin.load_state_dict(state)
     assert twin.state_dict() == state
-    assert state[0]["value"] is not None
+    assert state[0]["threshold"]["value"] is not None

@@ -89,6 +89,14 @@ def test_defaults_are_filled_in_down_to_the_functions_settings() -> None:
             ("pgd_steps = 2", "pgd_steps = 2\nsurrogate = 3"),
             ["attack.1.surrogate: got 3 steps back, wanted history.capacity above 0"],
         ),
+        (
+            (
+                'name = "probe_gate"',
+                'name = "probe_gate"\n[[published]]\nattack = "a"\ndefence = "none"\n'
+                "before = 1.0\nafter = 1.0\ndrop = 0.0",
+            ),
+            ["published.0.attack: got 'a', wanted a label: none, accumulative"],
+        ),
         (("burn_in = 200", "burn_in = 10"), ["burn_in.batch_size: got 20, wanted at most split.burn_in = 10"]),
         (("[split]", "[split]\nstream = 10"), ["stream.batch_size: got 20, wanted at most split.stream = 10"]),
         (('[model]\nname = "mlp"\nhidden = [16]\n', ""), ["model: got nothing"]),

@@ -14,7 +14,7 @@ import torch
 from taster.errors import RunDirectoryError
 from taster.experiments import RunDirectory, read_recipe, run_recipe
 from taster.experiments.watcher import Silence
-from taster.report import Spread, summarise, write_report
+from taster.report import Spread, headings, summarise, write_report
 from taster.report.compare import compare_runs
 from taster.report.pictures import magnified_difference, strip
 
@@ -49,6 +49,16 @@ def test_rows_are_brought_together_over_seeds() -> None:
     assert lines[1].drop.text(sign=True) == "0.0"
     assert Spread(-0.01, None).text(sign=True) == "0.0"
     assert Spread(0.26, 0.0).text(sign=True) == "+0.3 ± 0.0"
+
+
+def test_a_papers_figures_stand_beside_ours() -> None:
+    published = [{"attack": "a", "defence": "d", "before": 83.4, "after": 80.0, "drop": -3.4, "spread": 0.5}]
+    with_them, without = summarise([row(-1.0), row(-2.0, attack="b")], published)
+    assert headings(published=True)[-1] == "published"
+    assert len(headings()) == len(with_them.cells()) == len(headings(published=True)) - 1
+    assert with_them.cells(published=True)[-1] == "−3.4 ± 0.5 (83.4 → 80.0)"
+    assert with_them.cells(published=True, narrow=True)[-1] == "−3.4 ± 0.5"
+    assert without.cells(published=True)[-1] == "–"
 
 
 def test_runs_are_compared_with_the_first() -> None:

@@ -1,6 +1,7 @@
 """Defences: one file each, each a function that returns a Guard. To add one, write it and name it here."""
 
 from taster.defences.adversarial_training import adversarial_training
+from taster.defences.anomaly_screen import anomaly_screen
 from taster.defences.clipping import clipping
 from taster.defences.discrepancy_screen import discrepancy_screen
 from taster.defences.dsc import dsc
@@ -8,12 +9,14 @@ from taster.defences.no_defence import none
 from taster.defences.probe_gate import probe_gate
 
 DEFENCES = {
-    defence.__name__: defence for defence in (none, clipping, adversarial_training, dsc, discrepancy_screen, probe_gate)
+    defence.__name__: defence
+    for defence in (none, clipping, adversarial_training, dsc, discrepancy_screen, anomaly_screen, probe_gate)
 }
 
 __all__ = [
     "DEFENCES",
     "adversarial_training",
+    "anomaly_screen",
     "clipping",
     "discrepancy_screen",
     "dsc",

@@ -73,17 +73,17 @@ class SelectiveCorrection(Thresholded):
     def __init__(
         self, descent: Descent, score: MemorizationDiscrepancy, threshold: Threshold, granularity: Granularity
     ) -> None:
-        super().__init__(threshold)
+        super().__init__(score, threshold)
         self.descent = descent
-        self.score = score
+        self.discrepancy = score
         self.granularity = granularity
 
     def __call__(self, admitted: Admitted[Batch], view: View) -> Admitted[Batch]:
         """The batch with suspicious samples moved."""
-        batch, past, bound = admitted.batch, view.earlier(self.score.against), self.threshold(view)
+        batch, past, bound = admitted.batch, view.earlier(self.discrepancy.against), self.threshold(view)
         x = batch.x.clone()
         with torch.no_grad():
-            above = self._above(self.score.between(past.forward(x), view.forward(x)), bound)
+            above = self._above(self.discrepancy.between(past.forward(x), view.forward(x)), bound)
         chosen = torch.arange(len(batch), device=x.device)[above]
         for step in range(self.descent.steps):
             if len(chosen) == 0:
@@ -93,7 +93,7 @@ class SelectiveCorrection(Thresholded):
             clean = batch.select(chosen)
             if step:  # what was above to begin with is above at the first step
                 with torch.no_grad():
-                    above = self._above(self.score.between(past.forward(leaf), logits), bound)
+                    above = self._above(self.discrepancy.between(past.forward(leaf), logits), bound)
                 if not bool(above.any()):
                     break
                 moved = self.descent.step(leaf, clean, logits)[above]

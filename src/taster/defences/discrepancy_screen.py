@@ -36,7 +36,7 @@ def discrepancy_screen(
         growth: Δ.
         quantile: of the probe's discrepancies, for an estimated P.
         every: steps between estimates.
-        action: "drop", or "weight" by P over the discrepancy.
+        action: "drop", or "weight" by exp(P − discrepancy).
 
     Source: the measure is of Zhu et al. 2023, Eq. 5; their defence corrects instead (`dsc`).
     """

@@ -15,7 +15,7 @@ Action = Literal["drop", "weight"]
 
 
 class ScoreScreen(Thresholded):
-    """Drops samples whose score is above the threshold P, or weights them by P / score.
+    """Drops samples whose score s is above the threshold P, or weights them by exp(P − s).
 
     Args:
         name: in records.
@@ -25,9 +25,8 @@ class ScoreScreen(Thresholded):
     """
 
     def __init__(self, name: str, score: Score, threshold: Threshold, action: Action = "drop") -> None:
-        super().__init__(threshold)
+        super().__init__(score, threshold)
         self.name = name
-        self.score = score
         self.action: Action = action
 
     def __call__(self, admitted: Admitted[Batch], view: View) -> Admitted[Batch]:
@@ -36,5 +35,4 @@ class ScoreScreen(Thresholded):
         above = ~(scores <= bound)  # what is not a number is suspicious
         if self.action == "drop":
             return admitted.drop(above, f"every sample's score was over {bound:.3g}") if bool(above.any()) else admitted
-        lighter = torch.nan_to_num(max(bound, 0.0) / scores.clamp_min(torch.finfo(scores.dtype).tiny))
-        return admitted.weight(torch.where(above, lighter, 1.0))
+        return admitted.weight(torch.nan_to_num(torch.exp(bound - scores).clamp_max(1.0)))

@@ -58,6 +58,18 @@ class Entry(Named):
     label: Annotated[str, Field(min_length=1)]
 
 
+class Published(Section):
+    """What a paper reports for an entry of the grid, in the words of the results: accuracies in %, the drop in points;
+    `spread` is the deviation of the drop, where the paper gives one."""
+
+    attack: str
+    defence: str
+    before: float
+    after: float
+    drop: float
+    spread: float | None = None
+
+
 class Data(Section):
     """Where samples come from; see `taster.data.load_images`."""
 
@@ -190,6 +202,7 @@ class Recipe(Section):
     compute: Compute = Compute()
     attack: Annotated[list[Entry], Field(min_length=1), BeforeValidator(_labelled)]
     defence: Annotated[list[Entry], Field(min_length=1), BeforeValidator(_labelled)]
+    published: list[Published] = []
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, defaults filled in, those that are None left out as TOML has no null."""
@@ -324,6 +337,11 @@ def _impossible(recipe: Recipe) -> list[str]:
         for label, times in Counter(entry.label for entry in entries).items():
             if times > 1:
                 faults.append(f"{kind}: got the label {label!r} {times} times, wanted a `label` of its own for each")
+    for i, line in enumerate(recipe.published):
+        for kind, entries in (("attack", recipe.attack), ("defence", recipe.defence)):
+            labels = [entry.label for entry in entries]
+            if getattr(line, kind) not in labels:
+                faults.append(f"published.{i}.{kind}: got {getattr(line, kind)!r}, wanted a label: {', '.join(labels)}")
     repeated = [seed for seed, times in Counter(recipe.seeds).items() if times > 1]
     if repeated:
         faults.append(f"seeds: got {repeated} more than once, wanted each once")

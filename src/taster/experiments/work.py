@@ -11,6 +11,7 @@ import torch
 from taster.data import ImageSet, OnProgress, load_images, split_roles
 from taster.errors import DataError, RunDirectoryError
 from taster.experiments.burn_in import burn_in
+from taster.experiments.burn_in_cache import shared
 from taster.experiments.cell import run_cell
 from taster.experiments.environment import pick_device
 from taster.experiments.recipe import Recipe
@@ -60,7 +61,11 @@ def perform(task: Task, recipe: Recipe, directory: str, on_step: Callable[[], No
     roles = split_roles(data, recipe.split.sizes(), task.seed)
     run = RunDirectory(directory)
     if task.attack is None or task.defence is None:
-        run.write_burn_in(task.seed, burn_in(recipe, data, roles["burn_in"], task.seed, device, on_step))
+        images = roles["burn_in"]
+        state = shared(
+            recipe, images, task.seed, device, lambda: burn_in(recipe, data, images, task.seed, device, on_step)
+        )
+        run.write_burn_in(task.seed, state)
         return
     attack, defence = recipe.attack[task.attack], recipe.defence[task.defence]
     state = run.burn_in(task.seed)

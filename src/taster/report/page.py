@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from taster.errors import RunDirectoryError
 from taster.report.figures import Theme, as_png, as_svg, colour, curves, drops
 from taster.report.pictures import magnified_difference, strip
-from taster.report.summary import HEADINGS, LEGEND, Line, Spread, summarise, worst
+from taster.report.summary import LEGEND, Line, Spread, headings, summarise, worst
 
 if TYPE_CHECKING:
     from taster.experiments.run_directory import RunDirectory
@@ -34,7 +34,8 @@ def write_report(run: RunDirectory) -> Path:
     cells = list(run.finished(recipe))
     if not cells:
         raise RunDirectoryError(f"{run.path}: no cell is finished yet, so there is nothing to report")
-    lines = summarise([cell["row"] for cell in cells])
+    published = [entry.model_dump() for entry in recipe.published]
+    lines = summarise([cell["row"] for cell in cells], published)
     attacks = [entry.label for entry in recipe.attack]
     defences = [entry.label for entry in recipe.defence]
     bars, panels = [], []
@@ -50,7 +51,8 @@ def write_report(run: RunDirectory) -> Path:
         sentences=sentences(recipe, lines),
         unfinished=wanted - len(cells),
         wanted=wanted,
-        headings=HEADINGS,
+        headings=headings(published=bool(published)),
+        published=bool(published),
         legend=LEGEND,
         lines=lines,
         bars=bars,

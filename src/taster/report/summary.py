@@ -30,6 +30,20 @@ class Spread:
 
 
 @dataclass(frozen=True)
+class Reported:
+    """What a paper reports, in its own setting."""
+
+    before: float
+    after: float
+    drop: Spread
+
+    def text(self, *, narrow: bool = False) -> str:
+        """The drop; unless narrow, with the accuracies on both sides."""
+        drop = self.drop.text(sign=True)
+        return drop if narrow else f"{drop} ({self.before:.1f} → {self.after:.1f})"
+
+
+@dataclass(frozen=True)
 class Line:
     """One attack against one defence, over all seeds."""
 
@@ -44,9 +58,15 @@ class Line:
     stopped_by: str
     rejected: Spread
     cost: Spread | None
+    published: Reported | None = None
 
-    def cells(self, *, narrow: bool = False) -> list[str]:
-        """The texts of the table, in the order of HEADINGS; narrow ones give the deviation of the drop alone."""
+    def cells(self, *, narrow: bool = False, published: bool = False) -> list[str]:
+        """The texts of the table, in the order of `headings`.
+
+        Args:
+            narrow: gives the deviation of the drop alone.
+            published: with the paper's figures at the end.
+        """
         before, after, steps, rejected = (
             Spread(spread.mean, None if narrow else spread.deviation)
             for spread in (self.before, self.after, self.steps, self.rejected)
@@ -60,26 +80,41 @@ class Line:
             steps.text(),
             rejected.text(),
             "–" if self.cost is None else f"{self.cost.mean:.2f}",
+            *([("–" if self.published is None else self.published.text(narrow=narrow))] if published else []),
         ]
 
 
-HEADINGS = ("attack", "defence", "drop", "before", "after", "steps", "refused", "cost")
+def headings(*, published: bool = False) -> list[str]:
+    """Of the table, with or without a paper's figures beside."""
+    own = ["attack", "defence", "drop", "before", "after", "steps", "refused", "cost"]
+    return [*own, "published"] if published else own
+
+
 LEGEND = (
     "drop: what one trigger step did to test accuracy, in points; before, after: the accuracy on both sides of it, "
     "in %; steps: accumulative steps; refused: updates the guard undid; cost: seconds of a defended step over a plain "
-    "one; mean ± standard deviation over seeds."
+    "one; published: the paper's figures, in its own setting; mean ± standard deviation over seeds."
 )
 
 
-def summarise(rows: Sequence[dict[str, Any]]) -> list[Line]:
-    """One line for each attack and defence, in the order of the rows."""
+def summarise(rows: Sequence[dict[str, Any]], published: Sequence[dict[str, Any]] = ()) -> list[Line]:
+    """One line for each attack and defence, in the order of the rows.
+
+    Args:
+        rows: of results.json.
+        published: what a paper reports for some of them, as in a recipe.
+    """
+    reported = {
+        (p["attack"], p["defence"]): Reported(p["before"], p["after"], Spread(p["drop"], p.get("spread")))
+        for p in published
+    }
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["attack"], row["defence"]), []).append(row)
-    return [_line(attack, defence, group) for (attack, defence), group in groups.items()]
+    return [_line(attack, defence, group, reported) for (attack, defence), group in groups.items()]
 
 
-def _line(attack: str, defence: str, rows: list[dict[str, Any]]) -> Line:
+def _line(attack: str, defence: str, rows: list[dict[str, Any]], reported: dict[tuple[str, str], Reported]) -> Line:
     def over(key: str) -> Spread:
         return Spread.of([row[key] for row in rows])
 
@@ -97,6 +132,7 @@ def _line(attack: str, defence: str, rows: list[dict[str, Any]]) -> Line:
         stopped_by=", ".join(f"{reason} {count}" for reason, count in stopped.most_common()),
         rejected=over("rejected"),
         cost=Spread.of(costs) if costs else None,
+        published=reported.get((attack, defence)),
     )
 
 
