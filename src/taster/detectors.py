@@ -74,10 +74,14 @@ class Detector:
             rows, logits = view.features(batch.x, self._layer)
         return fitted(rows.double(), logits.argmax(1)).float()
 
+    def fit(self, view: View) -> None:
+        """Fits to the clean samples as the model sees them at the view, until the next fit."""
+        self._take(self._look(self._clean, view))
+
     def observe(self, record: StepRecord, view: View) -> None:
         """Fits anew when it is time."""
         if self._fitted is None or (record.step + 1) % self._every == 0:
-            self._take(self._look(self._clean, view))
+            self.fit(view)
 
     def state_dict(self) -> dict[str, Any]:
         """The clean features last fitted to."""
