@@ -1,0 +1,117 @@
+"""Seconds of one defended step over one plain step, for each defence.
+
+    python benchmarks/defences.py --checkpoint FILE --earlier FILE --data CIFAR10 [--rounds 5] [--out FILE]
+
+A plain step is `zero_grad; backward; step`. Every defence has a learner of its own at the checkpoint, fed clean batches
+of 100; in each round all of them and the plain step take turns on the same batch, and the ratio is the median over
+rounds. "corrected" is the share of samples that a defence moved.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import setting
+import torch
+from torch.nn.functional import cross_entropy
+
+from taster import Batch, Guard, History, Learner, StepRecord
+from taster.data import as_batch, load_images
+from taster.defences import (
+    adversarial_training,
+    anomaly_screen,
+    clipping,
+    discrepancy_screen,
+    dsc,
+    probe_gate,
+)
+from taster.experiments.burn_in import load_weights
+from taster.memory import keep_memory
+
+SIZE, PROBE = 100, 100
+
+Build = Callable[[Batch], Guard]
+DEFENCES: dict[str, Build] = {
+    "none": lambda _: Guard(),
+    "clipping": lambda _: clipping(bound=1.0),
+    "discrepancy_screen": lambda probe: discrepancy_screen(probe, against="earlier"),
+    "anomaly_screen, gaussian": lambda probe: anomaly_screen(probe, kind="gaussian"),
+    "dsc": lambda probe: dsc(probe, against="earlier"),
+    "dsc, granularity batch": lambda probe: dsc(probe, against="earlier", granularity="batch"),
+    "adversarial_training": lambda _: adversarial_training(),
+    "probe_gate": lambda probe: probe_gate(probe),
+}
+
+
+def make_learner(options: dict[str, Any], shape: tuple[int, ...], classes: int, guard: Guard) -> Learner:
+    model = setting.make_model(options, shape, classes)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    history = History(capacity=0)
+    learner = Learner(model, optimizer, cross_entropy, guard, history=history)
+    if options["earlier"]:
+        load_weights(model, options["earlier"])
+    history.pin("earlier", learner.snapshot())
+    if options["checkpoint"]:
+        load_weights(model, options["checkpoint"])
+    model.train()
+    return learner
+
+
+def main() -> None:
+    parser = setting.parser(__doc__)
+    parser.add_argument("--earlier", help="weights of the same model at an earlier epoch")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path)
+    options = vars(parser.parse_args())
+    torch.set_num_threads(options["threads"])
+    keep_memory()
+    images = load_images(options["data"])
+    assert images.train is not None
+    probe = as_batch(images.train.select(torch.arange(PROBE)))
+    stream = [
+        as_batch(images.train.select(torch.arange(PROBE + i * SIZE, PROBE + (i + 1) * SIZE)))
+        for i in range(options["rounds"] + 1)
+    ]
+    learners = {
+        name: make_learner(options, images.shape, images.classes, build(probe)) for name, build in DEFENCES.items()
+    }
+    plain = make_learner(options, images.shape, images.classes, Guard())
+    seconds: dict[str, list[float]] = {name: [] for name in ("plain", *DEFENCES)}
+    records: dict[str, list[StepRecord]] = {name: [] for name in DEFENCES}
+    for turn, batch in enumerate(stream):  # the first warms up
+        start = time.perf_counter()
+        plain.optimizer.zero_grad()
+        cross_entropy(plain.model(batch.x), batch.y).backward()  # type: ignore[no-untyped-call]
+        plain.optimizer.step()
+        seconds["plain"].append(time.perf_counter() - start)
+        for name, learner in learners.items():
+            start = time.perf_counter()
+            records[name].append(learner.feed(batch))
+            seconds[name].append(time.perf_counter() - start)
+        print(f"round {turn} of {options['rounds']}", flush=True)
+    rows = []
+    print("\n| defence | seconds | over a plain step | corrected, % | dropped, % |\n|---|---:|---:|---:|---:|")
+    for name, times in seconds.items():
+        own = records.get(name, [])[1:]
+        row: dict[str, Any] = {
+            "defence": name,
+            "seconds": statistics.median(times[1:]),
+            "ratio": statistics.median(t / p for t, p in zip(times[1:], seconds["plain"][1:], strict=True)),
+            "corrected": sum(r.corrected for r in own) / max(SIZE * len(own), 1),
+            "dropped": sum(r.dropped for r in own) / max(SIZE * len(own), 1),
+        }
+        rows.append(row)
+        shares = f"{100 * row['corrected']:.0f} | {100 * row['dropped']:.0f}"
+        print(f"| {name} | {row['seconds']:.3f} | {row['ratio']:.2f} | {shares} |")
+    if options["out"]:
+        about = {**setting.about(options), "rounds": options["rounds"], "batch": SIZE, "probe": PROBE}
+        options["out"].write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
