@@ -54,10 +54,11 @@ def seconds_of(options: dict[str, Any], sizes: dict[str, int], batches: list[Bat
 
 def plot(found: dict[str, dict[int, float]], path: Path) -> None:
     figure, axes = plt.subplots(1, 3, figsize=(9, 2.8), sharey=True, layout="constrained")
+    highest = max(max(points.values()) for points in found.values())
     names = {"C": "PGD steps C", "batch": "samples in a batch", "batches": "batches"}
     for axis, (key, points) in zip(axes, found.items(), strict=True):
         axis.plot(list(points), list(points.values()), "o-")
-        axis.set(xlabel=names[key], xlim=(0, None), ylim=(0, None), xticks=list(points))
+        axis.set(xlabel=names[key], xlim=(0, None), ylim=(0, 1.05 * highest), xticks=list(points))
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("seconds")
     figure.savefig(path)
