@@ -98,9 +98,10 @@ def test_the_anchor_stops_drift_in_small_steps() -> None:
     assert held > 80
 
 
-def test_the_anchor_is_the_start_and_moves_up_on_evidence_alone() -> None:
+@pytest.mark.parametrize("every", [1, 3])
+def test_the_anchor_is_the_start_and_moves_up_on_evidence_alone(every: int) -> None:
     probe = easy(200, seed=9)
-    guard = probe_gate(probe)
+    guard = probe_gate(probe, every=every)
     learner = tiny_learner(guard=guard)
     (gate,) = guard.gates
     start = learner.view().accuracy(probe.x, probe.y)

@@ -86,6 +86,7 @@ def test_the_page_tells_the_run(run: RunDirectory) -> None:
     for line in summarise(run.results()["rows"]):
         for cell in line.cells():
             assert f">{cell}</td>" in page
+    assert "<dt>derivatives</dt><dd>held_difference (accumulative)</dd>" in page
     for part in (
         "difference ×",
         "Accuracy by step",
@@ -114,7 +115,7 @@ def test_refusals_are_told_with_their_reason(tmp_path: Path, recipe_with) -> Non
     run_recipe(read_recipe(str(path), ["seeds=[0]"]), run.path, jobs=1)
     assert sum(r["rejected"] for r in run.results()["rows"]) > 0
     page = write_report(run).read_text()
-    assert "points under its best" in page
+    assert "would fall by" in page
 
 
 class StopAfter(Silence):

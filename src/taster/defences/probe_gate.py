@@ -44,7 +44,7 @@ def probe_gate(
     Args:
         probe: labelled samples that nobody else can write to; the more there are, the less harm passes.
         tolerance: fall that is let pass, in points.
-        level: chance, at a check, of refusing an update that costs no more than the tolerances.
+        level: chance, at a check, of refusing what costs no more than the tolerances.
         class_tolerance: the same for one class, in points; None looks at no classes.
         every: steps between checks; the cost falls with it, and what is refused goes back as many steps, for which the
             learner needs a History.
@@ -82,12 +82,12 @@ class ProbeGate:
 
     def __call__(self, change: Change) -> Verdict:
         """Measures the probe after the update, where it is time."""
-        if not self._due(change.step):
-            return COMMIT
         last = self._last
         if last is None:
             last = self._measure(change.before)
             self._start = (change.step, last)
+        if not self._due(change.step):
+            return COMMIT
         anchor = last if self._anchor is None else self._anchor
         after = self._measure(change.after)
         tests = (

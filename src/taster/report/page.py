@@ -60,6 +60,7 @@ def write_report(run: RunDirectory) -> Path:
         attacks=[(label, colour(i)) for i, label in enumerate(attacks)],
         pictures=pictures(cells, attacks),
         refusals=refusals(cells),
+        derivatives=derivatives(cells),
     )
     run.write_text("report.html", page)
     return run.path / "report.html"
@@ -152,6 +153,16 @@ def refusals(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
         }
         for (defence, attack, phase, stage), count in counts.items()
     ]
+
+
+def derivatives(cells: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """How each attack's derivatives were computed, with what fell back to another way; the attacks of each."""
+    found: dict[str, list[str]] = {}
+    for cell in cells:
+        for step in cell["steps"]:
+            if step["derivatives"] is not None and step["attack"] not in found.setdefault(step["derivatives"], []):
+                found[step["derivatives"]].append(step["attack"])
+    return found
 
 
 def _template() -> jinja2.Template:
