@@ -39,7 +39,7 @@ def test_defaults_are_filled_in_down_to_the_functions_settings() -> None:
     raw = recipe.to_dict()
     assert raw["attack"][1]["normalise"] == "per_tensor"
     assert raw["attack"][0]["label"] == "none"
-    assert raw["defence"][1]["tolerance"] == 2.0
+    assert raw["defence"][1]["tolerance"] == 1.0
     assert raw["burn_in"]["momentum"] == 0.9
     assert raw["seeds"] == [0, 1]
 
