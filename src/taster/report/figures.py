@@ -97,7 +97,7 @@ def drops(lines: Sequence[Line], attacks: Sequence[str], defences: Sequence[str]
         axes.set_yticks(range(len(attacks)), attacks)
         axes.set_ylim(len(attacks) - 0.4, -0.6)
         # Room for the numbers on the left.
-        axes.set_xlim(low - 0.4 * (high - low + 1), high + 0.05 * (high - low + 1))
+        axes.set_xlim(low - 0.6 * (high - low + 0.5), high + 0.05 * (high - low + 1))
         axes.axvline(0, color=_INK[theme], linewidth=0.8)
         if len(defences) > 1:
             axes.set_title(f"defence: {defence}", color=_INK[theme], fontsize=10)
