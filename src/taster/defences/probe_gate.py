@@ -9,8 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from taster.evidence import evidence_of_harm
 from taster.guard import Change, Guard
+from taster.paired import accuracy_fell, mean_fell
 from taster.settings import checked
 from taster.types import COMMIT, Batch, StepRecord, Verdict, reject, rewind
 from taster.view import View
@@ -24,7 +24,7 @@ def probe_gate(
     probe: Batch,
     *,
     tolerance: Annotated[float, Field(ge=0, le=100)] = 1.0,
-    level: Annotated[float, Field(gt=0, lt=1)] = 0.01,
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.05,
     class_tolerance: Annotated[float, Field(ge=0, le=100)] | None = 5.0,
     every: Annotated[int, Field(ge=1)] = 1,
 ) -> Guard:
@@ -37,20 +37,21 @@ def probe_gate(
         against the last check   accuracy
         against the anchor       accuracy, so that harm cannot add up in steps too small to see
 
-    The anchor is the state at the first step; it moves up where there is evidence, of the same level, that the accuracy
+    The anchor is the state at the first step; it moves up where a test of that kind says, that the accuracy
     has grown, and never down. Each test is made overall and, with half its level, class by class, so that harm to one
     class cannot hide in the mean.
 
     Args:
         probe: labelled samples that nobody else can write to; the more there are, the less harm passes.
         tolerance: fall that is let pass, in points.
-        level: chance, at a check, of refusing what costs no more than the tolerances.
+        level: chance, at a check, of refusing what costs as much as the tolerances; what costs less is refused more
+            seldom, so that it can be large.
         class_tolerance: the same for one class, in points; None looks at no classes.
         every: steps between checks; the cost falls with it, and what is refused goes back as many steps, for which the
             learner needs a History.
 
     Source: taster's own. Rejection on a validation set goes back to Nelson et al. 2008 ("reject on negative impact");
-        the test is `taster.evidence.evidence_of_harm`.
+        the tests are those of `taster.paired`.
     """
     return Guard(gates=[ProbeGate(probe, tolerance, level, class_tolerance, every)])
 
@@ -60,7 +61,7 @@ class Measured:
     """How a model does on each sample of the probe, [n] each: the probability of the true class, and right or wrong."""
 
     probability: Tensor
-    accuracy: Tensor
+    right: Tensor
 
 
 class ProbeGate:
@@ -91,18 +92,19 @@ class ProbeGate:
         anchor = last if self._anchor is None else self._anchor
         after = self._measure(change.after)
         tests = (
-            ("probability of the true class", "the last check", last.probability, after.probability),
-            ("accuracy", "the last check", last.accuracy, after.accuracy),
-            ("accuracy", "the anchor", anchor.accuracy, after.accuracy),
+            ("probability of the true class", "the last check", mean_fell, last.probability, after.probability),
+            ("accuracy", "the last check", accuracy_fell, last.right, after.right),
+            ("accuracy", "the anchor", accuracy_fell, anchor.right, after.right),
         )
-        for what, when, before, now in tests:
+        for what, when, fell, before, now in tests:
             for group in self._groups:
                 then, there = before[group.mask], now[group.mask]
-                if evidence_of_harm(then, there, group.tolerance / 100) >= len(tests) / (group.share * self._level):
-                    fall = 100 * float(then.mean() - there.mean())
+                p = fell(then, there, group.tolerance / 100)
+                if p < group.share * self._level / len(tests):
+                    fall = 100 * float(then.float().mean() - there.float().mean())
                     reason = (
                         f"{what} on the probe{group.name} would fall by {fall:.1f} points against {when}: more than "
-                        f"{group.tolerance:g}, with evidence of level {self._level:g}"
+                        f"{group.tolerance:g} (p = {p:.1g})"
                     )
                     # A rewind counts the steps before this one.
                     return reject(reason) if self._every == 1 else rewind(self._every - 1, reason)
@@ -115,13 +117,13 @@ class ProbeGate:
             self._anchor = self._last = self._start[1] if known and self._start else self._measure(view)
         if self._due(record.step) and record.verdict.committed:
             self._last = self._measure(view)
-            if evidence_of_harm(self._last.accuracy, self._anchor.accuracy) >= 1 / self._level:
+            if accuracy_fell(self._last.right, self._anchor.right) < self._level / len(self._groups):
                 self._anchor = self._last
 
     def state_dict(self) -> dict[str, Any]:
         """The results at the anchor and at the last check."""
         return {
-            name: None if kept is None else {"probability": kept.probability, "accuracy": kept.accuracy}
+            name: None if kept is None else {"probability": kept.probability, "right": kept.right}
             for name, kept in (("anchor", self._anchor), ("last", self._last))
         }
 
@@ -139,7 +141,7 @@ class ProbeGate:
             with torch.no_grad():
                 logits = torch.cat([view.forward(x) for x in torch.split(self._probe.x, _CHUNK)])
             own = logits.softmax(1).gather(1, self._probe.y[:, None]).squeeze(1)
-            self._fresh = (view.moment, Measured(own, (logits.argmax(1) == self._probe.y).float()))
+            self._fresh = (view.moment, Measured(own, logits.argmax(1) == self._probe.y))
         return self._fresh[1]
 
 
