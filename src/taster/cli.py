@@ -239,7 +239,7 @@ def _close(recipe: Recipe, rows: list[dict[str, Any]], page: Path, *, quiet: boo
 
 
 def _show_results(recipe: Recipe, rows: list[dict[str, Any]], console: Console) -> None:
-    from taster.report import LEGEND, headings, summarise
+    from taster.report import headings, legend, summarise
 
     table = Table(
         title=f"{recipe.name}: what one trigger step did",
@@ -257,7 +257,7 @@ def _show_results(recipe: Recipe, rows: list[dict[str, Any]], console: Console) 
         table.add_row("" if line.attack == attack else cells[0], *cells[1:])
         attack = line.attack
     console.print(table)
-    _messages.print(LEGEND, style="dim", highlight=False)
+    _messages.print(legend(published=bool(recipe.published)), style="dim", highlight=False)
 
 
 class _Bars:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from taster.errors import RunDirectoryError
 from taster.report.figures import Theme, as_png, as_svg, colour, curves, drops
 from taster.report.pictures import magnified_difference, strip
-from taster.report.summary import LEGEND, Line, Spread, headings, summarise, worst
+from taster.report.summary import Line, Spread, headings, legend, summarise, worst
 
 if TYPE_CHECKING:
     from taster.experiments.run_directory import RunDirectory
@@ -53,7 +53,7 @@ def write_report(run: RunDirectory) -> Path:
         wanted=wanted,
         headings=headings(published=bool(published)),
         published=bool(published),
-        legend=LEGEND,
+        legend=legend(published=bool(published)),
         lines=lines,
         bars=bars,
         panels=panels,

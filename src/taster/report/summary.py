@@ -90,11 +90,14 @@ def headings(*, published: bool = False) -> list[str]:
     return [*own, "published"] if published else own
 
 
-LEGEND = (
-    "drop: what one trigger step did to test accuracy, in points; before, after: the accuracy on both sides of it, "
-    "in %; steps: accumulative steps; refused: updates the guard undid; cost: seconds of a defended step over a plain "
-    "one; published: the paper's figures, in its own setting; mean ± standard deviation over seeds."
-)
+def legend(*, published: bool = False) -> str:
+    """What the columns mean."""
+    paper = "published: the paper's figures, in its own setting; " if published else ""
+    return (
+        "drop: what one trigger step did to test accuracy, in points; before, after: the accuracy on both sides of it, "
+        "in %; steps: accumulative steps; refused: updates the guard undid; cost: seconds of a defended step over a "
+        f"plain one; {paper}mean ± standard deviation over seeds."
+    )
 
 
 def summarise(rows: Sequence[dict[str, Any]], published: Sequence[dict[str, Any]] = ()) -> list[Line]:
