@@ -9,9 +9,7 @@ difference with ReLU and max-pooling not held.
 
 from __future__ import annotations
 
-import json
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from unittest import mock
 
 import setting
@@ -25,7 +23,6 @@ from taster.calculus.exact import DoubleBackward, gradient
 from taster.calculus.held import HeldDifferences
 from taster.functional import autocast
 from taster.learner import Learner
-from taster.memory import keep_memory
 from taster.pgd import Ball
 from taster.types import Tensors
 
@@ -42,10 +39,7 @@ def free(_: Branches) -> AbstractContextManager[object]:
 
 def main() -> None:
     parser = setting.parser(__doc__)
-    parser.add_argument("--out", type=Path)
-    options = vars(parser.parse_args())
-    torch.set_num_threads(options["threads"])
-    keep_memory()
+    options = setting.begin(parser)
     (clean, other), classes = setting.draw(options, SIZE, 2)
     model = setting.make_model(options, tuple(clean.x.shape[1:]), classes)
     view = Learner(model, torch.optim.SGD(model.parameters(), lr=0.1), cross_entropy).view()
@@ -82,8 +76,7 @@ def main() -> None:
                 row = {"precision": precision, "kinks": kinks, "change": change}
                 rows.append({**row, "signs": min(signs), "weighted": min(shares)})
                 print(f"| {precision} | {kinks} | {change} | {100 * min(signs):.1f} | {100 * min(shares):.1f} |")
-    if options["out"]:
-        options["out"].write_text(json.dumps({**setting.about(options), "rows": rows}, indent=1) + "\n")
+    setting.write(options, rows=rows)
 
 
 if __name__ == "__main__":

@@ -9,18 +9,16 @@ rounds. "corrected" is the share of samples that a defence moved.
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import setting
 import torch
 from torch.nn.functional import cross_entropy
 
-from taster import Batch, Guard, History, Learner, StepRecord
+from taster import Batch, Guard, StepRecord
 from taster.data import as_batch, load_images
 from taster.defences import (
     adversarial_training,
@@ -30,8 +28,6 @@ from taster.defences import (
     dsc,
     probe_gate,
 )
-from taster.experiments.burn_in import load_weights
-from taster.memory import keep_memory
 
 SIZE, PROBE = 100, 100
 
@@ -48,28 +44,11 @@ DEFENCES: dict[str, Build] = {
 }
 
 
-def make_learner(options: dict[str, Any], shape: tuple[int, ...], classes: int, guard: Guard) -> Learner:
-    model = setting.make_model(options, shape, classes)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    history = History(capacity=0)
-    learner = Learner(model, optimizer, cross_entropy, guard, history=history)
-    if options["earlier"]:
-        load_weights(model, options["earlier"])
-    history.pin("earlier", learner.snapshot())
-    if options["checkpoint"]:
-        load_weights(model, options["checkpoint"])
-    model.train()
-    return learner
-
-
 def main() -> None:
     parser = setting.parser(__doc__)
     parser.add_argument("--earlier", help="weights of the same model at an earlier epoch")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path)
-    options = vars(parser.parse_args())
-    torch.set_num_threads(options["threads"])
-    keep_memory()
+    options = setting.begin(parser)
     images = load_images(options["data"])
     assert images.train is not None
     probe = as_batch(images.train.select(torch.arange(PROBE)))
@@ -78,9 +57,12 @@ def main() -> None:
         for i in range(options["rounds"] + 1)
     ]
     learners = {
-        name: make_learner(options, images.shape, images.classes, build(probe)) for name, build in DEFENCES.items()
+        name: setting.make_learner(options, images.shape, images.classes, build(probe))
+        for name, build in DEFENCES.items()
     }
-    plain = make_learner(options, images.shape, images.classes, Guard())
+    plain = setting.make_learner(options, images.shape, images.classes)
+    for learner in (plain, *learners.values()):
+        learner.model.train()
     seconds: dict[str, list[float]] = {name: [] for name in ("plain", *DEFENCES)}
     records: dict[str, list[StepRecord]] = {name: [] for name in DEFENCES}
     for turn, batch in enumerate(stream):  # the first warms up
@@ -108,9 +90,7 @@ def main() -> None:
         rows.append(row)
         shares = f"{100 * row['corrected']:.0f} | {100 * row['dropped']:.0f}"
         print(f"| {name} | {row['seconds']:.3f} | {row['ratio']:.2f} | {shares} |")
-    if options["out"]:
-        about = {**setting.about(options), "rounds": options["rounds"], "batch": SIZE, "probe": PROBE}
-        options["out"].write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+    setting.write(options, rounds=options["rounds"], batch=SIZE, probe=PROBE, rows=rows)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ in float64).
 
 from __future__ import annotations
 
-import json
 import math
 import multiprocessing
 import resource
@@ -213,7 +212,6 @@ def main() -> None:
     parser = setting.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--variants", nargs="+", default=VARIANTS)
-    parser.add_argument("--out", type=Path)
     options = vars(parser.parse_args())
     context = multiprocessing.get_context("spawn")
     options["truth"] = str(Path("truth.pt").resolve())
@@ -246,9 +244,7 @@ def main() -> None:
         pipe.send(None)
     Path(options["truth"]).unlink()
     rows = summarise(found)
-    if options["out"]:
-        about = {**setting.about(options), "rounds": options["rounds"], "batch": SIZE, "steps": STEPS}
-        options["out"].write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+    setting.write(options, rounds=options["rounds"], batch=SIZE, steps=STEPS, rows=rows)
 
 
 def summarise(found: dict[str, dict[str, list[dict[str, Any]]]]) -> list[dict[str, Any]]:

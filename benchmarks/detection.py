@@ -12,7 +12,6 @@ set's against all of these): 50 % is no better than chance.
 
 from __future__ import annotations
 
-import json
 import statistics
 from pathlib import Path
 from typing import Any
@@ -21,16 +20,14 @@ import matplotlib.pyplot as plt
 import setting
 import torch
 from sklearn.metrics import roc_auc_score
-from torch.nn.functional import cross_entropy, pad
+from torch.nn.functional import pad
 
-from taster import Batch, History, Learner, Phase, View
+from taster import Batch, Phase, View
 from taster.attacks import accumulative, random_noise, vanilla_trigger
 from taster.calculus import Derivatives, Way
 from taster.data import as_batch, load_images
 from taster.detectors import KINDS, Detector
 from taster.discrepancy import MemorizationDiscrepancy
-from taster.experiments.burn_in import load_weights
-from taster.memory import keep_memory
 from taster.score import Score
 
 EPSILONS = {"4/255": 4 / 255, "8/255": 8 / 255, "16/255": 16 / 255, "0.1": 0.1}
@@ -82,21 +79,12 @@ def main() -> None:
     parser.add_argument("--earlier", required=True, help="weights of the same model at an earlier epoch")
     parser.add_argument("--strange", help="another data set, of 28x28 grey images")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--out", type=Path)
     parser.add_argument("--plot", type=Path)
-    options = vars(parser.parse_args())
-    torch.set_num_threads(options["threads"])
-    keep_memory()
+    options = setting.begin(parser)
     images = load_images(options["data"])
     assert images.train is not None
     assert images.test is not None
-    model = setting.make_model(options, images.shape, images.classes)
-    history = History(capacity=0)
-    learner = Learner(model, torch.optim.SGD(model.parameters(), lr=0.1), cross_entropy, history=history)
-    load_weights(model, options["earlier"])
-    history.pin("earlier", learner.snapshot())
-    load_weights(model, options["checkpoint"])
-    view = learner.view()
+    view = setting.make_learner(options, images.shape, images.classes).view()
     scores = make_scores(as_batch(images.train.select(torch.arange(FITTED))), view)
     found: dict[tuple[str, str, str], list[float]] = {}
 
@@ -128,9 +116,7 @@ def main() -> None:
         spread = statistics.stdev(row["auc"]) if len(row["auc"]) > 1 else 0.0
         mean = 100 * statistics.mean(row["auc"])
         print(f"| {row['score']} | {row['samples']} | {row['epsilon']} | {mean:.1f} ± {100 * spread:.1f} |")
-    if options["out"]:
-        about = {**setting.about(options), "batch": SIZE, "fitted": FITTED, "steps": STEPS}
-        options["out"].write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+    setting.write(options, batch=SIZE, fitted=FITTED, steps=STEPS, rows=rows)
     if options["plot"]:
         plot(rows, options["plot"])
 

@@ -11,10 +11,8 @@ with G once a round; all others by taster in the way named. Only crafting is tim
 from __future__ import annotations
 
 import gc
-import json
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 import setting
@@ -29,7 +27,6 @@ from taster.attacks.campaign import Budget, Campaign
 from taster.calculus import Derivatives, Way
 from taster.data import Images, as_batch, load_images
 from taster.learner import Learner
-from taster.memory import keep_memory
 from taster.pgd import Ball
 
 EPSILON, SIZE, TESTED = 0.1, 100, 2000
@@ -122,10 +119,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=2, help="accumulative batches")
     parser.add_argument("--variants", nargs="+", default=VARIANTS)
-    parser.add_argument("--out", type=Path)
-    options = vars(parser.parse_args())
-    torch.set_num_threads(options["threads"])
-    keep_memory()  # for the textbook too: only what is computed differs
+    options = setting.begin(parser)  # memory is kept for the textbook too: only what is computed differs
     data = load_images(options["data"])
     assert data.train is not None
     assert data.test is not None
@@ -147,9 +141,7 @@ def main() -> None:
             f"| {variant} | {seconds:.1f} | {base / seconds:.1f} | {mean['before']:.1f} ± {spread['before']:.1f} | "
             f"{mean['drop']:.1f} ± {spread['drop']:.1f} |"
         )
-    if options["out"]:
-        about = {**setting.about(options), "epsilon": EPSILON, "batch": SIZE, "rounds": options["rounds"]}
-        options["out"].write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+    setting.write(options, epsilon=EPSILON, batch=SIZE, rounds=options["rounds"], rows=rows)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,8 @@ result; "held" is the same against float64 whose ReLUs and max-poolings take the
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import setting
@@ -25,7 +23,6 @@ from taster import Batch
 from taster.calculus import Normalise, normalised
 from taster.calculus.branches import Branches
 from taster.calculus.exact import Differentiator, DoubleBackward, ForwardOverReverse, LossAt, gradient
-from taster.memory import keep_memory
 from taster.types import Tensors
 
 SIZE = 100
@@ -45,10 +42,7 @@ def loss_of(model: torch.nn.Module, sides: Callable[[], Any]) -> LossAt:
 
 def main() -> None:
     parser = setting.parser(__doc__)
-    parser.add_argument("--out", type=Path)
-    options = vars(parser.parse_args())
-    torch.set_num_threads(options["threads"])
-    keep_memory()
+    options = setting.begin(parser)
     (clean, other), classes = setting.draw(options, SIZE, 2)
     narrow = setting.make_model(options, tuple(clean.x.shape[1:]), classes)
     wide = setting.make_model(options, tuple(clean.x.shape[1:]), classes).double()
@@ -73,8 +67,7 @@ def main() -> None:
             errors = [float((found.double() - truth).norm() / truth.norm()) for truth in (free, held)]
             rows.append({"normalise": how, "method": method, "error": errors[0], "held": errors[1]})
             print(f"| {how} | {method} | {errors[0]:.1e} | {errors[1]:.1e} |")
-    if options["out"]:
-        options["out"].write_text(json.dumps({**setting.about(options), "rows": rows}, indent=1) + "\n")
+    setting.write(options, rows=rows)
 
 
 if __name__ == "__main__":

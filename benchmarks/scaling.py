@@ -22,7 +22,6 @@ from taster import Batch
 from taster.attacks import accumulative
 from taster.calculus import Derivatives, Way
 from taster.learner import Learner
-from taster.memory import keep_memory
 
 SIZES = {"C": (5, 10, 20), "batch": (50, 100, 200), "batches": (1, 2, 4)}
 START = {"C": 10, "batch": 100, "batches": 1}
@@ -68,11 +67,8 @@ def main() -> None:
     parser = setting.parser(__doc__)
     parser.add_argument("--way", default="held_difference bfloat16 channels_last")
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--out", type=Path)
     parser.add_argument("--plot", type=Path)
-    options = vars(parser.parse_args())
-    torch.set_num_threads(options["threads"])
-    keep_memory()
+    options = setting.begin(parser)
     batches, options["classes"] = setting.draw(options, max(SIZES["batch"]), 3)
     derivatives = Derivatives(Way.parse(options["way"]))
     seconds_of(options, START, batches, derivatives)  # warms up
@@ -83,9 +79,7 @@ def main() -> None:
                 times[key][size].append(seconds_of(options, {**START, key: size}, batches, derivatives))
     found = {key: {size: statistics.median(t) for size, t in sizes.items()} for key, sizes in times.items()}
     print(json.dumps(found, indent=1))
-    if options["out"]:
-        about = {**setting.about(options), "way": options["way"], "turns": options["turns"]}
-        options["out"].write_text(json.dumps({**about, "seconds": found}, indent=1) + "\n")
+    setting.write(options, way=options["way"], turns=options["turns"], seconds=found)
     if options["plot"]:
         plot(found, options["plot"])
 

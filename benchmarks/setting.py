@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.functional import cross_entropy
 
-from taster import Batch
+from taster import Batch, Guard, History, Learner
 from taster.data import as_batch, load_images
 from taster.experiments.burn_in import load_weights
+from taster.memory import keep_memory
 from taster.models import MODELS
 
 CIFAR = {"pixel_mean": [0.4914, 0.4822, 0.4465], "pixel_std": [0.2023, 0.1994, 0.2010]}
@@ -25,7 +28,16 @@ def parser(about: str | None) -> argparse.ArgumentParser:
     found.add_argument("--checkpoint", help="weights of a CIFAR-10 ResNet-18, max-pooled, on standardised pixels")
     found.add_argument("--data", help="a data set; random 32x32 images without it")
     found.add_argument("--threads", type=int, default=torch.get_num_threads())
+    found.add_argument("--out", type=Path, help="a file for the figures, as JSON")
     return found
+
+
+def begin(parser: argparse.ArgumentParser) -> dict[str, Any]:
+    """The arguments; from here on with so many threads, and memory kept."""
+    options = vars(parser.parse_args())
+    torch.set_num_threads(options["threads"])
+    keep_memory()
+    return options
 
 
 def draw(options: dict[str, Any], size: int, count: int) -> tuple[list[Batch], int]:
@@ -47,6 +59,27 @@ def make_model(options: dict[str, Any], shape: tuple[int, ...], classes: int) ->
     if options["checkpoint"]:
         load_weights(model, options["checkpoint"])
     return model
+
+
+def make_learner(options: dict[str, Any], shape: tuple[int, ...], classes: int, guard: Guard | None = None) -> Learner:
+    """At the checkpoint, with the weights of `--earlier` pinned under that label where they are given."""
+    model = make_model(options, shape, classes)
+    history = History(capacity=0)
+    learner = Learner(
+        model, torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9), cross_entropy, guard, history=history
+    )
+    if options["earlier"]:
+        load_weights(model, options["earlier"])
+    history.pin("earlier", learner.snapshot())
+    if options["checkpoint"]:
+        load_weights(model, options["checkpoint"])
+    return learner
+
+
+def write(options: dict[str, Any], **found: Any) -> None:
+    """Leaves what was found, and with what, in the file of `--out`, where it is given."""
+    if options["out"]:
+        options["out"].write_text(json.dumps({**about(options), **found}, indent=1) + "\n")
 
 
 def about(options: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -93,7 +93,7 @@ class Crafting:
     normalise_poisoned: bool
     batch_norm: BatchNormMode
     derivatives: Derivatives
-    pgd: PgdOptions = field(default_factory=lambda: PgdOptions())
+    pgd: PgdOptions = PgdOptions()
     evasion: Evasion | None = None
     surrogate: str | int | None = None
 

@@ -7,10 +7,11 @@ from taster.calculus.algebra import Normalise, inner, normalised
 from taster.calculus.derivatives import LEAST_AGREEMENT, Derivatives, agreement
 from taster.calculus.exact import LossAt
 from taster.calculus.measure import Measurement, exact_ways, fast_ways, fastest, measure
-from taster.calculus.way import Method, Way
+from taster.calculus.way import WAYS, Method, Way
 
 __all__ = [
     "LEAST_AGREEMENT",
+    "WAYS",
     "Derivatives",
     "LossAt",
     "Measurement",

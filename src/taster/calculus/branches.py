@@ -9,6 +9,7 @@ function is smooth, and a plain difference is as good as automatic differentiati
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -127,7 +128,7 @@ _KINKS: Mapping[Any, _Kink] = {
 }
 
 
-class _Watching(TorchFunctionMode):
+class _Watching(TorchFunctionMode, ABC):
     """Takes every call through a kink in hand."""
 
     def __torch_function__(
@@ -137,8 +138,9 @@ class _Watching(TorchFunctionMode):
         kink = None if kwargs.get("return_indices") else _KINKS.get(func)
         return func(*args, **kwargs) if kink is None else self._pass(kink, args, _named(kwargs))
 
+    @abstractmethod
     def _pass(self, kink: _Kink, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        raise NotImplementedError
+        """The output of the call."""
 
 
 class _Recording(_Watching):

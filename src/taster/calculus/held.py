@@ -60,7 +60,9 @@ class Stride:
         scale = size(here)
         if reach == 0 or math.isinf(reach):  # nowhere to go; or the direction of a gradient that vanishes
             return [torch.zeros_like(t) for t in here]
-        for attempt in range(1, _ATTEMPTS + 1):
+        attempts = 0
+        while True:
+            attempts += 1
             length = _FIRST if self.length is None else self.length
             step = length * (whole or 1.0) / reach
             moved = _difference(there(shift(params, direction, step)), here)
@@ -68,11 +70,10 @@ class Stride:
             if not math.isfinite(change):
                 change = 10 * self.change
             self.length = length * min(max(self.change / max(change, 1e-12), 0.1), 10.0)
-            if self.change / _LATITUDE <= change <= self.change * _LATITUDE or attempt == _ATTEMPTS:
+            if self.change / _LATITUDE <= change <= self.change * _LATITUDE or attempts == _ATTEMPTS:
                 torch._foreach_div_(moved, step)
                 return moved
             del moved  # as large as the parameters, perhaps, and the next attempt needs the room
-        raise AssertionError("unreachable")
 
 
 def _difference(there: Sequence[Tensor], here: Sequence[Tensor]) -> list[Tensor]:

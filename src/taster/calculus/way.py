@@ -13,6 +13,12 @@ from taster.functional import Precision
 
 Method = Literal["double_backward", "forward_over_reverse", "held_difference"]
 
+WAYS = (
+    f"one of {', '.join(get_args(Method))}, followed by bfloat16 (not for forward_over_reverse) or channels_last where "
+    "they apply"
+)
+"""What the name of a way can be, for people."""
+
 _CHANGES: Mapping[Precision, float] = {"float32": 5e-3, "bfloat16": 0.2}
 """Share by which a gradient changes in a held difference; see `taster.calculus.held.Stride`."""
 
@@ -75,7 +81,4 @@ class Way:
 
 
 def _unknown(got: str) -> SettingError:
-    return SettingError(
-        f"derivatives: got {got!r}, wanted one of {', '.join(get_args(Method))}, followed by bfloat16 (not for "
-        "forward_over_reverse) or channels_last where they apply"
-    )
+    return SettingError(f"derivatives: got {got!r}, wanted {WAYS}")

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from taster.checkpoint import load_state, save_state
 from taster.data.images import Images, ImageSet
@@ -17,6 +17,8 @@ from taster.errors import CheckpointError, DataError
 _DECODER = 1
 
 logger = logging.getLogger(__name__)
+
+S = TypeVar("S")
 
 
 def cache_directory() -> Path:
@@ -45,24 +47,42 @@ def splits_key(splits: Mapping[str, Any], *choices: str | None) -> str:
 
 
 def cached(key: str, name: str, load: Callable[[], ImageSet]) -> ImageSet:
-    """What `load` returns, read back from disk where it has been loaded before.
+    """What `load` returns, read back from disk where it has been loaded before; see `kept`."""
 
-    A cache that is damaged or cannot be written is passed over with a warning: it only saves time.
+    def pack(loaded: ImageSet) -> dict[str, Any]:
+        parts = [None if part is None else {"x": part.x, "y": part.y} for part in (loaded.train, loaded.test)]
+        return {"parts": parts, "classes": loaded.classes}
+
+    def unpack(state: Any) -> ImageSet:
+        train, test = (None if part is None else Images(part["x"], part["y"]) for part in state["parts"])
+        if train is None:
+            raise ValueError("it has no images to train with")
+        return ImageSet(name, train, test, classes=state["classes"])
+
+    return kept(cache_directory() / f"{key}.safetensors", "decoded data set", load, pack, unpack)
+
+
+def kept(path: Path, what: str, make: Callable[[], S], pack: Callable[[S], Any], unpack: Callable[[Any], S]) -> S:
+    """What `make` returns, read back from a file where it has been made before.
+
+    A file that is damaged or cannot be written is passed over with a warning: it only saves time.
+
+    Args:
+        path: the file.
+        what: it holds, for the warnings.
+        make: makes it.
+        pack: to a state that `taster.save_state` takes.
+        unpack: from that state; whatever it raises means damage.
     """
-    path = cache_directory() / f"{key}.safetensors"
     if path.exists():
         try:
-            state = load_state(path)
-            train, test = (None if part is None else Images(part["x"], part["y"]) for part in state["parts"])
-            if train is not None:
-                return ImageSet(name, train, test, classes=state["classes"])
+            return unpack(load_state(path))
         except (CheckpointError, DataError, KeyError, TypeError, ValueError) as error:
-            logger.warning("the cached data set %s is damaged and will be made again: %s", path, error)
-    loaded = load()
-    parts = [None if part is None else {"x": part.x, "y": part.y} for part in (loaded.train, loaded.test)]
+            logger.warning("the %s kept in %s is damaged and will be made again: %s", what, path, error)
+    made = make()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_state(path, {"parts": parts, "classes": loaded.classes})
+        save_state(path, pack(made))
     except OSError as error:
-        logger.warning("the decoded data set is not kept, it will be decoded again next time: %s", error)
-    return loaded
+        logger.warning("the %s is not kept, it will be made again next time: %s", what, error)
+    return made

@@ -69,38 +69,37 @@ class SelectiveCorrection(Thresholded):
     """
 
     name = "dsc"
+    score: MemorizationDiscrepancy
 
     def __init__(
         self, descent: Descent, score: MemorizationDiscrepancy, threshold: Threshold, granularity: Granularity
     ) -> None:
         super().__init__(score, threshold)
         self.descent = descent
-        self.discrepancy = score
         self.granularity = granularity
 
     def __call__(self, admitted: Admitted[Batch], view: View) -> Admitted[Batch]:
         """The batch with suspicious samples moved."""
-        batch, past, bound = admitted.batch, view.earlier(self.discrepancy.against), self.threshold(view)
+        batch, past, bound = admitted.batch, view.earlier(self.score.against), self.threshold(view)
         x = batch.x.clone()
         with torch.no_grad():
-            above = self._above(self.discrepancy.between(past.forward(x), view.forward(x)), bound)
+            above = self._above(self.score.between(past.forward(x), view.forward(x)), bound)
         chosen = torch.arange(len(batch), device=x.device)[above]
         for step in range(self.descent.steps):
             if len(chosen) == 0:
                 break
             leaf = x[chosen].requires_grad_(True)
             logits = view.forward(leaf)
-            clean = batch.select(chosen)
             if step:  # what was above to begin with is above at the first step
                 with torch.no_grad():
-                    above = self._above(self.discrepancy.between(past.forward(leaf), logits), bound)
+                    above = self._above(self.score.between(past.forward(leaf), logits), bound)
                 if not bool(above.any()):
                     break
-                moved = self.descent.step(leaf, clean, logits)[above]
-                chosen = chosen[above]
             else:
-                moved = self.descent.step(leaf, clean, logits)
-            x[chosen] = moved
+                above = torch.ones_like(chosen, dtype=torch.bool)
+            moved = self.descent.step(leaf, batch.select(chosen), logits)
+            chosen = chosen[above]
+            x[chosen] = moved[above]
         return admitted.correct(Batch(x, batch.y, batch.loss_scale), (x != batch.x).flatten(1).any(1))
 
     def _above(self, scores: Tensor, bound: float) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -13,14 +12,10 @@ from typing import Any
 import torch
 
 import taster
-from taster.checkpoint import load_state, save_state
 from taster.data import Images
-from taster.data.cache import cache_directory
-from taster.errors import CheckpointError
+from taster.data.cache import cache_directory, kept
 from taster.experiments.recipe import Recipe
 from taster.imports import is_import_path
-
-logger = logging.getLogger(__name__)
 
 
 def shared(
@@ -29,8 +24,7 @@ def shared(
     """What `train` returns, read back where a burn-in determined by the same things has been made before.
 
     Those are the images, the model, `[burn_in]`, how it is computed, the seed, torch and taster's own code. A model of
-    the user's own (its code can change unseen) and weights from a checkpoint are not kept. A damaged file, or one that
-    cannot be written, is passed over with a warning: it only saves time.
+    the user's own (its code can change unseen) and weights from a checkpoint are not kept.
 
     Args:
         recipe: the recipe.
@@ -42,19 +36,7 @@ def shared(
     if is_import_path(recipe.model.name) or recipe.burn_in.checkpoint is not None:
         return train()
     path = cache_directory() / "burn-in" / f"{_key(recipe, images, seed, device)}.safetensors"
-    if path.exists():
-        try:
-            state: dict[str, Any] = load_state(path)
-            return state
-        except CheckpointError as error:
-            logger.warning("the kept burn-in %s is damaged and will be made again: %s", path, error)
-    state = train()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_state(path, state)
-    except OSError as error:
-        logger.warning("the burn-in is not kept, it will be made again next time: %s", error)
-    return state
+    return kept(path, "burn-in", train, pack=lambda state: state, unpack=lambda state: state)
 
 
 def _key(recipe: Recipe, images: Images, seed: int, device: torch.device) -> str:

@@ -116,11 +116,13 @@ def run_cell(
 @contextmanager
 def weight_momentum(learner: Learner, campaign: Campaign, phase: Phase) -> Iterator[None]:
     """The momentum that the attack brings about while its accumulative phase lasts."""
+    if campaign.weight_momentum is None or phase is not Phase.ACCUMULATE:
+        yield
+        return
     groups = learner.optimizer.param_groups
-    own = [group.get("momentum") for group in groups]
-    if campaign.weight_momentum is not None and phase is Phase.ACCUMULATE:
-        for group in groups:
-            group["momentum"] = campaign.weight_momentum
+    own = [group["momentum"] for group in groups]
+    for group in groups:
+        group["momentum"] = campaign.weight_momentum
     try:
         yield
     finally:

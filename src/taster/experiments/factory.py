@@ -34,13 +34,13 @@ class Factory:
     name: str
     function: Callable[..., Any]
     needs: tuple[str, ...]
+    unnamed: frozenset[str]
     settings: type[BaseModel]
 
     def make(self, resources: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
         """Calls the function."""
-        by_place = {p.name for p in inspect.signature(self.function).parameters.values() if p.kind is p.POSITIONAL_ONLY}
-        placed = [resources[need] for need in self.needs if need in by_place]
-        named = {need: resources[need] for need in self.needs if need not in by_place}
+        placed = [resources[need] for need in self.needs if need in self.unnamed]
+        named = {need: resources[need] for need in self.needs if need not in self.unnamed}
         return self.function(*placed, **named, **settings)
 
     @property
@@ -94,4 +94,5 @@ def _describe(kind: str, name: str, function: Callable[..., Any], available: Ite
                 f"{name}: got the positional parameter {need!r}, wanted some of {list(available)}; "
                 "settings are keyword-only parameters, after a *"
             )
-    return Factory(kind, name, function, tuple(needs), settings)
+    unnamed = frozenset(p.name for p in parameters if p.kind is p.POSITIONAL_ONLY)
+    return Factory(kind, name, function, tuple(needs), unnamed, settings)

@@ -6,12 +6,12 @@ import tomllib
 from collections import Counter
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import tomli_w
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from taster.calculus import Method, Way
+from taster.calculus import WAYS, Way
 from taster.data import Role
 from taster.errors import RecipeError, SettingError
 from taster.experiments.changes import apply_change
@@ -27,10 +27,7 @@ def _way(text: str) -> str:
     try:
         return text if text in ("fast", "exact") else str(Way.parse(text))
     except SettingError:
-        ways = ", ".join(get_args(Method))
-        raise ValueError(
-            f"fast, exact, or a way: one of {ways}, then bfloat16 (not for forward_over_reverse) or channels_last"
-        ) from None
+        raise ValueError(f"fast, exact, or a way: {WAYS}") from None
 
 
 class Section(BaseModel):
@@ -357,9 +354,9 @@ def _no_such_past(recipe: Recipe) -> list[str]:
     faults = []
     for kind, entries in (("attack", recipe.attack), ("defence", recipe.defence)):
         for i, entry in enumerate(entries):
-            own = recipe.factory(kind, entry)  # type: ignore[arg-type]
-            for key in set(_LOOK_BACK) & set(entry.settings) & set(own.settings.model_fields):
-                back = entry.settings[key]
+            known = recipe.factory(kind, entry).settings.model_fields  # type: ignore[arg-type]
+            for key in _LOOK_BACK:
+                back = entry.settings.get(key) if key in known else None
                 if isinstance(back, str) and back not in recipe.burn_in.labels:
                     kept = ", ".join(recipe.burn_in.labels) or "none are kept"
                     faults.append(
