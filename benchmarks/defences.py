@@ -26,7 +26,11 @@ from taster.defences import (
     clipping,
     discrepancy_screen,
     dsc,
+    fat,
+    mart,
+    mma,
     probe_gate,
+    trades,
 )
 
 SIZE, PROBE = 100, 100
@@ -40,6 +44,10 @@ DEFENCES: dict[str, Build] = {
     "dsc": lambda probe: dsc(probe, against="earlier"),
     "dsc, granularity batch": lambda probe: dsc(probe, against="earlier", granularity="batch"),
     "adversarial_training": lambda _: adversarial_training(),
+    "trades": lambda _: trades(),
+    "mart": lambda _: mart(),
+    "mma": lambda _: mma(),
+    "fat": lambda _: fat(),
     "probe_gate": lambda probe: probe_gate(probe),
 }
 

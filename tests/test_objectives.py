@@ -6,23 +6,34 @@ import math
 
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
 
-from taster.objectives import divergence, objective
+from taster.objectives import divergence, margin, mart_loss, plain, trades_loss
 
 
-def test_each_objective_is_its_formula() -> None:
+def test_the_margin_and_kl_are_their_formulas() -> None:
     torch.manual_seed(0)
     logits, reference, y = torch.randn(5, 4).double(), torch.randn(5, 4).double(), torch.tensor([0, 1, 2, 3, 1])
-    assert torch.allclose(objective("cross_entropy")(logits, y), cross_entropy(logits, y, reduction="none"))
-    margin = objective("margin")(logits, y)
+    found = margin(logits, y)
     for i in range(5):
         others = [float(logits[i, j]) for j in range(4) if j != y[i]]
-        assert float(margin[i]) == pytest.approx(max(others) - float(logits[i, y[i]]))
+        assert float(found[i]) == pytest.approx(max(others) - float(logits[i, y[i]]))
     p, q = reference.softmax(1), logits.softmax(1)
-    assert torch.allclose(objective("kl", reference)(logits, y), (p * (p / q).log()).sum(1))
-    with pytest.raises(ValueError, match="wants a reference"):
-        objective("kl")
+    assert torch.allclose(divergence(reference, logits), (p * (p / q).log()).sum(1))
+
+
+def test_the_losses_of_trades_and_mart_are_their_formulas() -> None:
+    torch.manual_seed(0)
+    logits, reference, y = torch.randn(5, 4).double(), torch.randn(5, 4).double(), torch.tensor([0, 1, 2, 3, 1])
+    q, p = logits.softmax(1), reference.softmax(1)
+    rows = torch.arange(5)
+    kl = (p * (p / q).log()).sum(1)
+    entropy = -q[rows, y].log()
+    assert torch.allclose(trades_loss(6.0)(logits, y, reference), entropy + 6 * kl)
+    rival = torch.tensor([max(float(q[i, j]) for j in range(4) if j != y[i]) for i in range(5)]).double()
+    boosted = entropy - (1 - rival).log()
+    assert torch.allclose(mart_loss(5.0)(logits, y, reference), boosted + 5 * kl * (1 - p[rows, y]))
+    certain = torch.tensor([[200.0, -200.0]])
+    assert bool(mart_loss(5.0)(certain, torch.tensor([1]), certain).isfinite().all())
 
 
 def test_the_divergences() -> None:
@@ -39,8 +50,11 @@ def test_the_divergences() -> None:
     assert float(far) == pytest.approx(math.log(2), abs=1e-5)
 
 
-def test_an_objective_carries_a_gradient() -> None:
-    logits, y = torch.randn(3, 4, requires_grad=True), torch.tensor([0, 1, 2])
-    for found in (objective("cross_entropy"), objective("margin"), objective("kl", torch.randn(3, 4))):
-        (slope,) = torch.autograd.grad(found(logits, y).sum(), logits)
+def test_each_carries_a_gradient() -> None:
+    logits, y, other = torch.randn(3, 4, requires_grad=True), torch.tensor([0, 1, 2]), torch.randn(3, 4)
+    for loss in (plain, trades_loss(6.0), mart_loss(5.0)):
+        (slope,) = torch.autograd.grad(loss(logits, y, other).sum(), logits)
+        assert bool((slope != 0).any(1).all())
+    for found in (margin(logits, y), divergence(other, logits)):
+        (slope,) = torch.autograd.grad(found.sum(), logits)
         assert bool((slope != 0).any(1).all())

@@ -3,6 +3,11 @@
 cross_entropy  CE(f(x), y)                       Madry et al. 2018
 kl             KL(f(x₀) ‖ f(x)), x₀ the clean x   Zhang et al. 2019 (TRADES)
 margin         max over j ≠ y of fⱼ(x) − f_y(x)   Carlini and Wagner 2017, as in Madry et al. 2018
+
+and of the variants of adversarial training
+
+trades         CE(f(x), y) + β KL(f(x₀) ‖ f(x))                           Zhang et al. 2019, Eq. 5
+mart           BCE(f(x), y) + λ KL(f(x₀) ‖ f(x)) · (1 − p_y(x₀))          Wang et al. 2020, Eq. 10
 """
 
 from __future__ import annotations
@@ -16,28 +21,40 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 ObjectiveName = Literal["cross_entropy", "kl", "margin"]
 
-Objective = Callable[[Tensor, Tensor], Tensor]
-"""Of logits [n, classes] and labels [n]: one number a sample, [n]; higher is worse for the model."""
+_LEAST = 1e-6
+"""Kept between a probability and 1 where its distance to 1 is taken the logarithm of."""
+
+SampleLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Of logits [n, classes], labels [n] and the logits of the samples as they came, [n, classes]: [n]."""
 
 
-def objective(name: ObjectiveName, reference: Tensor | None = None) -> Objective:
-    """The objective of this name.
+def plain(logits: Tensor, y: Tensor, reference: Tensor) -> Tensor:
+    """Cross-entropy, whatever the samples were."""
+    return cross_entropy(logits, y, reduction="none")
 
-    Args:
-        name: see this module.
-        reference: logits of the clean samples, [n, classes], for "kl".
 
-    Raises:
-        ValueError: for "kl" without a reference.
-    """
-    if name == "cross_entropy":
-        return lambda logits, y: cross_entropy(logits, y, reduction="none")
-    if name == "margin":
-        return _margin
-    if reference is None:
-        raise ValueError("the objective 'kl' wants a reference: the logits of the clean samples")
-    fixed = reference.detach()
-    return lambda logits, _: divergence(fixed, logits)
+def trades_loss(weight: float) -> SampleLoss:
+    """With β = `weight`."""
+    return lambda logits, y, reference: plain(logits, y, reference) + weight * divergence(reference, logits)
+
+
+def mart_loss(weight: float) -> SampleLoss:
+    """With λ = `weight`. BCE is −log p_y − log(1 − the greatest other probability)."""
+
+    def loss(logits: Tensor, y: Tensor, reference: Tensor) -> Tensor:
+        logs = log_softmax(logits, 1)
+        rival = logs.scatter(1, y[:, None], float("-inf")).amax(1)
+        boosted = -logs.gather(1, y[:, None]).squeeze(1) - torch.log1p(-rival.exp().clamp_max(1 - _LEAST))
+        doubt = 1 - reference.softmax(1).gather(1, y[:, None]).squeeze(1)
+        return boosted + weight * divergence(reference, logits) * doubt
+
+    return loss
+
+
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    """Above zero where the sample is classified wrongly."""
+    own = logits.gather(1, y[:, None]).squeeze(1)
+    return logits.scatter(1, y[:, None], float("-inf")).amax(1) - own
 
 
 def divergence(reference: Tensor, logits: Tensor, kind: Literal["kl", "js"] = "kl") -> Tensor:
@@ -57,9 +74,3 @@ def divergence(reference: Tensor, logits: Tensor, kind: Literal["kl", "js"] = "k
 
 def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     return kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
-
-
-def _margin(logits: Tensor, y: Tensor) -> Tensor:
-    own = logits.gather(1, y[:, None]).squeeze(1)
-    others = logits.scatter(1, y[:, None], float("-inf")).amax(1)
-    return others - own

@@ -12,11 +12,18 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 
 from taster import Admitted, Batch, History, Learner, View
-from taster.defences import adversarial_training, discrepancy_screen, dsc
+from taster.defences import adversarial_training, anomaly_screen, discrepancy_screen, dsc, fat, mart, mma, trades
 from taster.defences.screening import ScoreScreen
 from taster.discrepancy import MemorizationDiscrepancy
 from taster.errors import GuardError, HistoryError
+from taster.objectives import SampleLoss, divergence, margin, mart_loss, trades_loss
+from taster.pgd import Ball
 from taster.score import CleanQuantile, Growing
+
+
+def screened(guard: Any, batch: Batch, view: View) -> Any:
+    (screen,) = guard.screens
+    return screen(Admitted(batch), view)
 
 
 def learner_with_a_past(guard: Any = None, steps: int = 12) -> Learner:
@@ -92,6 +99,64 @@ def test_correction_lowers_the_loss_within_the_ball() -> None:
     assert bool((new < old).all())
 
 
+@pytest.mark.parametrize(
+    ("build", "loss"), [(trades, trades_loss(6.0)), (mart, mart_loss(5.0)), (mma, lambda f, y, _: margin(f, y))]
+)
+def test_the_variants_descend_their_own_loss(build: Any, loss: SampleLoss) -> None:
+    learner = learner_with_a_past()
+    batch, view = tiny_batch(16, seed=60), learner.view()
+    found = screened(build(epsilon=0.1, steps=5, step_size=0.02), batch, view)
+    x, came = found.batch.x, view.forward(batch.x)
+    assert float((x - batch.x).abs().max()) <= 0.1 + 1e-6
+    assert found.corrected == 16
+    assert float(loss(view.forward(x), batch.y, came).mean()) < float(loss(came, batch.y, came).mean())
+    plainly = screened(adversarial_training(epsilon=0.1, steps=5, step_size=0.02), batch, view)
+    assert not torch.equal(x, plainly.batch.x)
+
+
+def test_trades_stays_nearer_to_the_prediction_that_came() -> None:
+    learner = learner_with_a_past()
+    batch, view = tiny_batch(16, seed=60), learner.view()
+    moved = [
+        divergence(view.forward(batch.x), view.forward(screened(guard, batch, view).batch.x)).mean()
+        for guard in (adversarial_training(), trades(weight=50.0))
+    ]
+    assert float(moved[1]) < float(moved[0])
+
+
+@pytest.mark.parametrize("patience", [0, 1, 3])
+def test_friendly_correction_stops_once_the_model_is_right(patience: int) -> None:
+    learner = learner_with_a_past(steps=2)
+    batch, view = tiny_batch(40, seed=60), learner.view()
+    right = view.forward(batch.x).argmax(1) == batch.y
+    assert 0 < int(right.sum()) < 40
+    found = screened(fat(patience=patience, epsilon=0.9, steps=30, step_size=0.02), batch, view).batch
+    # By hand, a sample at a time.
+    for i in range(40):
+        x, left = batch.x[i : i + 1], patience
+        for step in range(30):
+            leaf = x.detach().requires_grad_(True)
+            logits = view.forward(leaf)
+            if step:
+                left -= int(logits.argmax(1) == batch.y[i])
+            if left < 0:
+                break
+            (slope,) = torch.autograd.grad(cross_entropy(logits, batch.y[i : i + 1]), leaf)
+            x = Ball("linf", 0.9).step(x, -slope, 0.02, batch.x[i : i + 1])
+        assert torch.allclose(found.x[i], x[0], atol=1e-6), i
+
+
+def test_any_score_corrects() -> None:
+    learner = learner_with_a_past()
+    batch, view = tiny_batch(20, seed=61), learner.view()
+    (screen,) = anomaly_screen(tiny_batch(60, seed=9), quantile=0.5, action="correct", steps=4).screens
+    suspicious = screen.score(batch, view) > screen.threshold(view)
+    assert 0 < int(suspicious.sum()) < 20
+    found = screen(Admitted(batch), view)
+    assert torch.equal((found.batch.x != batch.x).flatten(1).any(1), suspicious)
+    assert found.corrected == int(suspicious.sum())
+
+
 class Counting(View):
     """Counts the samples that go through the network."""
 
@@ -102,11 +167,6 @@ class Counting(View):
     def forward(self, x: Tensor, **options: Any) -> Tensor:
         self.seen.append(len(x))
         return super().forward(x, **options)
-
-
-def screened(guard: Any, batch: Batch, view: View) -> Any:
-    (screen,) = guard.screens
-    return screen(Admitted(batch), view)
 
 
 def test_dsc_moves_what_is_above_the_threshold_and_nothing_else() -> None:

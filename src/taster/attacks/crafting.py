@@ -13,7 +13,7 @@ from taster.calculus import Derivatives, LossAt, Normalise, normalised
 from taster.discrepancy import MemorizationDiscrepancy
 from taster.errors import AttackError
 from taster.functional import BatchNormMode
-from taster.objectives import ObjectiveName, divergence, objective
+from taster.objectives import ObjectiveName, divergence, margin
 from taster.pgd import pgd
 from taster.types import Batch, Tensors
 from taster.view import View
@@ -167,7 +167,7 @@ class Crafting:
             return view.forward(x, params=params, batch_norm=self.batch_norm)
 
         if name == "margin":
-            return lambda params, x, y: objective("margin")(logits(params, x), y).mean(), clean.y
+            return lambda params, x, y: margin(logits(params, x), y).mean(), clean.y
         with torch.no_grad():
             reference = logits({}, clean.x)
         return lambda params, x, y: divergence(y, logits(params, x)).mean(), reference

@@ -5,12 +5,28 @@ from taster.defences.anomaly_screen import anomaly_screen
 from taster.defences.clipping import clipping
 from taster.defences.discrepancy_screen import discrepancy_screen
 from taster.defences.dsc import dsc
+from taster.defences.fat import fat
+from taster.defences.mart import mart
+from taster.defences.mma import mma
 from taster.defences.no_defence import none
 from taster.defences.probe_gate import probe_gate
+from taster.defences.trades import trades
 
 DEFENCES = {
     defence.__name__: defence
-    for defence in (none, clipping, adversarial_training, dsc, discrepancy_screen, anomaly_screen, probe_gate)
+    for defence in (
+        none,
+        clipping,
+        adversarial_training,
+        trades,
+        mart,
+        mma,
+        fat,
+        dsc,
+        discrepancy_screen,
+        anomaly_screen,
+        probe_gate,
+    )
 }
 
 __all__ = [
@@ -20,6 +36,10 @@ __all__ = [
     "clipping",
     "discrepancy_screen",
     "dsc",
+    "fat",
+    "mart",
+    "mma",
     "none",
     "probe_gate",
+    "trades",
 ]

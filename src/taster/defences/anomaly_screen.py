@@ -1,14 +1,16 @@
-"""Samples whose features are unlike those of clean samples are dropped, or count for less."""
+"""Samples whose features are unlike those of clean samples are dropped, count for less, or are corrected."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from taster.defences.correction import Descent, SelectiveCorrection
 from taster.defences.screening import Action, ScoreScreen
 from taster.detectors import Detector, Kind
 from taster.guard import Guard
+from taster.pgd import Ball, Norm
 from taster.score import CleanQuantile
 from taster.settings import checked
 from taster.types import Batch
@@ -24,9 +26,13 @@ def anomaly_screen(
     neighbours: Annotated[int, Field(ge=1)] = 600,
     quantile: Annotated[float, Field(ge=0, le=1)] = 0.95,
     every: Annotated[int, Field(ge=1)] = 10,
-    action: Action = "drop",
+    action: Action | Literal["correct"] = "drop",
+    epsilon: Annotated[float, Field(ge=0)] = 0.2,
+    norm: Norm = "linf",
+    steps: Annotated[int, Field(ge=1)] = 10,
+    step_size: Annotated[float, Field(gt=0)] = 0.02,
 ) -> Guard:
-    """Drops samples that a detector finds anomalous, or weights them down.
+    """Drops samples that a detector finds anomalous, weights them down, or corrects them.
 
     The first half of the probe is what the detector is fitted to, the second what its threshold is estimated on.
 
@@ -38,7 +44,12 @@ def anomaly_screen(
         neighbours: of the local intrinsic dimensionality.
         quantile: of the probe's scores, from where on a score is anomalous.
         every: steps between fits.
-        action: "drop", or "weight" by exp(threshold − score).
+        action: "drop", "weight" by exp(threshold − score), or "correct": down the sample's loss for as long as its
+            score is above the threshold, as `taster.defences.dsc` does by Memorization Discrepancy.
+        epsilon: of a correction, in the units of the data.
+        norm: of its ball.
+        steps: of it at most.
+        step_size: of each, in the units of the data.
 
     Source: the detectors of Pang et al. 2021, Section 4.1 and Appendix B, which measure and do not defend there.
     """
@@ -46,4 +57,7 @@ def anomaly_screen(
     fitted, held_out = Batch(probe.x[:half], probe.y[:half]), Batch(probe.x[-half:], probe.y[-half:])
     detector = Detector(kind, fitted, layer=layer, bandwidth=bandwidth, neighbours=neighbours, every=every)
     threshold = CleanQuantile(detector, held_out, quantile, every)
-    return Guard(screens=[ScoreScreen("anomaly_screen", detector, threshold, action)])
+    if action != "correct":
+        return Guard(screens=[ScoreScreen("anomaly_screen", detector, threshold, action)])
+    descent = Descent(Ball(norm, epsilon), steps, step_size)
+    return Guard(screens=[SelectiveCorrection("anomaly_screen", descent, detector, threshold)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,18 +11,22 @@ from torch import Tensor
 
 from taster.discrepancy import MemorizationDiscrepancy
 from taster.guard import Admitted
-from taster.objectives import ObjectiveName, objective
+from taster.objectives import SampleLoss, plain
 from taster.pgd import Ball
-from taster.score import Threshold, Thresholded
+from taster.score import Score, Threshold, Thresholded
 from taster.types import Batch
 from taster.view import View
 
 Granularity = Literal["sample", "batch"]
 
 
+Still = Callable[[Batch, Tensor], Tensor]
+"""Of samples as they stand, and their logits [m, classes]: which of them to move on, a mask [m]."""
+
+
 @dataclass(frozen=True)
 class Descent:
-    """Steps down a sample's own objective, in a ball around it.
+    """Steps down a sample's own loss, in a ball around it.
 
         x̃ ← proj(x̃ − α sign ∇ L(x̃, y; θ_t))
 
@@ -29,80 +34,131 @@ class Descent:
         ball: where the corrected sample may lie.
         steps: at most so many.
         step_size: α, in the units of the data.
-        objective: L.
+        loss: L.
     """
 
     ball: Ball
     steps: int
     step_size: float
-    objective: ObjectiveName = "cross_entropy"
+    loss: SampleLoss = plain
 
-    def step(self, x: Tensor, clean: Batch, logits: Tensor) -> Tensor:
-        """One step from x [n, ...], whose logits [n, classes] carry their graph."""
-        value = objective(self.objective)(logits, clean.y).sum()
-        (slope,) = torch.autograd.grad(value, x)
-        return self.ball.step(x.detach(), -slope, self.step_size, clean.x)
+    def follow(self, batch: Batch, view: View, chosen: Tensor, still: Still | None = None) -> Tensor:
+        """Moves the samples of these indices; only those that are still to be moved go through the network again.
+
+        Args:
+            batch: as it came.
+            view: of the learner.
+            chosen: indices, [m].
+            still: asked before every step but the first; None goes all steps.
+
+        Returns:
+            all samples, [n, ...].
+        """
+        x = batch.x.clone()
+        reference: Tensor | None = None
+        for step in range(self.steps):
+            if len(chosen) == 0:
+                break
+            leaf = x[chosen].requires_grad_(True)
+            logits = view.forward(leaf)
+            if reference is None:
+                reference = logits.detach()
+            going = torch.ones_like(chosen, dtype=torch.bool)
+            if step and still is not None:
+                with torch.no_grad():
+                    going = still(Batch(leaf.detach(), batch.y[chosen]), logits)
+                if not bool(going.any()):
+                    break
+            clean = batch.select(chosen)
+            (slope,) = torch.autograd.grad(self.loss(logits, clean.y, reference).sum(), leaf)
+            moved = self.ball.step(leaf.detach(), -slope, self.step_size, clean.x)
+            chosen, reference = chosen[going], reference[going]
+            x[chosen] = moved[going]
+        return x
 
 
 class Correction:
-    """The screen that corrects every sample by all steps."""
+    """The screen that corrects every sample.
 
-    name = "adversarial_training"
+    Args:
+        name: in records.
+        descent: how.
+        patience: steps that a sample still goes after it is classified rightly; None goes all steps.
+    """
 
-    def __init__(self, descent: Descent) -> None:
+    def __init__(self, name: str, descent: Descent, patience: int | None = None) -> None:
+        self.name = name
         self.descent = descent
+        self.patience = patience
 
     def __call__(self, admitted: Admitted[Batch], view: View) -> Admitted[Batch]:
         """Samples of lower loss."""
         batch = admitted.batch
-        x = batch.x
-        for _ in range(self.descent.steps):
-            leaf = x.detach().requires_grad_(True)
-            x = self.descent.step(leaf, batch, view.forward(leaf))
-        return admitted.correct(Batch(x, batch.y, batch.loss_scale), (x != batch.x).flatten(1).any(1))
+        everything = torch.arange(len(batch), device=batch.x.device)
+        still = None if self.patience is None else _Friendly(len(batch), self.patience, batch.y.device)
+        return corrected(admitted, self.descent.follow(batch, view, everything, still))
+
+
+class _Friendly:
+    """Lets a sample go on until it has been classified rightly for so many steps."""
+
+    def __init__(self, samples: int, patience: int, device: torch.device) -> None:
+        self.left = torch.full((samples,), patience, device=device)
+
+    def __call__(self, batch: Batch, logits: Tensor) -> Tensor:
+        self.left -= (logits.argmax(1) == batch.y).long()
+        going = self.left >= 0
+        self.left = self.left[going]
+        return going
 
 
 class SelectiveCorrection(Thresholded):
-    """The screen that corrects samples for as long as their discrepancy is above a threshold.
+    """The screen that corrects samples for as long as their score is above a threshold.
 
     Only samples that are still above it go through the network again.
+
+    Args:
+        name: in records.
+        descent: how they are moved.
+        score: how suspicious each sample is.
+        threshold: from where on it counts.
+        granularity: "sample" stops each by itself, "batch" all at once by their mean.
     """
 
-    name = "dsc"
-    score: MemorizationDiscrepancy
-
     def __init__(
-        self, descent: Descent, score: MemorizationDiscrepancy, threshold: Threshold, granularity: Granularity
+        self, name: str, descent: Descent, score: Score, threshold: Threshold, granularity: Granularity = "sample"
     ) -> None:
         super().__init__(score, threshold)
+        self.name = name
         self.descent = descent
         self.granularity = granularity
 
     def __call__(self, admitted: Admitted[Batch], view: View) -> Admitted[Batch]:
         """The batch with suspicious samples moved."""
-        batch, past, bound = admitted.batch, view.earlier(self.score.against), self.threshold(view)
-        x = batch.x.clone()
-        with torch.no_grad():
-            above = self._above(self.score.between(past.forward(x), view.forward(x)), bound)
-        chosen = torch.arange(len(batch), device=x.device)[above]
-        for step in range(self.descent.steps):
-            if len(chosen) == 0:
-                break
-            leaf = x[chosen].requires_grad_(True)
-            logits = view.forward(leaf)
-            if step:  # what was above to begin with is above at the first step
-                with torch.no_grad():
-                    above = self._above(self.score.between(past.forward(leaf), logits), bound)
-                if not bool(above.any()):
-                    break
-            else:
-                above = torch.ones_like(chosen, dtype=torch.bool)
-            moved = self.descent.step(leaf, batch.select(chosen), logits)
-            chosen = chosen[above]
-            x[chosen] = moved[above]
-        return admitted.correct(Batch(x, batch.y, batch.loss_scale), (x != batch.x).flatten(1).any(1))
+        batch, scores, bound = admitted.batch, self._scores(view), self.threshold(view)
+
+        def above(samples: Batch, logits: Tensor) -> Tensor:
+            return self._above(scores(samples, logits), bound)
+
+        with torch.no_grad():  # a pass without a graph first, as most samples need no more
+            chosen = torch.arange(len(batch), device=batch.x.device)[above(batch, view.forward(batch.x))]
+        return corrected(admitted, self.descent.follow(batch, view, chosen, above))
+
+    def _scores(self, view: View) -> Callable[[Batch, Tensor], Tensor]:
+        score = self.score
+        if not isinstance(score, MemorizationDiscrepancy):
+            return lambda samples, _: score(samples, view)
+        # The model's own logits are there already: half the passes.
+        past = view.earlier(score.against)
+        return lambda samples, logits: score.between(past.forward(samples.x), logits)
 
     def _above(self, scores: Tensor, bound: float) -> Tensor:
         if self.granularity == "batch":
             return torch.full_like(scores, not bool(scores.mean() <= bound), dtype=torch.bool)
         return ~(scores <= bound)  # what is not a number is suspicious
+
+
+def corrected(admitted: Admitted[Batch], x: Tensor) -> Admitted[Batch]:
+    """The batch with these samples, those that differ marked."""
+    batch = admitted.batch
+    return admitted.correct(Batch(x, batch.y, batch.loss_scale), (x != batch.x).flatten(1).any(1))

@@ -56,4 +56,4 @@ def dsc(
     score = MemorizationDiscrepancy(against, divergence)
     bound = threshold_of(score, probe, threshold, growth, quantile, every)
     descent = Descent(Ball(norm, epsilon), steps, step_size)
-    return Guard(screens=[SelectiveCorrection(descent, score, bound, granularity)])
+    return Guard(screens=[SelectiveCorrection("dsc", descent, score, bound, granularity)])
