@@ -24,6 +24,7 @@ class MemorizationDiscrepancy:
         against: the earlier model, see `taster.View.earlier`: the label of a pinned snapshot (a burn-in's epochs are
             pinned as "epoch-N"), or k, the number of steps back.
         divergence: "kl", KL(past ‖ present), or "js".
+        of: the model that is compared with it, named likewise; None is the present one.
 
     Raises (when called):
         HistoryError: when the learner does not keep that snapshot.
@@ -31,9 +32,10 @@ class MemorizationDiscrepancy:
     Source: Zhu et al. 2023, Definition 3.3 (Eq. 5); the direction of the divergence as in the authors' code.
     """
 
-    def __init__(self, against: str | int, divergence: Divergence = "kl") -> None:
+    def __init__(self, against: str | int, divergence: Divergence = "kl", of: str | int | None = None) -> None:
         self.against = against
         self.divergence: Divergence = divergence
+        self.subject = of
 
     def __call__(self, batch: Batch, view: View) -> Tensor:
         """[n], without a graph."""
@@ -42,7 +44,8 @@ class MemorizationDiscrepancy:
 
     def of(self, x: Tensor, view: View) -> Tensor:
         """[n], differentiable in the samples x [n, ...]."""
-        return self.between(view.earlier(self.against).forward(x), view.forward(x))
+        subject = view if self.subject is None else view.earlier(self.subject)
+        return self.between(view.earlier(self.against).forward(x), subject.forward(x))
 
     def between(self, past: Tensor, present: Tensor) -> Tensor:
         """The same from the two models' logits, [n, classes] each."""

@@ -196,7 +196,7 @@ def test_functions_of_the_users_own_are_typed_by_their_signature(
 
 def test_everything_listed_says_what_it_is_and_where_it_comes_from() -> None:
     entries = catalogue()
-    assert list(entries) == ["attacks", "defences", "models", "recipes"]
+    assert list(entries) == ["attacks", "defences", "scores", "models", "recipes"]
     for members in entries.values():
         for member in members:
             assert member["name"]

@@ -58,6 +58,7 @@ def test_a_run_leaves_the_whole_truth(reference: tuple[Path, list[dict[str, Any]
         "steps",
         "stopped_by",
         "rejected",
+        "screened",
         "seconds",
         "cost",
     ]

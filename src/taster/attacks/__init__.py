@@ -2,8 +2,11 @@
 
 from taster.attacks.accumulative import accumulative
 from taster.attacks.campaign import Attack, Budget, Campaign, Draw
+from taster.attacks.foreign_images import foreign_images
+from taster.attacks.guard_aware import guard_aware
 from taster.attacks.no_attack import none
 from taster.attacks.random_noise import random_noise
+from taster.attacks.rehearsal import Outcome, Rehearsal
 from taster.attacks.schedule import (
     Observation,
     Schedule,
@@ -14,7 +17,10 @@ from taster.attacks.schedule import (
 )
 from taster.attacks.vanilla_trigger import vanilla_trigger
 
-ATTACKS = {attack.__name__: attack for attack in (none, random_noise, vanilla_trigger, accumulative)}
+ATTACKS = {
+    attack.__name__: attack
+    for attack in (none, random_noise, foreign_images, vanilla_trigger, accumulative, guard_aware)
+}
 
 __all__ = [
     "ATTACKS",
@@ -23,12 +29,16 @@ __all__ = [
     "Campaign",
     "Draw",
     "Observation",
+    "Outcome",
+    "Rehearsal",
     "Schedule",
     "Stop",
     "accumulative",
     "after_steps",
     "at_accuracy_floor",
     "at_loss_amplification",
+    "foreign_images",
+    "guard_aware",
     "none",
     "random_noise",
     "vanilla_trigger",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -29,6 +30,7 @@ def accumulative(
     validation: Draw,
     generator: torch.Generator,
     derivatives: Derivatives | None = None,
+    surrogates: Mapping[str, View] | None = None,
     *,
     epsilon: Annotated[float, Field(ge=0)] = 8 / 255,
     norm: Norm = "linf",
@@ -61,6 +63,7 @@ def accumulative(
         validation: draws S_val.
         generator: draws which samples are poisoned, where `ratio` is under 1.
         derivatives: how they are computed; by default held differences in float32.
+        surrogates: models of the attacker's own, by label.
         epsilon: ε, in the units of the data.
         norm: of the ball.
         pgd_steps: C.
@@ -85,8 +88,8 @@ def accumulative(
         evade: the earlier model, by label or steps back, against which the poison's Memorization Discrepancy is kept
             low (the adaptive attacker of Zhu et al. 2023, Eq. 21); None for no such thing.
         evade_weight: of that term.
-        surrogate: the earlier model, by label or steps back, that poison is crafted on (the black-box attacker of Zhu
-            et al. 2023, Table 11); None crafts on the learner as it is.
+        surrogate: what poison is crafted on instead of the learner as it is: an earlier model of it, by label or steps
+            back (the black-box attacker of Zhu et al. 2023, Table 11), or one of `surrogates`.
         weight_momentum: of the learner's SGD while the phase lasts, "weight momentum" in Table 1 (1.1 there); None
             leaves it.
 
@@ -104,6 +107,7 @@ def accumulative(
         PgdOptions(objective, pgd_momentum, generator if random_start else None),
         Evasion.of(evade, evade_weight),
         surrogate,
+        surrogates or {},
     )
     attack = Accumulation(
         trigger,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -83,7 +83,9 @@ class Crafting:
         derivatives: how they are computed.
         pgd: start, momentum and objective.
         evasion: what the poison is to keep low besides; None for nothing.
-        surrogate: the model crafted on, see `taster.View.earlier`; None is the learner's own.
+        surrogate: the model crafted on: one of `surrogates`, or an earlier one of the learner's, see
+            `taster.View.earlier`; None is the learner as it is.
+        surrogates: models of the attacker's own, by label.
     """
 
     budget: Budget
@@ -96,6 +98,7 @@ class Crafting:
     pgd: PgdOptions = PgdOptions()
     evasion: Evasion | None = None
     surrogate: str | int | None = None
+    surrogates: Mapping[str, View] = field(default_factory=dict)
 
     @property
     def alpha(self) -> float:
@@ -108,6 +111,8 @@ class Crafting:
 
     def on(self, view: View) -> View:
         """What is crafted on: the learner as it is, or the surrogate."""
+        if isinstance(self.surrogate, str) and self.surrogate in self.surrogates:
+            return self.surrogates[self.surrogate]
         return view if self.surrogate is None else view.earlier(self.surrogate)
 
     def gradient(self, view: View, batch: Batch) -> Tensors:

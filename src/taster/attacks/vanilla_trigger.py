@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import torch
@@ -23,6 +24,7 @@ def vanilla_trigger(
     validation: Draw,
     generator: torch.Generator,
     derivatives: Derivatives | None = None,
+    surrogates: Mapping[str, View] | None = None,
     *,
     epsilon: Annotated[float, Field(ge=0)] = 8 / 255,
     norm: Norm = "linf",
@@ -49,6 +51,7 @@ def vanilla_trigger(
         validation: draws S_val.
         generator: draws which samples are poisoned, where `ratio` is under 1.
         derivatives: how they are computed; by default held differences in float32.
+        surrogates: models of the attacker's own, by label.
         epsilon: ε, in the units of the data.
         norm: of the ball.
         pgd_steps: C.
@@ -66,8 +69,8 @@ def vanilla_trigger(
         evade: the earlier model, by label or steps back, against which the poison's Memorization Discrepancy is kept
             low (the adaptive attacker of Zhu et al. 2023, Eq. 21); None for no such thing.
         evade_weight: of that term.
-        surrogate: the earlier model, by label or steps back, that poison is crafted on (the black-box attacker of Zhu
-            et al. 2023, Table 11); None crafts on the learner as it is.
+        surrogate: what poison is crafted on instead of the learner as it is: an earlier model of it, by label or steps
+            back (the black-box attacker of Zhu et al. 2023, Table 11), or one of `surrogates`.
 
     Source: Pang et al. 2021, Eq. 6 ("poisoned trigger").
     """
@@ -83,6 +86,7 @@ def vanilla_trigger(
         PgdOptions(objective, pgd_momentum, generator if random_start else None),
         Evasion.of(evade, evade_weight),
         surrogate,
+        surrogates or {},
     )
 
     def trigger(clean: Batch, view: View) -> Batch:

@@ -1,6 +1,8 @@
 """Recipes, and the runs made of them."""
 
-from taster.experiments.recipe import Recipe, parse_recipe, read_recipe, shipped_recipes
+from taster.experiments.recipe import Recipe
+from taster.experiments.recipe_checks import parse_recipe
+from taster.experiments.recipe_files import read_recipe, shipped_recipes
 from taster.experiments.run_directory import RunDirectory
 from taster.experiments.runner import run_recipe
 

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from taster.checkpoint import load_state
 from taster.data import Augment, Images, ImageSet, Stream
 from taster.errors import CheckpointError, ModelError
-from taster.experiments.recipe import Recipe
+from taster.experiments.recipe import Recipe, Surrogate
 from taster.guard import Guard
 from taster.history import History
 from taster.learner import Learner
@@ -97,6 +97,12 @@ def burn_in(
         if epoch in section.keep_epochs and learner.history is not None:
             learner.history.pin(f"epoch-{epoch}", learner.snapshot())
     return _state(learner)
+
+
+def surrogate_recipe(recipe: Recipe, section: Surrogate) -> Recipe:
+    """The recipe as it is for a model of the attacker's own: of its architecture, and with no snapshots kept."""
+    quiet = recipe.burn_in.model_copy(update={"keep_epochs": [], "earlier": {}})
+    return recipe.model_copy(update={"model": section.model or recipe.model, "burn_in": quiet})
 
 
 def load_weights(model: nn.Module, path: str) -> None:

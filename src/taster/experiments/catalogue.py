@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from taster.experiments.factory import all_factories
-from taster.experiments.recipe import read_recipe, shipped_recipes
+from taster.experiments.factory import Kind, all_factories
+from taster.experiments.recipe_files import read_recipe, shipped_recipes
 
-_HEADINGS = {"attacks": "attack", "defences": "defence", "models": "model"}
+_HEADINGS: dict[str, Kind] = {"attacks": "attack", "defences": "defence", "scores": "score", "models": "model"}
 
 
 def catalogue() -> dict[str, list[dict[str, str]]]:
-    """Attacks, defences, models and recipes: name, one sentence, source."""
+    """Attacks, defences, scores, models and recipes: name, one sentence, source."""
     found = {
         heading: [{"name": f.name, "summary": f.summary, "source": f.source} for f in all_factories(kind)]
         for heading, kind in _HEADINGS.items()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -13,20 +13,31 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from taster.attacks import Campaign, Observation, Schedule, after_steps, at_accuracy_floor, at_loss_amplification
+from taster.attacks import (
+    Campaign,
+    Observation,
+    Rehearsal,
+    Schedule,
+    after_steps,
+    at_accuracy_floor,
+    at_loss_amplification,
+)
 from taster.attacks.campaign import changed
 from taster.calculus import Derivatives
 from taster.data import Augment, Images, ImageSet, Role, Sampler, Stream, as_batch
 from taster.errors import RecipeError, TasterError
-from taster.experiments.burn_in import build_model, build_optimizer
+from taster.experiments.burn_in import build_model, build_optimizer, surrogate_recipe
+from taster.experiments.measures import Measures
 from taster.experiments.recipe import Entry, Recipe, ScheduleSection
 from taster.experiments.run_directory import CellDirectory
 from taster.guard import Guard
 from taster.history import History
 from taster.imports import is_import_path
 from taster.learner import Learner
+from taster.score import Score
 from taster.seeds import derived_seed, generator
 from taster.types import Batch, Phase, StepRecord
+from taster.view import View
 
 _SHOWN = 6
 """Samples kept for the page's pictures."""
@@ -48,7 +59,13 @@ def run_cell(
     started = time.perf_counter()
     batches = {role: as_batch(images).to(device) for role, images in roles.items() if role not in ("burn_in", "stream")}
     learner = make_learner(recipe, data, burnt_in, defence, batches["probe"], seed, device)
-    campaign = make_campaign(recipe, roles, batches["trigger"], attack, seed)
+    rehearsal = None
+    if "rehearsal" in recipe.factory("attack", attack).needs:
+        known, held_out = halves(batches["validation"])
+        rehearsal = Rehearsal(make_learner(recipe, data, burnt_in, defence, known, seed, device), held_out)
+    surrogates = make_surrogates(recipe, data, burnt_in, seed, device)
+    campaign = make_campaign(recipe, roles, batches["trigger"], attack, seed, surrogates, rehearsal)
+    measures = Measures({entry.label: make_score(recipe, entry, batches["probe"]) for entry in recipe.score})
     schedule = make_schedule(recipe.schedule)
     section = recipe.stream
     stream = Stream(
@@ -72,13 +89,17 @@ def run_cell(
         if phase is Phase.TRIGGER:
             before = accuracy("test")
         clean = batches["trigger"] if phase is Phase.TRIGGER else stream.draw()
+        if rehearsal is not None:
+            rehearsal.follow(learner, records[-1] if records else None)
         with own_code(attack):
             fed = campaign.poison(clean, learner.view(), phase)
+        shown = phase is Phase.TRIGGER or len(records) % recipe.compute.test_every == 0
+        scores = measures.take(phase, clean, fed, learner.view()) if shown else None
         with own_code(defence), weight_momentum(learner, campaign, phase):
             record = replace(learner.feed(fed), phase=phase)
+        measures.observe(record, learner.view())
         records.append(record)
         observations.append(Observation(record, accuracy("monitor")))
-        shown = phase is Phase.TRIGGER or (len(records) - 1) % recipe.compute.test_every == 0
         after = accuracy("test") if shown else after
         out.append(
             {
@@ -90,6 +111,7 @@ def run_cell(
                 "derivatives": None if campaign.derivatives is None else campaign.derivatives.used(),
                 "monitor_accuracy": observations[-1].accuracy,
                 "test_accuracy": after if shown else None,
+                **({"scores": scores} if scores else {}),
             }
         )
         if phase is not Phase.DORMANT and phase.value not in pictures:
@@ -106,11 +128,13 @@ def run_cell(
         "steps": sum(r.phase is Phase.ACCUMULATE for r in records),
         "stopped_by": schedule.stopped_by(observations[:-1]),
         "rejected": sum(not r.verdict.committed for r in records),
+        "screened": screened(records),
         "seconds": time.perf_counter() - started,
         "cost": step_cost(records),
+        **({"scores": measures.summary()} if recipe.score else {}),
     }
     monitor = {"monitor_start": observations[0].accuracy, "monitor_before": observations[-2].accuracy}
-    out.finish({"row": row, **monitor, "monitor_after": observations[-1].accuracy}, pictures)
+    out.finish({"row": row, **monitor, "monitor_after": observations[-1].accuracy}, pictures, measures.values())
 
 
 @contextmanager
@@ -186,8 +210,43 @@ def make_guard(recipe: Recipe, defence: Entry, probe: Batch, seed: int) -> Guard
     return guard
 
 
-def make_campaign(recipe: Recipe, roles: dict[Role, Images], trigger: Batch, attack: Entry, seed: int) -> Campaign:
-    """The attack, with the data that belongs to it.
+def halves(batch: Batch) -> tuple[Batch, Batch]:
+    """The attacker's samples: those in the place of the guard's, and those that harm is measured on."""
+    order = torch.arange(len(batch), device=batch.x.device)
+    return batch.select(order % 2 == 0), batch.select(order % 2 == 1)
+
+
+def make_surrogates(
+    recipe: Recipe, data: ImageSet, burnt_in: dict[str, Any], seed: int, device: torch.device
+) -> dict[str, View]:
+    """The attacker's own models."""
+    found = {}
+    for section in recipe.surrogate:
+        model = build_model(surrogate_recipe(recipe, section), data, seed, device)
+        model.load_state_dict(burnt_in["surrogates"][section.label])
+        found[section.label] = Learner(model, build_optimizer(recipe, model), cross_entropy).view()
+    return found
+
+
+def make_score(recipe: Recipe, entry: Entry, probe: Batch) -> Score:
+    """The score, with the clean samples that belong to it."""
+    with own_code(entry):
+        made = recipe.factory("score", entry).make({"probe": probe}, entry.settings)
+    if not callable(made):
+        raise RecipeError(f"score {entry.label}: {entry.name} returned {type(made).__name__}, wanted a Score")
+    return made  # type: ignore[no-any-return]
+
+
+def make_campaign(
+    recipe: Recipe,
+    roles: dict[Role, Images],
+    trigger: Batch,
+    attack: Entry,
+    seed: int,
+    surrogates: Mapping[str, View] | None = None,
+    rehearsal: Rehearsal | None = None,
+) -> Campaign:
+    """The attack, with the data that belongs to it; without what only a cell has, it is made but cannot be called.
 
     Raises:
         RecipeError: when the function returns no Campaign.
@@ -198,6 +257,8 @@ def make_campaign(recipe: Recipe, roles: dict[Role, Images], trigger: Batch, att
         "validation": validation,
         "generator": generator(seed, "attack"),
         "derivatives": Derivatives(recipe.compute.way),
+        "surrogates": surrogates or {},
+        "rehearsal": rehearsal,
     }
     with own_code(attack):
         campaign = recipe.factory("attack", attack).make(resources, attack.settings)
@@ -215,6 +276,12 @@ def make_schedule(section: ScheduleSection) -> Schedule:
         stops["loss_amplification"] = at_loss_amplification(section.loss_amplification)
     stops["steps"] = after_steps(section.steps)
     return Schedule(stops, section.dormant)
+
+
+def screened(records: list[StepRecord]) -> float | None:
+    """The share of the accumulative phase's samples that screens dropped or corrected, in %; None without one."""
+    steps = [r for r in records if r.phase is Phase.ACCUMULATE]
+    return 100 * sum(r.dropped + r.corrected for r in steps) / sum(r.samples for r in steps) if steps else None
 
 
 def step_cost(records: list[StepRecord]) -> float | None:

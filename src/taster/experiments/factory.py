@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
@@ -15,12 +15,16 @@ from taster.defences import DEFENCES
 from taster.errors import RecipeError
 from taster.imports import import_callable, is_import_path
 from taster.models import MODELS
+from taster.scores import SCORES
 from taster.settings import settings_model
 
-KINDS: dict[str, tuple[Mapping[str, Callable[..., Any]], tuple[str, ...]]] = {
-    "attack": (ATTACKS, ("trigger", "validation", "generator", "derivatives")),
+Kind = Literal["attack", "defence", "model", "score"]
+
+KINDS: dict[Kind, tuple[Mapping[str, Callable[..., Any]], tuple[str, ...]]] = {
+    "attack": (ATTACKS, ("trigger", "validation", "generator", "derivatives", "surrogates", "rehearsal")),
     "defence": (DEFENCES, ("probe", "generator")),
     "model": (MODELS, ("shape", "classes")),
+    "score": (SCORES, ("probe",)),
 }
 """For each kind: the ones that come with taster, and what the harness can hand them as positional arguments."""
 
@@ -30,7 +34,7 @@ class Factory:
     """A function named in a recipe. Its positional parameters are what it needs of the harness, by name (one that has a
     default and that the harness does not know is left alone); its keyword-only parameters are its settings."""
 
-    kind: str
+    kind: Kind
     name: str
     function: Callable[..., Any]
     needs: tuple[str, ...]
@@ -55,8 +59,8 @@ class Factory:
         return " ".join(found.group(1).split()) if found else ""
 
 
-def find_factory(kind: str, name: str) -> Factory:
-    """The factory of a kind ("attack", "defence", "model") by its short name or its package.module:function.
+def find_factory(kind: Kind, name: str) -> Factory:
+    """The factory of a kind by its short name or its package.module:function.
 
     Raises:
         RecipeError: when there is none, or its signature asks for what the harness does not have.
@@ -71,13 +75,13 @@ def find_factory(kind: str, name: str) -> Factory:
     return _describe(kind, name, function, available)
 
 
-def all_factories(kind: str) -> list[Factory]:
+def all_factories(kind: Kind) -> list[Factory]:
     """Those that come with taster."""
     known, available = KINDS[kind]
     return [_describe(kind, name, function, available) for name, function in known.items()]
 
 
-def _describe(kind: str, name: str, function: Callable[..., Any], available: Iterable[str]) -> Factory:
+def _describe(kind: Kind, name: str, function: Callable[..., Any], available: Iterable[str]) -> Factory:
     try:
         settings = settings_model(function)
         parameters = inspect.signature(function).parameters.values()

@@ -1,23 +1,17 @@
-"""A recipe: everything that decides what a run computes, typed, from TOML."""
+"""A recipe: everything that decides what a run computes, typed."""
 
 from __future__ import annotations
 
-import tomllib
-from collections import Counter
-from importlib import resources
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tomli_w
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from taster.calculus import WAYS, Way
 from taster.data import Role
-from taster.errors import RecipeError, SettingError
-from taster.experiments.changes import apply_change
-from taster.experiments.factory import Factory, find_factory
+from taster.errors import SettingError
+from taster.experiments.factory import Factory, Kind, find_factory
 from taster.functional import Precision
-from taster.settings import faults as fault_lines
 
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
@@ -50,21 +44,45 @@ class Named(BaseModel):
 
 
 class Entry(Named):
-    """One attack or defence of the grid. `label` tells entries of the same name apart; by default it is the name."""
+    """One attack or defence of the grid, or a score. `label` tells entries of the same name apart; by default it is the
+    name."""
 
     label: Annotated[str, Field(min_length=1)]
 
 
 class Published(Section):
-    """What a paper reports for an entry of the grid, in the words of the results: accuracies in %, the drop in points;
-    `spread` is the deviation of the drop, where the paper gives one."""
+    """What a paper reports, in the words of the results: for an attack and a defence accuracies in %, the drop in
+    points with its deviation `spread`, steps, cost, and the share of samples screened in %; or for an attack and a
+    score its means on `clean` and `fed` samples, and the area under the ROC curve in %."""
 
     attack: str
-    defence: str
-    before: float
-    after: float
-    drop: float
+    defence: str | None = None
+    score: str | None = None
+    before: float | None = None
+    after: float | None = None
+    drop: float | None = None
     spread: float | None = None
+    steps: float | None = None
+    cost: float | None = None
+    screened: float | None = None
+    clean: float | None = None
+    fed: float | None = None
+    auc: float | None = None
+
+    @model_validator(mode="after")
+    def _of_one_thing(self) -> Published:
+        if (self.defence is None) == (self.score is None):
+            raise ValueError("a defence or a score, and not both")
+        return self
+
+
+class Surrogate(Section):
+    """A model of the attacker's own, burnt in as the learner's is, but from a seed so much higher, and of another
+    architecture where `model` names one. Attacks craft on it where their setting `surrogate` has its label."""
+
+    label: Annotated[str, Field(min_length=1)]
+    seed_offset: Annotated[int, Field(ge=0)] = 1000
+    model: Named | None = None
 
 
 class Data(Section):
@@ -183,7 +201,7 @@ def _labelled(value: Any) -> Any:
 
 
 class Recipe(Section):
-    """A grid of attacks × defences × seeds on one model, data set and stream."""
+    """A grid of attacks × defences × seeds on one model, data set and stream; scores are measured on all it feeds."""
 
     name: Annotated[str, Field(min_length=1)]
     description: str = ""
@@ -199,6 +217,8 @@ class Recipe(Section):
     compute: Compute = Compute()
     attack: Annotated[list[Entry], Field(min_length=1), BeforeValidator(_labelled)]
     defence: Annotated[list[Entry], Field(min_length=1), BeforeValidator(_labelled)]
+    score: Annotated[list[Entry], BeforeValidator(_labelled)] = []
+    surrogate: list[Surrogate] = []
     published: list[Published] = []
 
     def to_dict(self) -> dict[str, Any]:
@@ -209,160 +229,10 @@ class Recipe(Section):
         """The complete recipe as TOML."""
         return tomli_w.dumps(self.to_dict())
 
-    def factory(self, kind: Literal["attack", "defence", "model"], entry: Named) -> Factory:
+    def factory(self, kind: Kind, entry: Named) -> Factory:
         """The function that an entry names."""
         return find_factory(kind, entry.name)
 
     def computed_with(self, **decided: Any) -> Recipe:
         """The same recipe with keys of `[compute]` decided that were left open."""
         return self.model_copy(update={"compute": self.compute.model_copy(update=decided)})
-
-
-def shipped_recipes() -> dict[str, Path]:
-    """The recipes that come with taster, by name."""
-    folder = Path(str(resources.files("taster.experiments") / "recipes"))
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
-
-
-def read_recipe(name: str, changes: list[str] | None = None) -> Recipe:
-    """A recipe by the name of a shipped one or the path of a TOML file, with `key=value` changes applied.
-
-    Raises:
-        RecipeError: with every fault, one a line.
-    """
-    path = shipped_recipes().get(name, Path(name))
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RecipeError(
-            f"{name}: no such recipe; there are {', '.join(shipped_recipes())}, or give a TOML file"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{name}: cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{name}: not TOML: {error}") from error
-    for change in changes or []:
-        apply_change(raw, change)
-    return parse_recipe(raw, name)
-
-
-def parse_recipe(raw: dict[str, Any], where: str = "recipe") -> Recipe:
-    """Checks a recipe and fills in every default.
-
-    Raises:
-        RecipeError: with every fault, one a line: the key's path, what was got and what was wanted.
-    """
-    faults: list[str] = []
-    recipe: Recipe | None = None
-    try:
-        recipe = Recipe.model_validate(raw)
-    except ValidationError as error:
-        faults += fault_lines(error, "", Recipe)
-    filled = _check_entries(raw, faults)
-    if recipe is not None and not faults:
-        recipe = Recipe.model_validate({**recipe.to_dict(), **filled})
-        faults += _impossible(recipe)
-    if faults or recipe is None:
-        raise RecipeError(
-            f"{where} has {len(faults)} fault{'s' if len(faults) > 1 else ''}:\n" + "\n".join(f"  {f}" for f in faults)
-        )
-    return recipe
-
-
-def _check_entries(raw: dict[str, Any], faults: list[str]) -> dict[str, Any]:
-    """The entries with their functions' settings checked and defaults filled in."""
-    filled: dict[str, Any] = {}
-    for kind in ("model", "attack", "defence"):
-        entries = raw.get(kind)
-        if kind == "model":
-            entries = [entries]
-        if not isinstance(entries, list):
-            continue
-        done = []
-        for i, entry in enumerate(entries):
-            path = kind if kind == "model" else f"{kind}.{i}"
-            if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
-                continue  # already a fault of the section
-            try:
-                factory = find_factory(kind, entry["name"])
-            except RecipeError as error:
-                faults.append(f"{path}.name: {error}")
-                continue
-            settings = {k: v for k, v in entry.items() if k not in ("name", "label")}
-            try:
-                checked = factory.settings.model_validate(settings).model_dump(exclude_none=True)
-            except ValidationError as error:
-                faults += fault_lines(error, f"{path}.", factory.settings)
-                continue
-            if checked.get("norm") == "linf" and checked.get("epsilon", 0) > 1:
-                faults.append(f"{path}.epsilon: got {checked['epsilon']}, wanted at most 1, the range of the data")
-            label = {} if kind == "model" else {"label": entry.get("label", entry["name"])}
-            done.append({"name": entry["name"], **label, **checked})
-        filled[kind] = done[0] if kind == "model" and done else done
-    return filled
-
-
-def _impossible(recipe: Recipe) -> list[str]:
-    """Faults of several keys together."""
-    faults: list[str] = []
-    split, stream = recipe.split, recipe.stream
-    if split.stream is not None and stream.batch_size > split.stream:
-        faults.append(f"stream.batch_size: got {stream.batch_size}, wanted at most split.stream = {split.stream}")
-    if recipe.burn_in.epochs and recipe.burn_in.batch_size > split.burn_in:
-        faults.append(
-            f"burn_in.batch_size: got {recipe.burn_in.batch_size}, wanted at most split.burn_in = {split.burn_in}"
-        )
-    if recipe.burn_in.epochs and recipe.burn_in.checkpoint is not None:
-        faults.append("burn_in.epochs: got epochs to train and a checkpoint, wanted epochs = 0 with burn_in.checkpoint")
-    if not recipe.burn_in.epochs and recipe.burn_in.checkpoint is None:
-        faults.append("burn_in.epochs: got 0 and no burn_in.checkpoint, wanted epochs to train, or trained weights")
-    late = [epoch for epoch in recipe.burn_in.keep_epochs if epoch > recipe.burn_in.epochs]
-    if late:
-        faults.append(f"burn_in.keep_epochs: got {late}, wanted at most burn_in.epochs = {recipe.burn_in.epochs}")
-    if recipe.burn_in.earlier and recipe.burn_in.checkpoint is None:
-        faults.append("burn_in.earlier: got files without burn_in.checkpoint, wanted both (or burn_in.keep_epochs)")
-    faults += _no_such_past(recipe)
-    if recipe.schedule.margin and recipe.schedule.accuracy_floor is None:
-        faults.append("schedule.margin: got a margin without schedule.accuracy_floor, wanted both")
-    for i, attack in enumerate(recipe.attack):
-        size = attack.settings.get("validation_size")
-        if isinstance(size, int) and size > split.validation:
-            faults.append(
-                f"attack.{i}.validation_size: got {size}, wanted at most split.validation = {split.validation}"
-            )
-    for kind, entries in (("attack", recipe.attack), ("defence", recipe.defence)):
-        for label, times in Counter(entry.label for entry in entries).items():
-            if times > 1:
-                faults.append(f"{kind}: got the label {label!r} {times} times, wanted a `label` of its own for each")
-    for i, line in enumerate(recipe.published):
-        for kind, entries in (("attack", recipe.attack), ("defence", recipe.defence)):
-            labels = [entry.label for entry in entries]
-            if getattr(line, kind) not in labels:
-                faults.append(f"published.{i}.{kind}: got {getattr(line, kind)!r}, wanted a label: {', '.join(labels)}")
-    repeated = [seed for seed, times in Counter(recipe.seeds).items() if times > 1]
-    if repeated:
-        faults.append(f"seeds: got {repeated} more than once, wanted each once")
-    return faults
-
-
-_LOOK_BACK = ("against", "evade", "surrogate")
-"""Settings that name an earlier model: by the label of a snapshot, or by steps back."""
-
-
-def _no_such_past(recipe: Recipe) -> list[str]:
-    """Faults of settings that look back to where no snapshot is kept."""
-    faults = []
-    for kind, entries in (("attack", recipe.attack), ("defence", recipe.defence)):
-        for i, entry in enumerate(entries):
-            known = recipe.factory(kind, entry).settings.model_fields  # type: ignore[arg-type]
-            for key in _LOOK_BACK:
-                back = entry.settings.get(key) if key in known else None
-                if isinstance(back, str) and back not in recipe.burn_in.labels:
-                    kept = ", ".join(recipe.burn_in.labels) or "none are kept"
-                    faults.append(
-                        f"{kind}.{i}.{key}: got {back!r}, wanted a label of burn_in.keep_epochs or burn_in.earlier "
-                        f"({kept})"
-                    )
-                elif isinstance(back, int) and not recipe.history.capacity:
-                    faults.append(f"{kind}.{i}.{key}: got {back} steps back, wanted history.capacity above 0 with it")
-    return faults

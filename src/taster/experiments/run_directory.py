@@ -11,7 +11,8 @@ from typing import Any
 
 from taster.checkpoint import is_partial, load_state, save_state, write_atomically
 from taster.errors import RecipeError, RunDirectoryError
-from taster.experiments.recipe import Recipe, read_recipe
+from taster.experiments.recipe import Recipe
+from taster.experiments.recipe_files import read_recipe
 
 
 class RunDirectory:
@@ -196,11 +197,15 @@ class CellDirectory:
         except OSError as error:
             raise self._run._failed(error) from error
 
-    def finish(self, content: dict[str, Any], images: dict[str, Any] | None) -> None:
+    def finish(
+        self, content: dict[str, Any], images: dict[str, Any] | None, scores: dict[str, Any] | None = None
+    ) -> None:
         """Writes what is left, cell.json last."""
         try:
             if images is not None:
                 save_state(self.path / "images.safetensors", images)
+            if scores is not None:
+                save_state(self.path / "scores.safetensors", scores)
             write_atomically(self.path / "cell.json", _json(content).encode())
         except OSError as error:
             raise self._run._failed(error) from error
@@ -215,8 +220,11 @@ class CellDirectory:
 
     def images(self) -> Any:
         """Clean and poisoned samples for the report; None where none were kept."""
-        path = self.path / "images.safetensors"
-        return load_state(path) if path.is_file() else None
+        return self._kept("images.safetensors")
+
+    def scores(self) -> Any:
+        """What each score said of each sample, by score and phase; None where there were none."""
+        return self._kept("scores.safetensors")
 
     def steps_text(self) -> str:
         """The content of steps.jsonl."""
@@ -224,6 +232,10 @@ class CellDirectory:
             return (self.path / "steps.jsonl").read_text(encoding="utf-8")
         except OSError as error:
             raise RunDirectoryError(f"{self.path}: steps.jsonl cannot be read: {error}") from error
+
+    def _kept(self, name: str) -> Any:
+        path = self.path / name
+        return load_state(path) if path.is_file() else None
 
 
 def _slug(label: str) -> str:

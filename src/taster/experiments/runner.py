@@ -11,8 +11,8 @@ from torch import nn
 
 from taster.data import Images, Role, as_batch, split_roles
 from taster.errors import RecipeError, RunDirectoryError
-from taster.experiments.burn_in import build_model, load_weights
-from taster.experiments.cell import make_campaign, make_guard
+from taster.experiments.burn_in import build_model, load_weights, surrogate_recipe
+from taster.experiments.cell import make_campaign, make_guard, make_score
 from taster.experiments.environment import describe_environment, pick_device
 from taster.experiments.recipe import Recipe
 from taster.experiments.run_directory import RunDirectory
@@ -112,6 +112,10 @@ def _rehearse(recipe: Recipe, device: torch.device, watcher: Watcher) -> tuple[n
         make_guard(recipe, defence, probe, seed)
     for attack in recipe.attack:
         make_campaign(recipe, roles, trigger, attack, seed)
+    for entry in recipe.score:
+        make_score(recipe, entry, probe)
+    for section in recipe.surrogate:
+        build_model(surrogate_recipe(recipe, section), data, seed, device)
     return model, roles
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from taster.data import ImageSet, OnProgress, load_images, split_roles
 from taster.errors import DataError, RunDirectoryError
-from taster.experiments.burn_in import burn_in
+from taster.experiments.burn_in import burn_in, surrogate_recipe
 from taster.experiments.burn_in_cache import shared
 from taster.experiments.cell import run_cell
 from taster.experiments.environment import pick_device
@@ -41,7 +42,9 @@ class Task:
 def pending(recipe: Recipe, run: RunDirectory, burn_in_batches: int) -> tuple[list[Task], list[Task]]:
     """The burn-ins and the cells that are still to be done."""
     burn_ins = [
-        Task(seed, recipe.burn_in.epochs * burn_in_batches) for seed in recipe.seeds if not run.has_burn_in(seed)
+        Task(seed, recipe.burn_in.epochs * burn_in_batches * (1 + len(recipe.surrogate)))
+        for seed in recipe.seeds
+        if not run.has_burn_in(seed)
     ]
     steps = recipe.schedule.dormant + recipe.schedule.steps + 1
     cells = [
@@ -62,9 +65,16 @@ def perform(task: Task, recipe: Recipe, directory: str, on_step: Callable[[], No
     run = RunDirectory(directory)
     if task.attack is None or task.defence is None:
         images = roles["burn_in"]
-        state = shared(
-            recipe, images, task.seed, device, lambda: burn_in(recipe, data, images, task.seed, device, on_step)
-        )
+
+        def burnt_in(recipe: Recipe, seed: int) -> dict[str, Any]:
+            return shared(recipe, images, seed, device, lambda: burn_in(recipe, data, images, seed, device, on_step))
+
+        state = burnt_in(recipe, task.seed)
+        if recipe.surrogate:
+            state["surrogates"] = {
+                section.label: burnt_in(surrogate_recipe(recipe, section), task.seed + section.seed_offset)["model"]
+                for section in recipe.surrogate
+            }
         run.write_burn_in(task.seed, state)
         return
     attack, defence = recipe.attack[task.attack], recipe.defence[task.defence]

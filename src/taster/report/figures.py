@@ -16,13 +16,15 @@ Theme = Literal["light", "dark"]
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; the first is for the control.
 _COLOURS = ("#8a8a8a", "#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#0072b2", "#f0e442")
+_TONES = (1.0, 0.6, 0.35)
 _INK = {"light": "#1f2328", "dark": "#e6edf3"}
 _FAINT = {"light": "#d8dee4", "dark": "#30363d"}
 
 
 def colour(index: int) -> str:
-    """The colour of the attack at this place."""
-    return _COLOURS[index % len(_COLOURS)]
+    """The colour of the attack at this place; after the last begin darker ones."""
+    tone, full = _TONES[index // len(_COLOURS) % len(_TONES)], _COLOURS[index % len(_COLOURS)]
+    return "#" + "".join(f"{round(tone * int(full[i : i + 2], 16)):02x}" for i in (1, 3, 5))
 
 
 def curves(cells: Sequence[dict[str, Any]], attacks: Sequence[str], defence: str, theme: Theme) -> Figure:
@@ -36,7 +38,7 @@ def curves(cells: Sequence[dict[str, Any]], attacks: Sequence[str], defence: str
     """
     figure = Figure(figsize=(4.2, 3.0), layout="constrained")
     axes = figure.subplots()
-    _style(axes, theme)
+    style(axes, theme)
     for index, attack in enumerate(attacks):
         for cell in cells:
             row = cell["row"]
@@ -76,14 +78,14 @@ def drops(lines: Sequence[Line], attacks: Sequence[str], defences: Sequence[str]
     high = max(0.0, *(line.drop.mean + (line.drop.deviation or 0.0) for line in lines))
     by_key = {(line.attack, line.defence): line for line in lines}
     for axes, defence in zip(panels, defences, strict=True):
-        _style(axes, theme)
+        style(axes, theme)
         for y, attack in enumerate(attacks):
             line = by_key.get((attack, defence))
             if line is None:
                 continue
             mean, deviation = line.drop.mean, line.drop.deviation or 0.0
             axes.barh(y, mean, height=0.7, color=colour(y))
-            axes.errorbar(mean, y, xerr=deviation, color=_INK[theme], linewidth=1, capsize=2, zorder=3)
+            axes.errorbar(mean, y, xerr=deviation, color=ink(theme), linewidth=1, capsize=2, zorder=3)
             axes.annotate(
                 line.drop.text(sign=True),
                 (min(0.0, mean - deviation), y),
@@ -92,16 +94,16 @@ def drops(lines: Sequence[Line], attacks: Sequence[str], defences: Sequence[str]
                 ha="right",
                 va="center",
                 fontsize=8,
-                color=_INK[theme],
+                color=ink(theme),
             )
         axes.set_yticks(range(len(attacks)), attacks)
         axes.set_ylim(len(attacks) - 0.4, -0.6)
         # Room for the numbers on the left.
         axes.set_xlim(low - 0.6 * (high - low + 0.5), high + 0.05 * (high - low + 1))
-        axes.axvline(0, color=_INK[theme], linewidth=0.8)
+        axes.axvline(0, color=ink(theme), linewidth=0.8)
         if len(defences) > 1:
-            axes.set_title(f"defence: {defence}", color=_INK[theme], fontsize=10)
-    figure.supxlabel("change of test accuracy by the one trigger step, points", color=_INK[theme], fontsize=9)
+            axes.set_title(f"defence: {defence}", color=ink(theme), fontsize=10)
+    figure.supxlabel("change of test accuracy by the one trigger step, points", color=ink(theme), fontsize=9)
     return figure
 
 
@@ -120,13 +122,19 @@ def as_png(figure: Figure, *, background: str = "white") -> bytes:
     return buffer.getvalue()
 
 
-def _style(axes: Axes, theme: Theme) -> None:
+def ink(theme: Theme) -> str:
+    """The colour of text."""
+    return _INK[theme]
+
+
+def style(axes: Axes, theme: Theme) -> None:
+    """Axes as the page has them."""
     axes.set_facecolor("none")
     axes.grid(True, color=_FAINT[theme], linewidth=0.6)
     axes.set_axisbelow(True)
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(_FAINT[theme])
-    axes.tick_params(colors=_INK[theme], labelsize=9)
-    axes.xaxis.label.set_color(_INK[theme])
-    axes.yaxis.label.set_color(_INK[theme])
+    axes.tick_params(colors=ink(theme), labelsize=9)
+    axes.xaxis.label.set_color(ink(theme))
+    axes.yaxis.label.set_color(ink(theme))

@@ -15,9 +15,14 @@ from matplotlib.figure import Figure
 from taster.errors import RunDirectoryError
 from taster.report.figures import Theme, as_png, as_svg, colour, curves, drops
 from taster.report.pictures import magnified_difference, strip
+from taster.report.score_figures import distributions, over_past, over_radius, past_plot, radius_plot
+from taster.report.scores import HEADINGS as SCORE_HEADINGS
+from taster.report.scores import LEGEND as SCORE_LEGEND
+from taster.report.scores import ScoreLine, score_lines
 from taster.report.summary import Line, Spread, headings, legend, summarise, worst
 
 if TYPE_CHECKING:
+    from taster.experiments.recipe import Recipe
     from taster.experiments.run_directory import RunDirectory
 
 _THEMES: tuple[Theme, Theme] = ("light", "dark")
@@ -43,6 +48,7 @@ def write_report(run: RunDirectory) -> Path:
         bars.append((defence, _draw(run, f"drops-{i}", partial(drops, lines, attacks, [defence]))))
         panels.append((defence, _draw(run, f"curves-{i}", partial(curves, cells, attacks, defence))))
     run.write_bytes("figures/overview.png", as_png(drops(lines, attacks, defences, "light")))
+    found = score_lines([cell["row"] for cell in cells], published)
     wanted = len(attacks) * len(defences) * len(recipe.seeds)
     page = _template().render(
         recipe=recipe,
@@ -61,16 +67,42 @@ def write_report(run: RunDirectory) -> Path:
         pictures=pictures(cells, attacks),
         refusals=refusals(cells),
         derivatives=derivatives(cells),
+        scores=found,
+        score_headings=[*SCORE_HEADINGS, *(["published"] if any(line.published for line in found) else [])],
+        score_legend=SCORE_LEGEND,
+        score_figures=_score_figures(run, recipe, cells, found),
     )
     run.write_text("report.html", page)
     return run.path / "report.html"
 
 
-def _draw(run: RunDirectory, name: str, draw: Callable[[Theme], Figure]) -> dict[str, str]:
-    """Writes a figure in both themes; returns them as data URIs."""
+def _score_figures(
+    run: RunDirectory, recipe: Recipe, cells: list[dict[str, Any]], lines: list[ScoreLine]
+) -> list[tuple[str, dict[str, str]]]:
+    """Titles and pictures of what the scores say."""
+    attacks, pasts = [entry.label for entry in recipe.attack], recipe.burn_in.labels
+    shown: list[tuple[str, str, Callable[[Theme], Figure | None]]] = []
+    radius, past = over_radius(recipe.attack), over_past(recipe.score, pasts)
+    for i, entry in enumerate(recipe.score, 1):
+        shown.append((f"score-{i}", entry.label, partial(distributions, cells, entry.label, attacks)))
+        if radius:
+            shown.append(
+                (f"score-{i}-radius", f"{entry.label}, over ε", partial(radius_plot, lines, entry.label, radius))
+            )
+    if past:
+        shown.append(("score-pasts", "over the model compared to", partial(past_plot, lines, past, attacks, pasts)))
+    found = [(title, _draw(run, name, draw)) for name, title, draw in shown]
+    return [(title, pictures) for title, pictures in found if pictures]
+
+
+def _draw(run: RunDirectory, name: str, draw: Callable[[Theme], Figure | None]) -> dict[str, str]:
+    """Writes a figure in both themes; returns them as data URIs, nothing where there is none to draw."""
     found: dict[str, str] = {}
     for theme in _THEMES:
-        svg = as_svg(draw(theme))
+        figure = draw(theme)
+        if figure is None:
+            return {}
+        svg = as_svg(figure)
         run.write_bytes(f"figures/{name}-{theme}.svg", svg)
         found[theme] = _data_uri(svg, "image/svg+xml")
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 
@@ -31,16 +31,34 @@ class Spread:
 
 @dataclass(frozen=True)
 class Reported:
-    """What a paper reports, in its own setting."""
+    """What a paper reports, in its own setting; None is what it does not."""
 
-    before: float
-    after: float
-    drop: Spread
+    before: float | None = None
+    after: float | None = None
+    drop: float | None = None
+    spread: float | None = None
+    steps: float | None = None
+    cost: float | None = None
+    screened: float | None = None
+
+    @classmethod
+    def of(cls, published: dict[str, Any]) -> Reported:
+        """Of an entry of a recipe's `[[published]]`."""
+        return cls(**{field.name: published.get(field.name) for field in fields(cls)})
 
     def text(self, *, narrow: bool = False) -> str:
-        """The drop; unless narrow, with the accuracies on both sides."""
-        drop = self.drop.text(sign=True)
-        return drop if narrow else f"{drop} ({self.before:.1f} → {self.after:.1f})"
+        """The drop; unless narrow, with whatever else there is."""
+        drop = "" if self.drop is None else Spread(self.drop, self.spread).text(sign=True)
+        if narrow and drop:
+            return drop
+        parts = [drop] if drop else []
+        if self.after is not None:
+            sides = f"{self.after:.1f}" if self.before is None else f"{self.before:.1f} → {self.after:.1f}"
+            parts = [f"{drop} ({sides})" if drop else sides]
+        parts += [] if self.steps is None else [f"{self.steps:g} steps"]
+        parts += [] if self.screened is None else [f"{self.screened:g} % screened"]
+        parts += [] if self.cost is None else [f"cost {self.cost:.1f}"]
+        return ", ".join(parts) or "–"
 
 
 @dataclass(frozen=True)
@@ -57,6 +75,7 @@ class Line:
     steps: Spread
     stopped_by: str
     rejected: Spread
+    screened: Spread | None
     cost: Spread | None
     published: Reported | None = None
 
@@ -79,6 +98,7 @@ class Line:
             after.text(),
             steps.text(),
             rejected.text(),
+            "–" if self.screened is None else f"{self.screened.mean:.0f}",
             "–" if self.cost is None else f"{self.cost.mean:.2f}",
             *([("–" if self.published is None else self.published.text(narrow=narrow))] if published else []),
         ]
@@ -86,7 +106,7 @@ class Line:
 
 def headings(*, published: bool = False) -> list[str]:
     """Of the table, with or without a paper's figures beside."""
-    own = ["attack", "defence", "drop", "before", "after", "steps", "refused", "cost"]
+    own = ["attack", "defence", "drop", "before", "after", "steps", "refused", "screened", "cost"]
     return [*own, "published"] if published else own
 
 
@@ -95,7 +115,8 @@ def legend(*, published: bool = False) -> str:
     paper = "published: the paper's figures, in its own setting; " if published else ""
     return (
         "drop: what one trigger step did to test accuracy, in points; before, after: the accuracy on both sides of it, "
-        "in %; steps: accumulative steps; refused: updates the guard undid; cost: seconds of a defended step over a "
+        "in %; steps: accumulative steps; refused: updates the guard undid; screened: samples of those "
+        "steps that it dropped or corrected, in %; cost: seconds of a defended step over a "
         f"plain one; {paper}mean ± standard deviation over seeds."
     )
 
@@ -107,10 +128,7 @@ def summarise(rows: Sequence[dict[str, Any]], published: Sequence[dict[str, Any]
         rows: of results.json.
         published: what a paper reports for some of them, as in a recipe.
     """
-    reported = {
-        (p["attack"], p["defence"]): Reported(p["before"], p["after"], Spread(p["drop"], p.get("spread")))
-        for p in published
-    }
+    reported = {(p["attack"], p["defence"]): Reported.of(p) for p in published if p.get("defence") is not None}
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["attack"], row["defence"]), []).append(row)
@@ -121,7 +139,10 @@ def _line(attack: str, defence: str, rows: list[dict[str, Any]], reported: dict[
     def over(key: str) -> Spread:
         return Spread.of([row[key] for row in rows])
 
-    costs = [row["cost"] for row in rows if row["cost"] is not None]
+    def where_known(key: str) -> Spread | None:
+        values = [row[key] for row in rows if row.get(key) is not None]
+        return Spread.of(values) if values else None
+
     stopped = Counter(row["stopped_by"] for row in rows)
     return Line(
         attack=attack,
@@ -134,7 +155,8 @@ def _line(attack: str, defence: str, rows: list[dict[str, Any]], reported: dict[
         steps=over("steps"),
         stopped_by=", ".join(f"{reason} {count}" for reason, count in stopped.most_common()),
         rejected=over("rejected"),
-        cost=Spread.of(costs) if costs else None,
+        screened=where_known("screened"),
+        cost=where_known("cost"),
         published=reported.get((attack, defence)),
     )
 

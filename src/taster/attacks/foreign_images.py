@@ -1,0 +1,65 @@
+"""Images of another data set: out of the distribution, and nobody's poison."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from taster.attacks.campaign import Budget, Campaign
+from taster.data import Images, as_batch, load_images
+from taster.pgd import Ball
+from taster.settings import checked
+from taster.types import Batch
+from taster.view import View
+
+
+@checked
+def foreign_images(
+    generator: torch.Generator,
+    *,
+    source: str,
+    ratio: Annotated[float, Field(gt=0, le=1)] = 1.0,
+) -> Campaign:
+    """Samples in whose place stand images of another data set, under the labels of those that they replace.
+
+    They are enlarged or shrunk to the stream's size; grey ones are given its channels, coloured ones are averaged where
+    it has one.
+
+    Args:
+        generator: draws the images, and which samples are replaced.
+        source: the other data set, see `taster.data.load_images`.
+        ratio: share of a batch that is replaced.
+
+    Raises (when called):
+        DataError: when the data set cannot be loaded.
+
+    Source: the out-of-distribution samples of Zhu et al. 2023, Fig. 5.
+    """
+    budget = Budget(Ball("linf", 1.0), ratio)
+
+    def attack(clean: Batch, view: View) -> Batch:
+        x = clean.x.clone()
+        chosen = budget.choose(len(clean), generator).to(x.device)
+        images = _images(source)
+        drawn = torch.randint(len(images), (int(chosen.sum()),), generator=generator, device=generator.device)
+        x[chosen] = _shaped(as_batch(images.select(drawn.cpu())).x.to(x), x.shape[1:])
+        return Batch(x, clean.y)
+
+    return Campaign(budget, accumulate=attack, trigger=attack)
+
+
+@cache
+def _images(source: str) -> Images:
+    return load_images(source).train
+
+
+def _shaped(x: Tensor, shape: torch.Size) -> Tensor:
+    """Images [n, c, h, w] in another number of channels and size."""
+    if x.shape[1] != shape[0]:
+        x = x.mean(1, keepdim=True).expand(-1, shape[0], -1, -1)
+    return x if x.shape[2:] == shape[1:] else interpolate(x, shape[1:], mode="bilinear", antialias=True).clamp(0, 1)

@@ -1,0 +1,107 @@
+"""The attacker who knows the guard: tries every batch on a copy of it and feeds the worst that passes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+
+from taster.attacks.accumulative import Trigger, accumulative
+from taster.attacks.campaign import Campaign, Draw
+from taster.attacks.rehearsal import Outcome, Rehearsal
+from taster.calculus import Derivatives
+from taster.pgd import Norm
+from taster.settings import checked
+from taster.types import Batch
+from taster.view import View
+
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+@checked
+def guard_aware(
+    trigger: Batch,
+    validation: Draw,
+    generator: torch.Generator,
+    rehearsal: Rehearsal,
+    derivatives: Derivatives | None = None,
+    *,
+    epsilon: Annotated[float, Field(ge=0)] = 8 / 255,
+    norm: Norm = "linf",
+    pgd_steps: Annotated[int, Field(ge=1)] = 100,
+    ratio: Share = 1.0,
+    accumulation_weight: Annotated[float, Field(ge=0)] = 1.0,
+    trigger_batch: Trigger = "recrafted",
+    loss_scale: Annotated[float, Field(gt=0)] = 1.0,
+    shares: Annotated[list[Share], Field(min_length=1)] = [1.0, 0.7, 0.4, 0.2],  # noqa: B006 (a setting, never written to)
+) -> Campaign:
+    """Accumulative poison, of each batch as large a share as a copy of the guard lets pass with most harm.
+
+        candidates  x + s (A_t(x) − x) for each share s, and x itself
+        fed         the one after which, and after the trigger as it would be made now, the attacker's own accuracy is
+                    lowest, of those that the copy of the guard commits; x where it commits none
+        trigger     likewise, by the accuracy right after it; where none passes, the least of them
+
+    The attacker holds the model, the optimizer, the guard's code and settings and samples of the same distribution, but
+    not the guard's trusted samples.
+
+    Args:
+        trigger: the clean trigger batch S_T.
+        validation: draws S_val.
+        generator: draws which samples are poisoned, where `ratio` is under 1.
+        rehearsal: the copy to try on.
+        derivatives: how they are computed; by default held differences in float32.
+        epsilon: ε, in the units of the data.
+        norm: of the ball.
+        pgd_steps: C.
+        ratio: share of each batch that is poisoned.
+        accumulation_weight: λ.
+        trigger_batch: see `taster.attacks.accumulative`.
+        loss_scale: factor on the trigger's loss.
+        shares: s.
+
+    Source: taster's own; that a defence is to be tried by attackers who know it is Tramer et al. 2020.
+    """
+    inner = accumulative(
+        trigger,
+        validation,
+        generator,
+        derivatives,
+        epsilon=epsilon,
+        norm=norm,
+        pgd_steps=pgd_steps,
+        ratio=ratio,
+        accumulation_weight=accumulation_weight,
+        trigger_batch=trigger_batch,
+        loss_scale=loss_scale,
+    )
+    assert inner.accumulate is not None
+    assert inner.trigger is not None
+    craft, strike = inner.accumulate, inner.trigger
+
+    def candidates(clean: Batch, poisoned: Batch) -> list[Batch]:
+        made = [
+            Batch(clean.x + share * (poisoned.x - clean.x), clean.y, poisoned.loss_scale)
+            for share in sorted(shares, reverse=True)
+        ]
+        return [inner.budget.enforce(batch, clean) for batch in made]
+
+    def accumulate(clean: Batch, view: View) -> Batch:
+        tried = [*candidates(clean, craft(clean, view)), clean]
+        blow = strike(trigger, view)
+        found = _worst(tried, [rehearsal.outcome(batch, blow) for batch in tried])
+        return clean if found is None else found
+
+    def last(clean: Batch, view: View) -> Batch:
+        tried = candidates(clean, strike(clean, view))
+        found = _worst(tried, [rehearsal.outcome(batch) for batch in tried])
+        return tried[-1] if found is None else found
+
+    return Campaign(inner.budget, accumulate=accumulate, trigger=last, derivatives=inner.derivatives)
+
+
+def _worst(batches: list[Batch], outcomes: list[Outcome]) -> Batch | None:
+    """The batch of the lowest accuracy afterwards among those that were themselves committed."""
+    passed = [(outcome.accuracy, i) for i, outcome in enumerate(outcomes) if outcome.committed[0]]
+    return batches[min(passed)[1]] if passed else None

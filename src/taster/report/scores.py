@@ -1,0 +1,86 @@
+"""What scores say of clean and of poisoned samples, brought together over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from taster.report.summary import Spread
+
+HEADINGS = ["score", "attack", "defence", "samples", "clean", "poisoned", "AUC"]
+LEGEND = (
+    "clean, poisoned: mean of the score over the samples that were changed, before and after; AUC: area under the ROC "
+    "curve between the two, in %: 50 is no better than chance; mean ± standard deviation over seeds."
+)
+SAMPLES = {"accumulate": "stream", "trigger": "trigger"}
+"""What the samples of a phase are called."""
+
+
+@dataclass(frozen=True)
+class ScoreLine:
+    """One score of one attack's samples of one phase, over all seeds; `fed` and `auc` are None where none changed."""
+
+    score: str
+    attack: str
+    defence: str
+    phase: str
+    clean: Spread | None
+    fed: Spread | None
+    auc: Spread | None
+    published: str = ""
+
+    def cells(self, *, published: bool = False) -> list[str]:
+        """The texts of the table, in the order of `HEADINGS`; with the paper's figures at the end."""
+        return [
+            self.score,
+            self.attack,
+            self.defence,
+            SAMPLES[self.phase],
+            _text(self.clean, 3),
+            _text(self.fed, 3),
+            _text(self.auc, 1),
+            *([self.published or "–"] if published else []),
+        ]
+
+
+def score_lines(rows: Sequence[dict[str, Any]], published: Sequence[dict[str, Any]] = ()) -> list[ScoreLine]:
+    """One line for each score, attack, defence and phase.
+
+    Args:
+        rows: of results.json.
+        published: what a paper reports for some of them, as in a recipe.
+    """
+    reported = {(p["score"], p["attack"]): _reported(p) for p in published if p.get("score") is not None}
+    groups: dict[tuple[str, str, str, str], list[dict[str, float]]] = {}
+    labels = list(dict.fromkeys(label for row in rows for label in row.get("scores", {})))
+    for label in labels:
+        for row in rows:
+            for phase, entry in row.get("scores", {}).get(label, {}).items():
+                groups.setdefault((label, row["attack"], row["defence"], phase), []).append(entry)
+    return [
+        ScoreLine(
+            *key,
+            clean=_spread(entries, "clean"),
+            fed=_spread(entries, "fed"),
+            auc=_spread(entries, "auc"),
+            published=reported.get(key[:2], ""),
+        )
+        for key, entries in groups.items()
+    ]
+
+
+def _spread(entries: list[dict[str, float]], name: str) -> Spread | None:
+    values = [entry[name] for entry in entries if name in entry]
+    return Spread.of(values) if values else None
+
+
+def _text(spread: Spread | None, digits: int) -> str:
+    return "–" if spread is None else spread.text(digits=digits)
+
+
+def _reported(published: dict[str, Any]) -> str:
+    parts = [] if published.get("clean") is None else [f"clean {published['clean']:g}"]
+    parts += [] if published.get("fed") is None else [f"poisoned {published['fed']:g}"]
+    parts += [] if published.get("auc") is None else [f"AUC {published['auc']:g}"]
+    return ", ".join(parts)
