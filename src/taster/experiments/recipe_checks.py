@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from taster.errors import RecipeError
-from taster.experiments.factory import Kind, find_factory
+from taster.experiments.factory import Kind, all_factories, find_factory
 from taster.experiments.recipe import Entry, Recipe
 from taster.settings import faults as fault_lines
 
@@ -51,7 +51,8 @@ def _with_defaults(raw: dict[str, Any], faults: list[str]) -> dict[str, Any]:
         if kind not in _LISTS:
             faults.append(f"defaults.{kind}: got an unknown key, wanted one of {', '.join(_LISTS)}")
             continue
-        unused = set(settings)
+        # A part that recipes share may have settings that none of this one's entries takes; but not a misspelt one.
+        unused = set(settings) - {key for factory in all_factories(kind) for key in factory.settings.model_fields}
         entries = []
         for entry in raw.get(kind, []) if isinstance(raw.get(kind, []), list) else []:
             known = _settings_of(kind, entry)
@@ -60,7 +61,7 @@ def _with_defaults(raw: dict[str, Any], faults: list[str]) -> dict[str, Any]:
             entries.append({**laid, **entry} if isinstance(entry, dict) else entry)
         if entries:
             raw[kind] = entries
-        faults += [f"defaults.{kind}.{key}: got a setting that no {kind} of the recipe has" for key in sorted(unused)]
+        faults += [f"defaults.{kind}.{key}: got a setting that no {kind} has" for key in sorted(unused)]
     return raw
 
 
