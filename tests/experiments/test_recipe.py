@@ -163,6 +163,87 @@ def test_labels_come_before_names_and_names_must_be_the_only_one() -> None:
         read_recipe("quickstart", ["attack.5.label=strong", "attack.accumulative.epsilon=0.1"])
 
 
+def test_a_recipe_builds_on_others(tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(TINY_RECIPE)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "more.toml").write_text(
+        'extends = ["../tiny.toml"]\nname = "more"\n[model]\nname = "small_cnn"\n[burn_in]\nepochs = 4\n'
+    )
+    (tmp_path / "sub" / "last.toml").write_text(
+        'extends = "more.toml"\nname = "last"\n[burn_in]\nflip = true\n[[defence]]\nname = "none"\n'
+    )
+    recipe = read_recipe(str(tmp_path / "sub" / "last.toml"), ["burn_in.epochs=5"])
+    assert recipe.name == "last"
+    assert (recipe.burn_in.epochs, recipe.burn_in.flip, recipe.burn_in.batch_size) == (5, True, 20)
+    assert recipe.model.name == "small_cnn"  # and the settings of the model that it replaces are gone
+    assert "hidden" not in recipe.model.settings
+    assert [entry.name for entry in recipe.defence] == ["none"]  # lists are replaced
+    assert [entry.name for entry in recipe.attack] == ["none", "accumulative"]
+    assert "extends" not in recipe.to_dict()
+
+
+def test_a_recipe_builds_on_shipped_ones_and_on_their_parts() -> None:
+    small, paper = read_recipe("pang-table-1-small"), read_recipe("pang-table-1")
+    assert [entry.label for entry in small.attack] == [entry.label for entry in paper.attack]
+    assert small.published == paper.published
+    assert (small.model.name, paper.model.name) == ("small_cnn", "resnet18")
+    assert {entry.settings.get("pgd_steps", 10) for entry in small.attack} == {10}
+    assert "cifar10-small" not in shipped_recipes()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('extends = "self.toml"', "extends: self.toml leads back to itself"),
+        ('extends = "nowhere"', "extends: nowhere: no such recipe"),
+        ("extends = 3", "extends: got 3, wanted the name or file of a recipe"),
+    ],
+)
+def test_bases_that_make_no_sense_are_told(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "self.toml").write_text(text)
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        read_recipe(str(tmp_path / "self.toml"))
+
+
+def test_defaults_lie_under_the_entries_that_have_the_setting() -> None:
+    recipe = parse_recipe(tomllib.loads(TINY_RECIPE + "[defaults.attack]\nepsilon = 0.3\nratio = 0.5\n"))
+    assert recipe.attack[0].settings == {}
+    assert (recipe.attack[1].settings["epsilon"], recipe.attack[1].settings["ratio"]) == (0.2, 0.5)
+    for text, message in (
+        ("[defaults.attack]\nepsilom = 0.3\n", "defaults.attack.epsilom: got a setting that no attack has"),
+        ("[defaults.model]\nwidth = 3\n", "defaults.model: got an unknown key, wanted one of attack, defence, score"),
+        ("[defaults]\nattack = 3\n", "defaults: got {'attack': 3}, wanted tables"),
+    ):
+        assert message in faults(extra=text)
+
+
+def test_scores_and_surrogates_are_checked() -> None:
+    score = '[[score]]\nname = "memorization_discrepancy"\nagainst = "epoch-1"\n'
+    recipe = parse_recipe(tomllib.loads(TINY_RECIPE + score))
+    assert recipe.score[0].settings["divergence"] == "kl"
+    assert "score.0.against: got 'epoch-7', wanted a label" in faults(extra=score.replace("epoch-1", "epoch-7"))
+    assert "score.0.of: got 'x', wanted a label" in faults(extra=score + 'of = "x"\n')
+    assert "score: got the label 'memorization_discrepancy' 2 times" in faults(extra=score + score)
+    own = '[[surrogate]]\nlabel = "own"\nmodel = {name = "mlp", hidden = [8]}\n'
+    crafted = ("pgd_steps = 2", 'pgd_steps = 2\nsurrogate = "own"')
+    recipe = parse_recipe(tomllib.loads(TINY_RECIPE.replace(*crafted) + own))
+    assert recipe.surrogate[0].model is not None
+    assert recipe.surrogate[0].model.settings == {"hidden": [8], "dropout": 0.0}
+    assert "attack.1.surrogate: got 'own', wanted a label of" in faults(crafted)
+    assert "surrogate.0.model.width: got an unknown key" in faults(extra=own.replace("hidden = [8]", "width = 3"))
+    assert "labels of the burn-in's snapshots" in faults(extra=own.replace('"own"', '"epoch-1"'))
+    trained = ("epochs = 2\nbatch_size = 20\nkeep_epochs = [1]", 'checkpoint = "x"')
+    assert "surrogate: got one with burn_in.checkpoint" in faults(trained, extra=own)
+
+
+def test_a_published_figure_is_of_a_defence_or_of_a_score() -> None:
+    of_score = '[[published]]\nattack = "none"\nscore = "memorization_discrepancy"\nclean = 0.3\n'
+    score = '[[score]]\nname = "memorization_discrepancy"\nagainst = "epoch-1"\n'
+    assert parse_recipe(tomllib.loads(TINY_RECIPE + score + of_score)).published[0].clean == 0.3
+    assert "published.0.score: got 'memorization_discrepancy', wanted a label: none" in faults(extra=of_score)
+    assert "wanted a defence or a score, and not both" in faults(extra='[[published]]\nattack = "none"\nafter = 1.0\n')
+
+
 def test_a_checkpoint_needs_no_epochs() -> None:
     text = TINY_RECIPE.replace("epochs = 2\nbatch_size = 20\nkeep_epochs = [1]", 'checkpoint = "w.safetensors"')
     assert parse_recipe(tomllib.loads(text)).burn_in.epochs == 0

@@ -434,6 +434,58 @@ def test_the_fastest_way_to_differentiate_is_found_and_kept(
     assert again == rows
 
 
+def test_scores_surrogates_and_a_rehearsal_go_through_a_run(recipe_with: Callable[..., Path], tmp_path: Path) -> None:
+    extra = (
+        '[[attack]]\nname = "accumulative"\nlabel = "other seed"\nepsilon = 0.2\npgd_steps = 2\nvalidation_size = 40\nsurrogate = "seed"\n'
+        '[[attack]]\nname = "accumulative"\nlabel = "other model"\nepsilon = 0.2\npgd_steps = 2\nvalidation_size = 40\nsurrogate = "cnn"\n'
+        '[[attack]]\nname = "guard_aware"\nepsilon = 0.2\npgd_steps = 2\nvalidation_size = 40\n'
+        '[[attack]]\nname = "foreign_images"\nsource = "digits"\n'
+        '[[score]]\nname = "memorization_discrepancy"\nagainst = "epoch-1"\n'
+        '[[score]]\nname = "anomaly"\nkind = "lid"\n[[score]]\nname = "loss"\n'
+        '[[surrogate]]\nlabel = "seed"\n'
+        '[[surrogate]]\nlabel = "cnn"\nmodel = {name = "small_cnn", width = 4}\n'
+    )
+    path = recipe_with()
+    path.write_text(path.read_text() + extra)
+    recipe = read_recipe(str(path), ["seeds=[0]"])
+    rows = run_recipe(recipe, tmp_path / "run")
+    assert len(rows) == 6 * 2
+    by_attack = {row["attack"]: row["scores"] for row in rows if row["defence"] == "none"}
+    for attack, scores in by_attack.items():
+        assert list(scores) == ["memorization_discrepancy", "anomaly", "loss"]
+        assert set(scores["loss"]) == {"accumulate", "trigger"}
+        assert ("auc" in scores["loss"]["trigger"]) == (attack != "none")
+    # Poison crafted on another model is other poison.
+    losses = {a: by_attack[a]["loss"]["accumulate"]["fed"] for a in ("accumulative", "other seed", "other model")}
+    assert len(set(losses.values())) == 3
+    state = load_state(tmp_path / "run" / "burn_in" / "seed-0.safetensors")
+    assert list(state["surrogates"]) == ["seed", "cnn"]
+    assert not torch.equal(next(iter(state["surrogates"]["seed"].values())), next(iter(state["model"].values())))
+    steps = files_without_times(tmp_path / "run")
+    assert all(set(step["scores"]) == {"memorization_discrepancy", "anomaly", "loss"} for step in steps)
+    # Scores only look: the rows are those of a run without them.
+    plain = parse_recipe({**recipe.to_dict(), "score": []})
+    without = run_recipe(plain, tmp_path / "plain")
+    assert [{k: v for k, v in row.items() if k != "scores"} for row in without_times(rows)] == without_times(without)
+
+
+def test_samples_that_a_screen_touched_are_counted(recipe_with: Callable[..., Path], tmp_path: Path) -> None:
+    path = recipe_with(('"probe_gate"', '"adversarial_training"\nsteps = 1'))
+    rows = run_recipe(read_recipe(str(path), ["seeds=[0]"]), tmp_path / "run")
+    assert {row["defence"]: row["screened"] for row in rows} == {"none": 0.0, "adversarial_training": 100.0}
+
+
+def test_a_score_that_is_none_is_told(
+    recipe_with: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_scores.py").write_text("def nothing():\n    return 3\n")
+    monkeypatch.chdir(tmp_path)
+    path = recipe_with()
+    path.write_text(path.read_text() + '[[score]]\nname = "own_scores:nothing"\n')
+    with pytest.raises(RecipeError, match="returned int, wanted a Score"):
+        run_recipe(read_recipe(str(path)), tmp_path / "run")
+
+
 def test_an_unknown_way_to_differentiate_is_told(recipe_with: Callable[..., Path]) -> None:
     with pytest.raises(RecipeError, match=r"compute\.derivatives: got 'quick', wanted fast, exact, or a way"):
         read_recipe(str(recipe_with()), ["compute.derivatives=quick"])

@@ -33,6 +33,7 @@ def guard_aware(
     ratio: Share = 1.0,
     accumulation_weight: Annotated[float, Field(ge=0)] = 1.0,
     trigger_batch: Trigger = "recrafted",
+    validation_size: Annotated[int, Field(ge=1)] = 100,
     loss_scale: Annotated[float, Field(gt=0)] = 1.0,
     shares: Annotated[list[Share], Field(min_length=1)] = [1.0, 0.7, 0.4, 0.2],  # noqa: B006 (a setting, never written to)
 ) -> Campaign:
@@ -58,6 +59,7 @@ def guard_aware(
         ratio: share of each batch that is poisoned.
         accumulation_weight: λ.
         trigger_batch: see `taster.attacks.accumulative`.
+        validation_size: samples in S_val.
         loss_scale: factor on the trigger's loss.
         shares: s.
 
@@ -74,6 +76,7 @@ def guard_aware(
         ratio=ratio,
         accumulation_weight=accumulation_weight,
         trigger_batch=trigger_batch,
+        validation_size=validation_size,
         loss_scale=loss_scale,
     )
     assert inner.accumulate is not None

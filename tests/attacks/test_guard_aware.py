@@ -1,0 +1,122 @@
+"""The attacker who knows the guard: what he tries leaves no trace, and he feeds the worst that passes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tests.conftest import full_state, same_state, tiny_batch, tiny_learner
+
+from taster import Batch, Guard, History, Learner, Phase
+from taster.attacks import Rehearsal, guard_aware
+from taster.attacks.campaign import changed
+from taster.calculus import Derivatives, Way
+from taster.guard import Change
+from taster.types import COMMIT, Verdict, reject
+
+
+class Bound:
+    """A gate that refuses batches of too great a loss, and counts what it sees."""
+
+    name = "bound"
+
+    def __init__(self, greatest: float) -> None:
+        self.greatest = greatest
+        self.seen = 0
+
+    def __call__(self, change: Change) -> Verdict:
+        assert change.loss is not None
+        return reject("too great") if change.loss > self.greatest else COMMIT
+
+    def observe(self, record: Any, view: Any) -> None:
+        self.seen += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.seen = state["seen"]
+
+
+def victim(guard: Guard | None = None) -> Learner:
+    learner = tiny_learner(guard=guard, history=History(capacity=2))
+    for i in range(4):
+        learner.feed(tiny_batch(seed=i))
+    return learner
+
+
+def rehearsal(greatest: float = 1e9, held_out: Batch | None = None) -> tuple[Rehearsal, Learner]:
+    copy = tiny_learner(seed=5, guard=Guard(gates=[Bound(greatest)]), history=History(capacity=2))
+    return Rehearsal(copy, tiny_batch(30, seed=70) if held_out is None else held_out), copy
+
+
+def test_a_rehearsal_takes_up_the_victims_state_and_not_its_guards() -> None:
+    learner, (stage, copy) = victim(Guard(gates=[Bound(1e9)])), rehearsal()
+    stage.follow(learner)
+    assert same_state(full_state(learner), full_state(copy))
+    assert learner.guard.gates[0].seen == 4
+    assert copy.guard.gates[0].seen == 0
+    record = learner.feed(tiny_batch(seed=9))
+    stage.follow(learner, record)
+    assert copy.guard.gates[0].seen == 1
+    assert copy.steps == learner.steps
+
+
+def test_what_is_tried_out_leaves_no_trace() -> None:
+    learner, (stage, copy) = victim(), rehearsal()
+    stage.follow(learner)
+    twin = victim()
+    before, steps, random = full_state(copy), copy.history.steps if copy.history else (), torch.get_rng_state()
+    outcome = stage.outcome(tiny_batch(seed=30), tiny_batch(seed=31))
+    assert outcome.committed == (True, True)
+    assert same_state(before, full_state(copy))
+    assert copy.history is not None
+    assert copy.history.steps == steps
+    assert copy.guard.gates[0].seen == 0
+    assert torch.equal(random, torch.get_rng_state())
+    for seed in (30, 31):
+        twin.feed(tiny_batch(seed=seed))
+    held_out = tiny_batch(30, seed=70)
+    assert outcome.accuracy == twin.view().accuracy(held_out.x, held_out.y)
+    assert stage.outcome(tiny_batch(seed=30), tiny_batch(seed=31)) == outcome
+
+
+def campaign(stage: Rehearsal, **settings: Any) -> Any:
+    return guard_aware(
+        tiny_batch(seed=50),
+        lambda n: tiny_batch(n, seed=60),
+        torch.Generator().manual_seed(0),
+        stage,
+        Derivatives(Way("double_backward")),
+        epsilon=0.3,
+        pgd_steps=3,
+        **settings,
+    )
+
+
+@pytest.mark.parametrize("phase", [Phase.ACCUMULATE, Phase.TRIGGER])
+def test_the_worst_that_passes_is_fed(phase: Phase) -> None:
+    learner = victim()
+    clean = tiny_batch(seed=50)
+    stage, _ = rehearsal()
+    stage.follow(learner)
+    free = campaign(stage).poison(clean, learner.view(), phase)
+    assert bool(changed(free.x, clean.x).any())
+    plain = float(learner.view().loss(clean.x, clean.y, batch_norm="train"))
+    strict, copy = rehearsal(plain + 0.003)
+    strict.follow(learner)
+    fed = campaign(strict, shares=[1.0, 0.5, 0.05, 0.001]).poison(clean, learner.view(), phase)
+    assert strict.outcome(fed).committed == (True,)
+    assert same_state(full_state(learner), full_state(copy))
+
+
+def test_where_nothing_passes_the_stream_stays_clean_and_the_trigger_is_the_least() -> None:
+    learner = victim()
+    stage, _ = rehearsal(-1.0)
+    stage.follow(learner)
+    clean = tiny_batch(seed=50)
+    attack = campaign(stage, shares=[0.1, 1.0])
+    assert torch.equal(attack.poison(clean, learner.view(), Phase.ACCUMULATE).x, clean.x)
+    least = attack.poison(clean, learner.view(), Phase.TRIGGER).x
+    assert float((least - clean.x).abs().max()) <= 0.03 + 1e-6

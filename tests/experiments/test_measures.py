@@ -1,0 +1,62 @@
+"""Scores taken of what is fed and of what it was."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from tests.conftest import tiny_batch, tiny_learner
+
+from taster import Batch, Phase, View
+from taster.experiments.measures import Measures
+
+
+def brightness(batch: Batch, view: View) -> torch.Tensor:
+    return batch.x.flatten(1).mean(1)
+
+
+def brightened(clean: Batch, samples: int, by: float = 1.0) -> Batch:
+    x = clean.x.clone()
+    x[:samples] = (x[:samples] + by).clamp(0, 1)
+    return Batch(x, clean.y)
+
+
+def test_the_changed_samples_are_held_against_what_they_were() -> None:
+    measures, clean, view = Measures({"bright": brightness}), tiny_batch(10), tiny_learner().view()
+    found = measures.take(Phase.ACCUMULATE, clean, brightened(clean, 4), view)
+    assert found == {
+        "bright": {"clean": pytest.approx(float(clean.x[:4].mean()), rel=1e-5), "fed": pytest.approx(1.0)},
+    }
+    measures.take(Phase.ACCUMULATE, clean, brightened(clean, 6, by=-1.0), view)
+    summary = measures.summary()["bright"]["accumulate"]
+    assert summary["auc"] == pytest.approx(40.0)  # four samples are above all clean ones, six under all
+    values = measures.values()
+    assert values is not None
+    assert len(values["bright"]["accumulate"]["clean"]) == len(values["bright"]["accumulate"]["fed"]) == 10
+
+
+def test_where_nothing_changed_clean_samples_are_measured_alone() -> None:
+    measures, clean, view = Measures({"bright": brightness}), tiny_batch(10), tiny_learner().view()
+    found = measures.take(Phase.TRIGGER, clean, clean, view)
+    assert list(found["bright"]) == ["clean"]
+    assert list(measures.summary()["bright"]["trigger"]) == ["clean"]
+    assert measures.take(Phase.DORMANT, clean, clean, view) == {}
+
+
+@pytest.mark.parametrize("odd", [math.inf, math.nan])
+def test_what_is_not_finite_is_the_most_suspicious_and_not_written_as_a_mean(odd: float) -> None:
+    def score(batch: Batch, view: View) -> torch.Tensor:
+        return torch.where(batch.x.flatten(1).amin(1) == 1, odd, 0.5)
+
+    measures, clean, view = Measures({"odd": score}), tiny_batch(10), tiny_learner().view()
+    found = measures.take(Phase.TRIGGER, clean, brightened(clean, 10), view)
+    assert found == {"odd": {"clean": 0.5}}
+    assert measures.summary() == {"odd": {"trigger": {"clean": 0.5, "auc": 100.0}}}
+
+
+def test_without_scores_there_is_nothing() -> None:
+    measures = Measures({})
+    assert measures.take(Phase.TRIGGER, tiny_batch(), tiny_batch(), tiny_learner().view()) == {}
+    assert measures.values() is None
+    assert measures.summary() == {}
