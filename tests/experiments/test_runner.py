@@ -436,8 +436,10 @@ def test_the_fastest_way_to_differentiate_is_found_and_kept(
 
 def test_scores_surrogates_and_a_rehearsal_go_through_a_run(recipe_with: Callable[..., Path], tmp_path: Path) -> None:
     extra = (
-        '[[attack]]\nname = "accumulative"\nlabel = "other seed"\nepsilon = 0.2\npgd_steps = 2\nvalidation_size = 40\nsurrogate = "seed"\n'
-        '[[attack]]\nname = "accumulative"\nlabel = "other model"\nepsilon = 0.2\npgd_steps = 2\nvalidation_size = 40\nsurrogate = "cnn"\n'
+        '[[attack]]\nname = "accumulative"\nlabel = "other seed"\nepsilon = 0.2\npgd_steps = 2\n'
+        'validation_size = 40\nsurrogate = "seed"\n'
+        '[[attack]]\nname = "accumulative"\nlabel = "other model"\nepsilon = 0.2\npgd_steps = 2\n'
+        'validation_size = 40\nsurrogate = "cnn"\n'
         '[[attack]]\nname = "guard_aware"\nepsilon = 0.2\npgd_steps = 2\nvalidation_size = 40\n'
         '[[attack]]\nname = "foreign_images"\nsource = "digits"\n'
         '[[score]]\nname = "memorization_discrepancy"\nagainst = "epoch-1"\n'

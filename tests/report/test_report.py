@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
 
@@ -13,10 +14,14 @@ import torch
 
 from taster.errors import RunDirectoryError
 from taster.experiments import RunDirectory, read_recipe, run_recipe
+from taster.experiments.recipe import Entry
 from taster.experiments.watcher import Silence
 from taster.report import Spread, headings, summarise, write_report
 from taster.report.compare import compare_runs
+from taster.report.figures import colour
 from taster.report.pictures import magnified_difference, strip
+from taster.report.score_figures import over_past, over_radius
+from taster.report.scores import score_lines
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -49,6 +54,75 @@ def test_rows_are_brought_together_over_seeds() -> None:
     assert lines[1].drop.text(sign=True) == "0.0"
     assert Spread(-0.01, None).text(sign=True) == "0.0"
     assert Spread(0.26, 0.0).text(sign=True) == "+0.3 ± 0.0"
+
+
+def test_a_paper_may_report_other_things_than_drops() -> None:
+    def text(**published: object) -> str:
+        (line,) = summarise([row(-1.0)], [{"attack": "a", "defence": "d", **published}])
+        return line.cells(published=True)[-1]
+
+    assert text(after=84.7, screened=28.0) == "84.7, 28 % screened"
+    assert text(before=76.0, after=50.0, drop=-26.0, steps=3, cost=15.73) == "−26.0 (76.0 → 50.0), 3 steps, cost 15.7"
+    assert text() == "–"
+    (line,) = summarise([row(-1.0)], [{"attack": "a", "defence": None, "score": "s", "clean": 1.0}])
+    assert line.published is None
+
+
+def scored(seed: int, fed: float | None) -> dict[str, object]:
+    entry = {"clean": 1.0 + seed} if fed is None else {"clean": 1.0 + seed, "fed": fed, "auc": 70.0 + seed}
+    return row(-1.0, seed, scores={"s": {"accumulate": entry}})
+
+
+def test_scores_are_brought_together_over_seeds() -> None:
+    published = [{"attack": "a", "defence": None, "score": "s", "clean": 0.4, "fed": 0.7, "auc": None}]
+    (line,) = score_lines([scored(0, 3.0), scored(1, 5.0)], published)
+    assert line.cells(published=True) == [
+        "s", "a", "d", "stream", "1.500 ± 0.707", "4.000 ± 1.414", "70.5 ± 0.7", "clean 0.4, poisoned 0.7",
+    ]  # fmt: skip
+    (line,) = score_lines([scored(0, None)])
+    assert line.cells() == ["s", "a", "d", "stream", "1.000", "–", "–"]
+    assert score_lines([row(-1.0)]) == []
+
+
+def test_attacks_over_the_radius_and_scores_over_the_past_are_lines() -> None:
+    def entry(name: str, label: str, **settings: object) -> Entry:
+        return Entry(name=name, label=label, **settings)
+
+    attacks = [
+        entry("accumulative", "a2", epsilon=0.2, ratio=1.0),
+        entry("accumulative", "a1", epsilon=0.1, ratio=1.0),
+        entry("accumulative", "half", epsilon=0.1, ratio=0.5),
+        entry("none", "none"),
+    ]
+    assert over_radius(attacks) == [("a2", [(0.1, "a1"), (0.2, "a2")])]
+    scores = [
+        entry("md", "far", against="epoch-1"),
+        entry("md", "near", against="epoch-2"),
+        entry("md", "k", against=3),
+    ]
+    assert over_past(scores, ["epoch-1", "epoch-2"]) == [("far", [(0.0, "far"), (1.0, "near")])]
+
+
+def test_colours_do_not_repeat_where_a_recipe_has_many_attacks() -> None:
+    assert len({colour(i) for i in range(24)}) == 24
+
+
+def test_the_page_shows_what_scores_say(recipe_with: Callable[..., Path], tmp_path: Path) -> None:
+    path = recipe_with()
+    path.write_text(
+        path.read_text()
+        + '[[attack]]\nname = "accumulative"\nlabel = "small"\nepsilon = 0.1\npgd_steps = 2\nvalidation_size = 40\n'
+        + "".join(
+            f'[[score]]\nname = "memorization_discrepancy"\nlabel = "s{n}"\nagainst = "epoch-{n}"\n' for n in (1, 2)
+        )
+        + '[[published]]\nattack = "small"\nscore = "s1"\nclean = 0.25\n'
+    )
+    run_recipe(read_recipe(str(path), ["burn_in.keep_epochs=[1,2]", "seeds=[0]"]), tmp_path / "run", jobs=1)
+    page = write_report(RunDirectory(tmp_path / "run")).read_text()
+    for piece in ("What the scores say", "s1, over ε", "over the model compared to", "clean 0.25"):
+        assert piece in page
+    figures = {file.name for file in (tmp_path / "run" / "figures").iterdir()}
+    assert {"score-1-light.svg", "score-2-radius-dark.svg", "score-pasts-light.svg"} <= figures
 
 
 def test_a_papers_figures_stand_beside_ours() -> None:

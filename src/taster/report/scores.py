@@ -37,8 +37,8 @@ class ScoreLine:
             self.attack,
             self.defence,
             SAMPLES[self.phase],
-            _text(self.clean, 3),
-            _text(self.fed, 3),
+            _text(self.clean),
+            _text(self.fed),
             _text(self.auc, 1),
             *([self.published or "–"] if published else []),
         ]
@@ -75,8 +75,10 @@ def _spread(entries: list[dict[str, float]], name: str) -> Spread | None:
     return Spread.of(values) if values else None
 
 
-def _text(spread: Spread | None, digits: int) -> str:
-    return "–" if spread is None else spread.text(digits=digits)
+def _text(spread: Spread | None, digits: int | None = None) -> str:
+    if spread is None:
+        return "–"
+    return spread.text(digits=digits if digits is not None else 3 if abs(spread.mean) < 10 else 1)
 
 
 def _reported(published: dict[str, Any]) -> str:
