@@ -4,6 +4,8 @@ from taster.checkpoint import load_state, save_state
 from taster.guard import Admitted, Change, Gate, Guard, Screen, Transform
 from taster.history import History, Snapshot
 from taster.learner import Learner
+from taster.promise import Promise, promise
+from taster.quarantine import Quarantine
 from taster.types import COMMIT, Action, Batch, Phase, StepRecord, Updates, Verdict, reject, rewind
 from taster.view import View
 
@@ -20,6 +22,8 @@ __all__ = [
     "History",
     "Learner",
     "Phase",
+    "Promise",
+    "Quarantine",
     "Screen",
     "Snapshot",
     "StepRecord",
@@ -29,6 +33,7 @@ __all__ = [
     "View",
     "__version__",
     "load_state",
+    "promise",
     "reject",
     "rewind",
     "save_state",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -215,6 +216,56 @@ def compare(
                 cells.append("–" if difference is None else f"{difference:+.1f}".replace("-", "−"))
         table.add_row(line["attack"], line["defence"], *cells)
     Console().print(table)
+
+
+@app.command()
+def quarantine(
+    directory: Annotated[Path, typer.Argument(help="A folder that taster.Quarantine keeps.")],
+    release: Annotated[
+        list[str] | None,
+        typer.Option(help="Let a batch go, by its id: Quarantine.released() gives it; repeat for more."),
+    ] = None,
+    discard: Annotated[list[str] | None, typer.Option(help="Delete a batch, by its id; repeat for more.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Write a PNG with pictures of what is in quarantine.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the batches that a guard refused, look at them, let them go or delete them."""
+    from taster.errors import QuarantineError
+    from taster.quarantine import Quarantine
+    from taster.report.pictures import sheet as draw
+
+    if not directory.is_dir():
+        raise QuarantineError(f"{directory}: no such folder, wanted one that taster.Quarantine keeps")
+    found = Quarantine(directory)
+    found.release(release or [])
+    found.discard(discard or [])
+    entries = found.entries()
+    if sheet is not None:
+        rows = [
+            (f"{entry['id']}  step {entry['step']}  {entry['stage']}", found.batch(entry["id"])) for entry in entries
+        ]
+        try:
+            sheet.write_bytes(draw([(title, batch.x, batch.y) for title, batch in rows]))
+        except OSError as error:
+            raise QuarantineError(f"{sheet}: cannot be written: {error.strerror or error}") from error
+    if as_json:
+        typer.echo(json.dumps(entries))
+        return
+    table = Table(title=f"{directory}: {len(entries)} in quarantine", title_justify="left", box=box.SIMPLE_HEAD)
+    for heading, justify in (
+        ("id", "left"),
+        ("step", "right"),
+        ("samples", "right"),
+        ("stage", "left"),
+        ("reason", "left"),
+    ):
+        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    for entry in entries:
+        cells = (entry["id"], entry["step"], entry["samples"], entry["stage"], entry["reason"])
+        table.add_row(*(escape(str(cell)) for cell in cells))
+    Console().print(table)
+    if sheet is not None:
+        _messages.print(f"The pictures: {sheet}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _directory(name: str, out: Path | None, resume: bool) -> Path:

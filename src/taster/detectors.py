@@ -83,6 +83,10 @@ class Detector:
         if self._fitted is None or (record.step + 1) % self._every == 0:
             self.fit(view)
 
+    def renew(self, probe: Batch) -> None:
+        """Takes up other clean samples."""
+        self._clean, self._features, self._fitted = probe, None, None
+
     def state_dict(self) -> dict[str, Any]:
         """The clean features last fitted to."""
         return {"features": None if self._features is None else list(self._features)}

@@ -67,5 +67,9 @@ class CheckpointError(TasterError, ValueError):
     """A file of saved state that is missing, damaged, or holds something else."""
 
 
+class QuarantineError(TasterError, ValueError):
+    """A folder of refused batches that is damaged, or does not hold what was asked for."""
+
+
 class WorkerError(TasterError, RuntimeError):
     """A worker process that ended without a result."""

@@ -140,6 +140,15 @@ class Stateful(Protocol):
         ...
 
 
+@runtime_checkable
+class Renewable(Protocol):
+    """What a stage has besides, where it goes by trusted samples that its owner may renew."""
+
+    def renew(self, probe: Batch, /) -> None:
+        """Takes up others."""
+        ...
+
+
 class Guard:
     """Stages in the order they run: screens, then transforms, then gates; within a kind, in the order given.
 
@@ -181,6 +190,23 @@ class Guard:
         kinds = {"screens": self.screens, "transforms": self.transforms, "gates": self.gates}
         inner = ", ".join(f"{kind}=[{', '.join(map(stage_name, stages))}]" for kind, stages in kinds.items() if stages)
         return f"Guard({inner})"
+
+    @property
+    def rewinds(self) -> int:
+        """How many steps its gates may go back at most, as far as they say so (by an attribute of this name)."""
+        return max((getattr(gate, "rewinds", 0) for gate in self.gates), default=0)
+
+    def renew(self, probe: Batch) -> None:
+        """Gives all stages that are `Renewable` new trusted samples in the place of those they had.
+
+        Raises:
+            GuardError: when there is no such stage.
+        """
+        stages = [stage for stage in self if isinstance(stage, Renewable)]
+        if not stages:
+            raise GuardError(f"got a probe for {self!r}, none of whose stages has one to renew")
+        for stage in stages:
+            stage.renew(probe)
 
     def observe(self, record: StepRecord, view: View) -> None:
         """Tells every stage that keeps state what became of the step."""

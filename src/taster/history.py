@@ -76,6 +76,11 @@ class History:
         """The labels of the snapshots kept for good."""
         return tuple(self._pinned)
 
+    @property
+    def reach(self) -> int:
+        """How many steps before the present one it reaches back for certain, once it is full."""
+        return max(0, self.capacity - 1) * self.every
+
     def due(self, step: int) -> bool:
         """Whether the ring wants a snapshot before this step."""
         return self.capacity > 0 and step % self.every == 0

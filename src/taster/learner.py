@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,8 +17,12 @@ from taster.history import History, Snapshot
 from taster.losses import Loss, sample_losses, scalar_loss
 from taster.step import guarded_step
 from taster.transaction import StateCopy, Transaction, snapshot_of
-from taster.types import Batch, StepRecord, Tensors
+from taster.types import Action, Batch, StepRecord, Tensors
 from taster.view import View
+
+_log = logging.getLogger(__name__)
+
+_ACTIONS = {Action.COMMIT: "committed", Action.REJECT: "rejected", Action.REWIND: "rewound"}
 
 
 class Learner:
@@ -39,10 +44,16 @@ class Learner:
         input_range: the least and greatest value a sample may hold. Other data than images: None switches the check
             off (and admits whole-number inputs such as tokens).
         precision: of the forward pass; "bfloat16" runs it under autocast.
+        on_verdict: called with the record and the batch of every update that was refused, after the step is over; a
+            `taster.Quarantine` keeps them. Each is logged as a warning as well, by the logger "taster.learner".
+
+    Attributes:
+        counters: what has become of the steps of this object: plain numbers by name, for any metrics library to read.
 
     Raises:
         ModelError: when the optimizer holds none of the model's parameters, or others beside them, or needs a closure
             (LBFGS).
+        HistoryError: when the guard may rewind further than the history reaches back.
     """
 
     def __init__(
@@ -55,6 +66,7 @@ class Learner:
         history: History | None = None,
         input_range: tuple[float, float] | None = (0.0, 1.0),
         precision: Precision = "float32",
+        on_verdict: Callable[[StepRecord, Batch], None] | None = None,
     ) -> None:
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         own = {id(p) for p in model.parameters()}
@@ -71,6 +83,13 @@ class Learner:
             raise ModelError(
                 "got LBFGS, which evaluates the loss as often as it likes; wanted an optimizer that steps once"
             )
+        back = 0 if guard is None else guard.rewinds
+        reach = 0 if history is None else history.reach
+        if back > reach:
+            raise HistoryError(
+                f"got a guard that rewinds up to {back} steps and a history that reaches back {reach}; give the "
+                f"learner History(capacity={back + 1}) or more"
+            )
         if precision not in ("float32", "bfloat16"):
             raise ModelError(f"got precision {precision!r}, wanted 'float32' or 'bfloat16'")
         self.model = model
@@ -81,6 +100,10 @@ class Learner:
         self.steps = 0
         self.input_range = input_range
         self.precision: Precision = precision
+        self.on_verdict = on_verdict
+        self.counters = dict.fromkeys(
+            ("steps", "committed", "rejected", "rewound", "samples", "dropped", "corrected"), 0
+        )
         self._functional: Functional | None = None
         self._state = StateCopy(model, optimizer)
         self._moment = object()
@@ -103,10 +126,12 @@ class Learner:
         """
         return self.feed(Batch(x, y))
 
-    def feed(self, batch: Batch) -> StepRecord:
-        """`step` for a Batch."""
+    def feed(self, batch: Batch, *, trusted: bool = False) -> StepRecord:
+        """`step` for a Batch. One that is trusted passes no screen and no gate; what is not finite is refused still."""
         self._check(batch)
-        return guarded_step(self, batch, self.guard, backward)
+        record = guarded_step(self, batch, _Unasked(self.guard) if trusted else self.guard, backward)
+        self._account(record, batch)
+        return record
 
     def view(self) -> View:
         """What may be seen of the learner now."""
@@ -183,6 +208,25 @@ class Learner:
         self.steps = int(state["steps"])
         self._changed()
 
+    def _account(self, record: StepRecord, batch: Batch) -> None:
+        """Counts, and raises the alarm."""
+        action = {Action.COMMIT: "committed", Action.REJECT: "rejected", Action.REWIND: "rewound"}[
+            record.verdict.action
+        ]
+        for name, count in (
+            ("steps", 1),
+            (action, 1),
+            ("samples", record.samples),
+            ("dropped", record.dropped),
+            ("corrected", record.corrected),
+        ):
+            self.counters[name] += count
+        if not record.verdict.committed:
+            verdict = record.verdict
+            _log.warning("step %d: %s by %s: %s", record.step, action, verdict.stage, verdict.reason)
+            if self.on_verdict is not None:
+                self.on_verdict(record, batch)
+
     def _check(self, batch: Batch) -> None:
         """Refuses what no caller can have meant; values that are not finite are the guard's business."""
         if self.input_range is None:
@@ -218,6 +262,17 @@ class Learner:
                 "give it one: Learner(history=History())"
             )
         return self.history
+
+
+class _Unasked(Guard):
+    """A guard whose screens and gates are not asked, but watch."""
+
+    def __init__(self, guard: Guard) -> None:
+        super().__init__(transforms=guard.transforms)
+        self._watching = guard
+
+    def observe(self, record: StepRecord, view: View) -> None:
+        self._watching.observe(record, view)
 
 
 def backward(admitted: Admitted[Batch], learner: Learner) -> tuple[Tensors, float]:

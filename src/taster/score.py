@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from taster.errors import GuardError
-from taster.guard import Stateful
+from taster.guard import Renewable, Stateful
 from taster.types import Batch, StepRecord
 from taster.view import View
 
@@ -84,6 +84,10 @@ class CleanQuantile:
         if self._value is None or (record.step + 1) % self._every == 0:
             self._value = self._estimate(view)
 
+    def renew(self, probe: Batch) -> None:
+        """Takes up other clean samples."""
+        self._clean, self._value = probe, None
+
     def state_dict(self) -> dict[str, Any]:
         """The last estimate."""
         return {"value": self._value}
@@ -105,6 +109,12 @@ def threshold_of(
     return CleanQuantile(score, clean, quantile, every) if start is None else Growing(start, growth)
 
 
+def halves(batch: Batch) -> tuple[Batch, Batch]:
+    """What something is fitted to and what it is tried on: two halves; twice the same where there is one sample."""
+    half = max(len(batch) // 2, 1)
+    return Batch(batch.x[:half], batch.y[:half]), Batch(batch.x[-half:], batch.y[-half:])
+
+
 class Thresholded:
     """What stages that compare a score with a threshold share: whatever state these two keep.
 
@@ -121,6 +131,12 @@ class Thresholded:
         """Passes it on; to the score first, as a threshold may be estimated by it."""
         for part in self._parts().values():
             part.observe(record, view)
+
+    def renew(self, probe: Batch) -> None:
+        """Passes other clean samples on, half to each where score and threshold both want some."""
+        parts = [part for part in (self.score, self.threshold) if isinstance(part, Renewable)]
+        for part, clean in zip(parts, halves(probe) if len(parts) == 2 else (probe,), strict=False):
+            part.renew(clean)
 
     def state_dict(self) -> dict[str, Any]:
         """That of score and threshold, where they keep any."""

@@ -10,6 +10,7 @@ from tests.conftest import full_state, same_state, tiny_batch, tiny_learner
 
 from taster import Batch, Guard, History, Learner
 from taster.defences import DEFENCES, clipping, probe_gate
+from taster.errors import CheckpointError, GuardError, HistoryError
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
@@ -102,7 +103,7 @@ def test_the_anchor_stops_drift_in_small_steps() -> None:
 def test_the_anchor_is_the_start_and_moves_up_on_evidence_alone(every: int) -> None:
     probe = easy(200, seed=9)
     guard = probe_gate(probe, every=every)
-    learner = tiny_learner(guard=guard)
+    learner = tiny_learner(guard=guard, history=History(capacity=every))
     (gate,) = guard.gates
     start = learner.view().accuracy(probe.x, probe.y)
     learner.feed(easy(32, seed=0))
@@ -166,6 +167,46 @@ def test_a_gate_goes_on_from_its_state() -> None:
     assert torch.equal(ours.state_dict()["last"]["probability"], theirs.state_dict()["last"]["probability"])
     learner.guard = twin
     assert not learner.feed(poison(easy(32, seed=77), loss_scale=50.0)).verdict.committed
+
+
+def test_a_gate_that_rewinds_wants_a_history_that_reaches_back_as_far() -> None:
+    guard = probe_gate(easy(100, seed=1), every=4)
+    assert guard.rewinds == 3
+    for history in (None, History(capacity=3), History(capacity=1, every=4)):
+        with pytest.raises(HistoryError, match="rewinds up to 3 steps"):
+            tiny_learner(guard=guard, history=history)
+    for history in (History(capacity=4), History(capacity=2, every=4)):
+        tiny_learner(guard=guard, history=history)
+
+
+def test_a_renewed_probe_is_the_one_that_counts() -> None:
+    guard = probe_gate(easy(400, seed=1))
+    (gate,) = guard.gates
+    learner = tiny_learner(guard=guard)
+    for i in range(20):
+        learner.feed(easy(32, seed=10 + i))
+    fresh = tiny_batch(300, seed=3)
+    guard.renew(fresh)
+    start = learner.view().forward(fresh.x).argmax(1) == fresh.y
+    # What is learned of it is learned: the old probe's samples are not asked any more.
+    assert learner.feed(fresh).verdict.committed
+    state = gate.state_dict()
+    assert torch.equal(state["anchor"]["right"], start)
+    assert torch.equal(state["last"]["right"], learner.view().forward(fresh.x).argmax(1) == fresh.y)
+    assert not learner.feed(Batch(fresh.x, fresh.y, 1000.0)).verdict.committed
+
+
+def test_what_has_no_probe_cannot_be_renewed() -> None:
+    with pytest.raises(GuardError, match="none of whose stages has one"):
+        clipping(bound=1.0).renew(easy(10))
+
+
+def test_the_state_of_a_gate_with_another_probe_is_refused() -> None:
+    learner = tiny_learner(guard=probe_gate(easy(100, seed=1)))
+    learner.feed(easy(32))
+    other = tiny_learner(guard=probe_gate(easy(120, seed=1)))
+    with pytest.raises(CheckpointError, match="a probe of 100 samples, wanted 120"):
+        other.load_state_dict(learner.state_dict())
 
 
 def test_all_defences_are_named_by_their_function() -> None:

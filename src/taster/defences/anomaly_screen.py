@@ -11,7 +11,7 @@ from taster.defences.screening import Action, ScoreScreen
 from taster.detectors import Detector, Kind
 from taster.guard import Guard
 from taster.pgd import Ball, Norm
-from taster.score import CleanQuantile
+from taster.score import CleanQuantile, halves
 from taster.settings import checked
 from taster.types import Batch
 
@@ -53,8 +53,7 @@ def anomaly_screen(
 
     Source: the detectors of Pang et al. 2021, Section 4.1 and Appendix B, which measure and do not defend there.
     """
-    half = max(len(probe) // 2, 1)
-    fitted, held_out = Batch(probe.x[:half], probe.y[:half]), Batch(probe.x[-half:], probe.y[-half:])
+    fitted, held_out = halves(probe)
     detector = Detector(kind, fitted, layer=layer, bandwidth=bandwidth, neighbours=neighbours, every=every)
     threshold = CleanQuantile(detector, held_out, quantile, every)
     if action != "correct":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -9,11 +10,19 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from taster.errors import CheckpointError
 from taster.guard import Change, Guard
 from taster.paired import accuracy_fell, mean_fell
+from taster.promise import Promise, promise
 from taster.settings import checked
 from taster.types import COMMIT, Batch, StepRecord, Verdict, reject, rewind
 from taster.view import View
+
+_log = logging.getLogger(__name__)
+
+_TESTS = 3
+_POOR = 10
+"""Times its tolerance (or a point) that a probe's promise may be before it is told that it is small."""
 
 _CHUNK = 1000
 """Samples of the probe that go through the network at a time."""
@@ -50,10 +59,23 @@ def probe_gate(
         every: steps between checks; the cost falls with it, and what is refused goes back as many steps, for which the
             learner needs a History.
 
+    A probe that is small for its tolerance is told by a warning: `ProbeGate.promise` says what it can promise, and
+    `Guard.renew` gives the gate a new one as the world drifts.
+
     Source: taster's own. Rejection on a validation set goes back to Nelson et al. 2008 ("reject on negative impact");
         the tests are those of `taster.paired`.
     """
-    return Guard(gates=[ProbeGate(probe, tolerance, level, class_tolerance, every)])
+    gate = ProbeGate(probe, tolerance, level, class_tolerance, every)
+    fall = gate.promise().fall
+    if fall > _POOR * max(tolerance, 1.0):
+        _log.warning(
+            "a probe of %d samples tells a fall of %.0f points from chance and none that is smaller, though %g were "
+            "asked for; give it more samples (taster.promise says how many)",
+            len(probe),
+            fall,
+            tolerance,
+        )
+    return Guard(gates=[gate])
 
 
 @dataclass(frozen=True)
@@ -70,16 +92,45 @@ class ProbeGate:
     name = "probe_gate"
 
     def __init__(self, probe: Batch, tolerance: float, level: float, class_tolerance: float | None, every: int) -> None:
-        self._probe = probe
         self._level = level
         self._every = every
-        self._groups = _groups(probe, tolerance, class_tolerance)
+        self._tolerance = tolerance
+        self._class_tolerance = class_tolerance
+        self._take(probe)
         self._anchor: Measured | None = None
         self._last: Measured | None = None
         # What was measured last, and of which state: saves measuring it again in `observe`.
         self._fresh: tuple[object, Measured] | None = None
         # The same of the state before the first step, whose index it goes by, for `observe` to start from.
         self._start: tuple[int, Measured] | None = None
+
+    @property
+    def rewinds(self) -> int:
+        """How many steps it may go back."""
+        return self._every - 1
+
+    def promise(self, *, checks: int = 1, refusals: int = 0, confidence: float = 95.0, churn: float = 5.0) -> Promise:
+        """How far accuracy can have fallen below the anchor's without the gate's noticing; see `taster.promise`.
+
+        It counts on the one test against the anchor alone; the others find harm that this one does not.
+        """
+        return promise(
+            len(self._probe),
+            tolerance=self._tolerance,
+            level=self._groups[0].share * self._level / _TESTS,
+            checks=checks,
+            refusals=refusals,
+            confidence=confidence,
+            churn=churn,
+        )
+
+    def renew(self, probe: Batch) -> None:
+        """Takes up another probe. What the model does on it before the next step is the new anchor.
+
+        The owner answers for the model as it stands: harm that came before is not held against what comes after.
+        """
+        self._take(probe)
+        self._anchor = self._last = self._fresh = self._start = None
 
     def __call__(self, change: Change) -> Verdict:
         """Measures the probe after the update, where it is time."""
@@ -96,11 +147,12 @@ class ProbeGate:
             ("accuracy", "the last check", accuracy_fell, last.right, after.right),
             ("accuracy", "the anchor", accuracy_fell, anchor.right, after.right),
         )
+        assert len(tests) == _TESTS
         for what, when, fell, before, now in tests:
             for group in self._groups:
                 then, there = before[group.mask], now[group.mask]
                 p = fell(then, there, group.tolerance / 100)
-                if p < group.share * self._level / len(tests):
+                if p < group.share * self._level / _TESTS:
                     fall = 100 * float(then.float().mean() - there.float().mean())
                     reason = (
                         f"{what} on the probe{group.name} would fall by {fall:.1f} points against {when}: more than "
@@ -128,10 +180,24 @@ class ProbeGate:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up the same."""
+        """Takes up the same.
+
+        Raises:
+            CheckpointError: when they are of a probe of another size.
+        """
+        for kept in (state["anchor"], state["last"]):
+            if kept is not None and len(kept["right"]) != len(self._probe):
+                raise CheckpointError(
+                    f"got the state of a gate with a probe of {len(kept['right'])} samples, wanted {len(self._probe)}: "
+                    "build the guard with the probe that it had"
+                )
         self._anchor, self._last = (
             None if state[name] is None else Measured(**state[name]) for name in ("anchor", "last")
         )
+
+    def _take(self, probe: Batch) -> None:
+        self._probe = probe
+        self._groups = _groups(probe, self._tolerance, self._class_tolerance)
 
     def _due(self, step: int) -> bool:
         return (step + 1) % self._every == 0

@@ -34,7 +34,7 @@ from taster.guard import Guard
 from taster.history import History
 from taster.imports import is_import_path
 from taster.learner import Learner
-from taster.score import Score
+from taster.score import Score, halves
 from taster.seeds import derived_seed, generator
 from taster.types import Batch, Phase, StepRecord
 from taster.view import View
@@ -184,8 +184,9 @@ def make_learner(
     model = build_model(recipe, data, seed, device)
     optimizer = build_optimizer(recipe, model)
     guard = make_guard(recipe, defence, probe, seed)
-    history = History(recipe.history.capacity, every=recipe.history.every)
-    learner = Learner(model, optimizer, cross_entropy, guard, history=history, precision=recipe.compute.precision)
+    learner = Learner(
+        model, optimizer, cross_entropy, guard, history=make_history(recipe), precision=recipe.compute.precision
+    )
     learner.load_state_dict({**burnt_in, "guard": guard.state_dict()})
     if recipe.stream.fresh_optimizer:
         optimizer.state.clear()
@@ -207,13 +208,18 @@ def make_guard(recipe: Recipe, defence: Entry, probe: Batch, seed: int) -> Guard
         guard = recipe.factory("defence", defence).make(resources, defence.settings)
     if not isinstance(guard, Guard):
         raise RecipeError(f"defence {defence.label}: {defence.name} returned {type(guard).__name__}, wanted a Guard")
+    reach = make_history(recipe).reach
+    if guard.rewinds > reach:
+        raise RecipeError(
+            f"defence {defence.label}: rewinds up to {guard.rewinds} steps where the history reaches back {reach}, "
+            "wanted a larger history.capacity"
+        )
     return guard
 
 
-def halves(batch: Batch) -> tuple[Batch, Batch]:
-    """The attacker's samples: those in the place of the guard's, and those that harm is measured on."""
-    order = torch.arange(len(batch), device=batch.x.device)
-    return batch.select(order % 2 == 0), batch.select(order % 2 == 1)
+def make_history(recipe: Recipe) -> History:
+    """The snapshots that the learner keeps."""
+    return History(recipe.history.capacity, every=recipe.history.every)
 
 
 def make_surrogates(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -59,6 +60,16 @@ def pending(recipe: Recipe, run: RunDirectory, burn_in_batches: int) -> tuple[li
 
 def perform(task: Task, recipe: Recipe, directory: str, on_step: Callable[[], None]) -> None:
     """Does one task and leaves its files in the run directory."""
+    alarms = logging.getLogger("taster.learner")
+    before = alarms.level
+    alarms.setLevel(logging.ERROR)  # what is refused here is in steps.jsonl
+    try:
+        _perform(task, recipe, directory, on_step)
+    finally:
+        alarms.setLevel(before)
+
+
+def _perform(task: Task, recipe: Recipe, directory: str, on_step: Callable[[], None]) -> None:
     data = recipe_data(recipe)
     device = pick_device(recipe.compute.device)
     roles = split_roles(data, recipe.split.sizes(), task.seed)
