@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from taster import Guard, Phase
+from taster import Guard, Phase, promise
 from taster.attacks import Campaign
 from taster.experiments import shipped_recipes
 from tests.conftest import TinyNet, tiny_batch, tiny_learner
@@ -39,6 +39,36 @@ def test_the_readmes_loop_guards_a_model(capsys: pytest.CaptureFixture[str]) -> 
     assert "1 finite_values samples or labels hold NaN" in capsys.readouterr().out
 
 
+def test_the_guides_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model, trusted = TinyNet(), tiny_batch(50, seed=9)
+    stream = tiny_batch(seed=1)
+    names: dict[str, object] = {
+        "model": model,
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+        "loss": torch.nn.functional.cross_entropy,
+        "x_trusted": trusted.x,
+        "y_trusted": trusted.y,
+        "x": stream.x,
+        "y": stream.y,
+    }
+    for code in blocks("docs/guard.md"):
+        exec(code, names)
+    assert names["learner"].on_verdict.path == Path("quarantine")  # type: ignore[attr-defined]
+
+
+def test_the_guides_promises_are_what_is_computed() -> None:
+    text = (ROOT / "docs" / "guard.md").read_text()
+    for row in re.findall(r"^\| ([\d,]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", text, re.MULTILINE):
+        samples = int(row[0].replace(",", ""))
+        options = {"level": 0.05 / 6, "churn": 1.0}
+        found = [
+            promise(samples, **options, **more).fall
+            for more in ({}, {"checks": 1000}, {"checks": 1000, "refusals": 10})
+        ]
+        assert [f"{fall:.1f}" for fall in found] == list(row[1:])
+
+
 def test_contributors_examples_run() -> None:
     attack, defence = blocks("CONTRIBUTING.md")
     names: dict[str, object] = {}
@@ -54,7 +84,7 @@ def test_contributors_examples_run() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/recipes.md", "results/README.md"]
+    "name", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/recipes.md", "docs/guard.md", "results/README.md"]
 )
 def test_links_lead_somewhere(name: str) -> None:
     document = ROOT / name
