@@ -93,7 +93,9 @@ class Detector:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes up these features."""
-        if state["features"] is not None:
+        if state["features"] is None:
+            self._features = self._fitted = None
+        else:
             rows, classes = state["features"]
             self._take((rows, classes))
 

@@ -6,7 +6,7 @@ margin         max over j ≠ y of fⱼ(x) − f_y(x)   Carlini and Wagner 2017,
 
 and of the variants of adversarial training
 
-trades         CE(f(x), y) + β KL(f(x₀) ‖ f(x))                           Zhang et al. 2019, Eq. 5
+trades         CE(f(x), y) + β KL(f(x₀) ‖ f(x))                           after Zhang et al. 2019, Eq. 5
 mart           BCE(f(x), y) + λ KL(f(x₀) ‖ f(x)) · (1 − p_y(x₀))          Wang et al. 2020, Eq. 10
 """
 
@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 ObjectiveName = Literal["cross_entropy", "kl", "margin"]
 
 _LEAST = 1e-6
-"""Kept between a probability and 1 where its distance to 1 is taken the logarithm of."""
+"""The least distance of a probability to 1 whose logarithm is taken."""
 
 SampleLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Of logits [n, classes], labels [n] and the logits of the samples as they came, [n, classes]: [n]."""

@@ -114,6 +114,40 @@ def pgd(
     return x.detach()
 
 
+def selective_pgd(
+    gradient: Callable[[Tensor, Tensor], tuple[Tensor, Tensor] | None],
+    clean: Tensor,
+    ball: Ball,
+    chosen: Tensor,
+    *,
+    steps: int,
+    step_size: float,
+) -> Tensor:
+    """`pgd` from the clean samples, each going on only as long as it is wanted to.
+
+    Args:
+        gradient: of samples as they stand [m, ...] and their indices [m]: the gradient of the objective to be raised
+            [k, ...], and which of the m go on, a mask with k set; None where none does.
+        clean: centre of the ball, [n, ...].
+        ball: the budget.
+        chosen: indices of the samples that begin, [m].
+        steps: C, at most.
+        step_size: α, in the units of the data.
+
+    Returns:
+        all samples, [n, ...].
+    """
+    x = clean.clone()
+    for _ in range(steps):
+        found = gradient(x[chosen], chosen) if len(chosen) else None
+        if found is None:
+            break
+        slope, still = found
+        chosen = chosen[still]
+        x[chosen] = ball.step(x[chosen], slope, step_size, clean[chosen])
+    return x
+
+
 def _sizes(x: Tensor) -> Tensor:
     """l2 norm of each sample, [n, 1]; never zero, so that it can divide."""
     sizes: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1, keepdim=True)

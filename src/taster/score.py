@@ -99,7 +99,8 @@ class CleanQuantile:
     def _estimate(self, view: View) -> float:
         with torch.no_grad():
             scores = self._score(self._clean, view)
-        return float(torch.quantile(scores.float(), self._quantile))
+        # Not between two scores, of which one may be infinite.
+        return float(torch.quantile(scores.float(), self._quantile, interpolation="higher"))
 
 
 def threshold_of(

@@ -90,13 +90,15 @@ class View:
 
     def earlier(self, moment: int | str) -> View:
         """The learner at a labelled snapshot, or so many steps ago: at the nearest kept that is no younger, or else at
-        the oldest there is.
+        the oldest there is; before the first was taken, as it is now.
 
         Raises:
             HistoryError: when the learner keeps no history, or has no such label.
         """
         if isinstance(moment, str):
             return self.at(moment)
+        if not self.past and self._history is not None and self._history.capacity:
+            return self
         if not self.past:
             raise HistoryError(
                 f"wanted a model of {moment} steps ago, the learner keeps none; give it a History "

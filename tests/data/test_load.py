@@ -251,9 +251,11 @@ def test_a_set_of_the_hub_is_decoded_once_too(folder: Path, monkeypatch: pytest.
     from taster.data import load as load_module
 
     splits = datasets.load_dataset(str(folder))
-    monkeypatch.setattr(load_module, "open_splits", lambda source: splits)
+    asked: list[tuple[str, str | None]] = []
+    monkeypatch.setattr(load_module, "open_splits", lambda *which: (asked.append(which), splits)[1])
     told: list[int] = []
     for _ in range(2):
-        data = load_images("somebody/something", on_progress=lambda done, total: told.append(done))
+        data = load_images("somebody/something", config="some", on_progress=lambda done, total: told.append(done))
         assert (len(data.train), data.classes) == (12, 3)
     assert told == [12, 5]
+    assert asked == [("somebody/something", "some")] * 2

@@ -231,6 +231,8 @@ def test_scores_and_surrogates_are_checked() -> None:
     assert recipe.surrogate[0].model.settings == {"hidden": [8], "dropout": 0.0}
     assert "attack.1.surrogate: got 'own', wanted a label of" in faults(crafted)
     assert "surrogate.0.model.width: got an unknown key" in faults(extra=own.replace("hidden = [8]", "width = 3"))
+    evading = ("pgd_steps = 2", 'pgd_steps = 2\nsurrogate = "own"\nevade = "epoch-1"')
+    assert "attack.1.evade: got 'epoch-1' with a surrogate that is no earlier model" in faults(evading, extra=own)
     assert "labels of the burn-in's snapshots" in faults(extra=own.replace('"own"', '"epoch-1"'))
     trained = ("epochs = 2\nbatch_size = 20\nkeep_epochs = [1]", 'checkpoint = "x"')
     assert "surrogate: got one with burn_in.checkpoint" in faults(trained, extra=own)
@@ -241,6 +243,11 @@ def test_a_published_figure_is_of_a_defence_or_of_a_score() -> None:
     score = '[[score]]\nname = "memorization_discrepancy"\nagainst = "epoch-1"\n'
     assert parse_recipe(tomllib.loads(TINY_RECIPE + score + of_score)).published[0].clean == 0.3
     assert "published.0.score: got 'memorization_discrepancy', wanted a label: none" in faults(extra=of_score)
+    wrong = of_score.replace("clean", "drop")
+    assert "wanted no drop of a score" in faults(extra=score + wrong)
+    of_defence = '[[published]]\nattack = "none"\ndefence = "none"\n'
+    assert "wanted no auc of a defence" in faults(extra=of_defence + "auc = 1.0\n")
+    assert "published: got none and none 2 times" in faults(extra=2 * (of_defence + "after = 1.0\n"))
     assert "wanted a defence or a score, and not both" in faults(extra='[[published]]\nattack = "none"\nafter = 1.0\n')
 
 

@@ -471,6 +471,23 @@ def test_scores_surrogates_and_a_rehearsal_go_through_a_run(recipe_with: Callabl
     assert [{k: v for k, v in row.items() if k != "scores"} for row in without_times(rows)] == without_times(without)
 
 
+def test_where_nobody_attacks_only_the_count_ends_it(recipe_with: Callable[..., Path], tmp_path: Path) -> None:
+    path = recipe_with(("steps = 2", "steps = 2\naccuracy_floor = 100.0"))
+    rows = run_recipe(read_recipe(str(path), ["seeds=[0]"]), tmp_path / "run")
+    stopped = {row["attack"]: (row["steps"], row["stopped_by"]) for row in rows}
+    assert stopped == {"none": (2, "steps"), "accumulative": (0, "accuracy_floor")}
+
+
+def test_a_score_by_steps_back_begins_with_the_present(recipe_with: Callable[..., Path], tmp_path: Path) -> None:
+    path = recipe_with()
+    path.write_text(path.read_text() + '[[score]]\nname = "memorization_discrepancy"\nagainst = 2\n')
+    run_recipe(read_recipe(str(path), ["seeds=[0]", "history.capacity=3"]), tmp_path / "run")
+    steps = files_without_times(tmp_path / "run")[:3]
+    means = [step["scores"]["memorization_discrepancy"]["clean"] for step in steps]
+    assert means[0] == 0.0
+    assert means[1] > 0
+
+
 def test_samples_that_a_screen_touched_are_counted(recipe_with: Callable[..., Path], tmp_path: Path) -> None:
     path = recipe_with(('"probe_gate"', '"adversarial_training"\nsteps = 1'))
     rows = run_recipe(read_recipe(str(path), ["seeds=[0]"]), tmp_path / "run")

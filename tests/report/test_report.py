@@ -63,6 +63,7 @@ def test_a_paper_may_report_other_things_than_drops() -> None:
 
     assert text(after=84.7, screened=28.0) == "84.7, 28 % screened"
     assert text(before=76.0, after=50.0, drop=-26.0, steps=3, cost=15.73) == "−26.0 (76.0 → 50.0), 3 steps, cost 15.7"
+    assert text(before=66.5) == "66.5"
     assert text() == "–"
     (line,) = summarise([row(-1.0)], [{"attack": "a", "defence": None, "score": "s", "clean": 1.0}])
     assert line.published is None
@@ -95,12 +96,33 @@ def test_attacks_over_the_radius_and_scores_over_the_past_are_lines() -> None:
         entry("none", "none"),
     ]
     assert over_radius(attacks) == [("a2", [(0.1, "a1"), (0.2, "a2")])]
+    worded = [entry("accumulative", f"phase, ε={e}", epsilon=e) for e in (0.1, 0.2)]
+    assert over_radius(worded)[0][0] == "phase"
     scores = [
         entry("md", "far", against="epoch-1"),
         entry("md", "near", against="epoch-2"),
         entry("md", "k", against=3),
     ]
     assert over_past(scores, ["epoch-1", "epoch-2"]) == [("far", [(0.0, "far"), (1.0, "near")])]
+
+
+def test_labels_are_drawn_as_they_are(recipe_with: Callable[..., Path], tmp_path: Path) -> None:
+    path = recipe_with(('name = "accumulative"', 'name = "accumulative"\nlabel = "$x_{$"'))
+    run_recipe(read_recipe(str(path), ["seeds=[0]"]), tmp_path / "run", jobs=1)
+    assert "$x_{$" in write_report(RunDirectory(tmp_path / "run")).read_text()
+
+
+def test_a_score_that_is_infinite_everywhere_has_no_picture_and_breaks_no_page(
+    recipe_with: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "far_scores.py").write_text(
+        "import torch\ndef far():\n    return lambda batch, view: torch.full((len(batch),), float('inf'))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    path = recipe_with()
+    path.write_text(path.read_text() + '[[score]]\nname = "far_scores:far"\n')
+    run_recipe(read_recipe(str(path), ["seeds=[0]"]), tmp_path / "run", jobs=1)
+    assert "far_scores:far" in write_report(RunDirectory(tmp_path / "run")).read_text()
 
 
 def test_colours_do_not_repeat_where_a_recipe_has_many_attacks() -> None:

@@ -23,6 +23,9 @@ def foreign_images(
     generator: torch.Generator,
     *,
     source: str,
+    config: str | None = None,
+    image: str | None = None,
+    label: str | None = None,
     ratio: Annotated[float, Field(gt=0, le=1)] = 1.0,
 ) -> Campaign:
     """Samples in whose place stand images of another data set, under the labels of those that they replace.
@@ -33,19 +36,22 @@ def foreign_images(
     Args:
         generator: draws the images, and which samples are replaced.
         source: the other data set, see `taster.data.load_images`.
+        config, image, label: of a Hugging Face data set that has several, likewise.
         ratio: share of a batch that is replaced.
 
-    Raises (when called):
+    Raises:
         DataError: when the data set cannot be loaded.
 
     Source: the out-of-distribution samples of Zhu et al. 2023, Fig. 5.
     """
     budget = Budget(Ball("linf", 1.0), ratio)
+    images = _images(source, config, image, label)
 
     def attack(clean: Batch, view: View) -> Batch:
         x = clean.x.clone()
         chosen = budget.choose(len(clean), generator).to(x.device)
-        images = _images(source)
+        if not bool(chosen.any()):
+            return clean
         drawn = torch.randint(len(images), (int(chosen.sum()),), generator=generator, device=generator.device)
         x[chosen] = _shaped(as_batch(images.select(drawn.cpu())).x.to(x), x.shape[1:])
         return Batch(x, clean.y)
@@ -54,8 +60,8 @@ def foreign_images(
 
 
 @cache
-def _images(source: str) -> Images:
-    return load_images(source).train
+def _images(source: str, config: str | None, image: str | None, label: str | None) -> Images:
+    return load_images(source, config=config, image=image, label=label).train
 
 
 def _shaped(x: Tensor, shape: torch.Size) -> Tensor:

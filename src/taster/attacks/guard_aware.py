@@ -40,9 +40,9 @@ def guard_aware(
     """Accumulative poison, of each batch as large a share as a copy of the guard lets pass with most harm.
 
         candidates  x + s (A_t(x) − x) for each share s, and x itself
-        fed         the one after which, and after the trigger as it would be made now, the attacker's own accuracy is
-                    lowest, of those that the copy of the guard commits; x where it commits none
-        trigger     likewise, by the accuracy right after it; where none passes, the least of them
+        fed         of the candidates that the copy of the guard commits, the one with the lowest accuracy on the
+                    attacker's samples after it and the trigger as it would be made now; x where it commits none
+        trigger     likewise, by the accuracy right after it; where none passes, the smallest share
 
     The attacker holds the model, the optimizer, the guard's code and settings and samples of the same distribution, but
     not the guard's trusted samples.

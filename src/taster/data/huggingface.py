@@ -10,11 +10,12 @@ from taster.data.torch_dataset import OnProgress, decode
 from taster.errors import DataError
 
 
-def open_splits(source: str) -> Mapping[str, Any]:
+def open_splits(source: str, config: str | None = None) -> Mapping[str, Any]:
     """The splits of a data set by hub name or local path, not decoded yet.
 
     Args:
         source: "owner/name", a folder, or a Parquet file.
+        config: which of the data sets under that name, where it holds several.
 
     Raises:
         DataError: when it cannot be found or read.
@@ -26,7 +27,7 @@ def open_splits(source: str) -> Mapping[str, Any]:
         if source.endswith(".parquet"):
             splits = datasets.load_dataset("parquet", data_files=source)
         else:
-            splits = datasets.load_dataset(source)
+            splits = datasets.load_dataset(source, config)
     except Exception as error:  # the library raises errors of a dozen others: connections, Arrow, fsspec, ...
         raise DataError(f"{source}: cannot be loaded as a data set: {_reason(error)}") from error
     found: Mapping[str, Any] = splits

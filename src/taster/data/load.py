@@ -18,6 +18,7 @@ from taster.imports import import_callable, is_import_path
 def load_images(
     source: str | Any,
     *,
+    config: str | None = None,
     image: str | None = None,
     label: str | None = None,
     on_progress: OnProgress | None = None,
@@ -28,6 +29,7 @@ def load_images(
         source: "digits"; a local folder or Parquet file, or a hub name, for Hugging Face `datasets`;
             "package.module:function", whose result is taken as the following are; a torch Dataset of (image, label);
             a pair of them, train and test; a `datasets.DatasetDict`; or an ImageSet.
+        config: which of the data sets under a hub name, where it holds several.
         image, label: columns of a Hugging Face data set; found by feature type where None.
         on_progress: told how many of how many images have been decoded.
 
@@ -61,7 +63,7 @@ def load_images(
         return _from_object(source, made, image, label, on_progress)
     if source.startswith((".", "/", "~")) or path.suffix or source.count("/") > 1:
         raise DataError(f"{source}: no such file or folder")
-    splits = open_splits(source)
+    splits = open_splits(source, config)
     return cached(
         splits_key(splits, image, label),
         source,

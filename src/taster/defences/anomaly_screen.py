@@ -34,6 +34,8 @@ def anomaly_screen(
 ) -> Guard:
     """Drops samples that a detector finds anomalous, weights them down, or corrects them.
 
+        dropped where s(x) > P, P the q-quantile of s over clean samples
+
     The first half of the probe is what the detector is fitted to, the second what its threshold is estimated on.
 
     Args:

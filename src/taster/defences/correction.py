@@ -12,7 +12,7 @@ from torch import Tensor
 from taster.discrepancy import MemorizationDiscrepancy
 from taster.guard import Admitted
 from taster.objectives import SampleLoss, plain
-from taster.pgd import Ball
+from taster.pgd import Ball, selective_pgd
 from taster.score import Score, Threshold, Thresholded
 from taster.types import Batch
 from taster.view import View
@@ -54,27 +54,26 @@ class Descent:
         Returns:
             all samples, [n, ...].
         """
-        x = batch.x.clone()
         reference: Tensor | None = None
-        for step in range(self.steps):
-            if len(chosen) == 0:
-                break
-            leaf = x[chosen].requires_grad_(True)
+
+        def ascent(x: Tensor, left: Tensor) -> tuple[Tensor, Tensor] | None:
+            """Of −L."""
+            nonlocal reference
+            leaf = x.requires_grad_(True)
             logits = view.forward(leaf)
+            going = torch.ones_like(left, dtype=torch.bool)
             if reference is None:
                 reference = logits.detach()
-            going = torch.ones_like(chosen, dtype=torch.bool)
-            if step and still is not None:
+            elif still is not None:
                 with torch.no_grad():
-                    going = still(Batch(leaf.detach(), batch.y[chosen]), logits)
+                    going = still(Batch(leaf.detach(), batch.y[left]), logits)
                 if not bool(going.any()):
-                    break
-            clean = batch.select(chosen)
-            (slope,) = torch.autograd.grad(self.loss(logits, clean.y, reference).sum(), leaf)
-            moved = self.ball.step(leaf.detach(), -slope, self.step_size, clean.x)
-            chosen, reference = chosen[going], reference[going]
-            x[chosen] = moved[going]
-        return x
+                    return None
+            (slope,) = torch.autograd.grad(self.loss(logits, batch.y[left], reference).sum(), leaf)
+            reference = reference[going]
+            return -slope[going], going
+
+        return selective_pgd(ascent, batch.x, self.ball, chosen, steps=self.steps, step_size=self.step_size)
 
 
 class Correction:
@@ -146,7 +145,7 @@ class SelectiveCorrection(Thresholded):
 
     def _scores(self, view: View) -> Callable[[Batch, Tensor], Tensor]:
         score = self.score
-        if not isinstance(score, MemorizationDiscrepancy):
+        if not isinstance(score, MemorizationDiscrepancy) or score.subject is not None:
             return lambda samples, _: score(samples, view)
         # The model's own logits are there already: half the passes.
         past = view.earlier(score.against)

@@ -23,7 +23,7 @@ def fat(
 ) -> Guard:
     """Corrects every sample, and stops each a few steps after the model classifies it rightly.
 
-        x̃ ← proj(x̃ − α sign ∇ CE(f(x̃), y)), at most τ steps further than where argmax f(x̃) = y
+        x̃ ← proj(x̃ − α sign ∇ CE(f(x̃), y)), for at most τ steps more (and one at least) once argmax f(x̃) = y
 
     FAT stops its search for an adversarial sample τ steps after the model errs. In reverse it stops τ steps after the
     model is right; as with `taster.defences.trades`, this is our reading of Zhu et al.

@@ -26,6 +26,7 @@ def trades(
 
         x̃ = argmin over x' in B(x, ε) of CE(f(x'), y) + β KL(f(x) ‖ f(x'))
 
+    TRADES takes the cross-entropy of the clean sample, which here nobody has; of the moved one, it is what is lowered.
     Zhu et al. compare with it as a sample correction and do not say how they made one of it: here it is the reverse
     generation of `adversarial_training` with the loss of TRADES in the place of cross-entropy.
 

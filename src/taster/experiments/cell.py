@@ -25,14 +25,14 @@ from taster.attacks import (
 from taster.attacks.campaign import changed
 from taster.calculus import Derivatives
 from taster.data import Augment, Images, ImageSet, Role, Sampler, Stream, as_batch
-from taster.errors import RecipeError, TasterError
+from taster.errors import RecipeError
 from taster.experiments.burn_in import build_model, build_optimizer, surrogate_recipe
 from taster.experiments.measures import Measures
+from taster.experiments.own_code import own_code
 from taster.experiments.recipe import Entry, Recipe, ScheduleSection
 from taster.experiments.run_directory import CellDirectory
 from taster.guard import Guard
 from taster.history import History
-from taster.imports import is_import_path
 from taster.learner import Learner
 from taster.score import Score, halves
 from taster.seeds import derived_seed, generator
@@ -62,11 +62,12 @@ def run_cell(
     rehearsal = None
     if "rehearsal" in recipe.factory("attack", attack).needs:
         known, held_out = halves(batches["validation"])
-        rehearsal = Rehearsal(make_learner(recipe, data, burnt_in, defence, known, seed, device), held_out)
+        copy = make_learner(recipe, data, burnt_in, defence, known, seed, device, "rehearsal")
+        rehearsal = Rehearsal(copy, held_out)
     surrogates = make_surrogates(recipe, data, burnt_in, seed, device)
     campaign = make_campaign(recipe, roles, batches["trigger"], attack, seed, surrogates, rehearsal)
-    measures = Measures({entry.label: make_score(recipe, entry, batches["probe"]) for entry in recipe.score})
-    schedule = make_schedule(recipe.schedule)
+    measures = Measures({entry: make_score(recipe, entry, batches["probe"]) for entry in recipe.score})
+    schedule = make_schedule(recipe.schedule, harmless=campaign.accumulate is None and campaign.trigger is None)
     section = recipe.stream
     stream = Stream(
         roles["stream"].to(device), section.batch_size, generator(seed, "stream"), Augment(section.crop, section.flip)
@@ -89,17 +90,18 @@ def run_cell(
         if phase is Phase.TRIGGER:
             before = accuracy("test")
         clean = batches["trigger"] if phase is Phase.TRIGGER else stream.draw()
-        if rehearsal is not None:
-            rehearsal.follow(learner, records[-1] if records else None)
-        with own_code(attack):
-            fed = campaign.poison(clean, learner.view(), phase)
-        shown = phase is Phase.TRIGGER or len(records) % recipe.compute.test_every == 0
-        scores = measures.take(phase, clean, fed, learner.view()) if shown else None
+        with own_code(defence):
+            if rehearsal is not None:
+                rehearsal.follow(learner, records[-1] if records else None)
+            with own_code(attack):
+                fed = campaign.poison(clean, learner.view(), phase)
+        scores = measures.take(phase, clean, fed, learner.view())
         with own_code(defence), weight_momentum(learner, campaign, phase):
             record = replace(learner.feed(fed), phase=phase)
         measures.observe(record, learner.view())
         records.append(record)
         observations.append(Observation(record, accuracy("monitor")))
+        shown = phase is Phase.TRIGGER or (len(records) - 1) % recipe.compute.test_every == 0
         after = accuracy("test") if shown else after
         out.append(
             {
@@ -154,23 +156,6 @@ def weight_momentum(learner: Learner, campaign: Campaign, phase: Phase) -> Itera
             group["momentum"] = momentum
 
 
-@contextmanager
-def own_code(entry: Entry) -> Iterator[None]:
-    """Names the recipe's entry where code of the user's own raises something. Errors in taster's code pass as they are.
-
-    Raises:
-        RecipeError: with the entry's label, its function and what it raised.
-    """
-    try:
-        yield
-    except TasterError:
-        raise
-    except Exception as error:
-        if not is_import_path(entry.name):
-            raise
-        raise RecipeError(f"{entry.label}: {entry.name} raised {type(error).__name__}: {error}") from error
-
-
 def make_learner(
     recipe: Recipe,
     data: ImageSet,
@@ -179,11 +164,12 @@ def make_learner(
     probe: Batch,
     seed: int,
     device: torch.device,
+    draws: str = "defence",
 ) -> Learner:
-    """A learner at the burnt-in state, behind the defence's guard."""
+    """A learner at the burnt-in state, behind the defence's guard, which draws from the generator of this name."""
     model = build_model(recipe, data, seed, device)
     optimizer = build_optimizer(recipe, model)
-    guard = make_guard(recipe, defence, probe, seed)
+    guard = make_guard(recipe, defence, probe, seed, draws)
     learner = Learner(
         model, optimizer, cross_entropy, guard, history=make_history(recipe), precision=recipe.compute.precision
     )
@@ -197,13 +183,13 @@ def make_learner(
     return learner
 
 
-def make_guard(recipe: Recipe, defence: Entry, probe: Batch, seed: int) -> Guard:
+def make_guard(recipe: Recipe, defence: Entry, probe: Batch, seed: int, draws: str = "defence") -> Guard:
     """The defence, with the trusted data that belongs to it.
 
     Raises:
         RecipeError: when the function returns no Guard.
     """
-    resources = {"probe": probe, "generator": generator(seed, "defence")}
+    resources = {"probe": probe, "generator": generator(seed, draws)}
     with own_code(defence):
         guard = recipe.factory("defence", defence).make(resources, defence.settings)
     if not isinstance(guard, Guard):
@@ -230,7 +216,8 @@ def make_surrogates(
     for section in recipe.surrogate:
         model = build_model(surrogate_recipe(recipe, section), data, seed, device)
         model.load_state_dict(burnt_in["surrogates"][section.label])
-        found[section.label] = Learner(model, build_optimizer(recipe, model), cross_entropy).view()
+        optimizer, precision = build_optimizer(recipe, model), recipe.compute.precision
+        found[section.label] = Learner(model, optimizer, cross_entropy, precision=precision).view()
     return found
 
 
@@ -273,12 +260,13 @@ def make_campaign(
     return campaign
 
 
-def make_schedule(section: ScheduleSection) -> Schedule:
-    """The recipe's conditions; the harm done is named before the count."""
+def make_schedule(section: ScheduleSection, *, harmless: bool = False) -> Schedule:
+    """The recipe's conditions; the harm done is named before the count. Where nobody attacks, only the count ends it:
+    that a defence by itself costs accuracy is a result."""
     stops = {}
-    if section.accuracy_floor is not None:
+    if section.accuracy_floor is not None and not harmless:
         stops["accuracy_floor"] = at_accuracy_floor(section.accuracy_floor, margin=section.margin)
-    if section.loss_amplification is not None:
+    if section.loss_amplification is not None and not harmless:
         stops["loss_amplification"] = at_loss_amplification(section.loss_amplification)
     stops["steps"] = after_steps(section.steps)
     return Schedule(stops, section.dormant)

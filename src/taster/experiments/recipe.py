@@ -50,6 +50,9 @@ class Entry(Named):
     label: Annotated[str, Field(min_length=1)]
 
 
+_OF_SCORES = {"clean", "fed", "auc"}
+
+
 class Published(Section):
     """What a paper reports, in the words of the results: for an attack and a defence accuracies in %, the drop in
     points with its deviation `spread`, steps, cost, and the share of samples screened in %; or for an attack and a
@@ -73,12 +76,16 @@ class Published(Section):
     def _of_one_thing(self) -> Published:
         if (self.defence is None) == (self.score is None):
             raise ValueError("a defence or a score, and not both")
+        others = _OF_SCORES if self.score is None else set(type(self).model_fields) - _OF_SCORES - {"attack", "score"}
+        wrong = sorted(key for key in self.model_fields_set & others if getattr(self, key) is not None)
+        if wrong:
+            raise ValueError(f"no {', '.join(wrong)} of a {'defence' if self.score is None else 'score'}")
         return self
 
 
 class Surrogate(Section):
-    """A model of the attacker's own, burnt in as the learner's is, but from a seed so much higher, and of another
-    architecture where `model` names one. Attacks craft on it where their setting `surrogate` has its label."""
+    """A model of the attacker's own, burnt in as the learner's is, but from the run's seed plus `seed_offset`, and of
+    another architecture where `model` names one. Attacks craft on it where their setting `surrogate` has its label."""
 
     label: Annotated[str, Field(min_length=1)]
     seed_offset: Annotated[int, Field(ge=0)] = 1000
@@ -89,6 +96,7 @@ class Data(Section):
     """Where samples come from; see `taster.data.load_images`."""
 
     source: str = "digits"
+    config: str | None = None
     image: str | None = None
     label: str | None = None
 

@@ -160,6 +160,18 @@ def _impossible(recipe: Recipe) -> list[str]:
                 faults.append(f"published.{i}.{kind}: got {got!r}, wanted a label: {', '.join(own[kind]) or 'none'}")
     if recipe.surrogate and recipe.burn_in.checkpoint is not None:
         faults.append("surrogate: got one with burn_in.checkpoint, wanted burn_in.epochs, which it is trained for too")
+    told = Counter((line.attack, line.defence, line.score) for line in recipe.published)
+    faults += [
+        f"published: got {' and '.join(filter(None, key))} {times} times, wanted each once"
+        for key, times in told.items()
+        if times > 1
+    ]
+    for i, attack in enumerate(recipe.attack):
+        if attack.settings.get("surrogate") in own["surrogate"] and attack.settings.get("evade") is not None:
+            faults.append(
+                f"attack.{i}.evade: got {attack.settings['evade']!r} with a surrogate that is no earlier model of the "
+                "learner's and has no past; wanted one of the two"
+            )
     both = [label for label in own["surrogate"] if label in recipe.burn_in.labels]
     if both:
         faults.append(f"surrogate: got {both}, which are labels of the burn-in's snapshots; wanted others")

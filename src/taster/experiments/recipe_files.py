@@ -32,7 +32,7 @@ def read_recipe(name: str, changes: list[str] | None = None) -> Recipe:
 
 def merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """`own` laid over `base`: tables are merged key by key; anything else, lists of entries too, is replaced, and so is
-    a table that names another function, as the settings under it are not that one's."""
+    a table that names another function: settings of the old one mean nothing to it."""
     found = dict(base)
     for key, value in own.items():
         under = found.get(key)

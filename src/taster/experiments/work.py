@@ -107,7 +107,7 @@ def set_up_torch(threads: int, device: torch.device) -> None:
         torch.backends.cuda.matmul.allow_tf32 = False
 
 
-_loaded: dict[tuple[str, str | None, str | None], ImageSet] = {}
+_loaded: dict[tuple[str, str | None, str | None, str | None], ImageSet] = {}
 
 
 def recipe_data(recipe: Recipe, on_progress: OnProgress | None = None) -> ImageSet:
@@ -117,10 +117,16 @@ def recipe_data(recipe: Recipe, on_progress: OnProgress | None = None) -> ImageS
         DataError: see `taster.data.load_images`.
     """
     section = recipe.data
-    key = (section.source, section.image, section.label)
+    key = (section.source, section.config, section.image, section.label)
     if key not in _loaded:
         try:
-            found = load_images(section.source, image=section.image, label=section.label, on_progress=on_progress)
+            found = load_images(
+                section.source,
+                config=section.config,
+                image=section.image,
+                label=section.label,
+                on_progress=on_progress,
+            )
         except DataError as error:
             raise DataError(f"data.source: {error}") from error
         _loaded.clear()  # one at a time: a data set can be large

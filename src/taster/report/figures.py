@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import matplotlib
@@ -105,6 +106,11 @@ def drops(lines: Sequence[Line], attacks: Sequence[str], defences: Sequence[str]
             axes.set_title(f"defence: {defence}", color=ink(theme), fontsize=10)
     figure.supxlabel("change of test accuracy by the one trigger step, points", color=ink(theme), fontsize=9)
     return figure
+
+
+def plain_text() -> AbstractContextManager[None]:
+    """Inside it, labels are drawn as they are: a dollar sign begins no formula."""
+    return matplotlib.rc_context({"text.parse_math": False})
 
 
 def as_svg(figure: Figure) -> bytes:

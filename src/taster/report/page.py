@@ -13,7 +13,7 @@ import jinja2
 from matplotlib.figure import Figure
 
 from taster.errors import RunDirectoryError
-from taster.report.figures import Theme, as_png, as_svg, colour, curves, drops
+from taster.report.figures import Theme, as_png, as_svg, colour, curves, drops, plain_text
 from taster.report.pictures import magnified_difference, strip
 from taster.report.score_figures import distributions, over_past, over_radius, past_plot, radius_plot
 from taster.report.scores import HEADINGS as SCORE_HEADINGS
@@ -47,7 +47,9 @@ def write_report(run: RunDirectory) -> Path:
     for i, defence in enumerate(defences, 1):
         bars.append((defence, _draw(run, f"drops-{i}", partial(drops, lines, attacks, [defence]))))
         panels.append((defence, _draw(run, f"curves-{i}", partial(curves, cells, attacks, defence))))
-    run.write_bytes("figures/overview.png", as_png(drops(lines, attacks, defences, "light")))
+    with plain_text():
+        overview = as_png(drops(lines, attacks, defences, "light"))
+    run.write_bytes("figures/overview.png", overview)
     found = score_lines([cell["row"] for cell in cells], published)
     wanted = len(attacks) * len(defences) * len(recipe.seeds)
     page = _template().render(
@@ -70,6 +72,7 @@ def write_report(run: RunDirectory) -> Path:
         scores=found,
         score_headings=[*SCORE_HEADINGS, *(["published"] if any(line.published for line in found) else [])],
         score_legend=SCORE_LEGEND,
+        score_defence=recipe.defence[0].label if len(recipe.defence) > 1 else "",
         score_figures=_score_figures(run, recipe, cells, found),
     )
     run.write_text("report.html", page)
@@ -81,6 +84,9 @@ def _score_figures(
 ) -> list[tuple[str, dict[str, str]]]:
     """Titles and pictures of what the scores say."""
     attacks, pasts = [entry.label for entry in recipe.attack], recipe.burn_in.labels
+    first = recipe.defence[0].label  # pictures are of one defence, the table is of all
+    cells = [cell for cell in cells if cell["row"]["defence"] == first]
+    lines = [line for line in lines if line.defence == first]
     shown: list[tuple[str, str, Callable[[Theme], Figure | None]]] = []
     radius, past = over_radius(recipe.attack), over_past(recipe.score, pasts)
     for i, entry in enumerate(recipe.score, 1):
@@ -99,10 +105,11 @@ def _draw(run: RunDirectory, name: str, draw: Callable[[Theme], Figure | None]) 
     """Writes a figure in both themes; returns them as data URIs, nothing where there is none to draw."""
     found: dict[str, str] = {}
     for theme in _THEMES:
-        figure = draw(theme)
-        if figure is None:
+        with plain_text():
+            figure = draw(theme)
+            svg = None if figure is None else as_svg(figure)
+        if svg is None:
             return {}
-        svg = as_svg(figure)
         run.write_bytes(f"figures/{name}-{theme}.svg", svg)
         found[theme] = _data_uri(svg, "image/svg+xml")
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -39,7 +40,14 @@ def _series(entries: Sequence[Any], key: str, place: Callable[[Any], float]) -> 
             rest = {name: value for name, value in entry.settings.items() if name != key}
             group = groups.setdefault(json.dumps([entry.name, rest], sort_keys=True), [])
             group.append((place(entry.settings[key]), entry.label))
-    return [(points[0][1], sorted(points)) for points in groups.values() if len({p for p, _ in points}) > 1]
+    return [(_common(points), sorted(points)) for points in groups.values() if len({p for p, _ in points}) > 1]
+
+
+def _common(points: Sequence[tuple[float, str]]) -> str:
+    """What the labels begin with alike; the first of them where that is nothing."""
+    columns = zip(*(label.split() for _, label in points), strict=False)
+    shared = [words[0] for words in takewhile(lambda words: len(set(words)) == 1, columns)]
+    return " ".join(shared).rstrip(",") or points[0][1]
 
 
 def radius_plot(lines: Sequence[ScoreLine], score: str, series: Series, theme: Theme) -> Figure:
@@ -83,7 +91,14 @@ def past_plot(
 
 
 def distributions(cells: Sequence[dict[str, Any]], score: str, attacks: Sequence[str], theme: Theme) -> Figure | None:
-    """How a score spreads over samples, clean (filled) and poisoned (lines), of all seeds; None where none changed."""
+    """How a score spreads over samples, clean (filled) and poisoned (lines), of all seeds; None where none changed.
+
+    Args:
+        cells: what the finished cells left, of one defence.
+        score: its label.
+        attacks: labels, in the order of their colours.
+        theme: of the page it stands on.
+    """
     clean: list[torch.Tensor] = []
     fed: dict[tuple[str, str], list[torch.Tensor]] = {}
     for cell in cells:
@@ -95,6 +110,8 @@ def distributions(cells: Sequence[dict[str, Any]], score: str, attacks: Sequence
         return None
     every = torch.cat([*clean, *(part for parts in fed.values() for part in parts)])
     every = every[every.isfinite()]
+    if len(every) == 0:
+        return None
     low, high = float(every.quantile(0.005)), float(every.quantile(0.99))
     bins = [low + (high - low) * i / 40 for i in range(41)] if high > low else 40
     figure = Figure(figsize=(4.2, 3.0), layout="constrained")
@@ -121,8 +138,8 @@ def distributions(cells: Sequence[dict[str, Any]], score: str, attacks: Sequence
 def _known(
     lines: Sequence[ScoreLine], wanted: Sequence[tuple[float, str, str]], phase: str
 ) -> list[tuple[float, ScoreLine]]:
-    """The lines there are, of the first defence, for places, scores and attacks."""
-    found = {(line.score, line.attack, line.phase): line for line in reversed(lines)}
+    """The lines there are for places, scores and attacks."""
+    found = {(line.score, line.attack, line.phase): line for line in lines}
     return [(x, found[score, attack, phase]) for x, score, attack in wanted if (score, attack, phase) in found]
 
 

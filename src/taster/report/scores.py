@@ -52,6 +52,7 @@ def score_lines(rows: Sequence[dict[str, Any]], published: Sequence[dict[str, An
         published: what a paper reports for some of them, as in a recipe.
     """
     reported = {(p["score"], p["attack"]): _reported(p) for p in published if p.get("score") is not None}
+    first = rows[0]["defence"] if rows else ""  # a paper's figures are of the undefended model, which comes first
     groups: dict[tuple[str, str, str, str], list[dict[str, float]]] = {}
     labels = list(dict.fromkeys(label for row in rows for label in row.get("scores", {})))
     for label in labels:
@@ -64,7 +65,7 @@ def score_lines(rows: Sequence[dict[str, Any]], published: Sequence[dict[str, An
             clean=_spread(entries, "clean"),
             fed=_spread(entries, "fed"),
             auc=_spread(entries, "auc"),
-            published=reported.get(key[:2], ""),
+            published=reported.get(key[:2], "") if key[2] == first else "",
         )
         for key, entries in groups.items()
     ]

@@ -52,8 +52,8 @@ class Reported:
         if narrow and drop:
             return drop
         parts = [drop] if drop else []
-        if self.after is not None:
-            sides = f"{self.after:.1f}" if self.before is None else f"{self.before:.1f} → {self.after:.1f}"
+        sides = " → ".join(f"{side:.1f}" for side in (self.before, self.after) if side is not None)
+        if sides:
             parts = [f"{drop} ({sides})" if drop else sides]
         parts += [] if self.steps is None else [f"{self.steps:g} steps"]
         parts += [] if self.screened is None else [f"{self.screened:g} % screened"]
