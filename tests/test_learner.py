@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from taster import Guard, History, Learner, load_state, save_state
+from taster import Admitted, Batch, Guard, History, Learner, View, load_state, save_state
 from taster.defences import probe_gate
-from taster.errors import CheckpointError, ModelError
+from taster.errors import BatchError, CheckpointError, ModelError
 from tests.conftest import TinyNet, full_state, same_state, tiny_batch, tiny_learner
 
 
@@ -97,3 +97,39 @@ def test_a_loaded_state_is_not_written_into() -> None:
     other.feed(tiny_batch(seed=1))
     now = [s["momentum_buffer"] for s in state["optimizer"]["state"].values()]
     assert all(map(torch.equal, kept, now))
+
+
+@pytest.mark.parametrize("size", [1, 3, 5, 7, 12])
+def test_micro_batches_add_up_to_the_batch(size: int) -> None:
+    whole, parts = tiny_learner(), tiny_learner(micro_batch=size)
+    for learner in (whole, parts):
+        learner.model.eval()  # batch norm takes the statistics of what goes through at a time
+    for i in range(5):
+        batch = tiny_batch(12, seed=i)
+        one, other = whole.feed(batch), parts.feed(batch)
+        assert other.loss == pytest.approx(one.loss, rel=1e-5)
+    for a, b in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_micro_batches_of_weighted_samples_add_up() -> None:
+    def halved(admitted: Admitted[Batch], view: View) -> Admitted[Batch]:
+        return admitted.weight(torch.linspace(0, 1, len(admitted.batch)))
+
+    records = []
+    for options in ({}, {"micro_batch": 5}):
+        learner = tiny_learner(guard=Guard(screens=[halved]), **options)
+        learner.model.eval()
+        records.append(learner.feed(tiny_batch(12)))
+    assert records[0].loss == pytest.approx(records[1].loss, rel=1e-5)
+    assert records[0].gradient_norm_before == pytest.approx(records[1].gradient_norm_before, rel=1e-4)
+
+
+def test_the_last_micro_batch_is_never_a_single_sample() -> None:
+    seen: list[int] = []
+    learner = tiny_learner(micro_batch=4)
+    learner.model.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    assert learner.feed(tiny_batch(13)).verdict.committed
+    assert seen == [4, 4, 5]
+    with pytest.raises(BatchError, match="micro_batch 0"):
+        tiny_learner(micro_batch=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -44,6 +44,8 @@ class Learner:
         input_range: the least and greatest value a sample may hold. Other data than images: None switches the check
             off (and admits whole-number inputs such as tokens).
         precision: of the forward pass; "bfloat16" runs it under autocast.
+        micro_batch: samples that go through the network at a time; their gradients are added up, and the guard sees and
+            judges the batch as a whole. For a loss that is a mean over samples. None takes all at once.
         on_verdict: called with the record and the batch of every update that was refused, after the step is over; a
             `taster.Quarantine` keeps them. Each is logged as a warning as well, by the logger "taster.learner".
 
@@ -51,6 +53,7 @@ class Learner:
         counters: what has become of the steps of this object: plain numbers by name, for any metrics library to read.
 
     Raises:
+        BatchError: for a micro-batch under 1.
         ModelError: when the optimizer holds none of the model's parameters, or others beside them, or needs a closure
             (LBFGS).
         HistoryError: when the guard may rewind further than the history reaches back.
@@ -66,6 +69,7 @@ class Learner:
         history: History | None = None,
         input_range: tuple[float, float] | None = (0.0, 1.0),
         precision: Precision = "float32",
+        micro_batch: int | None = None,
         on_verdict: Callable[[StepRecord, Batch], None] | None = None,
     ) -> None:
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
@@ -100,6 +104,9 @@ class Learner:
         self.steps = 0
         self.input_range = input_range
         self.precision: Precision = precision
+        if micro_batch is not None and micro_batch < 1:
+            raise BatchError(f"got micro_batch {micro_batch}, wanted at least 1, or None")
+        self.micro_batch = micro_batch
         self.on_verdict = on_verdict
         self.counters = dict.fromkeys(
             ("steps", "committed", "rejected", "rewound", "samples", "dropped", "corrected"), 0
@@ -281,8 +288,27 @@ def backward(admitted: Admitted[Batch], learner: Learner) -> tuple[Tensors, floa
     Returns:
         the gradient by parameter name and the loss. With sample weights w the loss is Σ wᵢ ℓᵢ / n.
     """
-    batch = admitted.batch
+    batch, weights = admitted.batch, admitted.weights
     learner.optimizer.zero_grad()
+    if learner.micro_batch is None or learner.micro_batch >= len(batch):
+        loss = _backward(batch, weights, learner, 1.0)
+    else:
+        loss = 0.0
+        for part in _parts(len(batch), learner.micro_batch):
+            chosen = None if weights is None else weights[part]
+            loss += _backward(batch.select(part), chosen, learner, (part.stop - part.start) / len(batch))
+    return {name: p.grad for name, p in learner.model.named_parameters() if p.grad is not None}, loss
+
+
+def _parts(samples: int, size: int) -> Iterator[slice]:
+    """Parts of this size; the last one is larger, as batch norm cannot take a part of one sample."""
+    count = max(1, samples // size)
+    for i in range(count):
+        yield slice(i * size, samples if i == count - 1 else (i + 1) * size)
+
+
+def _backward(batch: Batch, weights: Tensor | None, learner: Learner, share: float) -> float:
+    """Adds the gradient of a share of the loss to the parameters' own; returns it."""
     try:
         with autocast(batch.x.device, learner.precision):
             output = learner.model(batch.x)
@@ -298,15 +324,14 @@ def backward(admitted: Admitted[Batch], learner: Learner) -> tuple[Tensors, floa
             "value; collect more samples, or put the batch-norm layers into eval mode"
         ) from error
     output = full_precision(output)
-    if admitted.weights is None:
+    if weights is None:
         loss = scalar_loss(learner.loss, output, batch.y)
     else:
-        loss = (admitted.weights * sample_losses(learner.loss, output, batch.y)).mean()
-    if batch.loss_scale != 1.0:
-        loss = loss * batch.loss_scale
+        loss = (weights * sample_losses(learner.loss, output, batch.y)).mean()
+    if share * batch.loss_scale != 1.0:
+        loss = loss * (share * batch.loss_scale)
     loss.backward()  # type: ignore[no-untyped-call]
-    gradient = {name: p.grad for name, p in learner.model.named_parameters() if p.grad is not None}
-    return gradient, float(loss.detach())
+    return float(loss.detach())
 
 
 def _load_tensors(live: Mapping[str, Tensor], saved: Mapping[str, Tensor], kind: str) -> None:

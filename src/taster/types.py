@@ -49,8 +49,8 @@ class Batch:
     def __len__(self) -> int:
         return len(self.x)
 
-    def select(self, keep: Tensor) -> Batch:
-        """The samples that a boolean mask [n] (or an index) keeps.
+    def select(self, keep: Tensor | slice) -> Batch:
+        """The samples that a boolean mask [n] (or an index, or a slice) keeps.
 
         Raises:
             BatchError: when nothing is kept.
