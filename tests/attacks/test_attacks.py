@@ -21,6 +21,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "none": ("none", {}),
     "noise": ("random_noise", {"epsilon": 0.1}),
     "foreign": ("foreign_images", {"source": "digits", "ratio": 0.5}),
+    "labels": ("label_flip", {"ratio": 0.5}),
     "noise l2": ("random_noise", {"epsilon": 0.1, "norm": "l2", "ratio": 0.5}),
     "vanilla": ("vanilla_trigger", COMMON),
     "vanilla scaled": ("vanilla_trigger", {**COMMON, "loss_scale": 20.0}),
@@ -32,6 +33,8 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "optimised": ("accumulative", {**COMMON, "trigger_batch": "optimised"}),
     "optimised l2 part": ("accumulative", {**COMMON, "trigger_batch": "optimised", "norm": "l2", "ratio": 0.5}),
     "unnormalised": ("accumulative", {**COMMON, "normalise": "none"}),
+    "one class": ("accumulative", {**COMMON, "victim_class": 1, "trigger_batch": "recrafted"}),
+    "one class's trigger": ("vanilla_trigger", {**COMMON, "victim_class": 1}),
     "mim": ("vanilla_trigger", {**COMMON, "pgd_momentum": 1.0}),
     "fgsm": ("vanilla_trigger", {**COMMON, "pgd_steps": 1, "step_size": 0.1}),
     "kl": ("accumulative", {**COMMON, "objective": "kl", "random_start": True, "ratio": 0.5}),
@@ -65,6 +68,7 @@ def make(row: str, seed: int = 0) -> Campaign:
         "none": [],
         "random_noise": ["generator"],
         "foreign_images": ["generator"],
+        "label_flip": ["generator"],
         "vanilla_trigger": ["validation", "generator"],
     }
     names = needs.get(name, ["trigger", "validation", "generator"])
@@ -88,16 +92,16 @@ def test_every_attack_is_pure_repeatable_and_within_its_budget(row: str) -> None
     name, settings = ROWS[row]
     ratio, norm = settings.get("ratio", 1.0), settings.get("norm", "linf")
     for batch, clean in zip(fed, [tiny_batch(seed=70), tiny_batch(seed=71), tiny_batch(8, seed=50)], strict=True):
-        assert torch.equal(batch.y, clean.y)
+        assert name == "label_flip" or torch.equal(batch.y, clean.y)
         assert bool(((batch.x >= 0) & (batch.x <= 1)).all())
         change = (batch.x - clean.x).flatten(1)
         size = change.abs().amax(1) if norm == "linf" else change.norm(dim=1)
         assert bool((size <= (1 if name == "foreign_images" else 0.1) + 1e-5).all())
-        assert int(changed(batch.x, clean.x).sum()) <= ratio * len(clean)
+        assert int(changed(batch, clean).sum()) <= ratio * len(clean)
     expected = {"none": (0, 0), "vanilla_trigger": (0, 1), "clean": (1, 0)}
     stream, trigger = expected.get(row if row == "clean" else name, (1, 1))
-    assert bool(changed(fed[0].x, tiny_batch(seed=70).x).any()) == bool(stream)
-    assert bool(changed(fed[2].x, tiny_batch(8, seed=50).x).any()) == bool(trigger)
+    assert bool(changed(fed[0], tiny_batch(seed=70)).any()) == bool(stream)
+    assert bool(changed(fed[2], tiny_batch(8, seed=50)).any()) == bool(trigger)
     assert fed[2].loss_scale == settings.get("loss_scale", 1.0)
     again = campaign_of(row, learner)
     assert all(torch.equal(a.x, b.x) for a, b in zip(fed, again, strict=True))
@@ -228,3 +232,20 @@ def test_objectives_and_starts_that_cannot_work_are_refused() -> None:
         build(objective="kl")
     with pytest.raises(AttackError, match="pgd_momentum"):
         build(trigger_batch="optimised", pgd_momentum=1.0)
+
+
+def test_flipped_labels_are_of_other_classes_or_of_the_one_asked_for() -> None:
+    view, clean = trained().view(), tiny_batch(60, seed=3)
+
+    def flipped(**settings: Any) -> Batch:
+        campaign = ATTACKS["label_flip"](torch.Generator().manual_seed(0), **settings)
+        return campaign.poison(clean, view, Phase.ACCUMULATE)
+
+    assert bool((flipped().y != clean.y).all())
+    assert set(flipped().y.tolist()) == {0, 1, 2}
+    assert torch.equal(flipped(target=1).y, torch.ones_like(clean.y))
+    only = flipped(source=0, target=2).y
+    assert torch.equal(only, torch.where(clean.y == 0, 2, clean.y))
+    assert int((flipped(ratio=0.25).y != clean.y).sum()) == 15
+    with pytest.raises(AttackError, match="target: got 3, wanted 0 to 2"):
+        flipped(target=3)

@@ -11,7 +11,7 @@ from tests.conftest import tiny_batch, tiny_learner
 
 from taster import Batch, Phase
 from taster.attacks import Budget, Campaign
-from taster.attacks.campaign import changed
+from taster.attacks.campaign import changed, of_class
 from taster.errors import AttackError
 from taster.pgd import Ball
 
@@ -30,10 +30,37 @@ def test_the_budget_holds_for_any_attack(x, ratio: float, norm: str) -> None:
     fed = campaign.poison(clean, tiny_learner().view(), Phase.TRIGGER)
     size = (fed.x - clean.x).flatten(1).abs().amax(1) if norm == "linf" else (fed.x - clean.x).flatten(1).norm(dim=1)
     assert bool((size <= 0.1 + 1e-5).all())
-    assert int(changed(fed.x, clean.x).sum()) <= int(ratio * 5 + 1e-9)
+    assert int(changed(fed, clean).sum()) <= int(ratio * 5 + 1e-9)
     assert torch.equal(fed.y, clean.y)
     assert bool(fed.x.isfinite().all())
     assert torch.equal(clean.x, before)
+
+
+@settings(max_examples=50, deadline=None)
+@given(arrays("int64", (5,), elements=st.integers(-5, 5)), st.floats(0, 1))
+def test_labels_are_bound_by_the_ratio_where_they_may_change(y, ratio: float) -> None:
+    clean = tiny_batch(5)
+    campaign = Campaign(
+        Budget(Ball("linf", 0.0), ratio, labels=True), trigger=lambda c, v: Batch(c.x, torch.from_numpy(y))
+    )
+    fed = campaign.poison(clean, tiny_learner().view(), Phase.TRIGGER)
+    kept = (fed.y != clean.y).sum()
+    assert int(kept) == min(int((torch.from_numpy(y) != clean.y).sum()), int(ratio * 5 + 1e-9))
+    assert torch.equal(fed.x, clean.x)
+
+
+def test_labels_of_another_shape_are_told() -> None:
+    campaign = Campaign(Budget(labels=True), trigger=lambda c, v: Batch(c.x, c.y.float()))
+    with pytest.raises(AttackError, match=r"returned labels \[8\] of torch.float32"):
+        campaign.poison(tiny_batch(), tiny_learner().view(), Phase.TRIGGER)
+
+
+def test_a_draw_of_one_class_holds_that_class_alone() -> None:
+    draw = of_class(lambda n: tiny_batch(n, seed=4), 1)
+    assert set(draw(30).y.tolist()) == {1}
+    assert of_class(tiny_batch, None) is tiny_batch
+    with pytest.raises(AttackError, match="victim_class: got 7, wanted a class that the attacker has samples of"):
+        of_class(lambda n: tiny_batch(n, seed=4), 7)(30)
 
 
 def test_what_is_no_batch_is_told_and_loss_scaling_is_bound() -> None:

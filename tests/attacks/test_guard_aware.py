@@ -102,7 +102,7 @@ def test_the_worst_that_passes_is_fed(phase: Phase) -> None:
     stage, _ = rehearsal()
     stage.follow(learner)
     free = campaign(stage).poison(clean, learner.view(), phase)
-    assert bool(changed(free.x, clean.x).any())
+    assert bool(changed(free, clean).any())
     plain = float(learner.view().loss(clean.x, clean.y, batch_norm="train"))
     strict, copy = rehearsal(plain + 0.003)
     strict.follow(learner)

@@ -4,6 +4,7 @@ from taster.attacks.accumulative import accumulative
 from taster.attacks.campaign import Attack, Budget, Campaign, Draw
 from taster.attacks.foreign_images import foreign_images
 from taster.attacks.guard_aware import guard_aware
+from taster.attacks.label_flip import label_flip
 from taster.attacks.no_attack import none
 from taster.attacks.random_noise import random_noise
 from taster.attacks.rehearsal import Outcome, Rehearsal
@@ -19,7 +20,7 @@ from taster.attacks.vanilla_trigger import vanilla_trigger
 
 ATTACKS = {
     attack.__name__: attack
-    for attack in (none, random_noise, foreign_images, vanilla_trigger, accumulative, guard_aware)
+    for attack in (none, random_noise, label_flip, foreign_images, vanilla_trigger, accumulative, guard_aware)
 }
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "at_loss_amplification",
     "foreign_images",
     "guard_aware",
+    "label_flip",
     "none",
     "random_noise",
     "vanilla_trigger",

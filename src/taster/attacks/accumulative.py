@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from taster.attacks.campaign import Budget, Campaign, Draw
+from taster.attacks.campaign import Budget, Campaign, Draw, of_class
 from taster.attacks.crafting import Crafting, Evasion, PgdOptions
 from taster.calculus import Derivatives, Normalise
 from taster.errors import AttackError
@@ -51,6 +51,7 @@ def accumulative(
     evade: str | Annotated[int, Field(ge=1)] | None = None,
     evade_weight: Annotated[float, Field(ge=0)] = 1.0,
     surrogate: str | Annotated[int, Field(ge=1)] | None = None,
+    victim_class: Annotated[int, Field(ge=0)] | None = None,
     weight_momentum: Annotated[float, Field(ge=0)] | None = None,
 ) -> Campaign:
     """Stream batches that keep the accuracy and make the model sensitive to the trigger batch.
@@ -90,6 +91,7 @@ def accumulative(
         evade_weight: of that term.
         surrogate: what poison is crafted on instead of the learner as it is: an earlier model of it, by label or steps
             back (the black-box attacker of Zhu et al. 2023, Table 11), or one of `surrogates`.
+        victim_class: S_val is of this class alone, so that the harm falls on it and hides in the mean.
         weight_momentum: of the learner's SGD while the phase lasts, "weight momentum" in Table 1 (1.1 there); None
             leaves it.
 
@@ -111,7 +113,7 @@ def accumulative(
     )
     attack = Accumulation(
         trigger,
-        validation,
+        of_class(validation, victim_class),
         generator,
         crafting,
         accumulation_weight,

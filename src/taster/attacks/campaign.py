@@ -19,6 +19,28 @@ Draw = Callable[[int], Batch]
 """Draws so many samples from the attacker's own validation data."""
 
 
+def of_class(draw: Draw, label: int | None) -> Draw:
+    """A draw of that class's samples among those that would be drawn; of all for None.
+
+    Raises (when called):
+        AttackError: when there are none.
+    """
+    if label is None:
+        return draw
+
+    def only(count: int) -> Batch:
+        batch = draw(count)
+        keep = batch.y == label
+        if not bool(keep.any()):
+            raise AttackError(
+                f"victim_class: got {label}, wanted a class that the attacker has samples of (there are "
+                f"{sorted(set(batch.y.tolist()))} among {count}; raise validation_size where it is rare)"
+            )
+        return batch.select(keep)
+
+    return only
+
+
 class Attack(Protocol[T]):
     """Turns a clean batch into a poisoned one, knowing what the view shows. May return anything of the same shape:
     whoever calls it through a `Campaign` gets it projected back into the budget."""
@@ -36,11 +58,13 @@ class Budget:
         ball: how far each sample may move.
         ratio: share of a batch's samples that may move at all, the per-batch poisoning ratio of Pang et al. 2021.
         loss_scale: the greatest factor on the batch's loss.
+        labels: whether the labels of those samples may be changed too.
     """
 
     ball: Ball = field(default_factory=Ball)
     ratio: float = 1.0
     loss_scale: float = 1.0
+    labels: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.ratio <= 1:
@@ -56,8 +80,8 @@ class Budget:
         return (order < self.count(samples)).cpu()
 
     def enforce(self, poisoned: Batch, clean: Batch) -> Batch:
-        """The poisoned batch brought back into the budget, whatever it was: labels are the clean ones, samples lie in
-        the ball, and where more changed than the ratio allows, the later ones are restored.
+        """The poisoned batch brought back into the budget, whatever it was: samples lie in the ball, labels are the
+        clean ones unless they may be others, and where more changed than the ratio allows, the later are restored.
 
         Raises:
             AttackError: when it is no Batch, or its shape or dtype changed, so that there is nothing to project.
@@ -70,14 +94,23 @@ class Budget:
                 f"wanted {list(clean.x.shape)} of {clean.x.dtype}"
             )
         x = self.ball.project(poisoned.x.detach().to(clean.x.device), clean.x)
-        over = changed(x, clean.x).cumsum(0) > self.count(len(clean))
+        y = clean.y.clone()
+        if self.labels:
+            if poisoned.y.shape != y.shape or poisoned.y.dtype != y.dtype:
+                raise AttackError(
+                    f"the attack returned labels {list(poisoned.y.shape)} of {poisoned.y.dtype}, "
+                    f"wanted {list(y.shape)} of {y.dtype}"
+                )
+            y = poisoned.y.to(y.device)
+        found = Batch(x, y, min(poisoned.loss_scale, self.loss_scale))
+        over = changed(found, clean).cumsum(0) > self.count(len(clean))
         x[over] = clean.x[over]
-        return Batch(x, clean.y, min(poisoned.loss_scale, self.loss_scale))
+        return Batch(x, torch.where(over, clean.y, y) if self.labels else clean.y, found.loss_scale)
 
 
-def changed(x: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-    """Which samples differ at all, [n]."""
-    return (x != clean).flatten(1).any(1)
+def changed(fed: Batch, clean: Batch) -> torch.Tensor:
+    """Which samples differ at all, in themselves or their label, [n]."""
+    return (fed.x != clean.x).flatten(1).any(1) | (fed.y != clean.y).reshape(len(clean), -1).any(1)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from taster.attacks.campaign import Budget, Campaign, Draw
+from taster.attacks.campaign import Budget, Campaign, Draw, of_class
 from taster.attacks.crafting import Crafting, Evasion, PgdOptions
 from taster.calculus import Derivatives, Normalise
 from taster.functional import BatchNormMode
@@ -42,6 +42,7 @@ def vanilla_trigger(
     evade: str | Annotated[int, Field(ge=1)] | None = None,
     evade_weight: Annotated[float, Field(ge=0)] = 1.0,
     surrogate: str | Annotated[int, Field(ge=1)] | None = None,
+    victim_class: Annotated[int, Field(ge=0)] | None = None,
 ) -> Campaign:
     """A trigger batch whose gradient opposes that of the validation loss; the stream stays clean.
 
@@ -71,10 +72,12 @@ def vanilla_trigger(
         evade_weight: of that term.
         surrogate: what poison is crafted on instead of the learner as it is: an earlier model of it, by label or steps
             back (the black-box attacker of Zhu et al. 2023, Table 11), or one of `surrogates`.
+        victim_class: S_val is of this class alone, so that the harm falls on it and hides in the mean.
 
     Source: Pang et al. 2021, Eq. 6 ("poisoned trigger").
     """
     budget = Budget(Ball(norm, epsilon), ratio, loss_scale)
+    draw = of_class(validation, victim_class)
     crafting = Crafting(
         budget,
         pgd_steps,
@@ -91,7 +94,7 @@ def vanilla_trigger(
 
     def trigger(clean: Batch, view: View) -> Batch:
         chosen = budget.choose(len(clean), generator).to(clean.x.device)
-        s_val, view = validation(validation_size), crafting.on(view)
+        s_val, view = draw(validation_size), crafting.on(view)
         return Batch(crafting.oppose(clean, view, crafting.target(view, s_val), chosen), clean.y, loss_scale)
 
     return Campaign(budget, trigger=trigger, derivatives=crafting.derivatives)

@@ -109,7 +109,7 @@ def run_cell(
                 "defence": defence.label,
                 "seed": seed,
                 **record.to_dict(),
-                "poisoned": int(changed(fed.x, clean.x).sum()),
+                "poisoned": int(changed(fed, clean).sum()),
                 "derivatives": None if campaign.derivatives is None else campaign.derivatives.used(),
                 "monitor_accuracy": observations[-1].accuracy,
                 "test_accuracy": after if shown else None,
@@ -290,5 +290,5 @@ def step_cost(records: list[StepRecord]) -> float | None:
 
 def _pictures(phase: str, clean: Batch, fed: Batch) -> dict[str, Tensor]:
     """A few samples before and after, the changed ones first."""
-    order = torch.argsort(changed(fed.x, clean.x).int(), descending=True, stable=True)[:_SHOWN]
+    order = torch.argsort(changed(fed, clean).int(), descending=True, stable=True)[:_SHOWN]
     return {phase: torch.stack([clean.x[order], fed.x[order]]).cpu()}

@@ -41,7 +41,7 @@ class Measures:
         """
         if phase is Phase.DORMANT:
             return {}
-        mask = changed(fed.x, clean.x)
+        mask = changed(fed, clean)
         found = {}
         for entry, score in self._scores:
             key = (entry.label, phase.value)

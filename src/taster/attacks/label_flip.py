@@ -1,0 +1,55 @@
+"""Wrong labels: the plainest poison there is."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+
+from taster.attacks.campaign import Budget, Campaign
+from taster.errors import AttackError
+from taster.pgd import Ball
+from taster.settings import checked
+from taster.types import Batch
+from taster.view import View
+
+
+@checked
+def label_flip(
+    generator: torch.Generator,
+    *,
+    ratio: Annotated[float, Field(gt=0, le=1)] = 1.0,
+    source: Annotated[int, Field(ge=0)] | None = None,
+    target: Annotated[int, Field(ge=0)] | None = None,
+) -> Campaign:
+    """Samples under labels that are not theirs, in the stream and in the trigger; the samples stay as they are.
+
+        y' = target, or a class other than y, each as likely
+
+    Args:
+        generator: draws which samples are poisoned, and their labels.
+        ratio: share of a batch that is poisoned.
+        source: the class whose samples are poisoned; None poisons all classes.
+        target: the label they get; None draws one.
+
+    Raises (when called):
+        AttackError: for a target that the model has no output for.
+
+    Source: Biggio et al. 2011; the targeted form Tolpegin et al. 2020.
+    """
+    budget = Budget(Ball("linf", 0.0), ratio, labels=True)
+
+    def attack(clean: Batch, view: View) -> Batch:
+        with torch.no_grad():
+            classes = view.forward(clean.x[:1]).shape[1]
+        if target is not None and target >= classes:
+            raise AttackError(f"target: got {target}, wanted 0 to {classes - 1}: the model has {classes} classes")
+        chosen = budget.choose(len(clean), generator).to(clean.y.device)
+        if source is not None:
+            chosen &= clean.y == source
+        shift = torch.randint(1, classes, (len(clean),), generator=generator, device=generator.device)
+        wrong = (clean.y + shift.to(clean.y.device)) % classes if target is None else torch.full_like(clean.y, target)
+        return Batch(clean.x, torch.where(chosen, wrong, clean.y))
+
+    return Campaign(budget, accumulate=attack, trigger=attack)
