@@ -10,6 +10,7 @@ from torch import Tensor
 
 from taster.detectors import Detector, Kind
 from taster.discrepancy import Divergence, MemorizationDiscrepancy
+from taster.influence import Influence
 from taster.score import Score
 from taster.settings import checked
 from taster.types import Batch
@@ -59,6 +60,19 @@ def anomaly(
 
 
 @checked
+def influence(probe: Batch, *, every: Annotated[int, Field(ge=1)] = 5) -> Score:
+    """What learning a sample would do to the loss on clean ones.
+
+    Args:
+        probe: clean samples.
+        every: steps between gradients of their loss.
+
+    Source: Koh and Liang 2017, to first order; see `taster.influence.Influence`.
+    """
+    return Influence(probe, every)
+
+
+@checked
 def loss() -> Score:
     """The learner's loss on a sample, as the model stands.
 
@@ -72,4 +86,4 @@ def loss() -> Score:
     return score
 
 
-SCORES = {score.__name__: score for score in (memorization_discrepancy, anomaly, loss)}
+SCORES = {score.__name__: score for score in (memorization_discrepancy, anomaly, influence, loss)}

@@ -221,5 +221,6 @@ def test_all_defences_are_named_by_their_function() -> None:
         "dsc",
         "discrepancy_screen",
         "anomaly_screen",
+        "influence_screen",
         "probe_gate",
     }

@@ -6,6 +6,7 @@ from taster.defences.clipping import clipping
 from taster.defences.discrepancy_screen import discrepancy_screen
 from taster.defences.dsc import dsc
 from taster.defences.fat import fat
+from taster.defences.influence_screen import influence_screen
 from taster.defences.mart import mart
 from taster.defences.mma import mma
 from taster.defences.no_defence import none
@@ -25,6 +26,7 @@ DEFENCES = {
         dsc,
         discrepancy_screen,
         anomaly_screen,
+        influence_screen,
         probe_gate,
     )
 }
@@ -37,6 +39,7 @@ __all__ = [
     "discrepancy_screen",
     "dsc",
     "fat",
+    "influence_screen",
     "mart",
     "mma",
     "none",
