@@ -11,8 +11,8 @@ from torch import nn
 
 from taster.data import Images, Role, as_batch, split_roles
 from taster.errors import RecipeError, RunDirectoryError
+from taster.experiments.assemble import make_campaign, make_guard, make_score
 from taster.experiments.burn_in import build_model, load_weights, surrogate_recipe
-from taster.experiments.cell import make_campaign, make_guard, make_score
 from taster.experiments.environment import describe_environment, pick_device
 from taster.experiments.recipe import Recipe
 from taster.experiments.run_directory import RunDirectory

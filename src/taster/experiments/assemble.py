@@ -1,0 +1,140 @@
+"""What a cell works with, built from the recipe: learner, guard, attack, schedule, scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from taster.attacks import Campaign, Rehearsal, Schedule, after_steps, at_accuracy_floor, at_loss_amplification
+from taster.calculus import Derivatives
+from taster.data import Images, ImageSet, Role, Sampler
+from taster.errors import RecipeError
+from taster.experiments.burn_in import build_model, build_optimizer, surrogate_recipe
+from taster.experiments.own_code import own_code
+from taster.experiments.recipe import Entry, Recipe, ScheduleSection
+from taster.guard import Guard
+from taster.history import History
+from taster.learner import Learner
+from taster.score import Score
+from taster.seeds import generator
+from taster.types import Batch
+from taster.view import View
+
+
+def make_learner(
+    recipe: Recipe,
+    data: ImageSet,
+    burnt_in: dict[str, Any],
+    defence: Entry,
+    probe: Batch,
+    seed: int,
+    device: torch.device,
+    draws: str = "defence",
+) -> Learner:
+    """A learner at the burnt-in state, behind the defence's guard, which draws from the generator of this name."""
+    model = build_model(recipe, data, seed, device)
+    optimizer = build_optimizer(recipe, model)
+    guard = make_guard(recipe, defence, probe, seed, draws)
+    learner = Learner(
+        model, optimizer, cross_entropy, guard, history=make_history(recipe), precision=recipe.compute.precision
+    )
+    learner.load_state_dict({**burnt_in, "guard": guard.state_dict()})
+    if recipe.stream.fresh_optimizer:
+        optimizer.state.clear()
+    if recipe.stream.learning_rate is not None:
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.stream.learning_rate
+    model.train()
+    return learner
+
+
+def make_guard(recipe: Recipe, defence: Entry, probe: Batch, seed: int, draws: str = "defence") -> Guard:
+    """The defence, with the trusted data that belongs to it.
+
+    Raises:
+        RecipeError: when the function returns no Guard.
+    """
+    resources = {"probe": probe, "generator": generator(seed, draws)}
+    with own_code(defence):
+        guard = recipe.factory("defence", defence).make(resources, defence.settings)
+    if not isinstance(guard, Guard):
+        raise RecipeError(f"defence {defence.label}: {defence.name} returned {type(guard).__name__}, wanted a Guard")
+    reach = make_history(recipe).reach
+    if guard.rewinds > reach:
+        raise RecipeError(
+            f"defence {defence.label}: rewinds up to {guard.rewinds} steps where the history reaches back {reach}, "
+            "wanted a larger history.capacity"
+        )
+    return guard
+
+
+def make_history(recipe: Recipe) -> History:
+    """The snapshots that the learner keeps."""
+    return History(recipe.history.capacity, every=recipe.history.every)
+
+
+def make_surrogates(
+    recipe: Recipe, data: ImageSet, burnt_in: dict[str, Any], seed: int, device: torch.device
+) -> dict[str, View]:
+    """The attacker's own models."""
+    found = {}
+    for section in recipe.surrogate:
+        model = build_model(surrogate_recipe(recipe, section), data, seed, device)
+        model.load_state_dict(burnt_in["surrogates"][section.label])
+        optimizer, precision = build_optimizer(recipe, model), recipe.compute.precision
+        found[section.label] = Learner(model, optimizer, cross_entropy, precision=precision).view()
+    return found
+
+
+def make_score(recipe: Recipe, entry: Entry, probe: Batch) -> Score:
+    """The score, with the clean samples that belong to it."""
+    with own_code(entry):
+        made = recipe.factory("score", entry).make({"probe": probe}, entry.settings)
+    if not callable(made):
+        raise RecipeError(f"score {entry.label}: {entry.name} returned {type(made).__name__}, wanted a Score")
+    return made  # type: ignore[no-any-return]
+
+
+def make_campaign(
+    recipe: Recipe,
+    roles: dict[Role, Images],
+    trigger: Batch,
+    attack: Entry,
+    seed: int,
+    surrogates: Mapping[str, View] | None = None,
+    rehearsal: Rehearsal | None = None,
+) -> Campaign:
+    """The attack, with the data that belongs to it; without what only a cell has, it is made but cannot be called.
+
+    Raises:
+        RecipeError: when the function returns no Campaign.
+    """
+    validation = Sampler(roles["validation"].to(trigger.x.device), generator(seed, "validation"))
+    resources = {
+        "trigger": trigger,
+        "validation": validation,
+        "generator": generator(seed, "attack"),
+        "derivatives": Derivatives(recipe.compute.way),
+        "surrogates": surrogates or {},
+        "rehearsal": rehearsal,
+    }
+    with own_code(attack):
+        campaign = recipe.factory("attack", attack).make(resources, attack.settings)
+    if not isinstance(campaign, Campaign):
+        raise RecipeError(f"attack {attack.label}: {attack.name} returned {type(campaign).__name__}, wanted a Campaign")
+    return campaign
+
+
+def make_schedule(section: ScheduleSection, *, harmless: bool = False) -> Schedule:
+    """The recipe's conditions; the harm done is named before the count. Where nobody attacks, only the count ends it:
+    that a defence by itself costs accuracy is a result."""
+    stops = {}
+    if section.accuracy_floor is not None and not harmless:
+        stops["accuracy_floor"] = at_accuracy_floor(section.accuracy_floor, margin=section.margin)
+    if section.loss_amplification is not None and not harmless:
+        stops["loss_amplification"] = at_loss_amplification(section.loss_amplification)
+    stops["steps"] = after_steps(section.steps)
+    return Schedule(stops, section.dormant)
