@@ -31,6 +31,8 @@ from taster.defences import (
     mart,
     mma,
     probe_gate,
+    probe_projection,
+    quantile_clipping,
     trades,
 )
 
@@ -40,6 +42,8 @@ Build = Callable[[Batch], Guard]
 DEFENCES: dict[str, Build] = {
     "none": lambda _: Guard(),
     "clipping": lambda _: clipping(bound=1.0),
+    "quantile_clipping": lambda _: quantile_clipping(),
+    "probe_projection": lambda probe: probe_projection(probe),
     "discrepancy_screen": lambda probe: discrepancy_screen(probe, against="earlier"),
     "anomaly_screen, gaussian": lambda probe: anomaly_screen(probe, kind="gaussian"),
     "influence_screen": lambda probe: influence_screen(probe),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.func import jvp
 
 from taster.errors import GuardError
+from taster.step import global_norm
 from taster.types import Batch, StepRecord, Tensors
 from taster.view import View
 
@@ -67,13 +69,6 @@ class Influence:
         self._direction = state["direction"]
 
     def _look(self, view: View) -> Tensors:
-        leaves = {name: value.detach().requires_grad_(True) for name, value in view.trainable.items()}
-        with torch.enable_grad():
-            loss = view.loss(self._probe.x, self._probe.y, params=leaves)
-            slopes = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-        found = {
-            name: torch.zeros_like(leaf) if slope is None else slope.detach()
-            for (name, leaf), slope in zip(leaves.items(), slopes, strict=True)
-        }
-        size = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(found.values()))))
-        return {name: slope / size.clamp_min(torch.finfo(slope.dtype).tiny) for name, slope in found.items()}
+        found = view.loss_gradient(self._probe.x, self._probe.y)
+        size = max(global_norm(found), sys.float_info.min)
+        return {name: slope / size for name, slope in found.items()}

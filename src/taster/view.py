@@ -127,6 +127,16 @@ class View:
         """The loss of a batch, one number, differentiable as `forward` is."""
         return self._functional().loss(*self._state(params), x, y, batch_norm=batch_norm)
 
+    def loss_gradient(self, x: Tensor, y: Tensor) -> Tensors:
+        """The gradient of a batch's loss by the name of each trainable parameter, without a graph."""
+        leaves = {name: value.requires_grad_(True) for name, value in _copies(self.trainable).items()}
+        with torch.enable_grad():
+            slopes = torch.autograd.grad(self.loss(x, y, params=leaves), list(leaves.values()), allow_unused=True)
+        return {
+            name: torch.zeros_like(leaf) if slope is None else slope
+            for (name, leaf), slope in zip(leaves.items(), slopes, strict=True)
+        }
+
     def sample_losses(
         self, x: Tensor, y: Tensor, *, params: Mapping[str, Tensor] | None = None, batch_norm: BatchNormMode = "eval"
     ) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from tests.conftest import full_state, same_state, tiny_batch, tiny_learner
 
 from taster import Batch, Guard, History, Learner
-from taster.defences import DEFENCES, clipping, probe_gate
+from taster.defences import DEFENCES, clipping, probe_gate, probe_projection, quantile_clipping
 from taster.errors import CheckpointError, GuardError, HistoryError
 
 
@@ -50,6 +50,55 @@ def easy(n: int, seed: int = 0) -> Batch:
     g = torch.Generator().manual_seed(seed)
     y = torch.randint(0, 3, (n,), generator=g)
     return Batch((y.float() / 2)[:, None, None, None].expand(n, 1, 6, 6).contiguous(), y)
+
+
+def test_clipping_at_a_quantile_goes_by_what_was_applied() -> None:
+    guard = quantile_clipping(quantile=0.5, window=5, least=3)
+    learner = tiny_learner(guard=guard)
+    records = [learner.feed(tiny_batch(16, seed=i)) for i in range(3)]
+    assert all(r.gradient_norm_before == r.gradient_norm_after for r in records)
+    usual = sorted(float(r.gradient_norm_after or 0) for r in records)[1]
+    loud = tiny_batch(16, seed=9)
+    record = learner.feed(Batch(loud.x, loud.y, 1000.0))
+    assert record.gradient_norm_before is not None
+    assert record.gradient_norm_before > 100 * usual
+    assert record.gradient_norm_after == pytest.approx(usual, rel=1e-5)
+    for _ in range(10):
+        record = learner.feed(Batch(loud.x, loud.y, 1000.0))
+    assert record.gradient_norm_after is not None
+    assert record.gradient_norm_after <= 2 * max(float(r.gradient_norm_after or 0) for r in records)
+    again = quantile_clipping(quantile=0.5, window=5, least=3)
+    again.load_state_dict(guard.state_dict())
+    assert again.state_dict() == guard.state_dict()
+    assert len(guard.state_dict()[0]["norms"]) == 5  # type: ignore[index]
+
+
+def test_what_opposes_the_probe_is_projected_off() -> None:
+    probe = tiny_batch(40, seed=1)
+    learner, view = tiny_learner(), tiny_learner().view()
+    (project,) = probe_projection(probe, samples=30).transforms
+    towards = view.loss_gradient(probe.x[:30], probe.y[:30])
+    same = {name: 2 * value for name, value in towards.items()}
+    assert all(torch.equal(project(same, view)[name], same[name]) for name in same)
+    noise = {name: torch.randn_like(value) for name, value in towards.items()}
+    against = {name: noise[name] - 5 * towards[name] for name in towards}
+    found = project(against, view)
+
+    def inner(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+        return sum(float((a[name] * b[name]).sum()) for name in a)
+
+    assert inner(against, towards) < 0
+    assert inner(found, towards) == pytest.approx(0.0, abs=1e-4)
+    share = inner(against, towards) / inner(towards, towards)
+    for name in found:
+        assert torch.allclose(found[name], against[name] - share * towards[name], atol=1e-5)
+    # Plain PyTorch agrees on the probe's gradient.
+    learner.model.eval()
+    loss = torch.nn.functional.cross_entropy(learner.model(probe.x[:30]), probe.y[:30])
+    for (name, _), slope in zip(
+        learner.model.named_parameters(), torch.autograd.grad(loss, list(learner.model.parameters())), strict=True
+    ):
+        assert torch.allclose(towards[name], slope, atol=1e-6)
 
 
 def test_the_probe_gate_refuses_harm_and_keeps_what_helps() -> None:
@@ -213,6 +262,8 @@ def test_all_defences_are_named_by_their_function() -> None:
     assert set(DEFENCES) == {
         "none",
         "clipping",
+        "quantile_clipping",
+        "probe_projection",
         "adversarial_training",
         "trades",
         "mart",

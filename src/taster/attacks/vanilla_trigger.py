@@ -43,8 +43,9 @@ def vanilla_trigger(
     evade_weight: Annotated[float, Field(ge=0)] = 1.0,
     surrogate: str | Annotated[int, Field(ge=1)] | None = None,
     victim_class: Annotated[int, Field(ge=0)] | None = None,
+    greedy: bool = False,
 ) -> Campaign:
-    """A trigger batch whose gradient opposes that of the validation loss; the stream stays clean.
+    """A trigger batch whose gradient opposes that of the validation loss; the stream stays clean, unless it is greedy.
 
         min over P of ⟨∇_θ L(S_val; θ_T), ∇_θ L(P(S_T); θ_T)⟩
 
@@ -72,6 +73,8 @@ def vanilla_trigger(
         evade_weight: of that term.
         surrogate: what poison is crafted on instead of the learner as it is: an earlier model of it, by label or steps
             back (the black-box attacker of Zhu et al. 2023, Table 11), or one of `surrogates`.
+        greedy: poisons every batch of the stream likewise, which is the online attack that the accumulative one is held
+            against (Pang et al. 2021, Fig. 1, left), and starves a guard that refuses whatever does harm.
         victim_class: S_val is of this class alone, so that the harm falls on it and hides in the mean.
 
     Source: Pang et al. 2021, Eq. 6 ("poisoned trigger").
@@ -97,4 +100,5 @@ def vanilla_trigger(
         s_val, view = draw(validation_size), crafting.on(view)
         return Batch(crafting.oppose(clean, view, crafting.target(view, s_val), chosen), clean.y, loss_scale)
 
-    return Campaign(budget, trigger=trigger, derivatives=crafting.derivatives)
+    stream = trigger if greedy else None
+    return Campaign(budget, accumulate=stream, trigger=trigger, derivatives=crafting.derivatives)

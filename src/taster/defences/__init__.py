@@ -11,6 +11,8 @@ from taster.defences.mart import mart
 from taster.defences.mma import mma
 from taster.defences.no_defence import none
 from taster.defences.probe_gate import probe_gate
+from taster.defences.probe_projection import probe_projection
+from taster.defences.quantile_clipping import quantile_clipping
 from taster.defences.trades import trades
 
 DEFENCES = {
@@ -18,6 +20,8 @@ DEFENCES = {
     for defence in (
         none,
         clipping,
+        quantile_clipping,
+        probe_projection,
         adversarial_training,
         trades,
         mart,
@@ -44,5 +48,7 @@ __all__ = [
     "mma",
     "none",
     "probe_gate",
+    "probe_projection",
+    "quantile_clipping",
     "trades",
 ]
