@@ -57,8 +57,9 @@ def curves(cells: Sequence[dict[str, Any]], attacks: Sequence[str], defence: str
                 markeredgecolor=colour(index),
                 markeredgewidth=1.6,
             )
-    lowest = min(s["test_accuracy"] for cell in cells for s in cell["steps"] if s["test_accuracy"] is not None)
-    axes.set_ylim(max(0.0, lowest - 3), 100.5)
+    seen = [s["test_accuracy"] for cell in cells for s in cell["steps"] if s["test_accuracy"] is not None]
+    seen += [cell["row"]["acc_start"] for cell in cells]
+    axes.set_ylim(max(0.0, min(seen) - 3), min(100.5, max(seen) + 3))
     axes.set_xlabel("step")
     axes.set_ylabel("test accuracy, %")
     return figure

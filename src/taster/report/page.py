@@ -81,24 +81,25 @@ def write_report(run: RunDirectory) -> Path:
 
 def _score_figures(
     run: RunDirectory, recipe: Recipe, cells: list[dict[str, Any]], lines: list[ScoreLine]
-) -> list[tuple[str, dict[str, str]]]:
-    """Titles and pictures of what the scores say."""
+) -> list[tuple[str, dict[str, str], bool]]:
+    """Titles and pictures of what the scores say, and whether a picture is a wide one."""
     attacks, pasts = [entry.label for entry in recipe.attack], recipe.burn_in.labels
     first = recipe.defence[0].label  # pictures are of one defence, the table is of all
     cells = [cell for cell in cells if cell["row"]["defence"] == first]
     lines = [line for line in lines if line.defence == first]
     shown: list[tuple[str, str, Callable[[Theme], Figure | None]]] = []
     radius, past = over_radius(recipe.attack), over_past(recipe.score, pasts)
-    for i, entry in enumerate(recipe.score, 1):
-        shown.append((f"score-{i}", entry.label, partial(distributions, cells, entry.label, attacks)))
-        if radius:
-            shown.append(
-                (f"score-{i}-radius", f"{entry.label}, over ε", partial(radius_plot, lines, entry.label, radius))
-            )
     if past:
         shown.append(("score-pasts", "over the model compared to", partial(past_plot, lines, past, attacks, pasts)))
-    found = [(title, _draw(run, name, draw)) for name, title, draw in shown]
-    return [(title, pictures) for title, pictures in found if pictures]
+    if radius:
+        for i, entry in enumerate(recipe.score, 1):
+            draw = partial(radius_plot, lines, entry.label, radius)
+            shown.append((f"score-{i}-radius", f"{entry.label}, over ε", draw))
+    wide = len(shown)
+    for i, entry in enumerate(recipe.score, 1):
+        shown.append((f"score-{i}", entry.label, partial(distributions, cells, entry.label, attacks)))
+    found = [(title, _draw(run, name, draw), i < wide) for i, (name, title, draw) in enumerate(shown)]
+    return [entry for entry in found if entry[1]]
 
 
 def _draw(run: RunDirectory, name: str, draw: Callable[[Theme], Figure | None]) -> dict[str, str]:
@@ -122,7 +123,8 @@ def sentences(recipe: Any, lines: list[Line]) -> list[str]:
     done = (
         f"A {recipe.model.name} trained on {recipe.data.source} to {start:.1f} % test accuracy went on learning from a "
         f"live stream, while {len(recipe.attack)} attacks (controls among them) tried to break it behind each of "
-        f"{len(recipe.defence)} defences, with {seeds} seed{'s' if seeds > 1 else ''} each."
+        f"{len(recipe.defence)} defence{'s' if len(recipe.defence) > 1 else ''}, with {seeds} seed"
+        f"{'s' if seeds > 1 else ''} each."
     )
     open_names = {entry.label for entry in recipe.defence if entry.name == "none"}
     hurt = worst([line for line in lines if line.defence in open_names] or lines)

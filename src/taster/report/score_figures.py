@@ -80,7 +80,7 @@ def past_plot(
         axes.set_title(name, color=ink(theme), fontsize=9)
         axes.set_xlabel("compared to")
         axes.set_ylabel("mean of the score")
-        axes.set_xticks([x for x, _ in points], [labels[int(x)] for x, _ in points])
+        axes.set_xticks([x for x, _ in points], [labels[int(x)] for x, _ in points], rotation=45, ha="right")
         for i, attack in enumerate(attacks):
             for phase in SAMPLES:
                 known = _known(lines, [(x, score, attack) for x, score in points], phase)
