@@ -120,11 +120,13 @@ def sentences(recipe: Any, lines: list[Line]) -> list[str]:
     """What was done, and what came of it."""
     start = Spread.of([line.start.mean for line in lines]).mean
     seeds = max(line.seeds for line in lines)
+    names = [entry.name for entry in recipe.defence]
+    behind = f"behind each of {len(names)} defences" if len(names) > 1 else f"behind {recipe.defence[0].label}"
+    behind = "with no defence" if names == ["none"] else behind
     done = (
         f"A {recipe.model.name} trained on {recipe.data.source} to {start:.1f} % test accuracy went on learning from a "
-        f"live stream, while {len(recipe.attack)} attacks (controls among them) tried to break it behind each of "
-        f"{len(recipe.defence)} defence{'s' if len(recipe.defence) > 1 else ''}, with {seeds} seed"
-        f"{'s' if seeds > 1 else ''} each."
+        f"live stream, while {len(recipe.attack)} attacks (controls among them) tried to break it {behind}, "
+        f"with {seeds} seed{'s' if seeds > 1 else ''} each."
     )
     open_names = {entry.label for entry in recipe.defence if entry.name == "none"}
     hurt = worst([line for line in lines if line.defence in open_names] or lines)
