@@ -84,7 +84,16 @@ def test_contributors_examples_run() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/recipes.md", "docs/guard.md", "results/README.md"]
+    "name",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "docs/recipes.md",
+        "docs/guard.md",
+        "results/README.md",
+        "results/online.md",
+    ],
 )
 def test_links_lead_somewhere(name: str) -> None:
     document = ROOT / name

@@ -66,10 +66,16 @@ class Detector:
         self._every = every
         self._features: tuple[Tensor, Tensor] | None = None
         self._fitted: Fitted | None = None
+        # Before the first step: what was fitted at a moment, so that asking twice fits once.
+        self._fresh: tuple[object, Fitted] | None = None
 
     def __call__(self, batch: Batch, view: View) -> Tensor:
         """[n], in float32."""
-        fitted = self._fit(self._look(self._clean, view)) if self._fitted is None else self._fitted
+        fitted = self._fitted
+        if fitted is None:
+            if self._fresh is None or self._fresh[0] is not view.moment:
+                self._fresh = (view.moment, self._fit(self._look(self._clean, view)))
+            fitted = self._fresh[1]
         with torch.no_grad():
             rows, logits = view.features(batch.x, self._layer)
         return fitted(rows.double(), logits.argmax(1)).float()
@@ -85,7 +91,8 @@ class Detector:
 
     def renew(self, probe: Batch) -> None:
         """Takes up other clean samples."""
-        self._clean, self._features, self._fitted = probe, None, None
+        self._clean = probe
+        self._features = self._fitted = self._fresh = None
 
     def state_dict(self) -> dict[str, Any]:
         """The clean features last fitted to."""
