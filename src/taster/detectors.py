@@ -183,7 +183,7 @@ def _gaussians(groups: dict[int, Tensor], *, tied: bool) -> Fitted:
 
 def _factor(centred: Tensor) -> Tensor:
     """The Cholesky factor of the shrunk covariance."""
-    covariance = LedoitWolf(assume_centered=True).fit(centred.cpu().numpy()).covariance_
+    covariance = LedoitWolf(store_precision=False, assume_centered=True).fit(centred.cpu().numpy()).covariance_
     matrix: Tensor = torch.from_numpy(covariance).to(centred)
     # Features that are always zero leave a covariance of less than full rank: the least that makes it one is added.
     least = torch.finfo(matrix.dtype).eps * matrix.diagonal().mean().clamp_min(torch.finfo(matrix.dtype).tiny) * 1e4
