@@ -290,7 +290,7 @@ def _close(recipe: Recipe, rows: list[dict[str, Any]], page: Path, *, quiet: boo
 
 
 def _show_results(recipe: Recipe, rows: list[dict[str, Any]], console: Console) -> None:
-    from taster.report import headings, legend, summarise
+    from taster.report import legend, summarise, tabulated
 
     table = Table(
         title=f"{recipe.name}: what one trigger step did",
@@ -300,13 +300,15 @@ def _show_results(recipe: Recipe, rows: list[dict[str, Any]], console: Console) 
         pad_edge=False,
         collapse_padding=True,
     )
-    for i, heading in enumerate(headings(published=bool(recipe.published))):
+    published = [entry.model_dump() for entry in recipe.published]
+    lines = summarise(rows, published)
+    headings, texts = tabulated(lines, narrow=True, published=bool(published))
+    for i, heading in enumerate(headings):
         table.add_column(heading, justify="left" if i < 2 else "right", no_wrap=i == 2, overflow="fold")
     attack = ""
-    for line in summarise(rows, [entry.model_dump() for entry in recipe.published]):
-        cells = line.cells(narrow=True, published=bool(recipe.published))
-        table.add_row("" if line.attack == attack else cells[0], *cells[1:])
-        attack = line.attack
+    for cells in texts:
+        table.add_row("" if cells[0] == attack else cells[0], *cells[1:])
+        attack = cells[0]
     console.print(table)
     _messages.print(legend(published=bool(recipe.published)), style="dim", highlight=False)
 

@@ -16,12 +16,13 @@ from taster.errors import RunDirectoryError
 from taster.experiments import RunDirectory, read_recipe, run_recipe
 from taster.experiments.recipe import Entry
 from taster.experiments.watcher import Silence
-from taster.report import Spread, headings, summarise, write_report
+from taster.report import Spread, summarise, tabulated, write_report
 from taster.report.compare import compare_runs
 from taster.report.figures import colour
 from taster.report.pictures import magnified_difference, strip
 from taster.report.score_figures import over_past, over_radius
 from taster.report.scores import score_lines
+from taster.report.summary import headings
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -54,6 +55,15 @@ def test_rows_are_brought_together_over_seeds() -> None:
     assert lines[1].drop.text(sign=True) == "0.0"
     assert Spread(-0.01, None).text(sign=True) == "0.0"
     assert Spread(0.26, 0.0).text(sign=True) == "+0.3 ± 0.0"
+
+
+def test_what_was_screened_has_a_column_where_something_was() -> None:
+    plain = tabulated(summarise([row(-1.0, screened=0.0)]))
+    some = tabulated(summarise([row(-1.0, screened=0.0), row(-1.0, attack="b", screened=12.0)]))
+    assert "screened" not in plain[0]
+    assert some[0].index("screened") == 7
+    assert [cells[7] for cells in some[1]] == ["0", "12"]
+    assert [len(cells) for cells in plain[1]] == [len(plain[0])]
 
 
 def test_a_paper_may_report_other_things_than_drops() -> None:
@@ -180,7 +190,7 @@ def test_the_page_tells_the_run(run: RunDirectory) -> None:
     page = (run.path / "report.html").read_text()
     assert "&lt;tiny&gt; &amp; co" in page
     for line in summarise(run.results()["rows"]):
-        for cell in line.cells():
+        for cell in tabulated([line])[1][0]:
             assert f">{cell}</td>" in page
     assert "<dt>derivatives</dt><dd>held_difference (accumulative)</dd>" in page
     for part in (

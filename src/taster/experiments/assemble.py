@@ -14,6 +14,7 @@ from taster.data import Images, ImageSet, Role, Sampler
 from taster.errors import RecipeError
 from taster.experiments.burn_in import build_model, build_optimizer, surrogate_recipe
 from taster.experiments.own_code import own_code
+from taster.experiments.quiet import quiet
 from taster.experiments.recipe import Entry, Recipe, ScheduleSection
 from taster.guard import Guard
 from taster.history import History
@@ -58,7 +59,8 @@ def make_guard(recipe: Recipe, defence: Entry, probe: Batch, seed: int, draws: s
         RecipeError: when the function returns no Guard.
     """
     resources = {"probe": probe, "generator": generator(seed, draws)}
-    with own_code(defence):
+    # A probe that is small for what it promises is the recipe's affair, and told by its results.
+    with own_code(defence), quiet("taster.defences.probe_gate"):
         guard = recipe.factory("defence", defence).make(resources, defence.settings)
     if not isinstance(guard, Guard):
         raise RecipeError(f"defence {defence.label}: {defence.name} returned {type(guard).__name__}, wanted a Guard")

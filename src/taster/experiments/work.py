@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from taster.experiments.burn_in import burn_in, surrogate_recipe
 from taster.experiments.burn_in_cache import shared
 from taster.experiments.cell import run_cell
 from taster.experiments.environment import pick_device
+from taster.experiments.quiet import quiet
 from taster.experiments.recipe import Recipe
 from taster.experiments.run_directory import RunDirectory
 
@@ -60,13 +60,8 @@ def pending(recipe: Recipe, run: RunDirectory, burn_in_batches: int) -> tuple[li
 
 def perform(task: Task, recipe: Recipe, directory: str, on_step: Callable[[], None]) -> None:
     """Does one task and leaves its files in the run directory."""
-    alarms = logging.getLogger("taster.learner")
-    before = alarms.level
-    alarms.setLevel(logging.ERROR)  # what is refused here is in steps.jsonl
-    try:
+    with quiet("taster.learner"):  # what is refused here is in steps.jsonl
         _perform(task, recipe, directory, on_step)
-    finally:
-        alarms.setLevel(before)
 
 
 def _perform(task: Task, recipe: Recipe, directory: str, on_step: Callable[[], None]) -> None:

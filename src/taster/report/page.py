@@ -19,7 +19,7 @@ from taster.report.score_figures import distributions, over_past, over_radius, p
 from taster.report.scores import HEADINGS as SCORE_HEADINGS
 from taster.report.scores import LEGEND as SCORE_LEGEND
 from taster.report.scores import ScoreLine, score_lines
-from taster.report.summary import Line, Spread, headings, legend, summarise, worst
+from taster.report.summary import Line, Spread, legend, summarise, tabulated, worst
 
 if TYPE_CHECKING:
     from taster.experiments.recipe import Recipe
@@ -50,6 +50,7 @@ def write_report(run: RunDirectory) -> Path:
     with plain_text():
         overview = as_png(drops(lines, attacks, defences, "light"))
     run.write_bytes("figures/overview.png", overview)
+    heads, texts = tabulated(lines, published=bool(published))
     found = score_lines([cell["row"] for cell in cells], published)
     wanted = len(attacks) * len(defences) * len(recipe.seeds)
     page = _template().render(
@@ -59,8 +60,8 @@ def write_report(run: RunDirectory) -> Path:
         sentences=sentences(recipe, lines),
         unfinished=wanted - len(cells),
         wanted=wanted,
-        headings=headings(published=bool(published)),
-        published=bool(published),
+        headings=heads,
+        rows=list(zip(lines, texts, strict=True)),
         legend=legend(published=bool(published)),
         lines=lines,
         bars=bars,

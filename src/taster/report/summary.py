@@ -110,6 +110,17 @@ def headings(*, published: bool = False) -> list[str]:
     return [*own, "published"] if published else own
 
 
+def tabulated(
+    lines: Sequence[Line], *, narrow: bool = False, published: bool = False
+) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of the table; without the column of what was screened where nothing was."""
+    heads, rows = headings(published=published), [line.cells(narrow=narrow, published=published) for line in lines]
+    if any(line.screened is not None and line.screened.mean > 0 for line in lines):
+        return heads, rows
+    place = heads.index("screened")
+    return [*heads[:place], *heads[place + 1 :]], [[*row[:place], *row[place + 1 :]] for row in rows]
+
+
 def legend(*, published: bool = False) -> str:
     """What the columns mean."""
     paper = "published: the paper's figures, in its own setting; " if published else ""
