@@ -27,15 +27,20 @@ def clipping(*, bound: Annotated[float, Field(gt=0)] = 1.0, norm: Norm = "l2") -
     Source: Pascanu et al. 2013; as a defence in Pang et al. 2021, Section 4.2, and Zhu et al. 2023 ("GC").
     """
 
-    @torch.no_grad()
     def clip(gradient: Tensors, view: View) -> Tensors:
-        if not gradient:
-            return gradient
-        order = 2.0 if norm == "l2" else float("inf")
-        norms = torch.stack(torch._foreach_norm(list(gradient.values()), order))
-        total = torch.linalg.vector_norm(norms, order)
-        if float(total) <= bound:
-            return gradient
-        return dict(zip(gradient, torch._foreach_mul(list(gradient.values()), bound / total), strict=True))
+        return clipped(gradient, bound, norm)
 
     return Guard(transforms=[clip])
+
+
+@torch.no_grad()
+def clipped(gradient: Tensors, bound: float, norm: Norm = "l2") -> Tensors:
+    """The gradient, scaled down to the bound where its norm over all tensors together exceeds it."""
+    if not gradient:
+        return gradient
+    order = 2.0 if norm == "l2" else float("inf")
+    norms = torch.stack(torch._foreach_norm(list(gradient.values()), order))
+    total = torch.linalg.vector_norm(norms, order)
+    if float(total) <= bound:
+        return gradient
+    return dict(zip(gradient, torch._foreach_mul(list(gradient.values()), bound / total), strict=True))

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 
+from taster.defences.clipping import clipped
 from taster.guard import Guard
 from taster.settings import checked
-from taster.step import global_norm
 from taster.types import StepRecord, Tensors
 from taster.view import View
 
@@ -53,10 +53,7 @@ class QuantileClipping:
         if len(self._norms) < self._least:
             return gradient
         bound = float(torch.quantile(torch.tensor(list(self._norms)), self._quantile))
-        norm = global_norm(gradient)
-        if norm <= bound:
-            return gradient
-        return {name: value * (bound / norm) for name, value in gradient.items()}
+        return clipped(gradient, bound)
 
     def observe(self, record: StepRecord, view: View) -> None:  # noqa: ARG002 (the protocol of a stage)
         """Remembers the norm of an update that was learned."""
