@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from taster import Batch, Guard, Quarantine, StepRecord, reject
 from taster.cli import app
 from taster.errors import QuarantineError
-from taster.guard import Change
 from taster.report.pictures import sheet
+from taster.stages import Change
 from taster.types import COMMIT, Verdict
 from tests.conftest import full_state, same_state, tiny_batch, tiny_learner
 

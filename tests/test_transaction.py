@@ -7,7 +7,7 @@ import torch
 
 from taster import Action, Guard, History, StepRecord, View, rewind
 from taster.errors import HistoryError, TransactionError
-from taster.guard import Change
+from taster.stages import Change
 from taster.types import COMMIT, Verdict
 from tests.conftest import full_state, same_state, tiny_batch, tiny_learner
 

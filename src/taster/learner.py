@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from taster.errors import BatchError, CheckpointError, HistoryError, ModelError, SmallBatchError
 from taster.functional import Functional, Precision, autocast, full_precision
-from taster.guard import Admitted, Guard
 from taster.history import History, Snapshot
 from taster.losses import Loss, sample_losses, scalar_loss
+from taster.stages import Admitted, Guard
 from taster.step import guarded_step
 from taster.transaction import StateCopy, Transaction, snapshot_of
 from taster.types import Action, Batch, StepRecord, Tensors

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from taster.errors import GuardError
-from taster.guard import Renewable, Stateful
+from taster.stages import Renewable, Stateful
 from taster.types import Batch, StepRecord
 from taster.view import View
 

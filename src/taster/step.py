@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from taster.errors import GuardError, SmallBatchError
-from taster.guard import Admitted, Change, Guard, Screen, T, Transform, stage_name
+from taster.stages import Admitted, Change, Guard, Screen, T, Transform, stage_name
 from taster.types import COMMIT, Batch, StepRecord, Tensors, Verdict, reject, worst
 from taster.view import View
 

@@ -12,7 +12,7 @@ from taster import Batch, Guard, History, Learner, Phase
 from taster.attacks import Rehearsal, guard_aware
 from taster.attacks.campaign import changed
 from taster.calculus import Derivatives, Way
-from taster.guard import Change
+from taster.stages import Change
 from taster.types import COMMIT, Verdict, reject
 
 

@@ -10,8 +10,8 @@ import torch
 
 from taster.calculus import Derivatives
 from taster.errors import AttackError
-from taster.guard import T
 from taster.pgd import Ball
+from taster.stages import T
 from taster.types import Batch, Phase
 from taster.view import View
 

@@ -9,10 +9,10 @@ from pydantic import Field
 from taster.defences.correction import Descent, SelectiveCorrection
 from taster.defences.screening import Action, ScoreScreen
 from taster.detectors import Detector, Kind
-from taster.guard import Guard
 from taster.pgd import Ball, Norm
 from taster.score import CleanQuantile, halves
 from taster.settings import checked
+from taster.stages import Guard
 from taster.types import Batch
 
 

@@ -7,9 +7,9 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from taster.guard import Guard
 from taster.pgd import Norm
 from taster.settings import checked
+from taster.stages import Guard
 from taster.types import Tensors
 from taster.view import View
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from taster.discrepancy import MemorizationDiscrepancy
-from taster.guard import Admitted
 from taster.objectives import SampleLoss, plain
 from taster.pgd import Ball, selective_pgd
 from taster.score import Score, Threshold, Thresholded
+from taster.stages import Admitted
 from taster.types import Batch
 from taster.view import View
 

@@ -8,9 +8,9 @@ from pydantic import Field
 
 from taster.defences.screening import Action, ScoreScreen
 from taster.discrepancy import Divergence, MemorizationDiscrepancy
-from taster.guard import Guard
 from taster.score import threshold_of
 from taster.settings import checked
+from taster.stages import Guard
 from taster.types import Batch
 
 

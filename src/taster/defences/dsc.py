@@ -9,10 +9,10 @@ from pydantic import Field
 
 from taster.defences.correction import Descent, Granularity, SelectiveCorrection
 from taster.discrepancy import Divergence, MemorizationDiscrepancy
-from taster.guard import Guard
 from taster.pgd import Ball, Norm
 from taster.score import threshold_of
 from taster.settings import checked
+from taster.stages import Guard
 from taster.types import Batch
 
 

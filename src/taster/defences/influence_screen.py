@@ -7,10 +7,10 @@ from typing import Annotated
 from pydantic import Field
 
 from taster.defences.screening import Action, ScoreScreen
-from taster.guard import Guard
 from taster.influence import Influence
 from taster.score import CleanQuantile, halves
 from taster.settings import checked
+from taster.stages import Guard
 from taster.types import Batch
 
 

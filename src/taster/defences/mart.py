@@ -7,10 +7,10 @@ from typing import Annotated
 from pydantic import Field
 
 from taster.defences.correction import Correction, Descent
-from taster.guard import Guard
 from taster.objectives import mart_loss
 from taster.pgd import Ball, Norm
 from taster.settings import checked
+from taster.stages import Guard
 
 
 @checked

@@ -8,10 +8,10 @@ from pydantic import Field
 from torch import Tensor
 
 from taster.defences.correction import Correction, Descent
-from taster.guard import Guard
 from taster.objectives import margin
 from taster.pgd import Ball, Norm
 from taster.settings import checked
+from taster.stages import Guard
 
 
 def _margin(logits: Tensor, y: Tensor, reference: Tensor) -> Tensor:

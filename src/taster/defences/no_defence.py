@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from taster.guard import Guard
+from taster.stages import Guard
 
 
 def none() -> Guard:

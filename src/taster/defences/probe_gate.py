@@ -11,10 +11,10 @@ from pydantic import Field
 from torch import Tensor
 
 from taster.errors import CheckpointError
-from taster.guard import Change, Guard
 from taster.paired import accuracy_fell, mean_fell
 from taster.promise import Promise, promise
 from taster.settings import checked
+from taster.stages import Change, Guard
 from taster.types import COMMIT, Batch, StepRecord, Verdict, reject, rewind
 from taster.view import View
 

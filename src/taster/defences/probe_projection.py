@@ -8,8 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from taster.guard import Guard
 from taster.settings import checked
+from taster.stages import Guard
 from taster.types import Batch, Tensors
 from taster.view import View
 

@@ -9,8 +9,8 @@ import torch
 from pydantic import Field
 
 from taster.defences.clipping import clipped
-from taster.guard import Guard
 from taster.settings import checked
+from taster.stages import Guard
 from taster.types import StepRecord, Tensors
 from taster.view import View
 

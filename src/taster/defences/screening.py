@@ -6,8 +6,8 @@ from typing import Literal
 
 import torch
 
-from taster.guard import Admitted
 from taster.score import Score, Threshold, Thresholded
+from taster.stages import Admitted
 from taster.types import Batch
 from taster.view import View
 

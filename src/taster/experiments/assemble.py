@@ -16,11 +16,11 @@ from taster.experiments.burn_in import build_model, build_optimizer, surrogate_r
 from taster.experiments.own_code import own_code
 from taster.experiments.quiet import quiet
 from taster.experiments.recipe import Entry, Recipe, ScheduleSection
-from taster.guard import Guard
 from taster.history import History
 from taster.learner import Learner
 from taster.score import Score
 from taster.seeds import generator
+from taster.stages import Guard
 from taster.types import Batch
 from taster.view import View
 

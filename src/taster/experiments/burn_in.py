@@ -13,10 +13,10 @@ from taster.checkpoint import load_state
 from taster.data import Augment, Images, ImageSet, Stream
 from taster.errors import CheckpointError, ModelError
 from taster.experiments.recipe import Recipe, Surrogate
-from taster.guard import Guard
 from taster.history import History
 from taster.learner import Learner
 from taster.seeds import derived_seed, generator
+from taster.stages import Guard
 
 
 def build_model(recipe: Recipe, data: ImageSet, seed: int, device: torch.device) -> nn.Module:

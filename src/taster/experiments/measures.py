@@ -13,8 +13,8 @@ from taster.attacks.campaign import changed
 from taster.errors import RecipeError
 from taster.experiments.own_code import own_code
 from taster.experiments.recipe import Entry
-from taster.guard import Stateful
 from taster.score import Score
+from taster.stages import Stateful
 from taster.types import Batch, Phase, StepRecord
 from taster.view import View
 

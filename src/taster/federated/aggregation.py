@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from taster.guard import Admitted
 from taster.learner import Learner
+from taster.stages import Admitted
 from taster.step import Reduce
 from taster.types import Tensors, Updates
 

@@ -8,7 +8,7 @@ import torch
 from taster import Admitted, Batch, Guard
 from taster.defences import clipping, none, probe_gate
 from taster.errors import BatchError, GuardError
-from taster.guard import stage_name
+from taster.stages import stage_name
 from taster.types import COMMIT, Updates, reject, rewind, worst
 from tests.conftest import tiny_batch
 
