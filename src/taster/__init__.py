@@ -1,6 +1,7 @@
 """taster: models that keep learning, guarded against poisoned batches, and the attacks to prove it."""
 
 from taster.checkpoint import load_state, save_state
+from taster.defences.recommended import guard
 from taster.history import History, Snapshot
 from taster.learner import Learner
 from taster.promise import Promise, promise
@@ -32,6 +33,7 @@ __all__ = [
     "Verdict",
     "View",
     "__version__",
+    "guard",
     "load_state",
     "promise",
     "reject",

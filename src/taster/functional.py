@@ -19,13 +19,15 @@ from taster.losses import Loss, sample_losses, scalar_loss
 BatchNormMode = Literal["eval", "train"]
 """Normalise with the recorded statistics, or with those of the batch itself."""
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "float16"]
 """Number format of the forward pass; parameters, losses and optimizer state stay as they are."""
+
+_HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """The context of a forward pass in the given precision."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+    return torch.autocast(device.type, dtype=_HALF.get(precision), enabled=precision in _HALF)
 
 
 class Functional:
@@ -144,7 +146,11 @@ class Functional:
         batch_norm: BatchNormMode = "eval",
     ) -> Tensor:
         """The loss of each sample, [n]."""
-        return sample_losses(self._loss, self.forward(params, buffers, x, batch_norm=batch_norm), y)
+        return self.losses(self.forward(params, buffers, x, batch_norm=batch_norm), y)
+
+    def losses(self, output: Tensor, y: Tensor) -> Tensor:
+        """The loss of each sample, [n], from the model's output."""
+        return sample_losses(self._loss, output, y)
 
 
 def full_precision(output: Tensor) -> Tensor:

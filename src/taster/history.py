@@ -133,6 +133,14 @@ class History:
         for newer in [s for s in self._ring if s > step]:
             self._drop(newer)
 
+    def fork(self) -> History:
+        """Another history of the same snapshots, in memory, which from here on goes its own way. Nothing is copied, as
+        snapshots are never written to."""
+        other = History(self.capacity, every=self.every, device=self._device)
+        other._ring = {step: self.at(step) for step in self._ring}
+        other._pinned = {label: self.at(label) for label in self._pinned}
+        return other
+
     def state_dict(self) -> dict[str, Any]:
         """All snapshots that lie in memory; those on disk stay there and are found again by their directory."""
         return {

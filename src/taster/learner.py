@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -43,9 +43,11 @@ class Learner:
         history: keeps snapshots for stages that rewind or compare with the past; None keeps none.
         input_range: the least and greatest value a sample may hold. Other data than images: None switches the check
             off (and admits whole-number inputs such as tokens).
-        precision: of the forward pass; "bfloat16" runs it under autocast.
+        precision: of the forward pass; "bfloat16" and "float16" run it under autocast.
         micro_batch: samples that go through the network at a time; their gradients are added up, and the guard sees and
             judges the batch as a whole. For a loss that is a mean over samples. None takes all at once.
+        scaler: scales losses so that gradients in float16 do not vanish; wanted for that precision. A step whose
+            gradient overflows is refused, as the scaler itself would skip it, and the scale falls.
         on_verdict: called with the record and the batch of every update that was refused, after the step is over; a
             `taster.Quarantine` keeps them. Each is logged as a warning as well, by the logger "taster.learner".
 
@@ -54,8 +56,8 @@ class Learner:
 
     Raises:
         BatchError: for a micro-batch under 1.
-        ModelError: when the optimizer holds none of the model's parameters, or others beside them, or needs a closure
-            (LBFGS).
+        ModelError: for float16 without a scaler; when the optimizer holds none of the model's parameters, or others
+            beside them, or needs a closure (LBFGS).
         HistoryError: when the guard may rewind further than the history reaches back.
     """
 
@@ -70,6 +72,7 @@ class Learner:
         input_range: tuple[float, float] | None = (0.0, 1.0),
         precision: Precision = "float32",
         micro_batch: int | None = None,
+        scaler: torch.amp.GradScaler | None = None,
         on_verdict: Callable[[StepRecord, Batch], None] | None = None,
     ) -> None:
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
@@ -94,8 +97,13 @@ class Learner:
                 f"got a guard that rewinds up to {back} steps and a history that reaches back {reach}; give the "
                 f"learner History(capacity={back + 1}) or more"
             )
-        if precision not in ("float32", "bfloat16"):
-            raise ModelError(f"got precision {precision!r}, wanted 'float32' or 'bfloat16'")
+        if precision not in get_args(Precision):
+            raise ModelError(f"got precision {precision!r}, wanted one of {', '.join(get_args(Precision))}")
+        if precision == "float16" and scaler is None:
+            raise ModelError(
+                "got precision 'float16' and no scaler, wanted Learner(scaler=torch.amp.GradScaler(...)): small "
+                "gradients would be zero in that format (bfloat16 needs none)"
+            )
         self.model = model
         self.optimizer = optimizer
         self.loss = loss
@@ -107,6 +115,7 @@ class Learner:
         if micro_batch is not None and micro_batch < 1:
             raise BatchError(f"got micro_batch {micro_batch}, wanted at least 1, or None")
         self.micro_batch = micro_batch
+        self.scaler = scaler
         self.on_verdict = on_verdict
         self.counters = dict.fromkeys(
             ("steps", "committed", "rejected", "rewound", "samples", "dropped", "corrected"), 0
@@ -135,9 +144,9 @@ class Learner:
 
     def feed(self, batch: Batch, *, trusted: bool = False) -> StepRecord:
         """`step` for a Batch. One that is trusted passes no screen and no gate; what is not finite is refused still."""
-        self._check(batch)
+        self.check(batch)
         record = guarded_step(self, batch, _Unasked(self.guard) if trusted else self.guard, backward)
-        self._account(record, batch)
+        self.account(record, batch)
         return record
 
     def view(self) -> View:
@@ -182,12 +191,17 @@ class Learner:
         """Everything needed to go on: model, optimizer, guard, history and count of steps.
 
         `taster.save_state` writes it as safetensors. The tensors of the model are the live ones, as in
-        `torch.nn.Module.state_dict`.
+        `torch.nn.Module.state_dict`. Asked in the middle of a step, by a signal handler say, it is the state before the
+        step (copied): an update that has not been judged is in no checkpoint.
         """
+        if self._state.in_use:
+            model, optimizer = self._state.state_dicts()
+        else:
+            model, optimizer = dict(self.model.state_dict()), self.optimizer.state_dict()
         return {
             "steps": self.steps,
-            "model": dict(self.model.state_dict()),
-            "optimizer": self.optimizer.state_dict(),
+            "model": model,
+            "optimizer": optimizer,
             "guard": self.guard.state_dict(),
             "history": None if self.history is None else self.history.state_dict(),
         }
@@ -215,7 +229,7 @@ class Learner:
         self.steps = int(state["steps"])
         self._changed()
 
-    def _account(self, record: StepRecord, batch: Batch) -> None:
+    def account(self, record: StepRecord, batch: Batch) -> None:
         """Counts, and raises the alarm."""
         action = {Action.COMMIT: "committed", Action.REJECT: "rejected", Action.REWIND: "rewound"}[
             record.verdict.action
@@ -234,7 +248,7 @@ class Learner:
             if self.on_verdict is not None:
                 self.on_verdict(record, batch)
 
-    def _check(self, batch: Batch) -> None:
+    def check(self, batch: Batch) -> None:
         """Refuses what no caller can have meant; values that are not finite are the guard's business."""
         if self.input_range is None:
             return
@@ -297,6 +311,10 @@ def backward(admitted: Admitted[Batch], learner: Learner) -> tuple[Tensors, floa
         for part in _parts(len(batch), learner.micro_batch):
             chosen = None if weights is None else weights[part]
             loss += _backward(batch.select(part), chosen, learner, (part.stop - part.start) / len(batch))
+    if learner.scaler is not None:
+        # What it would find infinite the step refuses, so that it need not be asked again before the update.
+        learner.scaler.unscale_(learner.optimizer)
+        learner.scaler.update()
     return {name: p.grad for name, p in learner.model.named_parameters() if p.grad is not None}, loss
 
 
@@ -330,7 +348,7 @@ def _backward(batch: Batch, weights: Tensor | None, learner: Learner, share: flo
         loss = (weights * sample_losses(learner.loss, output, batch.y)).mean()
     if share * batch.loss_scale != 1.0:
         loss = loss * (share * batch.loss_scale)
-    loss.backward()  # type: ignore[no-untyped-call]
+    (loss if learner.scaler is None else learner.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
     return float(loss.detach())
 
 

@@ -21,7 +21,7 @@ _RELEASED = "released"
 class Quarantine:
     """A folder of refused batches; give it to `Learner(on_verdict=...)`.
 
-        quarantine.jsonl       one line a batch: id, step, action, stage, reason, samples, loss
+        quarantine.jsonl       one line a batch: id, step, action, stage, reason, scores, samples, loss
         000017.safetensors     its samples and labels
         released/              those that the owner has let go
 
@@ -53,6 +53,7 @@ class Quarantine:
                 "action": record.verdict.action.name,
                 "stage": record.verdict.stage,
                 "reason": record.verdict.reason,
+                "scores": record.to_dict()["evidence"],
                 "samples": len(batch),
                 "loss": record.loss,
             }

@@ -152,6 +152,9 @@ class Renewable(Protocol):
 class Guard:
     """Stages in the order they run: screens, then transforms, then gates; within a kind, in the order given.
 
+    Where a gate rejects an update, the screens in `salvage` are asked: what they let through is tried again, until they
+    let nothing through, or all that came.
+
     `g1 + g2` joins two guards kind by kind. `Guard()` does nothing. A stage is any callable of its protocol; its name
     in records is its attribute `name`, or else its function's or class's name.
 
@@ -164,10 +167,12 @@ class Guard:
         screens: tuple[Screen[Any], ...] | list[Screen[Any]] = (),
         transforms: tuple[Transform, ...] | list[Transform] = (),
         gates: tuple[Gate, ...] | list[Gate] = (),
+        salvage: tuple[Screen[Any], ...] | list[Screen[Any]] = (),
     ) -> None:
         self.screens = tuple(screens)
         self.transforms = tuple(transforms)
         self.gates = tuple(gates)
+        self.salvage = tuple(salvage)
         for stage in self:
             if not callable(stage):
                 raise GuardError(f"got the stage {stage!r}, wanted a callable")
@@ -182,12 +187,18 @@ class Guard:
         yield from self.screens
         yield from self.transforms
         yield from self.gates
+        yield from self.salvage
 
     def __add__(self, other: Guard) -> Guard:
-        return Guard(self.screens + other.screens, self.transforms + other.transforms, self.gates + other.gates)
+        return Guard(
+            self.screens + other.screens,
+            self.transforms + other.transforms,
+            self.gates + other.gates,
+            self.salvage + other.salvage,
+        )
 
     def __repr__(self) -> str:
-        kinds = {"screens": self.screens, "transforms": self.transforms, "gates": self.gates}
+        kinds = {name: getattr(self, name) for name in ("screens", "transforms", "gates", "salvage")}
         inner = ", ".join(f"{kind}=[{', '.join(map(stage_name, stages))}]" for kind, stages in kinds.items() if stages)
         return f"Guard({inner})"
 

@@ -7,14 +7,14 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from taster.errors import GuardError, SmallBatchError
 from taster.stages import Admitted, Change, Guard, Screen, T, Transform, stage_name
-from taster.types import COMMIT, Batch, StepRecord, Tensors, Verdict, reject, worst
+from taster.types import COMMIT, Action, Batch, StepRecord, Tensors, Verdict, reject, worst
 from taster.view import View
 
 if TYPE_CHECKING:
@@ -25,46 +25,44 @@ Reduce = Callable[[Admitted[T], "Learner"], tuple[Tensors, float | None]]
 federated learning."""
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """What became of one update, made and settled; the norms are those of `StepRecord`."""
+
+    verdict: Verdict
+    loss: float | None = None
+    norm_before: float | None = None
+    norm_after: float | None = None
+    by_gate: bool = False
+
+
 def guarded_step(learner: Learner, item: T, guard: Guard, reduce: Reduce[T]) -> StepRecord:
-    """Draw, screens, gradient, transforms, update, gates, and the verdict carried out."""
+    """Draw, screens, gradient, transforms, update, gates, and the verdict carried out; what a gate has rejected, again
+    without the part that the salvaging screens take out of it."""
     clock = Clock()
-    loss = norm_before = norm_after = None
     admitted = admit(item, guard.screens, learner.view(), clock)
     if admitted.empty:
-        verdict = reject(admitted.reason, admitted.stage)
+        made = Attempt(reject(admitted.reason, admitted.stage))
     else:
-        with learner.transaction() as tx:  # opens before the forward pass, which writes batch-norm statistics
-            clock.lap("transaction")
-            try:
-                gradient, loss = reduce(admitted, learner)
-            except SmallBatchError as error:
-                if not admitted.dropped:
-                    raise
-                verdict = reject(f"too little was left by the screens: {error}", "screens")
-            else:
-                norm_before = norm_after = global_norm(gradient)
-                clock.lap("gradient")
-                verdict = finite(loss, norm_before)
-            if verdict.committed and guard.transforms:
-                gradient = transform(gradient, guard.transforms, tx.before, clock)
-                norm_after = global_norm(gradient)
-                verdict = finite(loss, norm_after)
-            if verdict.committed:
-                learner.apply(gradient)
-                clock.lap("update")
-                change = Change(learner.steps, admitted.batch, gradient, loss, tx.before, learner.view())
-                verdict = worst(judged(gate, change, clock) for gate in guard.gates)
-            verdict = tx.settle(verdict)
-            clock.lap("settle")
+        made = attempt(learner, admitted, guard, reduce, clock)
+        while made.by_gate and made.verdict.action is Action.REJECT and guard.salvage:
+            part = screened(admitted, guard.salvage, learner.view(), clock)
+            if part.empty or len(part.batch) == len(admitted.batch):
+                break
+            admitted, refused = part, made
+            made = attempt(learner, admitted, guard, reduce, clock)
+            if made.verdict.committed:
+                said = f"learned {len(admitted.batch)} of {len(item)} samples: {refused.verdict.reason}"
+                made = replace(made, verdict=replace(COMMIT, stage=refused.verdict.stage, reason=said))
     record = StepRecord(
         step=learner.steps,
         samples=len(item),
-        loss=loss,
-        verdict=verdict,
+        loss=made.loss,
+        verdict=made.verdict,
         dropped=admitted.dropped,
         corrected=admitted.corrected,
-        gradient_norm_before=norm_before,
-        gradient_norm_after=norm_after,
+        gradient_norm_before=made.norm_before,
+        gradient_norm_after=made.norm_after,
     )
     learner.steps += 1
     guard.observe(record, learner.view())
@@ -72,11 +70,46 @@ def guarded_step(learner: Learner, item: T, guard: Guard, reduce: Reduce[T]) -> 
     return replace(record, seconds=clock.seconds())
 
 
+def attempt(learner: Learner, admitted: Admitted[T], guard: Guard, reduce: Reduce[T], clock: Clock) -> Attempt:
+    """One update, from the gradient to the verdict carried out: all or nothing."""
+    loss = norm_before = norm_after = None
+    judged_by_gates = False
+    with learner.transaction() as tx:  # opens before the forward pass, which writes batch-norm statistics
+        clock.lap("transaction")
+        try:
+            gradient, loss = reduce(admitted, learner)
+        except SmallBatchError as error:
+            if not admitted.dropped:
+                raise
+            verdict = reject(f"too little was left by the screens: {error}", "screens")
+        else:
+            norm_before = norm_after = global_norm(gradient)
+            clock.lap("gradient")
+            verdict = finite(loss, norm_before)
+        if verdict.committed and guard.transforms:
+            gradient = transform(gradient, guard.transforms, tx.before, clock)
+            norm_after = global_norm(gradient)
+            verdict = finite(loss, norm_after)
+        if verdict.committed:
+            learner.apply(gradient)
+            clock.lap("update")
+            change = Change(learner.steps, admitted.batch, gradient, loss, tx.before, learner.view())
+            verdict = worst(judged(gate, change, clock) for gate in guard.gates)
+            judged_by_gates = True
+        verdict = tx.settle(verdict)
+        clock.lap("settle")
+    return Attempt(verdict, loss, norm_before, norm_after, judged_by_gates)
+
+
 def admit(item: T, screens: Sequence[Screen[T]], view: View, clock: Clock) -> Admitted[T]:
     """Runs the screens in order; what is not finite is out before the first: a batch as a whole, a client by itself."""
-    admitted: Admitted[T] = Admitted(item)
     stages: list[Screen[Any]] = [finite_values, *screens]
-    for screen in stages:
+    return screened(Admitted(item), stages, view, clock)
+
+
+def screened(admitted: Admitted[T], screens: Sequence[Screen[T]], view: View, clock: Clock) -> Admitted[T]:
+    """What screens let through of what others have let through, and who emptied it."""
+    for screen in screens:
         with clock.stage(screen):
             admitted = screen(admitted, view)
         if not isinstance(admitted, Admitted):

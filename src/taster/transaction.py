@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,31 @@ class StateCopy:
         for group, saved in zip(self._optimizer.param_groups, self._groups, strict=True):
             group.update(saved)
 
+    def state_dicts(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The model's and the optimizer's state as saved, each in the form of its `state_dict`, copied."""
+        kept = {id(live): tensor for live, tensor in zip(self._live, self._kept, strict=True)}
+        named = {**self.params, **self.buffers}
+        model = {
+            name: (named[name] if name in named else kept.get(id(live), live)).detach().clone()
+            for name, live in self._model.state_dict(keep_vars=True).items()
+        }
+
+        def saved(entry: dict[str, Any]) -> dict[str, Any]:
+            return {
+                key: kept[id(value)].clone() if isinstance(value, Tensor) else copy.deepcopy(value)
+                for key, value in entry.items()
+            }
+
+        order = list(dict.fromkeys(p for group in self._optimizer.param_groups for p in group["params"]))
+        optimizer = self._optimizer.state_dict()
+        return model, {
+            **optimizer,
+            "state": {order.index(parameter): saved(entry) for parameter, entry in self._states.items()},
+            "param_groups": [
+                {**group, **saved(entry)} for group, entry in zip(optimizer["param_groups"], self._groups, strict=True)
+            ],
+        }
+
     @property
     def params(self) -> Tensors:
         """The parameters as saved, by name; not to be changed."""
@@ -138,7 +164,7 @@ class Transaction:
             target = self._learner.steps - verdict.steps
             snapshot = self._learner._require_history(target).before(target)
             self._learner.restore(snapshot)
-            verdict = Verdict(verdict.action, self._learner.steps - snapshot.step, verdict.reason, verdict.stage)
+            verdict = replace(verdict, steps=self._learner.steps - snapshot.step)
         return verdict
 
     def __exit__(

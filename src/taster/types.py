@@ -114,12 +114,14 @@ class Verdict:
         steps: how many steps to go back; 0 unless rewinding.
         reason: one sentence for people.
         stage: name of the stage that spoke; filled in by the step.
+        evidence: the numbers that it went by, by name.
     """
 
     action: Action = Action.COMMIT
     steps: int = 0
     reason: str = ""
     stage: str = ""
+    evidence: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def committed(self) -> bool:
@@ -130,14 +132,14 @@ class Verdict:
 COMMIT = Verdict()
 
 
-def reject(reason: str, stage: str = "") -> Verdict:
+def reject(reason: str, stage: str = "", evidence: Mapping[str, float] | None = None) -> Verdict:
     """A verdict that undoes the update."""
-    return Verdict(Action.REJECT, 0, reason, stage)
+    return Verdict(Action.REJECT, 0, reason, stage, evidence or {})
 
 
-def rewind(steps: int, reason: str, stage: str = "") -> Verdict:
+def rewind(steps: int, reason: str, stage: str = "", evidence: Mapping[str, float] | None = None) -> Verdict:
     """A verdict that goes back to the state before the last `steps` steps (1 is the step before this one)."""
-    return Verdict(Action.REWIND, steps, reason, stage)
+    return Verdict(Action.REWIND, steps, reason, stage, evidence or {})
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:
@@ -172,7 +174,7 @@ class StepRecord:
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dictionary, one level deep but for `seconds`; a number that is not finite becomes None."""
+        """A JSON-ready dictionary, one level deep but for `seconds` and `evidence`; what is not finite becomes None."""
         return {
             "step": self.step,
             "phase": None if self.phase is None else self.phase.value,
@@ -184,6 +186,7 @@ class StepRecord:
             "rewound": self.verdict.steps,
             "stage": self.verdict.stage,
             "reason": self.verdict.reason,
+            "evidence": {name: _finite(value) for name, value in self.verdict.evidence.items()},
             "gradient_norm_before": _finite(self.gradient_norm_before),
             "gradient_norm_after": _finite(self.gradient_norm_after),
             "seconds": dict(self.seconds),

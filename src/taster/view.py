@@ -143,6 +143,10 @@ class View:
         """The loss of each sample, [n], differentiable as `forward` is."""
         return self._functional().sample_losses(*self._state(params), x, y, batch_norm=batch_norm)
 
+    def losses(self, output: Tensor, y: Tensor) -> Tensor:
+        """The loss of each sample, [n], from what the model made of them."""
+        return self._functional().losses(output, y)
+
     def accuracy(self, x: Tensor, y: Tensor, *, chunk: int = 1000) -> float:
         """Share of samples classified rightly, in points (0 to 100)."""
         correct = 0

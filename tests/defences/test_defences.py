@@ -172,7 +172,7 @@ def test_calling_the_gate_changes_nothing_that_is_kept() -> None:
     learner = tiny_learner(guard=Guard(gates=[lambda change: gate(change)]))  # called, never told
     for i in range(5):
         learner.feed(easy(32, seed=i))
-    assert gate.state_dict() == {"anchor": None, "last": None}
+    assert gate.state_dict() == {"anchor": None, "trail": [], "unchecked": 0}
 
 
 def test_harm_to_one_class_does_not_hide_in_the_mean() -> None:
@@ -196,7 +196,7 @@ def test_harm_to_one_class_does_not_hide_in_the_mean() -> None:
 
 def test_checked_now_and_then_it_goes_back_to_the_last_check() -> None:
     probe = easy(200, seed=9)
-    guard = probe_gate(probe, every=4)
+    guard = probe_gate(probe, every=4, sieve=False)
     learner = tiny_learner(guard=guard, history=History(capacity=6))
     trained(learner)
     assert learner.steps == 40
@@ -213,7 +213,7 @@ def test_a_gate_goes_on_from_its_state() -> None:
     twin = probe_gate(probe)
     twin.load_state_dict(learner.guard.state_dict())
     (ours,), (theirs,) = learner.guard.gates, twin.gates
-    assert torch.equal(ours.state_dict()["last"]["probability"], theirs.state_dict()["last"]["probability"])
+    assert torch.equal(ours.state_dict()["trail"][-1]["probability"], theirs.state_dict()["trail"][-1]["probability"])
     learner.guard = twin
     assert not learner.feed(poison(easy(32, seed=77), loss_scale=50.0)).verdict.committed
 
@@ -241,7 +241,7 @@ def test_a_renewed_probe_is_the_one_that_counts() -> None:
     assert learner.feed(fresh).verdict.committed
     state = gate.state_dict()
     assert torch.equal(state["anchor"]["right"], start)
-    assert torch.equal(state["last"]["right"], learner.view().forward(fresh.x).argmax(1) == fresh.y)
+    assert torch.equal(state["trail"][-1]["right"], learner.view().forward(fresh.x).argmax(1) == fresh.y)
     assert not learner.feed(Batch(fresh.x, fresh.y, 1000.0)).verdict.committed
 
 
@@ -274,4 +274,6 @@ def test_all_defences_are_named_by_their_function() -> None:
         "anomaly_screen",
         "influence_screen",
         "probe_gate",
+        "salvage",
+        "guard",
     }

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from taster.learner import Learner
+from taster.transaction import StateCopy
 from taster.types import Batch, StepRecord
 
 
@@ -17,7 +19,7 @@ class Outcome:
 
     Attributes:
         committed: whether each was learned.
-        accuracy: afterwards, on the attacker's own samples, in points.
+        accuracy: on the attacker's own samples, in points, after those batches that harm is measured after.
     """
 
     committed: tuple[bool, ...]
@@ -38,25 +40,35 @@ class Rehearsal:
     def __init__(self, learner: Learner, held_out: Batch) -> None:
         self._learner = learner
         self._held_out = held_out
+        self._kept = StateCopy(learner.model, learner.optimizer)
 
     def follow(self, victim: Learner, record: StepRecord | None = None) -> None:
         """Takes up the victim's state, and lets the copy of the guard learn what became of the last step."""
-        state = victim.state_dict()
-        self._learner.load_state_dict({**state, "guard": self._learner.guard.state_dict()})
-        if record is not None:
-            self._learner.guard.observe(record, self._learner.view())
-
-    def outcome(self, *batches: Batch) -> Outcome:
-        """Feeds the batches one after the other, and undoes it all."""
         learner = self._learner
-        state = learner.state_dict()
-        # The tensors of these are the live ones; snapshots of the history are never written to.
-        state |= {part: copy.deepcopy(state[part]) for part in ("model", "optimizer", "guard")}
+        learner.load_state_dict({**victim.state_dict(), "guard": learner.guard.state_dict(), "history": None})
+        learner.history = None if victim.history is None else victim.history.fork()
+        if record is not None:
+            learner.guard.observe(record, learner.view())
+
+    def outcome(self, *batches: Batch, afterwards: Sequence[Batch] = ()) -> Outcome:
+        """Feeds the batches one after the other, and undoes it all.
+
+        Args:
+            batches: after these the harm is measured.
+            afterwards: others that are fed after them, to see whether it lasts.
+        """
+        learner = self._learner
+        steps, history, guard = learner.steps, learner.history, copy.deepcopy(learner.guard.state_dict())
+        self._kept.save()
         devices = [batches[0].x.device] if batches[0].x.is_cuda else []
         try:
+            learner.history = None if history is None else history.fork()
             with torch.random.fork_rng(devices):  # what dropout draws is the victim's
                 records = [learner.feed(batch) for batch in batches]
-            accuracy = learner.view().accuracy(self._held_out.x, self._held_out.y)
+                accuracy = learner.view().accuracy(self._held_out.x, self._held_out.y)
+                records += [learner.feed(batch) for batch in afterwards]
         finally:
-            learner.load_state_dict(state)
+            self._kept.restore()
+            learner.load_state_dict({**learner.state_dict(), "steps": steps, "guard": guard, "history": None})
+            learner.history = history
         return Outcome(tuple(record.verdict.committed for record in records), accuracy)

@@ -9,7 +9,6 @@ from typing import Literal, get_args
 from taster.calculus.exact import Differentiator, DoubleBackward, ForwardOverReverse
 from taster.calculus.held import HeldDifferences
 from taster.errors import SettingError
-from taster.functional import Precision
 
 Method = Literal["double_backward", "forward_over_reverse", "held_difference"]
 
@@ -18,6 +17,9 @@ WAYS = (
     "they apply"
 )
 """What the name of a way can be, for people."""
+
+Precision = Literal["float32", "bfloat16"]
+"""Of the passes through the network."""
 
 _CHANGES: Mapping[Precision, float] = {"float32": 5e-3, "bfloat16": 0.2}
 """Share by which a gradient changes in a held difference; see `taster.calculus.held.Stride`."""

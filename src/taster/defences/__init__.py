@@ -8,11 +8,14 @@ from taster.defences.dsc import dsc
 from taster.defences.fat import fat
 from taster.defences.influence_screen import influence_screen
 from taster.defences.mart import mart
+from taster.defences.metric_gate import metric_gate
 from taster.defences.mma import mma
 from taster.defences.no_defence import none
 from taster.defences.probe_gate import probe_gate
 from taster.defences.probe_projection import probe_projection
 from taster.defences.quantile_clipping import quantile_clipping
+from taster.defences.recommended import guard
+from taster.defences.salvage import salvage
 from taster.defences.trades import trades
 
 DEFENCES = {
@@ -32,6 +35,8 @@ DEFENCES = {
         anomaly_screen,
         influence_screen,
         probe_gate,
+        salvage,
+        guard,
     )
 }
 
@@ -43,12 +48,15 @@ __all__ = [
     "discrepancy_screen",
     "dsc",
     "fat",
+    "guard",
     "influence_screen",
     "mart",
+    "metric_gate",
     "mma",
     "none",
     "probe_gate",
     "probe_projection",
     "quantile_clipping",
+    "salvage",
     "trades",
 ]

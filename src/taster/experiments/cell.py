@@ -69,6 +69,7 @@ def run_cell(
     before = after = start
     observations = [Observation(None, accuracy("monitor"))]
     records: list[StepRecord] = []
+    tested: list[float] = []
     pictures: dict[str, Tensor] = {}
     phase = Phase.DORMANT
     while phase is not Phase.TRIGGER:
@@ -89,6 +90,7 @@ def run_cell(
         observations.append(Observation(record, accuracy("monitor")))
         shown = phase is Phase.TRIGGER or (len(records) - 1) % recipe.compute.test_every == 0
         after = accuracy("test") if shown else after
+        tested.append(after)
         out.append(
             {
                 "attack": attack.label,
@@ -113,6 +115,7 @@ def run_cell(
         "acc_before": before,
         "acc_after": after,
         "drop": after - before,
+        "worst_step": worst_step(start, tested) if recipe.compute.test_every == 1 else None,
         "steps": sum(r.phase is Phase.ACCUMULATE for r in records),
         "stopped_by": schedule.stopped_by(observations[:-1]),
         "rejected": sum(not r.verdict.committed for r in records),
@@ -140,6 +143,11 @@ def weight_momentum(learner: Learner, campaign: Campaign, phase: Phase) -> Itera
     finally:
         for group, momentum in zip(groups, own, strict=True):
             group["momentum"] = momentum
+
+
+def worst_step(start: float, tested: list[float]) -> float:
+    """The greatest change for the worse of the test accuracy in one step, in points; 0 where it never fell."""
+    return min(0.0, *(now - then for then, now in zip([start, *tested], tested, strict=False)))
 
 
 def screened(records: list[StepRecord]) -> float | None:

@@ -8,10 +8,10 @@ import tomli_w
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from taster.calculus import WAYS, Way
+from taster.calculus.way import Precision
 from taster.data import Role
 from taster.errors import SettingError
 from taster.experiments.factory import Factory, Kind, find_factory
-from taster.functional import Precision
 
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]

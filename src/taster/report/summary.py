@@ -73,6 +73,7 @@ class Line:
     after: Spread
     drop: Spread
     steps: Spread
+    worst_step: Spread | None
     stopped_by: str
     rejected: Spread
     screened: Spread | None
@@ -98,6 +99,7 @@ class Line:
             after.text(),
             steps.text(),
             rejected.text(),
+            "–" if self.worst_step is None else self.worst_step.text(sign=True).split(" ")[0],
             "–" if self.screened is None else f"{self.screened.mean:.0f}",
             "–" if self.cost is None else f"{self.cost.mean:.2f}",
             *([("–" if self.published is None else self.published.text(narrow=narrow))] if published else []),
@@ -106,19 +108,26 @@ class Line:
 
 def headings(*, published: bool = False) -> list[str]:
     """Of the table, with or without a paper's figures beside."""
-    own = ["attack", "defence", "drop", "before", "after", "steps", "refused", "screened", "cost"]
+    own = ["attack", "defence", "drop", "before", "after", "steps", "refused", "worst step", "screened", "cost"]
     return [*own, "published"] if published else own
 
 
 def tabulated(
     lines: Sequence[Line], *, narrow: bool = False, published: bool = False
 ) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows of the table; without the column of what was screened where nothing was."""
+    """Headings and rows of the table; without the columns of what was screened where nothing was, and of the worst step
+    where not every step was looked at."""
     heads, rows = headings(published=published), [line.cells(narrow=narrow, published=published) for line in lines]
-    if any(line.screened is not None and line.screened.mean > 0 for line in lines):
-        return heads, rows
-    place = heads.index("screened")
-    return [*heads[:place], *heads[place + 1 :]], [[*row[:place], *row[place + 1 :]] for row in rows]
+    left_out = set()
+    if not any(line.screened is not None and line.screened.mean > 0 for line in lines):
+        left_out.add(heads.index("screened"))
+    if all(line.worst_step is None for line in lines):
+        left_out.add(heads.index("worst step"))
+
+    def kept(row: list[str]) -> list[str]:
+        return [text for i, text in enumerate(row) if i not in left_out]
+
+    return kept(heads), [kept(row) for row in rows]
 
 
 def legend(*, published: bool = False) -> str:
@@ -126,8 +135,9 @@ def legend(*, published: bool = False) -> str:
     paper = "published: the paper's figures, in its own setting; " if published else ""
     return (
         "drop: what one trigger step did to test accuracy, in points; before, after: the accuracy on both sides of it, "
-        "in %; steps: accumulative steps; refused: updates the guard undid; screened: samples of those "
-        "steps that it dropped or corrected, in %; cost: seconds of a defended step over a "
+        "in %; steps: accumulative steps; refused: updates the guard undid; worst step: like drop, of the worst of all "
+        "steps; screened: samples of the accumulative steps that it dropped or corrected, in %; cost: seconds of a "
+        "defended step over a "
         f"plain one; {paper}mean ± standard deviation over seeds."
     )
 
@@ -166,6 +176,7 @@ def _line(attack: str, defence: str, rows: list[dict[str, Any]], reported: dict[
         steps=over("steps"),
         stopped_by=", ".join(f"{reason} {count}" for reason, count in stopped.most_common()),
         rejected=over("rejected"),
+        worst_step=where_known("worst_step"),
         screened=where_known("screened"),
         cost=where_known("cost"),
         published=reported.get((attack, defence)),

@@ -1,0 +1,33 @@
+"""The guard to begin with."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from taster.defences.probe_gate import probe_gate
+from taster.defences.salvage import salvage
+from taster.settings import checked
+from taster.stages import Guard
+from taster.types import Batch
+
+
+@checked
+def guard(
+    probe: Batch,
+    *,
+    tolerance: Annotated[float, Field(ge=0, le=100)] = 1.0,
+    every: Annotated[int, Field(ge=1)] = 1,
+) -> Guard:
+    """What we would put around a loop that we answer for: `probe_gate`, and `salvage` of what it rejects.
+
+    Args:
+        probe: labelled samples that nobody else can write to, never trained on: 500 or more.
+        tolerance: points of accuracy that may be lost before it refuses.
+        every: steps between checks; over 1 it costs less, harm lives for so many steps, and the learner needs a
+            `History(capacity=every)`.
+
+    Source: taster's own; what was measured and left out is on the results page of the guard.
+    """
+    return probe_gate(probe, tolerance=tolerance, every=every) + salvage(probe)
