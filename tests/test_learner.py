@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from taster import Admitted, Batch, Guard, History, Learner, View, load_state, save_state
+from taster import COMMIT, Admitted, Batch, Guard, History, Learner, Verdict, View, load_state, reject, save_state
 from taster.defences import probe_gate
 from taster.errors import BatchError, CheckpointError, ModelError
 from tests.conftest import TinyNet, full_state, same_state, tiny_batch, tiny_learner
@@ -133,3 +134,77 @@ def test_the_last_micro_batch_is_never_a_single_sample() -> None:
     assert seen == [4, 4, 5]
     with pytest.raises(BatchError, match="micro_batch 0"):
         tiny_learner(micro_batch=0)
+
+
+def half(**options: Any) -> Learner:
+    return tiny_learner(precision="float16", scaler=torch.amp.GradScaler("cpu", init_scale=1024.0), **options)
+
+
+def test_float16_with_a_scaler_is_what_torch_does_by_hand() -> None:
+    learner, twin = half(), tiny_learner()
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    for i in range(5):
+        batch = tiny_batch(seed=i)
+        assert learner.feed(batch).verdict.committed
+        with torch.autocast("cpu", dtype=torch.float16):
+            output = twin.model(batch.x)
+        loss = cross_entropy(output.float(), batch.y)
+        twin.optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(twin.optimizer)
+        scaler.update()
+    assert same_state(full_state(learner), full_state(twin))
+
+
+def test_an_overflow_is_refused_and_the_scale_falls() -> None:
+    learner = half()
+    assert learner.scaler is not None
+    before = full_state(learner)
+    loud = tiny_batch()
+    record = learner.feed(Batch(loud.x, loud.y, 1e30))
+    assert record.verdict.stage == "finite_values"
+    assert same_state(before, full_state(learner))
+    assert learner.scaler.get_scale() == 512.0
+    assert learner.feed(tiny_batch(seed=1)).verdict.committed
+
+
+def test_parts_of_a_batch_are_scaled_as_one() -> None:
+    whole, parts = half(), half(micro_batch=4)
+    # In eval mode, as batch norm has other statistics in parts.
+    for learner in (whole, parts):
+        learner.model.eval()
+        learner.feed(tiny_batch(8))
+    for a, b in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-4)
+
+
+def test_float16_wants_a_scaler() -> None:
+    with pytest.raises(ModelError, match="GradScaler"):
+        tiny_learner(precision="float16")
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("seen", [0, 3])
+def test_a_checkpoint_in_the_middle_of_a_step_is_of_the_state_before_it(
+    optimizer: str, seen: int, tmp_path: Path
+) -> None:
+    """As a signal handler would write it, between the update and the verdict."""
+    path = tmp_path / "learner.safetensors"
+
+    class Saves:
+        name = "saves"
+
+        def __call__(self, change: Any) -> Verdict:
+            save_state(path, learner.state_dict())
+            return reject("no") if seen == 0 else COMMIT
+
+    learner = tiny_learner(optimizer=optimizer, history=History(capacity=2))
+    for i in range(seen):
+        learner.feed(tiny_batch(seed=i))
+    before, steps = full_state(learner), learner.steps
+    learner.guard = Guard(gates=[Saves()])
+    learner.feed(tiny_batch(seed=9))
+    other = tiny_learner(seed=5, optimizer=optimizer, guard=Guard(gates=[Saves()]), history=History(capacity=2))
+    other.load_state_dict(load_state(path))
+    assert same_state(before, full_state(other))
+    assert other.steps == steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,12 @@ class History:
             for path in self._directory.glob("pinned-*.safetensors"):
                 self._pinned[path.stem.removeprefix("pinned-")] = path
             self._ring = dict(sorted(self._ring.items()))
+
+    @classmethod
+    def reaching(cls, steps: int) -> History:
+        """One that reaches so many steps back with at most five snapshots, which lie the further apart."""
+        every = max(1, math.ceil(steps / 4))
+        return cls(math.ceil(steps / every) + 1, every=every)
 
     @property
     def steps(self) -> tuple[int, ...]:

@@ -40,7 +40,8 @@ class Learner:
         optimizer: over the model's parameters.
         loss: of (output, y), one number; called without further arguments where samples are not weighted.
         guard: the stages each batch passes; `Guard()` lets everything through.
-        history: keeps snapshots for stages that rewind or compare with the past; None keeps none.
+        history: keeps snapshots for stages that rewind or compare with the past; None keeps five at most where the
+            guard rewinds (`History.reaching`), and else none.
         input_range: the least and greatest value a sample may hold. Other data than images: None switches the check
             off (and admits whole-number inputs such as tokens).
         precision: of the forward pass; "bfloat16" and "float16" run it under autocast.
@@ -91,6 +92,8 @@ class Learner:
                 "got LBFGS, which evaluates the loss as often as it likes; wanted an optimizer that steps once"
             )
         back = 0 if guard is None else guard.rewinds
+        if history is None and back:
+            history = History.reaching(back)
         reach = 0 if history is None else history.reach
         if back > reach:
             raise HistoryError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from scipy.special import gammaln, logsumexp
@@ -19,11 +20,14 @@ class Promise:
     Attributes:
         fall: in points: the accuracy on the probe's distribution has not fallen further below the anchor's.
         confidence: in how many of a hundred runs that holds at every check, at least.
+        false_alarm: in how many of a hundred runs the test refuses a model that is as accurate as the anchor, at any of
+            the checks, at most (the union bound).
         samples, checks, refusals: what it was computed for.
     """
 
     fall: float
     confidence: float
+    false_alarm: float
     samples: int
     checks: int
     refusals: int
@@ -31,8 +35,18 @@ class Promise:
     def __str__(self) -> str:
         return (
             f"with {self.confidence:g} % confidence accuracy is at no check more than {self.fall:.1f} points below the "
-            f"anchor's ({self.samples} samples, {self.checks} checks, at most {self.refusals} refusals)"
+            f"anchor's, and at most {self.false_alarm:.2g} % of runs have a false alarm ({self.samples} samples, "
+            f"{self.checks} checks, at most {self.refusals} refusals)"
         )
+
+
+@runtime_checkable
+class Promising(Protocol):
+    """A gate that says what it can promise."""
+
+    def promise(self, *, checks: int, refusals: int) -> Promise:
+        """For so many checks, of which so many refused."""
+        ...
 
 
 def promise(
@@ -75,16 +89,18 @@ def promise(
     patterns = logsumexp([_log_choose(checks, r) for r in range(refusals + 1)])
     wanted = math.log1p(-confidence / 100) - math.log(checks) - float(patterns)
     critical = _critical(samples, tolerance / 100, level)
+    one = -math.expm1(_log_miss(samples, 0.0, churn / 100, critical))
+    false_alarm = 100 * min(1.0, checks * max(0.0, one))
     low, high = 0.0, 1.0 - churn / 100
     if _log_miss(samples, high, churn / 100, critical) > wanted:
-        return Promise(100.0, confidence, samples, checks, refusals)
+        return Promise(100.0, confidence, false_alarm, samples, checks, refusals)
     while high - low > 1e-4:
         middle = (low + high) / 2
         if _log_miss(samples, middle, churn / 100, critical) > wanted:
             low = middle
         else:
             high = middle
-    return Promise(100 * high, confidence, samples, checks, refusals)
+    return Promise(100 * high, confidence, false_alarm, samples, checks, refusals)
 
 
 def _critical(samples: int, tolerance: float, level: float) -> np.ndarray:

@@ -86,6 +86,7 @@ class Change:
         gradient: as it was applied, after the transforms.
         loss: before the update; None where there is none, as in federated learning.
         before, after: the learner on both sides of it.
+        attempt: 0 for a batch as the screens let it through; n for the n-th part of it that is tried after a refusal.
     """
 
     step: int
@@ -94,6 +95,7 @@ class Change:
     loss: float | None
     before: View
     after: View
+    attempt: int = 0
 
 
 class Screen(Protocol[T]):

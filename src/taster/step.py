@@ -41,16 +41,19 @@ def guarded_step(learner: Learner, item: T, guard: Guard, reduce: Reduce[T]) -> 
     without the part that the salvaging screens take out of it."""
     clock = Clock()
     admitted = admit(item, guard.screens, learner.view(), clock)
+    attempts = 0
     if admitted.empty:
         made = Attempt(reject(admitted.reason, admitted.stage))
     else:
         made = attempt(learner, admitted, guard, reduce, clock)
+        attempts = int(made.by_gate)
         while made.by_gate and made.verdict.action is Action.REJECT and guard.salvage:
             part = screened(admitted, guard.salvage, learner.view(), clock)
             if part.empty or len(part.batch) == len(admitted.batch):
                 break
             admitted, refused = part, made
-            made = attempt(learner, admitted, guard, reduce, clock)
+            made = attempt(learner, admitted, guard, reduce, clock, attempts)
+            attempts += 1
             if made.verdict.committed:
                 said = f"learned {len(admitted.batch)} of {len(item)} samples: {refused.verdict.reason}"
                 made = replace(made, verdict=replace(COMMIT, stage=refused.verdict.stage, reason=said))
@@ -63,6 +66,7 @@ def guarded_step(learner: Learner, item: T, guard: Guard, reduce: Reduce[T]) -> 
         corrected=admitted.corrected,
         gradient_norm_before=made.norm_before,
         gradient_norm_after=made.norm_after,
+        attempts=attempts,
     )
     learner.steps += 1
     guard.observe(record, learner.view())
@@ -70,7 +74,9 @@ def guarded_step(learner: Learner, item: T, guard: Guard, reduce: Reduce[T]) -> 
     return replace(record, seconds=clock.seconds())
 
 
-def attempt(learner: Learner, admitted: Admitted[T], guard: Guard, reduce: Reduce[T], clock: Clock) -> Attempt:
+def attempt(
+    learner: Learner, admitted: Admitted[T], guard: Guard, reduce: Reduce[T], clock: Clock, number: int = 0
+) -> Attempt:
     """One update, from the gradient to the verdict carried out: all or nothing."""
     loss = norm_before = norm_after = None
     judged_by_gates = False
@@ -93,7 +99,7 @@ def attempt(learner: Learner, admitted: Admitted[T], guard: Guard, reduce: Reduc
         if verdict.committed:
             learner.apply(gradient)
             clock.lap("update")
-            change = Change(learner.steps, admitted.batch, gradient, loss, tx.before, learner.view())
+            change = Change(learner.steps, admitted.batch, gradient, loss, tx.before, learner.view(), number)
             verdict = worst(judged(gate, change, clock) for gate in guard.gates)
             judged_by_gates = True
         verdict = tx.settle(verdict)

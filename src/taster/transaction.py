@@ -96,11 +96,12 @@ class StateCopy:
                 for key, value in entry.items()
             }
 
-        order = list(dict.fromkeys(p for group in self._optimizer.param_groups for p in group["params"]))
+        params = [p for group in self._optimizer.param_groups for p in group["params"]]
+        order = {parameter: i for i, parameter in enumerate(dict.fromkeys(params))}
         optimizer = self._optimizer.state_dict()
         return model, {
             **optimizer,
-            "state": {order.index(parameter): saved(entry) for parameter, entry in self._states.items()},
+            "state": {order[parameter]: saved(entry) for parameter, entry in self._states.items()},
             "param_groups": [
                 {**group, **saved(entry)} for group, entry in zip(optimizer["param_groups"], self._groups, strict=True)
             ],

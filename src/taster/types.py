@@ -158,6 +158,7 @@ class StepRecord:
         verdict: what became of the update, with the stage that spoke and its reason.
         gradient_norm_before: l2 norm over all parameters before the transforms; None where there was no backward pass.
         gradient_norm_after: the same after the transforms.
+        attempts: updates that were made and judged: more than one where part of a batch was tried again.
         phase: the attack's phase, known to the harness that stages the attack and never to the guard.
         seconds: wall time of each stage by name, and "total".
     """
@@ -170,6 +171,7 @@ class StepRecord:
     corrected: int = 0
     gradient_norm_before: float | None = None
     gradient_norm_after: float | None = None
+    attempts: int = 0
     phase: Phase | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
 
@@ -182,6 +184,7 @@ class StepRecord:
             "dropped": self.dropped,
             "corrected": self.corrected,
             "loss": _finite(self.loss),
+            "attempts": self.attempts,
             "verdict": self.verdict.action.name,
             "rewound": self.verdict.steps,
             "stage": self.verdict.stage,

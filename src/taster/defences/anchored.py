@@ -40,12 +40,16 @@ class Judge(Protocol):
         """What the model's output says on the probe's samples."""
         ...
 
-    def harm(self, last: Tensors, now: Tensors) -> Finding | None:
-        """Of one update, or of those since the last check."""
+    def harm(self, last: Tensors, now: Tensors, *, alarmed: bool) -> Finding | None:
+        """Of one update, or of those since the last check; no harm at all is tolerated when alarmed."""
         ...
 
-    def drift(self, anchor: Tensors, now: Tensors) -> Finding | None:
+    def drift(self, anchor: Tensors, now: Tensors, *, alarmed: bool) -> Finding | None:
         """Of all updates since the anchor."""
+        ...
+
+    def worse(self, last: Tensors, now: Tensors) -> Finding | None:
+        """That the model does worse, evident or not: for what has no benefit of the doubt."""
         ...
 
     def better(self, anchor: Tensors, now: Tensors) -> bool:
@@ -61,6 +65,7 @@ class AnchoredGate:
     """Judges the model on trusted samples after every so many steps, against the last check and against an anchor.
 
     The anchor is the state at the first step; it moves up where the judge finds the model better, and never down.
+    After a refusal it is alarmed for a while: it looks at every step, and its judge tolerates no harm.
     Between checks a sieve, which costs nothing, may decide to look at once: where a batch's loss is further above that
     of as many trusted samples at the last check than chance has it.
 
@@ -69,25 +74,28 @@ class AnchoredGate:
         judge: compares.
         probe: the trusted samples.
         every: steps between checks.
+        alarm: steps for which a refusal alarms it.
         sieve: whether it looks in between at what is strange.
         back: how many steps at most a drift away from the anchor is taken back; 0 refuses the update alone.
     """
 
     def __init__(
-        self, name: str, judge: Judge, probe: Batch, every: int = 1, sieve: bool = True, back: int = 0
+        self, name: str, judge: Judge, probe: Batch, every: int = 1, sieve: bool = True, back: int = 0, alarm: int = 0
     ) -> None:
         self.name = name
         self._judge = judge
         self._every = every
         self._sieve = sieve
         self._back = back
+        self._alarm = alarm
         self._probe = probe
         judge.take(probe)
         self._anchor: Tensors | None = None
         # The states of the last checks by the steps taken before them, oldest first; the last one always stays.
         self._trail: dict[int, Tensors] = {}
-        # Committed steps since the last check.
+        # Committed steps since the last check, and those of the alarm that are left.
         self._unchecked = 0
+        self._alarmed = 0
         # What was measured last, and of which state: saves measuring it again in `observe`.
         self._fresh: tuple[object, Tensors] | None = None
         # The same of the state before the first step, whose index it goes by, for `observe` to start from.
@@ -112,7 +120,7 @@ class AnchoredGate:
         self._judge.take(probe)
         self._anchor = self._fresh = self._start = None
         self._trail = {}
-        self._unchecked = 0
+        self._unchecked = self._alarmed = 0
 
     def __call__(self, change: Change) -> Verdict:
         """Measures the probe after the update, where it is time."""
@@ -121,14 +129,17 @@ class AnchoredGate:
         else:
             checked, last = change.step, self._measure(change.before)
             self._start = (change.step, last)
-        if not self._due(change.step, checked) and not self._strange(change, last):
+        alarmed = self._alarmed > 0
+        if not (alarmed or self._due(change.step, checked) or self._strange(change, last)):
             return COMMIT
         anchor = last if self._anchor is None else self._anchor
         now = self._measure(change.after)
-        found = self._judge.harm(last, now)
+        found = self._judge.harm(last, now, alarmed=alarmed)
+        if found is None and change.attempt:
+            found = self._judge.worse(last, now)
         back_to = checked if self._unchecked else change.step
         if found is None:
-            found = self._judge.drift(anchor, now)
+            found = self._judge.drift(anchor, now, alarmed=alarmed)
             if found is not None and self._back:
                 back_to = min(back_to, self._last_sound(change.step, anchor))
         if found is None:
@@ -143,6 +154,8 @@ class AnchoredGate:
             known = self._start is not None and self._start[0] == record.step
             self._anchor = self._start[1] if known and self._start else self._measure(view)
             self._trail = {record.step: self._anchor}
+        refused = record.verdict.stage == self.name  # or part of it was, where the rest was learned
+        self._alarmed = self._alarm if refused else max(0, self._alarmed - 1)
         if record.verdict.steps:
             back_to = record.step - record.verdict.steps
             there = self._trail.get(back_to)
@@ -165,6 +178,7 @@ class AnchoredGate:
             "anchor": self._anchor,
             "trail": [{"step": step, **kept} for step, kept in self._trail.items()],
             "unchecked": self._unchecked,
+            "alarmed": self._alarmed,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -182,6 +196,7 @@ class AnchoredGate:
                         "build the guard with the probe that it had"
                     )
         self._anchor, self._trail, self._unchecked = state["anchor"], trail, state["unchecked"]
+        self._alarmed = state["alarmed"]
 
     def _strange(self, change: Change, last: Tensors) -> bool:
         """What the sieve says of a batch."""

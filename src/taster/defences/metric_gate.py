@@ -25,6 +25,7 @@ def metric_gate(
     every: int = 1,
     sieve: bool = True,
     back: int = 0,
+    alarm: int = 20,
 ) -> Guard:
     """Refuses an update for which there is evidence that the metric's mean on trusted samples falls by more than a
     tolerance, against the last check or against the best there was.
@@ -38,7 +39,7 @@ def metric_gate(
         metric: how well the model does on each sample; higher is better.
         tolerance: fall that is let pass, in the metric's units.
         level: chance, at a check, of refusing what costs as much as the tolerance; half of it for each of the tests.
-        every, sieve, back: as in `probe_gate`.
+        every, sieve, back, alarm: as in `probe_gate`.
 
     Raises:
         GuardError: for a tolerance under 0, a level that is not between 0 and 1, or steps that are none; when called,
@@ -46,12 +47,14 @@ def metric_gate(
 
     Source: taster's own; Student's paired test.
     """
-    if tolerance < 0 or not 0 < level < 1 or every < 1 or back < 0:
+    if tolerance < 0 or not 0 < level < 1 or every < 1 or back < 0 or alarm < 0:
         raise GuardError(
-            f"metric_gate: got tolerance {tolerance}, level {level}, every {every}, back {back}; wanted a tolerance "
-            "and back of 0 or more, a level between 0 and 1, and every of 1 or more"
+            f"metric_gate: got tolerance {tolerance}, level {level}, every {every}, back {back}, alarm {alarm}; wanted "
+            "a tolerance, back and alarm of 0 or more, a level between 0 and 1, and every of 1 or more"
         )
-    return Guard(gates=[AnchoredGate("metric_gate", _Quality(metric, tolerance, level), probe, every, sieve, back)])
+    return Guard(
+        gates=[AnchoredGate("metric_gate", _Quality(metric, tolerance, level), probe, every, sieve, back, alarm)]
+    )
 
 
 class _Quality:
@@ -73,13 +76,20 @@ class _Quality:
             raise GuardError(f"the metric returned {got}, wanted one number a sample, [{len(y)}]")
         return {"quality": found.detach()}
 
-    def harm(self, last: Tensors, now: Tensors) -> Finding | None:
+    def harm(self, last: Tensors, now: Tensors, *, alarmed: bool) -> Finding | None:
         """Against the last check."""
-        return self._fell(last, now, "the last check")
+        return self._fell(last, now, "the last check", alarmed)
 
-    def drift(self, anchor: Tensors, now: Tensors) -> Finding | None:
+    def drift(self, anchor: Tensors, now: Tensors, *, alarmed: bool) -> Finding | None:
         """Against the anchor."""
-        return self._fell(anchor, now, "the anchor")
+        return self._fell(anchor, now, "the anchor", alarmed)
+
+    def worse(self, last: Tensors, now: Tensors) -> Finding | None:
+        """By the mean."""
+        fall = float(last["quality"].double().mean() - now["quality"].double().mean())
+        if fall <= 0:
+            return None
+        return Finding(f"a part of a refused batch would cost {fall:.3g} of the metric", {"fall": fall})
 
     def better(self, anchor: Tensors, now: Tensors) -> bool:
         """Where the mean has grown for certain."""
@@ -89,13 +99,13 @@ class _Quality:
         """Where it lies at most half the tolerance under the anchor's."""
         return float(anchor["quality"].double().mean() - now["quality"].double().mean()) <= self._tolerance / 2
 
-    def _fell(self, before: Tensors, now: Tensors, when: str) -> Finding | None:
-        p = mean_fell(before["quality"], now["quality"], self._tolerance)
+    def _fell(self, before: Tensors, now: Tensors, when: str, alarmed: bool) -> Finding | None:
+        tolerance = 0.0 if alarmed else self._tolerance
+        p = mean_fell(before["quality"], now["quality"], tolerance)
         if p >= self._level / 2:
             return None
         fall = float(before["quality"].double().mean() - now["quality"].double().mean())
         return Finding(
-            f"the metric on the probe would fall by {fall:.3g} against {when}: more than {self._tolerance:g} "
-            f"(p = {p:.1g})",
-            {"fall": fall, "tolerance": self._tolerance, "p": p},
+            f"the metric on the probe would fall by {fall:.3g} against {when}: more than {tolerance:g} (p = {p:.1g})",
+            {"fall": fall, "tolerance": tolerance, "p": p},
         )

@@ -20,7 +20,7 @@ from taster.types import Batch, Tensors
 
 _log = logging.getLogger(__name__)
 
-_TESTS = 3
+_TESTS = 4
 _POOR = 10
 """Times its tolerance (or a point) that a probe's promise may be before it is told that it is small."""
 
@@ -35,15 +35,16 @@ def probe_gate(
     every: Annotated[int, Field(ge=1)] = 1,
     sieve: bool = True,
     back: Annotated[int, Field(ge=0)] = 0,
+    alarm: Annotated[int, Field(ge=0)] = 20,
 ) -> Guard:
     """Refuses an update for which there is evidence that it costs more than a tolerance on trusted samples.
 
     The model before and after classifies the same samples, and the tests are paired, so that the noise of a small probe
-    does not veto honest updates. Three are made:
+    does not veto honest updates. Two are made, each against the last check and against the anchor, so that harm cannot
+    add up in steps too small to see:
 
-        against the last check   the mean probability of the true class, which tells harm from few samples
-        against the last check   accuracy
-        against the anchor       accuracy, so that harm cannot add up in steps too small to see
+        accuracy                                  McNemar's
+        the mean probability of the true class    Student's, which tells harm from fewer samples
 
     The anchor is the state at the first step; it moves up where a test of that kind says, that the accuracy
     has grown, and never down. Each test is made overall and, with half its level, class by class, so that harm to one
@@ -61,6 +62,8 @@ def probe_gate(
             trusted samples at the last check. It costs nothing by itself.
         back: steps that a slow drift may be taken back, to the newest state that had not lost half the tolerance; for
             more than 0 the learner needs a History. 0 refuses the update with which the drift becomes evident.
+        alarm: steps after a refusal in which every update is looked at and the overall tolerance is nothing: who is
+            attacked can spare some honest batches.
 
     A probe that is small for its tolerance is told by a warning: `ProbeGate.promise` says what it can promise, and
     `Guard.renew` gives the gate a new one as the world drifts.
@@ -68,7 +71,7 @@ def probe_gate(
     Source: taster's own. Rejection on a validation set goes back to Nelson et al. 2008 ("reject on negative impact");
         the tests are those of `taster.paired`.
     """
-    gate = ProbeGate(probe, tolerance, level, class_tolerance, every, sieve, back)
+    gate = ProbeGate(probe, tolerance, level, class_tolerance, every, sieve, back, alarm)
     fall = gate.promise().fall
     if fall > _POOR * max(tolerance, 1.0):
         _log.warning(
@@ -93,9 +96,10 @@ class ProbeGate(AnchoredGate):
         every: int = 1,
         sieve: bool = True,
         back: int = 0,
+        alarm: int = 20,
     ) -> None:
         self._accuracy = _Accuracy(tolerance, level, class_tolerance)
-        super().__init__("probe_gate", self._accuracy, probe, every, sieve, back)
+        super().__init__("probe_gate", self._accuracy, probe, every, sieve, back, alarm)
 
     def promise(self, *, checks: int = 1, refusals: int = 0, confidence: float = 95.0, churn: float = 5.0) -> Promise:
         """How far accuracy can have fallen below the anchor's without the gate's noticing; see `taster.promise`.
@@ -155,15 +159,20 @@ class _Accuracy:
         own = output.softmax(1).gather(1, y[:, None]).squeeze(1)
         return {"probability": own, "right": output.argmax(1) == y}
 
-    def harm(self, last: Tensors, now: Tensors) -> Finding | None:
+    def harm(self, last: Tensors, now: Tensors, *, alarmed: bool) -> Finding | None:
         """By either."""
-        return self._fell("probability", mean_fell, last, now, "the last check") or self._fell(
-            "right", accuracy_fell, last, now, "the last check"
-        )
+        return self._fell(last, now, "the last check", alarmed)
 
-    def drift(self, anchor: Tensors, now: Tensors) -> Finding | None:
-        """By right and wrong."""
-        return self._fell("right", accuracy_fell, anchor, now, "the anchor")
+    def drift(self, anchor: Tensors, now: Tensors, *, alarmed: bool) -> Finding | None:
+        """By either."""
+        return self._fell(anchor, now, "the anchor", alarmed)
+
+    def worse(self, last: Tensors, now: Tensors) -> Finding | None:
+        """By the probability, which hardly ever stays the same."""
+        fall = 100 * float(last["probability"].double().mean() - now["probability"].double().mean())
+        if fall <= 0:
+            return None
+        return Finding(f"a part of a refused batch would cost {fall:.2f} points of probability", {"fall": fall})
 
     def better(self, anchor: Tensors, now: Tensors) -> bool:
         """Where the accuracy has grown for certain."""
@@ -174,18 +183,21 @@ class _Accuracy:
         fall = anchor["right"].float().mean() - now["right"].float().mean()
         return 100 * float(fall) <= self.tolerance / 2
 
-    def _fell(
-        self, name: str, fell: Callable[[Tensor, Tensor, float], float], before: Tensors, now: Tensors, when: str
-    ) -> Finding | None:
-        what = {"probability": "probability of the true class", "right": "accuracy"}[name]
-        for group in self._groups:
-            then, there = before[name][group.mask], now[name][group.mask]
-            p = fell(then, there, group.tolerance / 100)
-            if p < group.share * self._level / _TESTS:
-                fall = 100 * float(then.float().mean() - there.float().mean())
-                return Finding(
-                    f"{what} on the probe{group.name} would fall by {fall:.1f} points against {when}: more than "
-                    f"{group.tolerance:g} (p = {p:.1g})",
-                    {"fall": fall, "tolerance": group.tolerance, "p": p},
-                )
+    def _fell(self, before: Tensors, now: Tensors, when: str, alarmed: bool) -> Finding | None:
+        tests: tuple[tuple[str, str, Callable[[Tensor, Tensor, float], float]], ...] = (
+            ("right", "accuracy", accuracy_fell),
+            ("probability", "probability of the true class", mean_fell),
+        )
+        for name, what, fell in tests:
+            for group in self._groups:
+                then, there = before[name][group.mask], now[name][group.mask]
+                tolerance = 0.0 if alarmed and group.name == "" else group.tolerance
+                p = fell(then, there, tolerance / 100)
+                if p < group.share * self._level / _TESTS:
+                    fall = 100 * float(then.float().mean() - there.float().mean())
+                    return Finding(
+                        f"{what} on the probe{group.name} would fall by {fall:.1f} points against {when}: more than "
+                        f"{tolerance:g} (p = {p:.1g})",
+                        {"fall": fall, "tolerance": tolerance, "p": p},
+                    )
         return None

@@ -2,55 +2,62 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 
 from taster.influence import Influence
+from taster.score import Score
+from taster.scores import loss
 from taster.settings import checked
-from taster.stages import Admitted, Guard
+from taster.stages import Admitted, Guard, Renewable
 from taster.types import Batch
 from taster.view import View
+
+_ASKED = 256
+"""Samples of the probe whose gradient influence is measured by."""
 
 
 @checked
 def salvage(
-    probe: Batch, *, least: Annotated[int, Field(ge=1)] = 16, samples: Annotated[int, Field(ge=1)] = 256
+    probe: Batch, *, least: Annotated[int, Field(ge=1)] = 16, by: Literal["loss", "influence"] = "loss"
 ) -> Guard:
-    """Where a gate has rejected a batch, its half that would harm trusted samples least is tried, then half of that.
+    """Where a gate has rejected a batch, its less suspicious half is tried, then half of that.
 
-    It costs nothing until a batch is rejected: a gradient on trusted samples and a step for each part tried.
-
-    Args:
-        probe: trusted samples, whose loss decides which half it is.
-        least: no part smaller than this is tried.
-        samples: of the probe, as many are asked.
-
-    Source: taster's own, by the influence of Koh and Liang 2017 to first order (`taster.influence.Influence`).
-    """
-    return Guard(salvage=[BetterHalf(probe, least, samples)])
-
-
-class BetterHalf:
-    """Drops the half of a batch with the greater influence on trusted samples' loss.
+    It costs nothing until a batch is rejected: a score, and a step for each part tried.
 
     Args:
         probe: trusted samples.
+        least: no part smaller than this is tried.
+        by: what makes a sample suspicious: its loss, or its influence on the loss of trusted samples
+            (`taster.influence.Influence`), which says little where the model has converged and their gradient is that
+            of a few of them.
+
+    Source: taster's own.
+    """
+    score = loss() if by == "loss" else Influence(probe.select(slice(_ASKED)))
+    return Guard(salvage=[BetterHalf(score, least)])
+
+
+class BetterHalf:
+    """Drops the half of a batch that scores higher.
+
+    Args:
+        score: how suspicious each sample is; asked as it is, not told of steps.
         least: it drops nothing where fewer would be left.
-        samples: of the probe, as many are asked.
     """
 
     name = "salvage"
 
-    def __init__(self, probe: Batch, least: int, samples: int) -> None:
+    def __init__(self, score: Score, least: int) -> None:
+        self._score = score
         self._least = least
-        self._samples = samples
-        self.renew(probe)
 
     def renew(self, probe: Batch) -> None:
-        """Takes up other trusted samples."""
-        self._influence = Influence(probe.select(slice(self._samples)))
+        """Passes other trusted samples on, where the score wants any."""
+        if isinstance(self._score, Renewable):
+            self._score.renew(probe.select(slice(_ASKED)))
 
     def __call__(self, admitted: Admitted[Batch], view: View) -> Admitted[Batch]:
         """The other half."""
@@ -58,5 +65,5 @@ class BetterHalf:
         if count // 2 < self._least:
             return admitted
         # What is not a number is suspicious.
-        scores = torch.nan_to_num(self._influence(admitted.batch, view), nan=float("inf"))
+        scores = torch.nan_to_num(self._score(admitted.batch, view), nan=float("inf"))
         return admitted.drop(scores.argsort(stable=True).argsort() >= count // 2, "")

@@ -39,9 +39,10 @@ def make_learner(
     model = build_model(recipe, data, seed, device)
     optimizer = build_optimizer(recipe, model)
     guard = make_guard(recipe, defence, probe, seed, draws)
-    learner = Learner(
-        model, optimizer, cross_entropy, guard, history=make_history(recipe), precision=recipe.compute.precision
-    )
+    history = make_history(recipe)
+    if guard.rewinds and not recipe.history.capacity:
+        history = History.reaching(guard.rewinds)
+    learner = Learner(model, optimizer, cross_entropy, guard, history=history, precision=recipe.compute.precision)
     learner.load_state_dict({**burnt_in, "guard": guard.state_dict()})
     if recipe.stream.fresh_optimizer:
         optimizer.state.clear()
@@ -65,7 +66,7 @@ def make_guard(recipe: Recipe, defence: Entry, probe: Batch, seed: int, draws: s
     if not isinstance(guard, Guard):
         raise RecipeError(f"defence {defence.label}: {defence.name} returned {type(guard).__name__}, wanted a Guard")
     reach = make_history(recipe).reach
-    if guard.rewinds > reach:
+    if guard.rewinds > reach and recipe.history.capacity:
         raise RecipeError(
             f"defence {defence.label}: rewinds up to {guard.rewinds} steps where the history reaches back {reach}, "
             "wanted a larger history.capacity"

@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -21,8 +21,10 @@ from taster.experiments.own_code import own_code
 from taster.experiments.recipe import Entry, Recipe
 from taster.experiments.run_directory import CellDirectory
 from taster.learner import Learner
+from taster.promise import Promising
 from taster.score import halves
 from taster.seeds import derived_seed, generator
+from taster.stages import Guard
 from taster.types import Batch, Phase, StepRecord
 
 _SHOWN = 6
@@ -120,6 +122,7 @@ def run_cell(
         "stopped_by": schedule.stopped_by(observations[:-1]),
         "rejected": sum(not r.verdict.committed for r in records),
         "screened": screened(records),
+        "promise": promised(learner.guard, records),
         "seconds": time.perf_counter() - started,
         "cost": step_cost(records),
         **({"scores": measures.summary()} if recipe.score else {}),
@@ -143,6 +146,16 @@ def weight_momentum(learner: Learner, campaign: Campaign, phase: Phase) -> Itera
     finally:
         for group, momentum in zip(groups, own, strict=True):
             group["momentum"] = momentum
+
+
+def promised(guard: Guard, records: list[StepRecord]) -> dict[str, Any] | None:
+    """What the guard's first gate that can promise anything promises for the run, for all its checks and refusals."""
+    checks = sum(record.attempts for record in records)
+    committed = sum(record.verdict.committed for record in records if record.attempts)
+    for gate in guard.gates:
+        if checks and isinstance(gate, Promising):
+            return asdict(gate.promise(checks=checks, refusals=checks - committed))
+    return None
 
 
 def worst_step(start: float, tested: list[float]) -> float:

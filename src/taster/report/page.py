@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,9 @@ from taster.report.score_figures import distributions, over_past, over_radius, p
 from taster.report.scores import HEADINGS as SCORE_HEADINGS
 from taster.report.scores import LEGEND as SCORE_LEGEND
 from taster.report.scores import ScoreLine, score_lines
+from taster.report.standings import HEADINGS as STANDING_HEADINGS
+from taster.report.standings import LEGEND as STANDING_LEGEND
+from taster.report.standings import standings
 from taster.report.summary import Line, Spread, legend, summarise, tabulated, worst
 
 if TYPE_CHECKING:
@@ -70,6 +73,10 @@ def write_report(run: RunDirectory) -> Path:
         pictures=pictures(cells, attacks),
         refusals=refusals(cells),
         derivatives=derivatives(cells),
+        promises=promises(cells),
+        standings=standings(lines, _named(recipe.attack, "none"), _named(recipe.defence, "none")),
+        standing_headings=STANDING_HEADINGS,
+        standing_legend=STANDING_LEGEND,
         scores=found,
         score_headings=[*SCORE_HEADINGS, *(["published"] if any(line.published for line in found) else [])],
         score_legend=SCORE_LEGEND,
@@ -115,6 +122,29 @@ def _draw(run: RunDirectory, name: str, draw: Callable[[Theme], Figure | None]) 
         run.write_bytes(f"figures/{name}-{theme}.svg", svg)
         found[theme] = _data_uri(svg, "image/svg+xml")
     return found
+
+
+def _named(entries: Sequence[Any], name: str) -> str | None:
+    """The label of the first entry of that name."""
+    return next((entry.label for entry in entries if entry.name == name), None)
+
+
+def promises(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each defence whose gate promises something: the range of what it does over its cells."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for cell in cells:
+        if cell["row"].get("promise"):
+            found.setdefault(cell["row"]["defence"], []).append(cell["row"]["promise"])
+    return [
+        {
+            "defence": defence,
+            "samples": given[0]["samples"],
+            "confidence": given[0]["confidence"],
+            "least": min(given, key=lambda p: p["fall"]),
+            "most": max(given, key=lambda p: p["fall"]),
+        }
+        for defence, given in found.items()
+    ]
 
 
 def sentences(recipe: Any, lines: list[Line]) -> list[str]:

@@ -1,0 +1,85 @@
+"""How each defence stands over all attacks of a run: what it costs honest data, and the worst that got past it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from taster.report.summary import Line, Spread
+
+HEADINGS = ("defence", "honest", "refused", "worst final", "by", "worst step", "by", "cost")
+
+LEGEND = (
+    "honest: final accuracy on the stream nobody attacks, in points over that of no defence; refused: its updates that "
+    "were undone, in %; worst final: the lowest final accuracy over all attacks, in points over the same; worst step: "
+    "the greatest fall in one step over all attacks, in points; each a mean over seeds, with the attack that did it."
+)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Of one defence; figures as in `LEGEND`."""
+
+    defence: str
+    honest: float
+    refused: float
+    final: float
+    final_by: str
+    step: float | None
+    step_by: str
+    cost: float | None
+
+    def cells(self) -> list[str]:
+        """Texts, in the order of `HEADINGS`."""
+
+        def points(value: float | None) -> str:
+            return "–" if value is None else Spread(value, None).text(sign=True)
+
+        return [
+            self.defence,
+            points(self.honest),
+            f"{self.refused:.1f}",
+            points(self.final),
+            self.final_by,
+            points(self.step),
+            self.step_by,
+            "–" if self.cost is None else f"{self.cost:.2f}",
+        ]
+
+
+def standings(lines: Sequence[Line], honest: str | None, undefended: str | None) -> list[Standing]:
+    """One for each defence, in the order of the lines.
+
+    Args:
+        lines: of all attacks and defences.
+        honest: the label of the attack that attacks nothing.
+        undefended: the label of the defence that defends nothing.
+
+    Returns:
+        none where the run lacks either, or any other attack.
+    """
+    by = {(line.attack, line.defence): line for line in lines}
+    base = by.get((honest or "", undefended or ""))
+    defences = list(dict.fromkeys(line.defence for line in lines))
+    found = []
+    for defence in defences:
+        clean = by.get((honest or "", defence))
+        attacked = [line for line in lines if line.defence == defence and line.attack != honest]
+        if base is None or clean is None or not attacked:
+            return []
+        last = min(attacked, key=lambda line: line.after.mean)
+        steps = [(line.worst_step.mean, line.attack) for line in attacked if line.worst_step is not None]
+        step, step_by = min(steps, default=(None, ""))
+        found.append(
+            Standing(
+                defence,
+                clean.after.mean - base.after.mean,
+                100 * clean.rejected.mean / (clean.steps.mean + 1),
+                last.after.mean - base.after.mean,
+                last.attack,
+                step,
+                step_by,
+                clean.cost.mean if clean.cost is not None else None,
+            )
+        )
+    return found
