@@ -12,6 +12,8 @@ from taster.settings import checked
 from taster.stages import Guard
 from taster.types import Batch
 
+_BACK = 8
+
 
 @checked
 def guard(
@@ -25,9 +27,10 @@ def guard(
     Args:
         probe: labelled samples that nobody else can write to, never trained on: 500 or more.
         tolerance: points of accuracy that may be lost before it refuses.
-        every: steps between checks; over 1 it costs less, harm lives for so many steps, and the learner needs a
-            `History(capacity=every)`.
+        every: steps between checks; over 1 it costs less, and harm lives for so many steps.
+
+    What drifted away slowly is taken back up to eight steps, for which the learner keeps five snapshots.
 
     Source: taster's own; what was measured and left out is on the results page of the guard.
     """
-    return probe_gate(probe, tolerance=tolerance, every=every) + salvage(probe)
+    return probe_gate(probe, tolerance=tolerance, every=every, back=_BACK) + salvage(probe)
