@@ -7,10 +7,13 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 from tests.conftest import TINY_RECIPE
 
+from taster import Batch
 from taster.errors import RecipeError
 from taster.experiments import parse_recipe, read_recipe, shipped_recipes
+from taster.experiments.assemble import make_guard
 from taster.experiments.catalogue import catalogue
 
 
@@ -290,3 +293,29 @@ def test_everything_listed_says_what_it_is_and_where_it_comes_from() -> None:
             assert member["name"]
             assert len(member["summary"]) > 20
             assert len(member["source"]) > 5
+
+
+def test_a_defence_may_have_others_beside_it(tmp_path: Path) -> None:
+    raw = tomllib.loads(TINY_RECIPE)
+    raw["defence"] = [{"name": "clipping", "label": "both", "bound": 2.0, "plus": ["probe_gate", "salvage"]}]
+    recipe = parse_recipe(raw)
+    probe = Batch(torch.rand(50, 1, 8, 8), torch.randint(0, 10, (50,)))
+    guard = make_guard(recipe, recipe.defence[0], probe, 0)
+    assert repr(guard) == "Guard(transforms=[clip], gates=[probe_gate], salvage=[salvage])"
+    again = parse_recipe(tomllib.loads(recipe.to_toml()))
+    assert again == recipe
+
+
+@pytest.mark.parametrize(
+    ("plus", "said"),
+    [
+        (["no_such"], "defence.0.plus.0.name: got 'no_such'"),
+        (["dsc"], "defence.0.plus.0.against: got nothing"),
+        ("clipping", "defence.0.plus: got 'clipping'"),
+    ],
+)
+def test_what_cannot_stand_beside_a_defence_is_told(plus: object, said: str) -> None:
+    raw = tomllib.loads(TINY_RECIPE)
+    raw["defence"] = [{"name": "none", "plus": plus}]
+    with pytest.raises(RecipeError, match=re.escape(said)):
+        parse_recipe(raw)

@@ -13,9 +13,10 @@ from taster.calculus import Derivatives
 from taster.data import Images, ImageSet, Role, Sampler
 from taster.errors import RecipeError
 from taster.experiments.burn_in import build_model, build_optimizer, surrogate_recipe
+from taster.experiments.factory import find_factory
 from taster.experiments.own_code import own_code
 from taster.experiments.quiet import quiet
-from taster.experiments.recipe import Entry, Recipe, ScheduleSection
+from taster.experiments.recipe import Defence, Entry, Recipe, ScheduleSection
 from taster.history import History
 from taster.learner import Learner
 from taster.score import Score
@@ -29,7 +30,7 @@ def make_learner(
     recipe: Recipe,
     data: ImageSet,
     burnt_in: dict[str, Any],
-    defence: Entry,
+    defence: Defence,
     probe: Batch,
     seed: int,
     device: torch.device,
@@ -53,7 +54,7 @@ def make_learner(
     return learner
 
 
-def make_guard(recipe: Recipe, defence: Entry, probe: Batch, seed: int, draws: str = "defence") -> Guard:
+def make_guard(recipe: Recipe, defence: Defence, probe: Batch, seed: int, draws: str = "defence") -> Guard:
     """The defence, with the trusted data that belongs to it.
 
     Raises:
@@ -62,9 +63,10 @@ def make_guard(recipe: Recipe, defence: Entry, probe: Batch, seed: int, draws: s
     resources = {"probe": probe, "generator": generator(seed, draws)}
     # A probe that is small for what it promises is the recipe's affair, and told by its results.
     with own_code(defence), quiet("taster.defences.probe_gate"):
-        guard = recipe.factory("defence", defence).make(resources, defence.settings)
-    if not isinstance(guard, Guard):
-        raise RecipeError(f"defence {defence.label}: {defence.name} returned {type(guard).__name__}, wanted a Guard")
+        guard = _of(defence, recipe.factory("defence", defence).make(resources, defence.settings))
+        for name in defence.plus or []:
+            factory = find_factory("defence", name)
+            guard += _of(defence, factory.make(resources, factory.settings().model_dump(exclude_none=True)))
     reach = make_history(recipe).reach
     if guard.rewinds > reach and recipe.history.capacity:
         raise RecipeError(
@@ -72,6 +74,12 @@ def make_guard(recipe: Recipe, defence: Entry, probe: Batch, seed: int, draws: s
             "wanted a larger history.capacity"
         )
     return guard
+
+
+def _of(defence: Defence, made: Any) -> Guard:
+    if not isinstance(made, Guard):
+        raise RecipeError(f"defence {defence.label}: {defence.name} returned {type(made).__name__}, wanted a Guard")
+    return made
 
 
 def make_history(recipe: Recipe) -> History:

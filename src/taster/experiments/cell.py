@@ -18,7 +18,7 @@ from taster.data import Augment, Images, ImageSet, Role, Stream, as_batch
 from taster.experiments.assemble import make_campaign, make_learner, make_schedule, make_score, make_surrogates
 from taster.experiments.measures import Measures
 from taster.experiments.own_code import own_code
-from taster.experiments.recipe import Entry, Recipe
+from taster.experiments.recipe import Defence, Entry, Recipe
 from taster.experiments.run_directory import CellDirectory
 from taster.learner import Learner
 from taster.promise import Promising
@@ -37,7 +37,7 @@ def run_cell(
     roles: dict[Role, Images],
     burnt_in: dict[str, Any],
     attack: Entry,
-    defence: Entry,
+    defence: Defence,
     seed: int,
     device: torch.device,
     out: CellDirectory,

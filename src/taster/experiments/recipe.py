@@ -50,6 +50,12 @@ class Entry(Named):
     label: Annotated[str, Field(min_length=1)]
 
 
+class Defence(Entry):
+    """A defence; those named in `plus` follow it, with the settings they have by default: its guard + theirs."""
+
+    plus: list[str] | None = None
+
+
 _OF_SCORES = {"clean", "fed", "auc"}
 
 
@@ -224,7 +230,7 @@ class Recipe(Section):
     history: HistorySection = HistorySection()
     compute: Compute = Compute()
     attack: Annotated[list[Entry], Field(min_length=1), BeforeValidator(_labelled)]
-    defence: Annotated[list[Entry], Field(min_length=1), BeforeValidator(_labelled)]
+    defence: Annotated[list[Defence], Field(min_length=1), BeforeValidator(_labelled)]
     score: Annotated[list[Entry], BeforeValidator(_labelled)] = []
     surrogate: list[Surrogate] = []
     published: list[Published] = []

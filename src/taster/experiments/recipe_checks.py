@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -107,7 +108,9 @@ def _checked(kind: Kind, entry: Any, path: str, faults: list[str]) -> dict[str, 
     except RecipeError as error:
         faults.append(f"{path}.name: {error}")
         return None
-    settings = {k: v for k, v in entry.items() if k not in ("name", "label")}
+    own = ("name", "label", "plus") if kind == "defence" else ("name", "label")
+    settings = {k: v for k, v in entry.items() if k not in own}
+    plus = _plus(kind, entry, path, faults)
     try:
         checked = factory.settings.model_validate(settings).model_dump(exclude_none=True)
     except ValidationError as error:
@@ -115,7 +118,17 @@ def _checked(kind: Kind, entry: Any, path: str, faults: list[str]) -> dict[str, 
         return None
     if checked.get("norm") == "linf" and checked.get("epsilon", 0) > 1:
         faults.append(f"{path}.epsilon: got {checked['epsilon']}, wanted at most 1, the range of the data")
-    return {"name": entry["name"], **checked}
+    return {"name": entry["name"], **plus, **checked}
+
+
+def _plus(kind: Kind, entry: dict[str, Any], path: str, faults: list[str]) -> dict[str, Any]:
+    """The defences that an entry's is joined with, each checked to go without settings."""
+    names = entry.get("plus", []) if kind == "defence" else []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return {}  # already a fault of the section
+    for i, name in enumerate(names):
+        _checked(kind, {"name": name}, f"{path}.plus.{i}", faults)
+    return {"plus": names} if names else {}
 
 
 def _impossible(recipe: Recipe) -> list[str]:
@@ -146,7 +159,11 @@ def _impossible(recipe: Recipe) -> list[str]:
             faults.append(
                 f"attack.{i}.validation_size: got {size}, wanted at most split.validation = {split.validation}"
             )
-    labelled = {"attack": recipe.attack, "defence": recipe.defence, "score": recipe.score}
+    labelled: dict[str, Sequence[Entry]] = {
+        "attack": recipe.attack,
+        "defence": recipe.defence,
+        "score": recipe.score,
+    }
     own = {kind: [entry.label for entry in entries] for kind, entries in labelled.items()}
     own["surrogate"] = [surrogate.label for surrogate in recipe.surrogate]
     for kind, labels in own.items():
@@ -189,7 +206,7 @@ def _no_such_past(recipe: Recipe) -> list[str]:
     """Faults of settings that look back to where no snapshot is kept."""
     faults = []
     own = [surrogate.label for surrogate in recipe.surrogate]
-    grid: dict[Kind, list[Entry]] = {"attack": recipe.attack, "defence": recipe.defence, "score": recipe.score}
+    grid: dict[Kind, Sequence[Entry]] = {"attack": recipe.attack, "defence": recipe.defence, "score": recipe.score}
     for kind, entries in grid.items():
         for i, entry in enumerate(entries):
             known = recipe.factory(kind, entry).settings.model_fields
