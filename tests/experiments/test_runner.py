@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -508,3 +509,33 @@ def test_a_score_that_is_none_is_told(
 def test_an_unknown_way_to_differentiate_is_told(recipe_with: Callable[..., Path]) -> None:
     with pytest.raises(RecipeError, match=r"compute\.derivatives: got 'quick', wanted fast, exact, or a way"):
         read_recipe(str(recipe_with()), ["compute.derivatives=quick"])
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+def test_a_run_that_is_killed_leaves_no_worker_behind(tiny_recipe: Path, tmp_path: Path) -> None:
+    def workers() -> list[int]:
+        found = []
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                arguments = (stat.parent / "cmdline").read_bytes()
+                environment = (stat.parent / "environ").read_bytes()
+                if b"spawn_main" in arguments and str(tmp_path).encode() in environment:
+                    found.append(int(stat.parent.name))
+        return found
+
+    command = [sys.executable, "-m", "taster", "run", str(tiny_recipe), "--out", str(tmp_path / "run"), "--jobs", "2"]
+    command += ["--set", "burn_in.epochs=100000"]  # none ends by itself
+    mark = {**os.environ, "TASTER_CACHE": str(tmp_path / "cache")}
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=mark)
+    end = time.monotonic() + 120
+    while not workers():
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    time.sleep(3)  # they are at work
+    process.kill()
+    process.wait()
+    end = time.monotonic() + 30
+    while workers():
+        assert time.monotonic() < end, "workers went on"
+        time.sleep(0.1)

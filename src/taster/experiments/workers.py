@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import queue as queues
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import connection
 from typing import Any, Protocol
 
 from taster.errors import WorkerError
@@ -103,8 +106,17 @@ _ticks: Any = None
 def _set_up(ticks: Any, recipe: Recipe) -> None:
     global _ticks
     _ticks = ticks
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_memory()
     set_up_torch(recipe.compute.threads or 1, pick_device(recipe.compute.device))
+
+
+def _end_with_parent() -> None:
+    """A run that is killed outright leaves no worker behind."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
 
 
 def _perform(task: Task, recipe: Recipe, directory: str) -> None:
