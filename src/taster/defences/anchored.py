@@ -76,11 +76,20 @@ class AnchoredGate:
         every: steps between checks.
         alarm: steps for which a refusal alarms it.
         sieve: whether it looks in between at what is strange.
+        half: measures in bfloat16.
         back: how many steps at most a drift away from the anchor is taken back; 0 refuses the update alone.
     """
 
     def __init__(
-        self, name: str, judge: Judge, probe: Batch, every: int = 1, sieve: bool = True, back: int = 0, alarm: int = 0
+        self,
+        name: str,
+        judge: Judge,
+        probe: Batch,
+        every: int = 1,
+        sieve: bool = True,
+        back: int = 0,
+        alarm: int = 0,
+        half: bool = False,
     ) -> None:
         self.name = name
         self._judge = judge
@@ -88,6 +97,7 @@ class AnchoredGate:
         self._sieve = sieve
         self._back = back
         self._alarm = alarm
+        self._half = half
         self._probe = probe
         judge.take(probe)
         self._anchor: Tensors | None = None
@@ -229,7 +239,7 @@ class AnchoredGate:
 
     def _measure(self, view: View) -> Tensors:
         if self._fresh is None or self._fresh[0] is not view.moment:
-            with torch.no_grad():
+            with torch.no_grad(), torch.autocast(self._probe.x.device.type, torch.bfloat16, enabled=self._half):
                 output = torch.cat([view.forward(x) for x in torch.split(self._probe.x, _CHUNK)])
                 found = self._judge.measure(output, self._probe.y)
                 self._fresh = (view.moment, {**found, "loss": view.losses(output, self._probe.y)})
