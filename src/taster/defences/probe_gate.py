@@ -57,15 +57,13 @@ def probe_gate(
         level: chance, at a check, of refusing what costs as much as the tolerances; what costs less is refused more
             seldom, so that it can be large (`Promise.false_alarm` is the chance for what costs nothing).
         class_tolerance: the same for one class, in points; None looks at no classes.
-        every: steps between checks; the cost falls with it, and what is refused goes back as many steps, for which the
-            learner needs a History.
+        every: steps between checks; the cost falls with it, and what is refused goes back as many steps.
         sieve: looks between checks too where a batch's loss is strange: four standard errors and more above that of
             trusted samples at the last check. It costs nothing by itself.
-        back: steps that a slow drift may be taken back, to the newest state that had not lost half the tolerance; for
-            more than 0 the learner needs a History. 0 refuses the update with which the drift becomes evident.
+        back: steps that a slow drift may be taken back, to the newest state that had not lost half the tolerance;
+            0 refuses the update with which the drift becomes evident.
         alarm: steps after a refusal in which every update is looked at and the overall tolerance is nothing: who is
             attacked can spare some honest batches.
-
         half: looks at the probe in bfloat16, which where the hardware has it costs about half.
 
     A probe that is small for its tolerance is told by a warning: `ProbeGate.promise` says what it can promise, and
