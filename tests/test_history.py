@@ -9,6 +9,7 @@ import torch
 
 from taster import History, Snapshot
 from taster.errors import HistoryError
+from tests.conftest import tiny_batch, tiny_learner
 
 
 def snapshot(step: int) -> Snapshot:
@@ -71,3 +72,26 @@ def test_bad_arguments_are_told(capacity: int, every: int) -> None:
 def test_bad_labels_are_told() -> None:
     with pytest.raises(HistoryError, match="label"):
         History().pin("../x", snapshot(0))
+
+
+def test_a_fork_shares_snapshots_and_goes_its_own_way(tmp_path: Path) -> None:
+    for history in (History(capacity=2), History(capacity=2, directory=tmp_path / "h")):
+        learner = tiny_learner(history=history)
+        for i in range(3):
+            learner.feed(tiny_batch(seed=i))
+        history.pin("release", learner.snapshot())
+        fork = history.fork()
+        assert (fork.steps, fork.pinned) == (history.steps, history.pinned) == ((1, 2), ("release",))
+        learner.feed(tiny_batch(seed=3))
+        assert history.steps == (2, 3)
+        assert fork.steps == (1, 2)
+        assert torch.equal(fork.at(2).params["fc.weight"], history.at(2).params["fc.weight"])
+        fork.forget_after(0)
+        assert history.steps == (2, 3)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 8, 9, 40])
+def test_a_history_that_is_to_reach_so_far_does_with_five_snapshots(steps: int) -> None:
+    history = History.reaching(steps)
+    assert history.reach >= steps
+    assert history.capacity <= 5

@@ -71,7 +71,7 @@ def test_the_gate_promises_what_its_level_and_tolerance_allow() -> None:
     probe = Batch(torch.rand(1000, 1, 2, 2), torch.arange(1000) % 4)
     (gate,) = probe_gate(probe, tolerance=2.0, level=0.1).gates
     # Half the level is for the whole probe, shared by three tests.
-    assert gate.promise(checks=7).fall == promise(1000, tolerance=2.0, level=0.1 / 6, checks=7).fall
+    assert gate.promise(checks=7).fall == promise(1000, tolerance=2.0, level=0.1 / 8, checks=7).fall
 
 
 def test_a_probe_too_small_for_its_tolerance_is_told(caplog: pytest.LogCaptureFixture) -> None:
@@ -80,3 +80,13 @@ def test_a_probe_too_small_for_its_tolerance_is_told(caplog: pytest.LogCaptureFi
     caplog.clear()
     probe_gate(Batch(torch.rand(1000, 1, 2, 2), torch.arange(1000) % 4))
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize(("samples", "churn"), [(200, 10.0), (500, 20.0)])
+def test_false_alarms_come_as_seldom_as_it_says(samples: int, churn: float) -> None:
+    found = promise(samples, level=0.2, churn=churn)
+    alarms = 100 * (1 - passes(samples, 0.0, churn, 0.2, 4000))
+    assert alarms == pytest.approx(found.false_alarm, abs=1.5)
+    assert 1 < found.false_alarm < 20
+    assert promise(samples, level=0.2, churn=churn, checks=1000).false_alarm == 100.0
+    assert promise(samples, level=0.2, churn=0.0).false_alarm == 0.0

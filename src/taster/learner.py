@@ -49,7 +49,8 @@ class Learner:
             judges the batch as a whole. For a loss that is a mean over samples. None takes all at once.
         scaler: scales losses so that gradients in float16 do not vanish; wanted for that precision. A step whose
             gradient overflows is refused, as the scaler itself would skip it, and the scale falls.
-        on_verdict: called with the record and the batch of every update that was refused, after the step is over; a
+        on_verdict: called with the record and the batch of every update that was refused, also where part of the batch
+            was learned then (the verdict is a commit, with the stage and the reason), after the step is over; a
             `taster.Quarantine` keeps them. Each is logged as a warning as well, by the logger "taster.learner".
 
     Attributes:
@@ -121,7 +122,7 @@ class Learner:
         self.scaler = scaler
         self.on_verdict = on_verdict
         self.counters = dict.fromkeys(
-            ("steps", "committed", "rejected", "rewound", "samples", "dropped", "corrected"), 0
+            ("steps", "committed", "rejected", "rewound", "samples", "dropped", "corrected", "salvaged"), 0
         )
         self._functional: Functional | None = None
         self._state = StateCopy(model, optimizer)
@@ -234,20 +235,21 @@ class Learner:
 
     def account(self, record: StepRecord, batch: Batch) -> None:
         """Counts, and raises the alarm."""
-        action = {Action.COMMIT: "committed", Action.REJECT: "rejected", Action.REWIND: "rewound"}[
-            record.verdict.action
-        ]
+        action = _ACTIONS[record.verdict.action]
+        salvaged = record.verdict.committed and record.attempts > 1
         for name, count in (
             ("steps", 1),
             (action, 1),
             ("samples", record.samples),
             ("dropped", record.dropped),
             ("corrected", record.corrected),
+            ("salvaged", int(salvaged)),
         ):
             self.counters[name] += count
-        if not record.verdict.committed:
+        if salvaged or not record.verdict.committed:
             verdict = record.verdict
-            _log.warning("step %d: %s by %s: %s", record.step, action, verdict.stage, verdict.reason)
+            said = "salvaged, refused" if salvaged else action
+            _log.warning("step %d: %s by %s: %s", record.step, said, verdict.stage, verdict.reason)
             if self.on_verdict is not None:
                 self.on_verdict(record, batch)
 

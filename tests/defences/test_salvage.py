@@ -36,7 +36,12 @@ def test_the_honest_half_is_learned_as_if_it_had_come_alone() -> None:
     learner, twin = trained(tiny_learner()), trained(tiny_learner())
     gate = Among()
     learner.guard = Guard(gates=[gate]) + salvage(probe, least=8)
+    alarms = []
+    learner.on_verdict = lambda record, batch: alarms.append((record, batch))
     record = learner.feed(mixed)
+    assert learner.counters["salvaged"] == 1
+    assert alarms[0][0].verdict == record.verdict
+    assert alarms[0][1] is mixed
     assert (record.samples, record.dropped, record.attempts) == (64, 32, 2)
     assert gate.seen == [64, 32]
     assert record.verdict.stage == "among"
