@@ -1,7 +1,7 @@
 """What a guard costs honest streams: one that stays as it is, and worlds that change.
 
     python benchmarks/drift.py --data MNIST [--model small_cnn] [--settings '{"grid": 4}'] [--seeds 5] [--steps 300]
-        [--lag 25] [--rate 0.005] [--out FILE]
+        [--lag 10] [--rate 0.005] [--out FILE]
 
 A model is burnt in on a first part of the training images and goes on learning from honest batches of 100, with no
 guard and with each guard, on the same batches:
@@ -132,7 +132,7 @@ def main() -> None:
     parser.set_defaults(model="small_cnn", settings='{"grid": 4}')
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--lag", type=int, default=25)
+    parser.add_argument("--lag", type=int, default=10)
     parser.add_argument("--rate", type=float, default=0.005)
     parser.add_argument("--epochs", type=int, default=6)
     options = setting.begin(parser)

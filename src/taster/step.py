@@ -56,7 +56,7 @@ def guarded_step(learner: Learner, item: T, guard: Guard, reduce: Reduce[T]) -> 
             attempts += 1
             if made.verdict.committed:
                 said = f"learned {len(admitted.batch)} of {len(item)} samples: {refused.verdict.reason}"
-                made = replace(made, verdict=replace(COMMIT, stage=refused.verdict.stage, reason=said))
+                made = replace(made, verdict=replace(refused.verdict, action=Action.COMMIT, reason=said))
     record = StepRecord(
         step=learner.steps,
         samples=len(item),

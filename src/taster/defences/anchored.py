@@ -164,7 +164,8 @@ class AnchoredGate:
             known = self._start is not None and self._start[0] == record.step
             self._anchor = self._start[1] if known and self._start else self._measure(view)
             self._trail = {record.step: self._anchor}
-        refused = record.verdict.stage == self.name  # or part of it was, where the rest was learned
+        # What is refused for the alarm's sake alone does not prolong it: honest steps would never get out of it.
+        refused = record.verdict.stage == self.name and record.verdict.evidence.get("tolerance", 0) > 0
         self._alarmed = self._alarm if refused else max(0, self._alarmed - 1)
         if record.verdict.steps:
             back_to = record.step - record.verdict.steps
