@@ -47,8 +47,8 @@ def probe_gate(
         accuracy                                  McNemar's
         the mean probability of the true class    Student's, which tells harm from fewer samples
 
-    What is new to a model costs it confidence before it pays in accuracy: the second is not asked where there is evidence,
-    by Student's test too, that the loss has got better.
+    What is new to a model costs it confidence before it pays in accuracy: the second is not asked where there is
+    evidence, by Student's test too, that the loss has got better.
 
     The anchor is the state at the first step; it moves up where a test of that kind says, that the accuracy
     has grown, and never down. Each test is made overall and, with half its level, class by class, so that harm to one
