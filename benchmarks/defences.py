@@ -1,10 +1,12 @@
 """Seconds of one defended step over one plain step, for each defence.
 
-    python benchmarks/defences.py --checkpoint FILE --earlier FILE --data CIFAR10 [--rounds 5] [--out FILE]
+    python benchmarks/defences.py --checkpoint FILE --earlier FILE --data CIFAR10 [--rounds 8] [--only NAME ...]
+        [--out FILE]
 
 A plain step is `zero_grad; backward; step`. Every defence has a learner of its own at the checkpoint, fed clean batches
-of 100; in each round all of them and the plain step take turns on the same batch, and the ratio is the median over
-rounds. "corrected" is the share of samples that a defence moved.
+of 100; in each round all of them and the plain step take turns on the same batch. The ratio is the median over rounds;
+of a guard that looks every few steps the mean, over a whole number of its periods. Gates have a probe of 512 samples,
+other defences one of 100. "corrected" is the share of samples that a defence moved.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from taster.defences import (
     discrepancy_screen,
     dsc,
     fat,
+    guard,
     influence_screen,
     mart,
     mma,
@@ -36,7 +39,9 @@ from taster.defences import (
     trades,
 )
 
-SIZE, PROBE = 100, 100
+SIZE, PROBE, GATE_PROBE = 100, 100, 512
+WARM_UP = 4
+"""Rounds, as many as the longest period: none of them counts."""
 
 Build = Callable[[Batch], Guard]
 DEFENCES: dict[str, Build] = {
@@ -54,32 +59,40 @@ DEFENCES: dict[str, Build] = {
     "mart": lambda _: mart(),
     "mma": lambda _: mma(),
     "fat": lambda _: fat(),
+}
+
+GATES: dict[str, Build] = {
     "probe_gate": lambda probe: probe_gate(probe),
+    "probe_gate, half": lambda probe: probe_gate(probe, half=True),
+    "guard": lambda probe: guard(probe),
+    "guard, every 4": lambda probe: guard(probe, every=4),
 }
 
 
 def main() -> None:
     parser = setting.parser(__doc__)
     parser.add_argument("--earlier", help="weights of the same model at an earlier epoch")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=8, help="a multiple of 4")
+    parser.add_argument("--only", nargs="+", choices=[*DEFENCES, *GATES], help="these alone")
     options = setting.begin(parser)
     images = load_images(options["data"])
     assert images.train is not None
-    probe = as_batch(images.train.select(torch.arange(PROBE)))
+    probe, large = (as_batch(images.train.select(torch.arange(size))) for size in (PROBE, GATE_PROBE))
     stream = [
-        as_batch(images.train.select(torch.arange(PROBE + i * SIZE, PROBE + (i + 1) * SIZE)))
-        for i in range(options["rounds"] + 1)
+        as_batch(images.train.select(torch.arange(GATE_PROBE + i * SIZE, GATE_PROBE + (i + 1) * SIZE)))
+        for i in range(options["rounds"] + WARM_UP)
     ]
     learners = {
-        name: setting.make_learner(options, images.shape, images.classes, build(probe))
-        for name, build in DEFENCES.items()
+        name: setting.make_learner(options, images.shape, images.classes, build(large if name in GATES else probe))
+        for name, build in {**DEFENCES, **GATES}.items()
+        if options["only"] is None or name in options["only"]
     }
     plain = setting.make_learner(options, images.shape, images.classes)
     for learner in (plain, *learners.values()):
         learner.model.train()
-    seconds: dict[str, list[float]] = {name: [] for name in ("plain", *DEFENCES)}
-    records: dict[str, list[StepRecord]] = {name: [] for name in DEFENCES}
-    for turn, batch in enumerate(stream):  # the first warms up
+    seconds: dict[str, list[float]] = {name: [] for name in ("plain", *learners)}
+    records: dict[str, list[StepRecord]] = {name: [] for name in learners}
+    for turn, batch in enumerate(stream):  # the first ones warm up
         start = time.perf_counter()
         plain.optimizer.zero_grad()
         cross_entropy(plain.model(batch.x), batch.y).backward()  # type: ignore[no-untyped-call]
@@ -92,19 +105,20 @@ def main() -> None:
         print(f"round {turn} of {options['rounds']}", flush=True)
     rows = []
     print("\n| defence | seconds | over a plain step | corrected, % | dropped, % |\n|---|---:|---:|---:|---:|")
-    for name, times in seconds.items():
-        own = records.get(name, [])[1:]
+    for name, taken in seconds.items():
+        own, times = records.get(name, [])[WARM_UP:], taken[WARM_UP:]
+        ratios = [t / p for t, p in zip(times, seconds["plain"][WARM_UP:], strict=True)]
         row: dict[str, Any] = {
             "defence": name,
-            "seconds": statistics.median(times[1:]),
-            "ratio": statistics.median(t / p for t, p in zip(times[1:], seconds["plain"][1:], strict=True)),
+            "seconds": statistics.median(times),
+            "ratio": statistics.mean(ratios) if "every" in name else statistics.median(ratios),
             "corrected": sum(r.corrected for r in own) / max(SIZE * len(own), 1),
             "dropped": sum(r.dropped for r in own) / max(SIZE * len(own), 1),
         }
         rows.append(row)
         shares = f"{100 * row['corrected']:.0f} | {100 * row['dropped']:.0f}"
         print(f"| {name} | {row['seconds']:.3f} | {row['ratio']:.2f} | {shares} |")
-    setting.write(options, rounds=options["rounds"], batch=SIZE, probe=PROBE, rows=rows)
+    setting.write(options, rounds=options["rounds"], batch=SIZE, probe=PROBE, gate_probe=GATE_PROBE, rows=rows)
 
 
 if __name__ == "__main__":

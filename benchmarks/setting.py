@@ -64,7 +64,7 @@ def make_model(options: dict[str, Any], shape: tuple[int, ...], classes: int) ->
 def make_learner(options: dict[str, Any], shape: tuple[int, ...], classes: int, guard: Guard | None = None) -> Learner:
     """At the checkpoint, with the weights of `--earlier` pinned under that label where they are given."""
     model = make_model(options, shape, classes)
-    history = History(capacity=0)
+    history = History.reaching(guard.rewinds) if guard is not None and guard.rewinds else History(capacity=0)
     learner = Learner(
         model, torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9), cross_entropy, guard, history=history
     )
