@@ -7,6 +7,7 @@ from taster.defences.discrepancy_screen import discrepancy_screen
 from taster.defences.dsc import dsc
 from taster.defences.fat import fat
 from taster.defences.influence_screen import influence_screen
+from taster.defences.loss_alarm import loss_alarm
 from taster.defences.mart import mart
 from taster.defences.mma import mma
 from taster.defences.no_defence import none
@@ -31,6 +32,7 @@ DEFENCES = {
         discrepancy_screen,
         anomaly_screen,
         influence_screen,
+        loss_alarm,
         probe_gate,
     )
 }
@@ -44,6 +46,7 @@ __all__ = [
     "dsc",
     "fat",
     "influence_screen",
+    "loss_alarm",
     "mart",
     "mma",
     "none",
