@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationError
 from torch import Tensor
 
 from taster.attacks.campaign import Budget, Campaign, Draw, of_class
@@ -15,11 +15,11 @@ from taster.attacks.crafting import Crafting, Evasion, PgdOptions
 from taster.attacks.direct_gradient import direct_gradient
 from taster.attacks.generative import generative
 from taster.calculus import Derivatives, Normalise
-from taster.errors import AttackError
+from taster.errors import AttackError, SettingError
 from taster.functional import BatchNormMode
 from taster.objectives import ObjectiveName
 from taster.pgd import Ball, Norm
-from taster.settings import checked
+from taster.settings import checked, faults, settings_model
 from taster.types import Batch, Phase, Tensors
 from taster.view import View
 
@@ -172,6 +172,11 @@ def _trigger_attack(
     if rate is None:
         raise AttackError(f"trigger_by: got {name!r} without the learner's rate, wanted accumulative(..., rate=η)")
     function: Callable[..., Campaign] = direct_gradient if name == "direct_gradient" else generative
+    known = settings_model(function)
+    try:
+        known.model_validate(settings)
+    except ValidationError as error:
+        raise SettingError("; ".join(faults(error, "trigger_settings: ", known))) from None
     return function(validation, generator, rate, **settings)
 
 
