@@ -55,7 +55,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "direct from noise": (
         "direct_gradient",
-        {"start": "uniform", "iterations": 2, "group_size": 10, "ratio": 0.5, "label": 1, "greedy": True},
+        {"start": "uniform", "iterations": 2, "group_size": 10, "ratio": 0.5, "target": 1, "greedy": True},
     ),
     "generative": (
         "generative",

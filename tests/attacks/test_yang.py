@@ -173,18 +173,18 @@ def test_without_iterations_the_start_is_fed(kind: str) -> None:
 
 def test_poison_begins_at_the_class_and_under_the_label_asked_for() -> None:
     view, clean = learner().view(), easy(6, seed=7)
-    attack = campaign(iterations=0, source=2, label=1)
+    attack = campaign(iterations=0, source=2, target=1)
     fed = attack.poison(clean, view, Phase.TRIGGER)
     own = draw(50)
     assert fed.y.tolist() == [1] * 6
     assert torch.equal(fed.x[0], own.x[own.y == 2][0])
     # One that is of the attacking class already gets another label.
-    labels = campaign(iterations=0, label=int(clean.y[0])).poison(clean, view, Phase.TRIGGER).y
+    labels = campaign(iterations=0, target=int(clean.y[0])).poison(clean, view, Phase.TRIGGER).y
     assert int(labels[0]) != int(clean.y[0])
     others = clean.y != clean.y[0]
     assert bool((labels[others] == clean.y[0]).all())
-    with pytest.raises(AttackError, match="label: got 3, wanted 0 to 2"):
-        campaign(label=3).poison(clean, view, Phase.TRIGGER)
+    with pytest.raises(AttackError, match="target: got 3, wanted 0 to 2"):
+        campaign(target=3).poison(clean, view, Phase.TRIGGER)
     with pytest.raises(AttackError, match="victim_class: got 7"):
         campaign(source=7).poison(clean, view, Phase.TRIGGER)
 

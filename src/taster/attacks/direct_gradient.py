@@ -29,7 +29,7 @@ def direct_gradient(
     gradient: GradientWay = "exact",
     group_size: Annotated[int, Field(ge=1)] = 100,
     start: Beginning = "sample",
-    label: Annotated[int, Field(ge=0)] | None = None,
+    target: Annotated[int, Field(ge=0)] | None = None,
     source: Annotated[int, Field(ge=0)] | None = None,
     step_size: Annotated[float, Field(gt=0)] = 0.1,
     loss_threshold: Annotated[float, Field(ge=0)] = 0.01,
@@ -60,7 +60,7 @@ def direct_gradient(
             through the update, or "first_order", with the group's gradient taken before the update.
         group_size: samples in S_n.
         start: "sample" begins at a normal sample, "uniform" at noise.
-        label: t_p, the attacking class; None draws a wrong one for each sample. A sample that is of this class already
+        target: t_p, the attacking class; None draws a wrong one for each sample. A sample that is of this class already
             gets another.
         source: the class of the attacker's own samples to begin at; None begins at the batch's own.
         step_size: α, in the units of the data.
@@ -76,12 +76,12 @@ def direct_gradient(
         greedy: poisons every batch of the stream likewise.
 
     Raises (when called):
-        AttackError: for a label that the model has no output for, or a source that there are no samples of.
+        AttackError: for a target that the model has no output for, or a source that there are no samples of.
 
     Source: Yang et al. 2017, Algorithm 1 ("direct gradient method").
     """
     budget = Budget(Ball(norm, epsilon), ratio, labels=True)
-    begin = Start(budget, validation, generator, start, label, source, group_size)
+    begin = Start(budget, validation, generator, start, target, source, group_size)
     computing = Derivatives(UNROLLED) if gradient == "exact" else derivatives or Derivatives()
     forming = Forming()
 

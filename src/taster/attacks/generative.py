@@ -34,7 +34,7 @@ def generative(
     policy: Policy = "normal_data",
     group_size: Annotated[int, Field(ge=1)] = 100,
     start: Beginning = "sample",
-    label: Annotated[int, Field(ge=0)] | None = None,
+    target: Annotated[int, Field(ge=0)] | None = None,
     source: Annotated[int, Field(ge=0)] | None = None,
     hidden: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = [200, 200],  # noqa: B006 (never written to)
     pretraining_size: Annotated[int, Field(ge=1)] = 1000,
@@ -73,7 +73,7 @@ def generative(
             "unrolled" that in the poison through the update, the one that the direct method climbs.
         group_size: samples in S_n.
         start: "sample" begins at a normal sample, "uniform" at noise.
-        label: t_p, the attacking class; None draws a wrong one for each sample.
+        target: t_p, the attacking class; None draws a wrong one for each sample.
         source: the class of the attacker's own samples to begin at; None begins at the batch's own.
         hidden: widths between the generator's first and last; [200, 200] is the 784-200-200-784 of the paper on MNIST,
             five of them make the six layers that it has on CIFAR-10.
@@ -91,12 +91,12 @@ def generative(
         greedy: poisons every batch of the stream likewise.
 
     Raises (when called):
-        AttackError: for a label that the model has no output for, or a source that there are no samples of.
+        AttackError: for a target that the model has no output for, or a source that there are no samples of.
 
     Source: Yang et al. 2017, Algorithm 2 ("generative method").
     """
     budget = Budget(Ball(norm, epsilon), ratio, labels=True)
-    begin = Start(budget, validation, generator, start, label, source, group_size)
+    begin = Start(budget, validation, generator, start, target, source, group_size)
     forming, computing = Forming(), Derivatives(UNROLLED)
     trained: list[Autoencoder] = []
 

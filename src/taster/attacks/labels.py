@@ -9,9 +9,7 @@ from taster.errors import AttackError
 from taster.view import View
 
 
-def wrong_labels(
-    y: Tensor, x: Tensor, view: View, generator: torch.Generator, target: int | None, setting: str = "target"
-) -> Tensor:
+def wrong_labels(y: Tensor, x: Tensor, view: View, generator: torch.Generator, target: int | None) -> Tensor:
     """A class for each sample: the target, or another than its own, each as likely, where there is none.
 
     Args:
@@ -20,7 +18,6 @@ def wrong_labels(
         view: of the model.
         generator: draws the classes.
         target: the class wanted; None for none.
-        setting: what it is called, for the error.
 
     Raises:
         AttackError: for a target that the model has no output for.
@@ -28,6 +25,6 @@ def wrong_labels(
     with torch.no_grad():
         classes = view.forward(x[:1]).shape[1]
     if target is not None and target >= classes:
-        raise AttackError(f"{setting}: got {target}, wanted 0 to {classes - 1}: the model has {classes} classes")
+        raise AttackError(f"target: got {target}, wanted 0 to {classes - 1}: the model has {classes} classes")
     shift = torch.randint(1, classes, (len(y),), generator=generator, device=generator.device)
     return (y + shift.to(y.device)) % classes if target is None else torch.full_like(y, target)

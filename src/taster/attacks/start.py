@@ -25,7 +25,7 @@ class Start:
         draw: the attacker's own samples.
         generator: draws the samples that are poisoned, their labels and the noise.
         beginning: "sample" begins at a normal sample, "uniform" at noise, uniform over the range of the data.
-        label: t_p, the attacking class; None draws one for each sample that is not its own.
+        target: t_p, the attacking class; None draws one for each sample that is not its own.
         source: the class of the attacker's own samples to begin at; None begins at the batch's own.
         drawn: how many own samples are looked through for that class.
     """
@@ -34,7 +34,7 @@ class Start:
     draw: Draw
     generator: torch.Generator
     beginning: Beginning
-    label: int | None
+    target: int | None
     source: int | None
     drawn: int
 
@@ -42,7 +42,7 @@ class Start:
         """The batch as it begins, and which of its samples are poisoned, [n].
 
         Raises:
-            AttackError: for a label that the model has no output for, or a source that there are no samples of.
+            AttackError: for a target that the model has no output for, or a source that there are no samples of.
         """
         chosen = self.budget.choose(len(clean), self.generator).to(clean.x.device)
         x, y = clean.x, clean.y
@@ -54,7 +54,7 @@ class Start:
             ball = self.budget.ball
             noise = torch.rand(x.shape, generator=self.generator, device=self.generator.device, dtype=x.dtype)
             x = ball.low + (ball.high - ball.low) * noise.to(x.device)
-        labels = wrong_labels(y, clean.x, view, self.generator, self.label, "label")
+        labels = wrong_labels(y, clean.x, view, self.generator, self.target)
         # One that is of the attacking class already is given another, so that the label is wrong.
         labels = torch.where(labels == y, wrong_labels(y, clean.x, view, self.generator, None), labels)
         rows = chosen.reshape(-1, *[1] * (x.dim() - 1))

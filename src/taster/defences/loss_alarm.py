@@ -30,10 +30,9 @@ def loss_alarm(
     probe: Batch,
     generator: torch.Generator,
     *,
-    of: Datum = "batch",
+    datum: Datum = "batch",
     loss_threshold: float | None = None,
     quantile: Annotated[float, Field(ge=0, le=1)] = 0.99,
-    every: Annotated[int, Field(ge=1)] = 10,
     warnings: Annotated[int, Field(ge=0)] | None = None,
     check_every: Annotated[int, Field(ge=1)] = 100,
     tolerance: Annotated[float, Field(ge=0, le=100)] = 1.0,
@@ -57,11 +56,12 @@ def loss_alarm(
     Args:
         probe: trusted samples, which L_th is estimated on and the accuracy looked at.
         generator: puts clean batches together.
-        of: what a datum is: "batch", the step's own loss, which costs nothing but is taken as the model trains, with
-            batch norm and dropout on; or "sample", each sample's, which costs a forward pass.
-        loss_threshold: L_th; None takes a quantile of clean data: of as many trusted samples a batch as come in.
+        datum: what is warned of: "batch", by the step's own loss, which costs nothing but is taken as the model trains,
+            with batch norm and dropout on; or "sample", by each sample's, which costs a forward pass.
+        loss_threshold: L_th; None takes a quantile of clean data: of as many trusted samples a batch as come in, by the
+            model at the start, and anew at each clear: a model that was not looked at may be one that is harmed, which
+            would raise it.
         quantile: for an estimated L_th.
-        every: steps between estimates.
         warnings: W_th; None takes as many as clean data give in `check_every` data, less one and at least 0.
         check_every: see there: about so many clean data are between two looks at the accuracy.
         tolerance: fall of the accuracy that is let pass, in points.
@@ -76,7 +76,7 @@ def loss_alarm(
     """
     seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
     least = max(0, round((1 - quantile) * check_every) - 1) if warnings is None else warnings
-    gate = LossAlarm(probe, seed, of, loss_threshold, quantile, every, least, tolerance, level, back, after)
+    gate = LossAlarm(probe, seed, datum, loss_threshold, quantile, least, tolerance, level, back, after)
     return Guard(gates=[gate])
 
 
@@ -86,9 +86,10 @@ class _Seen:
 
     step: int
     warnings: int
+    losses: Tensor | None
     start: Tensor | None
-    right: Tensor | None
-    alarm: bool
+    right: Tensor | None = None
+    alarm: bool = False
 
 
 class LossAlarm:
@@ -107,10 +108,9 @@ class LossAlarm:
         self,
         probe: Batch,
         seed: int,
-        of: Datum,
+        datum: Datum,
         loss_threshold: float | None,
         quantile: float,
-        every: int,
         warning_threshold: int,
         tolerance: float,
         level: float,
@@ -119,10 +119,9 @@ class LossAlarm:
     ) -> None:
         self._probe = probe
         self._seed = seed
-        self._of = of
+        self._datum = datum
         self._fixed = loss_threshold
         self._quantile = quantile
-        self._every = every
         self.warning_threshold = warning_threshold
         self._tolerance = tolerance
         self._level = level
@@ -136,9 +135,12 @@ class LossAlarm:
 
     def threshold(self, samples: int, view: View) -> float:
         """L_th for a datum of so many samples; by the last estimate, or one made of this view where there is none."""
-        if self._fixed is not None:
+        return self._threshold(samples, self._clean_losses(view))
+
+    def _threshold(self, samples: int, losses: Tensor | None) -> float:
+        if losses is None:
+            assert self._fixed is not None
             return self._fixed
-        losses = self._estimate(view) if self._losses is None else self._losses
         if samples > 1:
             draw = torch.Generator().manual_seed(self._seed)  # the same batches for the same losses, whoever asks
             drawn = torch.randint(len(losses), (_DRAWS, samples), generator=draw)
@@ -150,16 +152,22 @@ class LossAlarm:
         if self.alarm is not None and self._stops:
             self._seen = None
             return reject(f"the alarm of step {self.alarm} stands; look into it, then renew the guard's probe")
-        new = self._new_warnings(change)
+        if change.loss is None or not isinstance(change.batch, Batch):
+            raise GuardError(
+                "loss_alarm: got an update without a loss, as in federated learning; wanted batches (probe_gate judges "
+                "updates of any kind)"
+            )
+        losses = self._clean_losses(change.before)
+        new = self._new_warnings(change.batch, change.loss, change.before, losses)
         start = self._right(change.before) if self._reference is None else None
-        self._seen = _Seen(change.step, new, start, None, False)
+        self._seen = _Seen(change.step, new, losses, start)
         if self.warnings + new <= self.warning_threshold:
             return COMMIT
         reference, right = start if self._reference is None else self._reference, self._right(change.after)
         assert reference is not None
         p = accuracy_fell(reference, right, self._tolerance / 100)
         alarm = p < self._level
-        self._seen = _Seen(change.step, new, start, right, alarm)
+        self._seen = _Seen(change.step, new, losses, start, right, alarm)
         if not alarm:
             return COMMIT
         fall = 100 * float(reference.float().mean() - right.float().mean())
@@ -172,14 +180,12 @@ class LossAlarm:
         return rewind(steps, reason) if steps > 0 else reject(reason)
 
     def observe(self, record: StepRecord, view: View) -> None:
-        """Takes up what the call found, and estimates anew when it is time."""
+        """Takes up what the call found."""
         seen, self._seen = self._seen, None
         if seen is not None and seen.step == record.step:
             self._take(seen, record)
         if self._reference is None:
             self._reference = self._right(view)
-        if self._fixed is None and (self._losses is None or (record.step + 1) % self._every == 0):
-            self._losses = self._estimate(view)
 
     def renew(self, probe: Batch) -> None:
         """Takes up another probe, or the same; clears alarm and warnings. The model as it is is the new reference."""
@@ -214,21 +220,17 @@ class LossAlarm:
         self.alarms, self.looks = state["alarms"], state["looks"]
         self._losses, self._reference, self._seen = state["losses"], state["reference"], None
 
-    def _new_warnings(self, change: Change) -> int:
-        if change.loss is None or not isinstance(change.batch, Batch):
-            raise GuardError(
-                "loss_alarm: got an update without a loss, as in federated learning; wanted batches (probe_gate judges "
-                "updates of any kind)"
-            )
-        if self._of == "batch":
-            return int(change.loss > self.threshold(len(change.batch), change.before))
+    def _new_warnings(self, batch: Batch, loss: float, view: View, clean: Tensor | None) -> int:
+        if self._datum == "batch":
+            return int(loss > self._threshold(len(batch), clean))
         with torch.no_grad():
-            losses = change.before.sample_losses(change.batch.x, change.batch.y)
-        return int((losses > self.threshold(1, change.before)).sum())
+            losses = view.sample_losses(batch.x, batch.y)
+        return int((losses > self._threshold(1, clean)).sum())
 
     def _take(self, seen: _Seen, record: StepRecord) -> None:
         if self._reference is None:
             self._reference = seen.start
+        self._losses = seen.losses
         self.warnings += seen.warnings
         if seen.right is None:
             return
@@ -242,8 +244,12 @@ class LossAlarm:
             assert self._reference is not None
             if int(seen.right.sum()) > int(self._reference.sum()):
                 self._reference = seen.right
+            self._losses = None  # estimated anew of the model as it is now, which is known to be good
 
-    def _estimate(self, view: View) -> Tensor:
+    def _clean_losses(self, view: View) -> Tensor | None:
+        """Those that the threshold is estimated on, [n], of this view where there are none yet; None where it is given."""
+        if self._fixed is not None or self._losses is not None:
+            return self._losses
         with torch.no_grad():
             pairs = zip(torch.split(self._probe.x, _CHUNK), torch.split(self._probe.y, _CHUNK), strict=True)
             return torch.cat([view.sample_losses(x, y) for x, y in pairs])
