@@ -207,15 +207,15 @@ def test_the_reference_moves_up_with_a_clear_and_never_down() -> None:
 
 def test_its_state_goes_on_to_the_same_end() -> None:
     def run(interrupt: bool) -> list[str]:
-        guard = alarm(quantile=0.5, warnings=3)
+        guard = alarm(quantile=0.8, warnings=1)
         victim, found = learner(guard, rate=2.0), []
         for i in range(14):
             if interrupt and i == 7:
                 state = victim.state_dict()
-                guard = alarm(quantile=0.5, warnings=3)
+                guard = alarm(quantile=0.8, warnings=1)
                 victim = learner(guard, rate=2.0)
                 victim.load_state_dict(state)
-            record = victim.feed(wrong(2, i) if i > 9 else easy(10, i))
+            record = victim.feed(wrong(2, i) if i > 7 else easy(10, i))
             found.append(f"{record.verdict.action.name} {record.verdict.reason} {guard.gates[0].warnings}")
         return found
 

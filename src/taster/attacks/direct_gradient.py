@@ -32,7 +32,7 @@ def direct_gradient(
     target: Annotated[int, Field(ge=0)] | None = None,
     source: Annotated[int, Field(ge=0)] | None = None,
     step_size: Annotated[float, Field(gt=0)] = 0.1,
-    loss_threshold: Annotated[float, Field(ge=0)] = 0.01,
+    loss_threshold: Annotated[float, Field(ge=0)] = 0.001,
     iterations: Annotated[int, Field(ge=0)] = 30,
     difference: Annotated[float, Field(gt=0)] = 0.01,
     keep: Literal["most_harmful", "last"] = "most_harmful",

@@ -40,7 +40,7 @@ def generative(
     pretraining_size: Annotated[int, Field(ge=1)] = 1000,
     pretraining_epochs: Annotated[int, Field(ge=0)] = 30,
     generating_rate: Annotated[float, Field(gt=0)] = 1e-3,
-    loss_threshold: Annotated[float, Field(ge=0)] = 0.01,
+    loss_threshold: Annotated[float, Field(ge=0)] = 0.001,
     patience: Annotated[int, Field(ge=1)] = 20,
     iterations: Annotated[int, Field(ge=0)] = 100,
     keep: Literal["most_harmful", "last"] = "most_harmful",

@@ -247,7 +247,7 @@ class LossAlarm:
             self._losses = None  # estimated anew of the model as it is now, which is known to be good
 
     def _clean_losses(self, view: View) -> Tensor | None:
-        """Those that the threshold is estimated on, [n], of this view where there are none yet; None where it is given."""
+        """What the threshold is estimated on, [n], of this view where there is none yet; None where it is given."""
         if self._fixed is not None or self._losses is not None:
             return self._losses
         with torch.no_grad():
