@@ -27,12 +27,13 @@ def replay(forming: Forming, view: View, rate: float, test: Batch) -> dict[str, 
         test: samples that the accuracy is of.
 
     Returns:
-        seconds, prepared; loss and accuracy in %, a number for each iteration, the learner as it is for the accuracy
-        before the first under "untouched".
+        seconds, processor (seconds too) and prepared; loss and accuracy in %, a number for each iteration; the accuracy
+        of the learner as it is under "untouched".
     """
     injection = Injection(view, test, rate)
     return {
         "seconds": forming.seconds,
+        "processor": forming.processor,
         "prepared": forming.prepared,
         "loss": [loss if abs(loss) < float("inf") else None for loss in forming.losses],
         "accuracy": [_accuracy(view, injection.update(batch), test) for batch in forming.batches],
@@ -45,6 +46,7 @@ def outcome(course: dict[str, Any]) -> dict[str, Any]:
     return {
         "iterations": len(course["accuracy"]) - 1,
         "seconds": course["seconds"],
+        "processor": course["processor"],
         "prepared": course["prepared"],
         "loss": max((loss for loss in course["loss"] if loss is not None), default=None),
         "accuracy": min(course["accuracy"]),
