@@ -2,8 +2,8 @@
 
     python benchmarks/one_poisoned_sample.py yang-table-1 --data MNIST [--seeds 3] [--groups 1000 100 10] [--out FILE]
 
-A model burnt in as the recipe says, one sample a seed, all methods begun at the same sample under the same wrong label; a
-generator's training before is left out. For each seed the methods take turns. Differences take `--differences`
+A model burnt in as the recipe says, one sample a seed, all methods begun at the same sample under the same wrong label;
+a generator's training before is left out. For each seed the methods take turns. Differences take `--differences`
 iterations, as each of them is an update and a pass of the group for every element of the sample; so what is compared is
 seconds an iteration, and for the methods that run to their end the whole. Seconds are those of this process on the
 processor, which do not depend on what else runs on the machine; medians over seeds, and how many times faster than the
