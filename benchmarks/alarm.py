@@ -23,7 +23,8 @@ import torch
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from taster import Batch, Learner, Phase
-from taster.attacks import direct_gradient, generative
+from taster.attacks import Campaign, direct_gradient, generative
+from taster.attacks.no_attack import none
 from taster.data import as_batch, split_roles
 from taster.data.stream import Sampler
 from taster.discrepancy import MemorizationDiscrepancy
@@ -34,7 +35,6 @@ from taster.experiments.burn_in_cache import shared
 from taster.experiments.recipe import Entry, Recipe
 from taster.experiments.work import recipe_data
 from taster.seeds import generator
-from taster.view import View
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -47,16 +47,16 @@ SCORES = {"loss": "loss", "discrepancy": "Memorization Discrepancy", "fall": "pr
 POISON = ("wrong label", "noise, wrong label", "direct", "generative, unrolled")
 
 
-def injected(kind: str, clean: Batch, view: View, sampler: Sampler, rate: float, draws: torch.Generator) -> Batch:
+def injector(kind: str, sampler: Sampler, rate: float, draws: torch.Generator) -> Campaign:
+    """What makes injections of a kind of one seed."""
     if kind == "normal":
-        return clean
+        return none()
     if kind == "generative, unrolled":
-        made = generative(sampler, draws, rate, policy="unrolled", iterations=30, pretraining_epochs=10)
-        return made.poison(clean, view, Phase.TRIGGER)
+        return generative(sampler, draws, rate, policy="unrolled", iterations=30)
     settings: dict[str, Any] = {"direct": {}, "wrong label": {"iterations": 0}}.get(
         kind, {"iterations": 0, "start": "uniform"}
     )
-    return direct_gradient(sampler, draws, rate, **settings).poison(clean, view, Phase.TRIGGER)
+    return direct_gradient(sampler, draws, rate, **settings)
 
 
 def fall(learner: Learner, batch: Batch, probe: Batch) -> float:
@@ -135,11 +135,9 @@ def main() -> None:
         sampler, draws = Sampler(roles["validation"], generator(seed, "validation")), generator(seed, "attack")
         score = MemorizationDiscrepancy("epoch-1")
         for kind in ("normal", *POISON):
-            view = learner.view()
-            batches = [
-                injected(kind, stream.select(slice(i, i + 1)), view, sampler, rate, draws)
-                for i in range(options.injections)
-            ]
+            view, campaign = learner.view(), injector(kind, sampler, rate, draws)
+            samples = [stream.select(slice(i, i + 1)) for i in range(options.injections)]
+            batches = [campaign.poison(sample, view, Phase.TRIGGER) for sample in samples]
             row: dict[str, Any] = {"seed": seed, "kind": kind}
             row["loss"] = [float(view.loss(batch.x, batch.y).detach()) for batch in batches]
             row["discrepancy"] = [float(score(batch, view)) for batch in batches]

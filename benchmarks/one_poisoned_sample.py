@@ -35,6 +35,9 @@ from taster.memory import keep_memory
 from taster.seeds import generator
 from taster.view import View
 
+TESTED = 2000
+"""Test images that the accuracy is of."""
+
 METHODS: dict[str, dict[str, Any]] = {
     "differences": {"gradient": "differences"},
     "exact": {},
@@ -84,7 +87,10 @@ def main() -> None:
         state = shared(recipe, images, seed, device, lambda: burn_in(recipe, data, images, seed, device))  # noqa: B023 (called at once)
         probe = as_batch(roles["probe"].select(torch.arange(1)))
         view = make_learner(recipe, data, state, recipe.defence[0], probe, seed, device).view()
-        clean, test = as_batch(roles["trigger"].select(torch.arange(1))), as_batch(roles["test"])
+        clean, test = (
+            as_batch(roles["trigger"].select(torch.arange(1))),
+            as_batch(roles["test"].select(torch.arange(TESTED))),
+        )
         for group in options.groups:
             for method in METHODS:
                 sampler = Sampler(roles["validation"], generator(seed, "validation"))
