@@ -67,7 +67,14 @@ def test_the_frames_are_of_the_sample_that_moves_from_first_to_last(count: int, 
 
 def test_lines_take_medians_of_seconds_and_means_of_the_rest() -> None:
     def row(attack: str, seconds: float, loss: float | None, accuracy: float) -> dict[str, object]:
-        entry = {"iterations": 30, "seconds": seconds, "prepared": 0.0, "loss": loss, "accuracy": accuracy}
+        entry = {
+            "iterations": 30,
+            "seconds": seconds,
+            "processor": 2 * seconds,
+            "prepared": 0.0,
+            "loss": loss,
+            "accuracy": accuracy,
+        }
         return {"attack": attack, "defence": "none", "forming": entry}
 
     rows = [row("a", 1.0, 2.0, 10.0), row("a", 9.0, 4.0, 20.0), row("a", 2.0, 3.0, 30.0), row("b", 120.0, None, 5.0)]
@@ -79,12 +86,13 @@ def test_lines_take_medians_of_seconds_and_means_of_the_rest() -> None:
         "none",
         "30.0 ± 0.0",
         "2.00",
+        "4.00",
         "–",
         "3.00 ± 1.00",
         "20.0 ± 10.0",
         "96.8 → 8.8, 345.85 s, loss 13.32",
     ]
-    assert second == ["b", "none", "30.0", "120.0", "–", "–", "5.0", "–"]
+    assert second == ["b", "none", "30.0", "120.0", "240.0", "–", "–", "5.0", "–"]
     assert len(forming_lines(rows)[0]) == len(first) - 1
     assert [seconds(value) for value in (0.0, 0.0123, 3.456, 45.67)] == ["–", "0.012", "3.46", "45.7"]
 
