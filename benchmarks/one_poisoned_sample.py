@@ -116,7 +116,7 @@ def main() -> None:
 
 
 def median(rows: list[dict[str, Any]], group: int, method: str, key: str) -> float:
-    return statistics.median(row[key] for row in rows if row["group"] == group and row["method"] == method)
+    return statistics.median(float(row[key]) for row in rows if row["group"] == group and row["method"] == method)
 
 
 if __name__ == "__main__":
