@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import statistics
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
+    logging.getLogger("taster.learner").setLevel(logging.ERROR)  # refusals are counted here
     torch.set_num_threads(1)
     device = torch.device("cpu")
     recipe = read_recipe(options.recipe, [f"data.source={options.data}"]).computed_with(device="cpu", threads=1)
