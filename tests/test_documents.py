@@ -100,6 +100,7 @@ def test_contributors_examples_run() -> None:
         "docs/guard.md",
         "results/README.md",
         "results/online.md",
+        "results/yang.md",
     ],
 )
 def test_links_lead_somewhere(name: str) -> None:

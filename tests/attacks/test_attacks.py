@@ -16,6 +16,7 @@ from taster.calculus.exact import DoubleBackward, gradient
 from taster.discrepancy import MemorizationDiscrepancy
 from taster.errors import AttackError
 
+YANG = ("direct_gradient", "generative")
 COMMON = {"pgd_steps": 3, "epsilon": 0.1, "validation_size": 10}
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "none": ("none", {}),
@@ -43,6 +44,49 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "evading": ("accumulative", {**COMMON, "evade": "early", "evade_weight": 10.0}),
     "surrogate": ("accumulative", {**COMMON, "surrogate": "early", "trigger_batch": "recrafted"}),
     "surrogate trigger": ("vanilla_trigger", {**COMMON, "surrogate": 2}),
+    "direct": ("direct_gradient", {"iterations": 3, "group_size": 10}),
+    "direct differences": (
+        "direct_gradient",
+        {"gradient": "differences", "iterations": 1, "group_size": 10, "epsilon": 0.1, "ratio": 0.25},
+    ),
+    "direct first order": (
+        "direct_gradient",
+        {"gradient": "first_order", "iterations": 3, "group_size": 10, "epsilon": 0.1, "norm": "l2", "greedy": True},
+    ),
+    "direct from noise": (
+        "direct_gradient",
+        {"start": "uniform", "iterations": 2, "group_size": 10, "ratio": 0.5, "target": 1, "greedy": True},
+    ),
+    "generative": (
+        "generative",
+        {"iterations": 3, "group_size": 10, "pretraining_size": 10, "pretraining_epochs": 2, "hidden": [5, 5]},
+    ),
+    "generative unrolled": (
+        "generative",
+        {
+            "policy": "unrolled",
+            "iterations": 3,
+            "group_size": 10,
+            "pretraining_size": 10,
+            "pretraining_epochs": 2,
+            "epsilon": 0.1,
+            "ratio": 0.5,
+            "greedy": True,
+        },
+    ),
+    "phase, direct": (
+        "accumulative",
+        {**COMMON, "trigger_by": "direct_gradient", "trigger_settings": {"iterations": 2, "group_size": 10}},
+    ),
+    "phase, generative": (
+        "accumulative",
+        {
+            **COMMON,
+            "trigger_by": "generative",
+            "trigger_batch": "recrafted",
+            "trigger_settings": {"iterations": 2, "group_size": 10, "pretraining_size": 10, "pretraining_epochs": 1},
+        },
+    ),
     "global cosine": ("accumulative", {**COMMON, "normalise": "global", "normalise_poisoned": True}),
 }
 
@@ -64,6 +108,9 @@ def make(row: str, seed: int = 0) -> Campaign:
         "trigger": tiny_batch(8, seed=50),
         "validation": lambda n: tiny_batch(n, seed=60),
         "generator": g,
+        "derivatives": None,
+        "surrogates": None,
+        "rate": 0.1,
     }
     needs = {
         "none": [],
@@ -71,8 +118,11 @@ def make(row: str, seed: int = 0) -> Campaign:
         "foreign_images": ["generator"],
         "label_flip": ["generator"],
         "vanilla_trigger": ["validation", "generator"],
+        "direct_gradient": ["validation", "generator", "rate"],
+        "generative": ["validation", "generator", "rate"],
+        "accumulative": ["trigger", "validation", "generator", "derivatives", "surrogates", "rate"],
     }
-    names = needs.get(name, ["trigger", "validation", "generator"])
+    names = needs[name]
     return ATTACKS[name](*(resources[n] for n in names), **settings)
 
 
@@ -92,15 +142,18 @@ def test_every_attack_is_pure_repeatable_and_within_its_budget(row: str) -> None
     assert torch.equal(torch.get_rng_state(), randomness)
     name, settings = ROWS[row]
     ratio, norm = settings.get("ratio", 1.0), settings.get("norm", "linf")
+    relabels = name in ("label_flip", *YANG)
     for batch, clean in zip(fed, [tiny_batch(seed=70), tiny_batch(seed=71), tiny_batch(8, seed=50)], strict=True):
-        assert name == "label_flip" or torch.equal(batch.y, clean.y)
+        struck = batch is fed[2] and "trigger_by" in settings
+        assert relabels or struck or torch.equal(batch.y, clean.y)
         assert bool(((batch.x >= 0) & (batch.x <= 1)).all())
         change = (batch.x - clean.x).flatten(1)
         size = change.abs().amax(1) if norm == "linf" else change.norm(dim=1)
-        assert bool((size <= (1 if name == "foreign_images" else 0.1) + 1e-5).all())
+        radius = 1.0 if name == "foreign_images" or struck else settings.get("epsilon", 1.0 if name in YANG else 0.1)
+        assert bool((size <= radius + 1e-5).all())
         assert int(changed(batch, clean).sum()) <= ratio * len(clean)
-    expected = {"none": (0, 0), "vanilla_trigger": (0, 1), "clean": (1, 0)}
-    stream, trigger = (1, 1) if row == "greedy" else expected.get(row if row == "clean" else name, (1, 1))
+    expected = {"none": (0, 0), "vanilla_trigger": (0, 1), "clean": (1, 0), **dict.fromkeys(YANG, (0, 1))}
+    stream, trigger = (1, 1) if settings.get("greedy") else expected.get(row if row == "clean" else name, (1, 1))
     assert bool(changed(fed[0], tiny_batch(seed=70)).any()) == bool(stream)
     assert bool(changed(fed[2], tiny_batch(8, seed=50)).any()) == bool(trigger)
     assert fed[2].loss_scale == settings.get("loss_scale", 1.0)

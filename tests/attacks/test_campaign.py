@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from tests.conftest import tiny_batch, tiny_learner
 
-from taster import Batch, Phase
+from taster import Batch, Phase, View
 from taster.attacks import Budget, Campaign
 from taster.attacks.campaign import changed, of_class
 from taster.errors import AttackError
@@ -96,3 +96,18 @@ def test_the_ratio_counts_samples(ratio: float, n: int, count: int) -> None:
 def test_a_ratio_over_one_is_told() -> None:
     with pytest.raises(AttackError, match="from 0 to 1"):
         Budget(ratio=1.1)
+
+
+def test_the_trigger_may_have_a_budget_of_its_own() -> None:
+    clean, view = tiny_batch(), tiny_learner().view()
+
+    def shout(batch: Batch, view: View) -> Batch:
+        return Batch(batch.x + 9, (batch.y + 1) % 3)
+
+    wide = Budget(Ball("linf", 0.4), labels=True)
+    campaign = Campaign(Budget(Ball("linf", 0.1)), shout, shout, trigger_budget=wide)
+    stream, trigger = (campaign.poison(clean, view, phase) for phase in (Phase.ACCUMULATE, Phase.TRIGGER))
+    assert torch.equal(stream.y, clean.y)
+    assert float((stream.x - clean.x).max()) == pytest.approx(0.1, abs=1e-6)
+    assert bool((trigger.y != clean.y).all())
+    assert float((trigger.x - clean.x).max()) == pytest.approx(0.4, abs=1e-6)

@@ -64,10 +64,18 @@ def test_defaults_are_filled_in_down_to_the_functions_settings() -> None:
             ("validation_size = 40", "validation_size = 70"),
             ["attack.1.validation_size: got 70, wanted at most split.validation = 60"],
         ),
+        (
+            ('name = "none"\n[[attack]]', 'name = "direct_gradient"\ngroup_size = 61\n[[attack]]'),
+            ["attack.0.group_size: got 61, wanted at most split.validation = 60"],
+        ),
+        (
+            ('name = "none"\n[[attack]]', 'name = "generative"\npretraining_size = 70\ngroup_size = 9\n[[attack]]'),
+            ["attack.0.pretraining_size: got 70, wanted at most split.validation = 60"],
+        ),
         (("seeds = [0, 1]", "seeds = [1, 1]"), ["seeds: got [1] more than once"]),
         (("seeds = [0, 1]", "seeds = []"), ["seeds: got [], wanted"]),
         (("probe = 50\n", ""), ["split.probe: got nothing, wanted a value"]),
-        (('name = "mlp"', 'name = "mpl"'), ["model.name: got 'mpl', wanted one of mlp, small_cnn"]),
+        (('name = "mlp"', 'name = "mpl"'), ["model.name: got 'mpl', wanted one of mlp, lenet, small_cnn"]),
         (('name = "probe_gate"', 'name = "none"'), ["defence: got the label 'none' 2 times"]),
         (('name = "probe_gate"', 'nam = "probe_gate"'), ["defence.1.name: got nothing"]),
         (
@@ -249,6 +257,9 @@ def test_a_published_figure_is_of_a_defence_or_of_a_score() -> None:
     wrong = of_score.replace("clean", "drop")
     assert "wanted no drop of a score" in faults(extra=score + wrong)
     of_defence = '[[published]]\nattack = "none"\ndefence = "none"\n'
+    took = parse_recipe(tomllib.loads(TINY_RECIPE + of_defence + "seconds = 3.88\nloss = 13.67\n")).published[0]
+    assert (took.seconds, took.loss) == (3.88, 13.67)
+    assert "wanted no loss of a score" in faults(extra=score + of_score.replace("clean", "loss"))
     assert "wanted no auc of a defence" in faults(extra=of_defence + "auc = 1.0\n")
     assert "published: got none and none 2 times" in faults(extra=2 * (of_defence + "after = 1.0\n"))
     assert "wanted a defence or a score, and not both" in faults(extra='[[published]]\nattack = "none"\nafter = 1.0\n')

@@ -10,7 +10,7 @@ import torch
 from taster.data import as_batch, load_images
 from taster.errors import ModelError
 from taster.experiments.burn_in import load_weights
-from taster.models import MODELS, mlp, resnet18, small_cnn, vgg11, vit
+from taster.models import MODELS, lenet, mlp, resnet18, small_cnn, vgg11, vit
 
 
 @pytest.mark.parametrize("name", list(MODELS))
@@ -30,6 +30,23 @@ def test_small_images_work_where_they_can() -> None:
         vit((1, 30, 28), 10)
     with pytest.raises(ModelError, match="a multiple"):
         vit((1, 28, 28), 10, width=63)
+
+
+def test_lenet_is_the_published_one_and_takes_no_smaller_images() -> None:
+    names = [name for name, _ in lenet((3, 32, 32), 10).named_children()]
+    assert names == ["conv1", "act1", "pool1", "conv2", "act2", "pool2", "flatten", "fc1", "act3", "fc2"]
+    sizes = {name: tuple(value.shape) for name, value in lenet((1, 28, 28), 10).named_parameters() if "weight" in name}
+    assert sizes == {
+        "conv1.weight": (20, 1, 5, 5),
+        "conv2.weight": (50, 20, 5, 5),
+        "fc1.weight": (500, 800),
+        "fc2.weight": (10, 500),
+    }
+    old = lenet((1, 16, 20), 4, channels=[6, 16], hidden=84, activation="tanh")
+    assert old(torch.rand(2, 1, 16, 20)).shape == (2, 4)
+    assert isinstance(old.act1, torch.nn.Tanh)
+    with pytest.raises(ModelError, match="got images of 8x8, wanted at least 16x16"):
+        lenet((1, 8, 8), 10)
 
 
 def test_a_transformer_looks_everywhere() -> None:

@@ -2,7 +2,10 @@
 
 from taster.attacks.accumulative import accumulative
 from taster.attacks.campaign import Attack, Budget, Campaign, Draw
+from taster.attacks.direct_gradient import direct_gradient
 from taster.attacks.foreign_images import foreign_images
+from taster.attacks.forming import Forming
+from taster.attacks.generative import generative
 from taster.attacks.guard_aware import guard_aware
 from taster.attacks.label_flip import label_flip
 from taster.attacks.no_attack import none
@@ -20,7 +23,17 @@ from taster.attacks.vanilla_trigger import vanilla_trigger
 
 ATTACKS = {
     attack.__name__: attack
-    for attack in (none, random_noise, label_flip, foreign_images, vanilla_trigger, accumulative, guard_aware)
+    for attack in (
+        none,
+        random_noise,
+        label_flip,
+        foreign_images,
+        vanilla_trigger,
+        accumulative,
+        guard_aware,
+        direct_gradient,
+        generative,
+    )
 }
 
 __all__ = [
@@ -29,6 +42,7 @@ __all__ = [
     "Budget",
     "Campaign",
     "Draw",
+    "Forming",
     "Observation",
     "Outcome",
     "Rehearsal",
@@ -38,7 +52,9 @@ __all__ = [
     "after_steps",
     "at_accuracy_floor",
     "at_loss_amplification",
+    "direct_gradient",
     "foreign_images",
+    "generative",
     "guard_aware",
     "label_flip",
     "none",

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationError
 from torch import Tensor
 
 from taster.attacks.campaign import Budget, Campaign, Draw, of_class
 from taster.attacks.crafting import Crafting, Evasion, PgdOptions
+from taster.attacks.direct_gradient import direct_gradient
+from taster.attacks.generative import generative
 from taster.calculus import Derivatives, Normalise
-from taster.errors import AttackError
+from taster.errors import AttackError, SettingError
 from taster.functional import BatchNormMode
 from taster.objectives import ObjectiveName
 from taster.pgd import Ball, Norm
-from taster.settings import checked
-from taster.types import Batch, Tensors
+from taster.settings import checked, faults, settings_model
+from taster.types import Batch, Phase, Tensors
 from taster.view import View
 
 Trigger = Literal["clean", "fixed", "recrafted", "optimised"]
+TriggerBy = Literal["vanilla", "direct_gradient", "generative"]
 
 
 @checked
@@ -31,6 +34,7 @@ def accumulative(
     generator: torch.Generator,
     derivatives: Derivatives | None = None,
     surrogates: Mapping[str, View] | None = None,
+    rate: float | None = None,
     *,
     epsilon: Annotated[float, Field(ge=0)] = 8 / 255,
     norm: Norm = "linf",
@@ -53,6 +57,8 @@ def accumulative(
     surrogate: str | Annotated[int, Field(ge=1)] | None = None,
     victim_class: Annotated[int, Field(ge=0)] | None = None,
     weight_momentum: Annotated[float, Field(ge=0)] | None = None,
+    trigger_by: TriggerBy = "vanilla",
+    trigger_settings: dict[str, Any] = {},  # noqa: B006 (a setting, never written to)
 ) -> Campaign:
     """Stream batches that keep the accuracy and make the model sensitive to the trigger batch.
 
@@ -65,6 +71,7 @@ def accumulative(
         generator: draws which samples are poisoned, where `ratio` is under 1.
         derivatives: how they are computed; by default held differences in float32.
         surrogates: models of the attacker's own, by label.
+        rate: the learner's learning rate, which the attacks of `trigger_by` go by.
         epsilon: ε, in the units of the data.
         norm: of the ball.
         pgd_steps: C.
@@ -94,6 +101,14 @@ def accumulative(
         victim_class: S_val is of this class alone, so that the harm falls on it and hides in the mean.
         weight_momentum: of the learner's SGD while the phase lasts, "weight momentum" in Table 1 (1.1 there); None
             leaves it.
+        trigger_by: what poisons the trigger where it is "fixed" or "recrafted": "vanilla" is Eq. 6; "direct_gradient"
+            and "generative" are the attacks of these names, under labels and a budget of their own.
+        trigger_settings: of that attack.
+
+    Raises:
+        AttackError: for a trigger by another attack that is "clean" or "optimised", or without the learner's rate; for
+            settings of a vanilla one, which are this function's own.
+        SettingError: for settings that the other attack does not have.
 
     Source: Pang et al. 2021, Algorithm 1 and Eq. 9.
     """
@@ -111,6 +126,7 @@ def accumulative(
         surrogate,
         surrogates or {},
     )
+    other = _trigger_attack(trigger_by, trigger_settings, trigger_batch, validation, generator, rate)
     attack = Accumulation(
         trigger,
         of_class(validation, victim_class),
@@ -120,10 +136,12 @@ def accumulative(
         trigger_batch,
         resample_validation,
         validation_size,
+        other,
     )
 
     def strike(clean: Batch, view: View) -> Batch:
-        return Batch(attack.trigger_for(clean, view).x, clean.y, loss_scale)
+        struck = attack.trigger_for(clean, view)
+        return Batch(struck.x, struck.y, loss_scale)
 
     return Campaign(
         budget,
@@ -131,7 +149,35 @@ def accumulative(
         trigger=strike,
         derivatives=crafting.derivatives,
         weight_momentum=weight_momentum,
+        trigger_budget=None if other is None else replace(other.budget, loss_scale=loss_scale),
+        forming=None if other is None else other.forming,
     )
+
+
+def _trigger_attack(
+    name: TriggerBy,
+    settings: dict[str, Any],
+    mode: Trigger,
+    validation: Draw,
+    generator: torch.Generator,
+    rate: float | None,
+) -> Campaign | None:
+    """The attack that makes the trigger; None where this one does."""
+    if name == "vanilla":
+        if settings:
+            raise AttackError(f"trigger_settings: got {settings} with trigger_by = 'vanilla', wanted none")
+        return None
+    if mode not in ("fixed", "recrafted"):
+        raise AttackError(f"trigger_by: got {name!r} with trigger_batch = {mode!r}, wanted 'fixed' or 'recrafted'")
+    if rate is None:
+        raise AttackError(f"trigger_by: got {name!r} without the learner's rate, wanted accumulative(..., rate=η)")
+    function: Callable[..., Campaign] = direct_gradient if name == "direct_gradient" else generative
+    known = settings_model(function)
+    try:
+        known.model_validate(settings)
+    except ValidationError as error:
+        raise SettingError("; ".join(faults(error, "trigger_settings: ", known))) from None
+    return function(validation, generator, rate, **settings)
 
 
 @dataclass
@@ -146,6 +192,7 @@ class Accumulation:
     mode: Trigger
     resample: bool
     validation_size: int
+    other: Campaign | None = None
     _validation: Batch | None = None
     _trigger: Batch | None = None
 
@@ -194,6 +241,10 @@ class Accumulation:
             return self.clean_trigger
         if self._trigger is None and self.mode == "optimised":
             self._trigger = self.clean_trigger  # Algorithm 1: "Initialize P(S_T) = S_T"
+        if self.other is not None:
+            if self._trigger is None or self.mode == "recrafted":
+                self._trigger = self.other.poison(self.clean_trigger, view, Phase.TRIGGER)
+            return self._trigger
         if self._trigger is None or self.mode == "recrafted":
             against = self.crafting.target(view, s_val)
             self._trigger = Batch(

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import torch
 
+from taster.attacks.forming import Forming
 from taster.calculus import Derivatives
 from taster.errors import AttackError
 from taster.pgd import Ball
@@ -118,12 +119,14 @@ class Campaign:
     """An attack over time. Either part may be None, which leaves that part clean.
 
     Attributes:
-        budget: binds both parts.
+        budget: binds both parts, unless the trigger has its own.
         accumulate: applied to each stream batch of the accumulative phase.
         trigger: applied to the trigger batch.
         derivatives: what both compute with, so that a record can say how; None for an attack that needs none.
         weight_momentum: of the learner's SGD in the accumulative phase, in place of its own (Pang et al. 2021, Appendix
             A.3, "weight momentum"); None leaves it.
+        trigger_budget: binds the trigger, where it is another attack's than the stream's.
+        forming: notes how the poison crafted last came about; None for an attack that keeps no such notes.
     """
 
     budget: Budget = field(default_factory=Budget)
@@ -131,6 +134,8 @@ class Campaign:
     trigger: Attack[Batch] | None = None
     derivatives: Derivatives | None = None
     weight_momentum: float | None = None
+    trigger_budget: Budget | None = None
+    forming: Forming | None = None
 
     def poison(self, clean: Batch, view: View, phase: Phase) -> Batch:
         """The batch that the model is fed in this phase; always within the budget.
@@ -139,4 +144,5 @@ class Campaign:
             AttackError: see `Budget.enforce`.
         """
         attack = {Phase.ACCUMULATE: self.accumulate, Phase.TRIGGER: self.trigger}.get(phase)
-        return clean if attack is None else self.budget.enforce(attack(clean, view), clean)
+        own = self.trigger_budget if phase is Phase.TRIGGER else None
+        return clean if attack is None else (own or self.budget).enforce(attack(clean, view), clean)

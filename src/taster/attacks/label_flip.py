@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 
 from taster.attacks.campaign import Budget, Campaign
-from taster.errors import AttackError
+from taster.attacks.labels import wrong_labels
 from taster.pgd import Ball
 from taster.settings import checked
 from taster.types import Batch
@@ -41,15 +41,10 @@ def label_flip(
     budget = Budget(Ball("linf", 0.0), ratio, labels=True)
 
     def attack(clean: Batch, view: View) -> Batch:
-        with torch.no_grad():
-            classes = view.forward(clean.x[:1]).shape[1]
-        if target is not None and target >= classes:
-            raise AttackError(f"target: got {target}, wanted 0 to {classes - 1}: the model has {classes} classes")
         chosen = budget.choose(len(clean), generator).to(clean.y.device)
         if source is not None:
             chosen &= clean.y == source
-        shift = torch.randint(1, classes, (len(clean),), generator=generator, device=generator.device)
-        wrong = (clean.y + shift.to(clean.y.device)) % classes if target is None else torch.full_like(clean.y, target)
+        wrong = wrong_labels(clean.y, clean.x, view, generator, target)
         return Batch(clean.x, torch.where(chosen, wrong, clean.y))
 
     return Campaign(budget, accumulate=attack, trigger=attack)

@@ -7,6 +7,7 @@ from taster.defences.discrepancy_screen import discrepancy_screen
 from taster.defences.dsc import dsc
 from taster.defences.fat import fat
 from taster.defences.influence_screen import influence_screen
+from taster.defences.loss_alarm import loss_alarm
 from taster.defences.mart import mart
 from taster.defences.metric_gate import metric_gate
 from taster.defences.mma import mma
@@ -34,6 +35,7 @@ DEFENCES = {
         discrepancy_screen,
         anomaly_screen,
         influence_screen,
+        loss_alarm,
         probe_gate,
         salvage,
         guard,
@@ -50,6 +52,7 @@ __all__ = [
     "fat",
     "guard",
     "influence_screen",
+    "loss_alarm",
     "mart",
     "metric_gate",
     "mma",

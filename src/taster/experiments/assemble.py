@@ -131,12 +131,18 @@ def make_campaign(
         "derivatives": Derivatives(recipe.compute.way),
         "surrogates": surrogates or {},
         "rehearsal": rehearsal,
+        "rate": stream_rate(recipe),
     }
     with own_code(attack):
         campaign = recipe.factory("attack", attack).make(resources, attack.settings)
     if not isinstance(campaign, Campaign):
         raise RecipeError(f"attack {attack.label}: {attack.name} returned {type(campaign).__name__}, wanted a Campaign")
     return campaign
+
+
+def stream_rate(recipe: Recipe) -> float:
+    """The learning rate of the stream."""
+    return recipe.stream.learning_rate or recipe.burn_in.learning_rate
 
 
 def make_schedule(section: ScheduleSection, *, harmless: bool = False) -> Schedule:

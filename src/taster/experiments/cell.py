@@ -15,7 +15,15 @@ from torch import Tensor
 from taster.attacks import Campaign, Observation, Rehearsal
 from taster.attacks.campaign import changed
 from taster.data import Augment, Images, ImageSet, Role, Stream, as_batch
-from taster.experiments.assemble import make_campaign, make_learner, make_schedule, make_score, make_surrogates
+from taster.experiments.assemble import (
+    make_campaign,
+    make_learner,
+    make_schedule,
+    make_score,
+    make_surrogates,
+    stream_rate,
+)
+from taster.experiments.forming import frames, outcome, replay
 from taster.experiments.measures import Measures
 from taster.experiments.own_code import own_code
 from taster.experiments.recipe import Defence, Entry, Recipe
@@ -73,6 +81,7 @@ def run_cell(
     records: list[StepRecord] = []
     tested: list[float] = []
     pictures: dict[str, Tensor] = {}
+    course: dict[str, Any] | None = None
     phase = Phase.DORMANT
     while phase is not Phase.TRIGGER:
         phase = schedule(observations)
@@ -84,6 +93,9 @@ def run_cell(
                 rehearsal.follow(learner, records[-1] if records else None)
             with own_code(attack):
                 fed = campaign.poison(clean, learner.view(), phase)
+        if phase is Phase.TRIGGER and campaign.forming is not None and campaign.forming.batches:
+            course = replay(campaign.forming, learner.view(), stream_rate(recipe), batches["test"])
+            pictures["forming"] = frames(campaign.forming, clean)
         scores = measures.take(phase, clean, fed, learner.view())
         with own_code(defence), weight_momentum(learner, campaign, phase):
             record = replace(learner.feed(fed), phase=phase)
@@ -126,9 +138,11 @@ def run_cell(
         "seconds": time.perf_counter() - started,
         "cost": step_cost(records),
         **({"scores": measures.summary()} if recipe.score else {}),
+        **({} if course is None else {"forming": outcome(course)}),
     }
     monitor = {"monitor_start": observations[0].accuracy, "monitor_before": observations[-2].accuracy}
-    out.finish({"row": row, **monitor, "monitor_after": observations[-1].accuracy}, pictures, measures.values())
+    monitor["monitor_after"] = observations[-1].accuracy
+    out.finish({"row": row, **monitor, "forming": course}, pictures, measures.values())
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from taster.settings import settings_model
 Kind = Literal["attack", "defence", "model", "score"]
 
 KINDS: dict[Kind, tuple[Mapping[str, Callable[..., Any]], tuple[str, ...]]] = {
-    "attack": (ATTACKS, ("trigger", "validation", "generator", "derivatives", "surrogates", "rehearsal")),
+    "attack": (ATTACKS, ("trigger", "validation", "generator", "derivatives", "surrogates", "rehearsal", "rate")),
     "defence": (DEFENCES, ("probe", "generator")),
     "model": (MODELS, ("shape", "classes")),
     "score": (SCORES, ("probe",)),

@@ -61,8 +61,9 @@ _OF_SCORES = {"clean", "fed", "auc"}
 
 class Published(Section):
     """What a paper reports, in the words of the results: for an attack and a defence accuracies in %, the drop in
-    points with its deviation `spread`, steps, cost, and the share of samples screened in %; or for an attack and a
-    score its means on `clean` and `fed` samples, and the area under the ROC curve in %."""
+    points with its deviation `spread`, steps, cost, the share of samples screened in %, the seconds that one poisoned
+    sample takes and the loss of normal samples that it brings about; or for an attack and a score its means on `clean`
+    and `fed` samples, and the area under the ROC curve in %."""
 
     attack: str
     defence: str | None = None
@@ -74,6 +75,8 @@ class Published(Section):
     steps: float | None = None
     cost: float | None = None
     screened: float | None = None
+    seconds: float | None = None
+    loss: float | None = None
     clean: float | None = None
     fed: float | None = None
     auc: float | None = None

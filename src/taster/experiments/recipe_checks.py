@@ -154,11 +154,10 @@ def _impossible(recipe: Recipe) -> list[str]:
     if recipe.schedule.margin and recipe.schedule.accuracy_floor is None:
         faults.append("schedule.margin: got a margin without schedule.accuracy_floor, wanted both")
     for i, attack in enumerate(recipe.attack):
-        size = attack.settings.get("validation_size")
-        if isinstance(size, int) and size > split.validation:
-            faults.append(
-                f"attack.{i}.validation_size: got {size}, wanted at most split.validation = {split.validation}"
-            )
+        for key in ("validation_size", "group_size", "pretraining_size"):
+            size = attack.settings.get(key)
+            if isinstance(size, int) and size > split.validation:
+                faults.append(f"attack.{i}.{key}: got {size}, wanted at most split.validation = {split.validation}")
     labelled: dict[str, Sequence[Entry]] = {
         "attack": recipe.attack,
         "defence": recipe.defence,

@@ -14,6 +14,9 @@ from matplotlib.figure import Figure
 
 from taster.errors import RunDirectoryError
 from taster.report.figures import Theme, as_png, as_svg, colour, curves, drops, plain_text
+from taster.report.forming import HEADINGS as FORMING_HEADINGS
+from taster.report.forming import LEGEND as FORMING_LEGEND
+from taster.report.forming import formation, forming_lines
 from taster.report.pictures import magnified_difference, strip
 from taster.report.score_figures import distributions, over_past, over_radius, past_plot, radius_plot
 from taster.report.scores import HEADINGS as SCORE_HEADINGS
@@ -55,6 +58,10 @@ def write_report(run: RunDirectory) -> Path:
     run.write_bytes("figures/overview.png", overview)
     heads, texts = tabulated(lines, published=bool(published))
     found = score_lines([cell["row"] for cell in cells], published)
+    formed = [
+        (defence, _draw(run, f"forming-{i}", partial(formation, cells, attacks, defence)))
+        for i, defence in enumerate(defences, 1)
+    ]
     wanted = len(attacks) * len(defences) * len(recipe.seeds)
     page = _template().render(
         recipe=recipe,
@@ -70,6 +77,11 @@ def write_report(run: RunDirectory) -> Path:
         bars=bars,
         panels=panels,
         attacks=[(label, colour(i)) for i, label in enumerate(attacks)],
+        forming=forming_lines([cell["row"] for cell in cells], published),
+        forming_headings=[*FORMING_HEADINGS, *(["published"] if published else [])],
+        forming_legend=FORMING_LEGEND,
+        forming_figures=[(defence, figure) for defence, figure in formed if figure],
+        forming_strips=forming_strips(cells, attacks),
         pictures=pictures(cells, attacks),
         refusals=refusals(cells),
         derivatives=derivatives(cells),
@@ -181,6 +193,8 @@ def pictures(cells: list[dict[str, Any]], attacks: list[str]) -> list[dict[str, 
         images = None if cell is None else cell["cell"].images()
         rows = []
         for phase, pair in (images or {}).items():
+            if phase == "forming":
+                continue
             clean, poisoned = pair[0], pair[1]
             if bool((clean == poisoned).all()):
                 continue
@@ -200,6 +214,16 @@ def pictures(cells: list[dict[str, Any]], attacks: list[str]) -> list[dict[str, 
             )
         if rows:
             shown.append({"attack": attack, "rows": rows})
+    return shown
+
+
+def forming_strips(cells: list[dict[str, Any]], attacks: list[str]) -> list[tuple[str, str]]:
+    """For each attack whose crafting was noted, a sample from the start to the last iteration, of the first seed."""
+    shown = []
+    for attack in attacks:
+        cell = next((c for c in cells if c["row"]["attack"] == attack and c.get("forming")), None)
+        if cell is not None:
+            shown.append((attack, _data_uri(strip(cell["cell"].images()["forming"]), "image/png")))
     return shown
 
 

@@ -40,6 +40,8 @@ class Reported:
     steps: float | None = None
     cost: float | None = None
     screened: float | None = None
+    seconds: float | None = None
+    loss: float | None = None
 
     @classmethod
     def of(cls, published: dict[str, Any]) -> Reported:
@@ -58,6 +60,8 @@ class Reported:
         parts += [] if self.steps is None else [f"{self.steps:g} steps"]
         parts += [] if self.screened is None else [f"{self.screened:g} % screened"]
         parts += [] if self.cost is None else [f"cost {self.cost:.1f}"]
+        parts += [] if self.seconds is None else [f"{self.seconds:g} s"]
+        parts += [] if self.loss is None else [f"loss {self.loss:g}"]
         return ", ".join(parts) or "–"
 
 

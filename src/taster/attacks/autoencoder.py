@@ -1,0 +1,84 @@
+"""The generator of Yang et al. 2017: a fully connected autoencoder, trained before the attack."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+
+_BATCH = 50
+_RATE = 1e-3
+
+
+class Autoencoder(nn.Module):
+    """Samples through fully connected layers with ReLU and back to samples in the range of the data, by a sigmoid."""
+
+    def __init__(self, shape: Sequence[int], hidden: Sequence[int], low: float, high: float) -> None:
+        super().__init__()
+        width = math.prod(shape)
+        widths = [width, *hidden, width]
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            layers += [nn.Linear(before, after), nn.ReLU()]
+        layers[-1] = nn.Sigmoid()
+        self.layers = nn.Sequential(*layers)
+        self._low, self._high = low, high
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Samples [n, ...] to samples of the same shape."""
+        out: Tensor = self._low + (self._high - self._low) * self.layers(x.flatten(1))
+        return out.reshape(x.shape)
+
+
+def pretrained(
+    x: Tensor, hidden: Sequence[int], epochs: int, generator: torch.Generator, low: float, high: float
+) -> Autoencoder:
+    """An autoencoder that has learned to give samples back, by Adam on the squared error.
+
+    Args:
+        x: samples, [n, ...].
+        hidden: widths of the layers between.
+        epochs: over x.
+        generator: decides initial weights and order; the global generators are left as they are.
+        low, high: the range of the data.
+    """
+    seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
+    with torch.random.fork_rng([x.device] if x.is_cuda else []):
+        torch.manual_seed(seed)
+        model = Autoencoder(x.shape[1:], hidden, low, high).to(x)
+        optimizer = torch.optim.Adam(model.parameters(), _RATE)
+        for _ in range(epochs):
+            for part in torch.split(torch.randperm(len(x)), _BATCH):
+                optimizer.zero_grad()
+                batch = x[part.to(x.device)]
+                torch.autograd.backward(mse_loss(model(batch), batch))
+                optimizer.step()
+    optimizer.zero_grad()
+    return model
+
+
+class Generation:
+    """A generator in the course of one attack: the pre-trained one, moved along weighted gradients at its output.
+
+    Args:
+        model: the pre-trained one, which is left as it is.
+        rate: of Adam's steps.
+    """
+
+    def __init__(self, model: Autoencoder, rate: float) -> None:
+        self._model = copy.deepcopy(model)
+        self._optimizer = torch.optim.Adam(self._model.parameters(), rate, maximize=True)
+
+    def follow(self, x: Tensor, upstream: Tensor) -> Tensor:
+        """One step that raises ⟨G(x), v⟩ for v of the shape of the samples x; what G then makes of x."""
+        self._optimizer.zero_grad()
+        torch.autograd.backward((self._model(x) * upstream).sum())
+        self._optimizer.step()
+        with torch.no_grad():
+            made: Tensor = self._model(x)
+        return made

@@ -1,0 +1,71 @@
+"""What the model would be after each iteration of a crafting: for the report, which may look at the test set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from taster.attacks import Forming
+from taster.attacks.injection import Injection
+from taster.types import Batch
+from taster.view import View
+
+_CHUNK = 1000
+_FRAMES = 10
+"""Iterations shown as pictures."""
+
+
+def replay(forming: Forming, view: View, rate: float, test: Batch) -> dict[str, Any]:
+    """The course of a crafting: the attacker's loss, and the test accuracy after one update on each iteration.
+
+    Args:
+        forming: what the crafting went through.
+        view: the learner that the poison is to be fed to.
+        rate: its learning rate.
+        test: samples that the accuracy is of.
+
+    Returns:
+        seconds, processor (seconds too) and prepared; loss and accuracy in %, a number for each iteration; the accuracy
+        of the learner as it is under "untouched".
+    """
+    injection = Injection(view, test, rate)
+    return {
+        "seconds": forming.seconds,
+        "processor": forming.processor,
+        "prepared": forming.prepared,
+        "loss": [loss if abs(loss) < float("inf") else None for loss in forming.losses],
+        "accuracy": [_accuracy(view, injection.update(batch), test) for batch in forming.batches],
+        "untouched": _accuracy(view, {}, test),
+    }
+
+
+def outcome(course: dict[str, Any]) -> dict[str, Any]:
+    """The course in a few numbers: iterations, seconds, the greatest loss and the least accuracy on the way."""
+    return {
+        "iterations": len(course["accuracy"]) - 1,
+        "seconds": course["seconds"],
+        "processor": course["processor"],
+        "prepared": course["prepared"],
+        "loss": max((loss for loss in course["loss"] if loss is not None), default=None),
+        "accuracy": min(course["accuracy"]),
+    }
+
+
+def frames(forming: Forming, clean: Batch) -> Tensor:
+    """The first poisoned sample at iterations spread evenly over the crafting, [k, ...]."""
+    last = len(forming.batches) - 1
+    moved = (forming.batches[-1].y != clean.y) | (forming.batches[-1].x != clean.x).flatten(1).any(1)
+    which = int(moved.int().argmax())
+    shown = sorted({round(i * last / (_FRAMES - 1)) for i in range(_FRAMES)})
+    return torch.stack([forming.batches[i].x[which] for i in shown]).cpu()
+
+
+def _accuracy(view: View, params: dict[str, Tensor], test: Batch) -> float:
+    right = 0
+    with torch.no_grad():
+        for start in range(0, len(test), _CHUNK):
+            x, y = test.x[start : start + _CHUNK], test.y[start : start + _CHUNK]
+            right += int((view.forward(x, params=params).argmax(1) == y).sum())
+    return 100.0 * right / len(test)

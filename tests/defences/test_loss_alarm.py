@@ -1,0 +1,238 @@
+"""The loss alarm: warnings, looks, alarm and clear, in the order of Algorithm 3; its thresholds; its state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tests.conftest import full_state, same_state
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from taster import Batch, Guard, History, Learner
+from taster.defences import loss_alarm
+from taster.errors import CheckpointError, GuardError, HistoryError
+from taster.stages import Change
+from taster.types import Action, Updates
+
+
+def easy(n: int, seed: int = 0) -> Batch:
+    """The class is where the bright rows are, under noise."""
+    g = torch.Generator().manual_seed(seed)
+    y = torch.randint(0, 3, (n,), generator=g)
+    x = 0.5 * torch.rand(n, 1, 6, 6, generator=g)
+    for i, label in enumerate(y.tolist()):
+        x[i, :, 2 * label : 2 * label + 2] += 0.4
+    return Batch(x, y)
+
+
+def wrong(n: int, seed: int = 0) -> Batch:
+    clean = easy(n, seed)
+    return Batch(clean.x, (clean.y + 1) % 3)
+
+
+def alarm(probe: Batch | None = None, **settings: Any) -> Guard:
+    return loss_alarm(easy(200, 900) if probe is None else probe, torch.Generator().manual_seed(0), **settings)
+
+
+def learner(guard: Guard, rate: float = 0.5, **options: Any) -> Learner:
+    """Trained to be right nearly always, and then put behind the guard."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 12), nn.ReLU(), nn.Linear(12, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
+    plain = Learner(model, optimizer, cross_entropy)
+    for i in range(80):
+        plain.feed(easy(40, i))
+    optimizer.param_groups[0]["lr"] = rate
+    return Learner(model, optimizer, cross_entropy, guard, **options)
+
+
+def test_clean_data_give_no_alarm_and_as_many_warnings_as_the_quantile_says() -> None:
+    guard = alarm(quantile=0.9, warnings=10**6)
+    victim = learner(guard, rate=1e-6)
+    for i in range(200):
+        assert victim.feed(easy(10, 1000 + i)).verdict.committed
+    (gate,) = guard.gates
+    assert 5 <= gate.warnings <= 40  # 20 expected
+    assert gate.alarms == gate.looks == 0
+
+
+def test_one_poisoned_sample_sets_off_the_alarm_and_leaves_no_trace() -> None:
+    guard = alarm(warnings=0)
+    victim = learner(guard, rate=3.0)
+    assert victim.feed(easy(1, 1)).verdict.committed
+    before = full_state(victim)
+    record = victim.feed(wrong(1, 2))
+    assert (record.verdict.action, record.verdict.stage) == (Action.REJECT, "loss_alarm")
+    assert "alarm: after 1 warnings" in record.verdict.reason
+    assert same_state(before, full_state(victim))
+    assert guard.gates[0].alarm == record.step
+
+
+def test_the_alarm_ends_the_learning_until_the_owner_has_looked() -> None:
+    guard = alarm(warnings=0)
+    victim = learner(guard, rate=3.0)
+    victim.feed(wrong(1, 2))
+    for i in range(3):
+        record = victim.feed(easy(10, i))
+        assert "the alarm of step 0 stands" in record.verdict.reason
+    guard.renew(easy(200, 901))
+    assert guard.gates[0].alarm is None
+    assert victim.feed(easy(10, 4)).verdict.committed
+    assert guard.gates[0].alarms == 1
+
+
+def test_it_goes_on_where_asked() -> None:
+    guard = alarm(warnings=0, after="go_on")
+    victim = learner(guard, rate=3.0)
+    assert not victim.feed(wrong(1, 2)).verdict.committed
+    victim.optimizer.param_groups[0]["lr"] = 0.01
+    assert victim.feed(easy(10, 3)).verdict.committed
+    victim.optimizer.param_groups[0]["lr"] = 3.0
+    assert not victim.feed(wrong(1, 4)).verdict.committed
+    assert (guard.gates[0].alarms, guard.gates[0].alarm, guard.gates[0].warnings) == (2, 2, 0)
+
+
+def test_warnings_add_up_and_a_look_that_finds_nothing_clears_them() -> None:
+    guard = alarm(warnings=2)
+    (gate,) = guard.gates
+    victim = learner(guard, rate=1e-6)  # great losses, no harm
+    seen = []
+    for i in range(7):
+        assert victim.feed(wrong(5, i)).verdict.committed
+        seen.append((gate.warnings, gate.looks))
+    assert seen == [(1, 0), (2, 0), (0, 1), (1, 1), (2, 1), (0, 2), (1, 2)]
+    assert gate.alarms == 0
+
+
+def test_harm_without_a_warning_is_not_looked_at() -> None:
+    """What the alarm cannot do: it rests on the loss."""
+    guard = alarm(loss_threshold=1e9, warnings=0)
+    victim = learner(guard, rate=3.0)
+    assert victim.feed(wrong(1, 2)).verdict.committed
+    probe = easy(200, 900)
+    assert victim.view().accuracy(probe.x, probe.y) < 80
+
+
+def test_samples_are_counted_one_by_one_where_asked() -> None:
+    mixed = Batch(torch.cat([easy(20, 1).x, wrong(4, 2).x]), torch.cat([easy(20, 1).y, wrong(4, 2).y]))
+    guard = alarm(datum="sample", warnings=100, quantile=1.0)
+    victim = learner(guard, rate=1e-6)
+    victim.feed(mixed)
+    (gate,) = guard.gates
+    losses = victim.view().sample_losses(mixed.x, mixed.y)
+    assert gate.warnings == int((losses > gate.threshold(1, victim.view())).sum()) == 4
+
+
+def test_the_threshold_is_a_quantile_of_what_comes_in_as_large() -> None:
+    guard = alarm(quantile=0.95)
+    victim, (gate,) = learner(guard), guard.gates
+    view, probe = victim.view(), easy(200, 900)
+    single = view.sample_losses(probe.x, probe.y)
+    assert gate.threshold(1, view) == pytest.approx(float(single.quantile(0.95, interpolation="higher")))
+    assert gate.threshold(1, view) > gate.threshold(20, view) > float(single.mean())
+    assert gate.threshold(20, view) == gate.threshold(20, view)
+    assert alarm(loss_threshold=0.7).gates[0].threshold(20, view) == 0.7
+
+
+def test_the_threshold_goes_with_the_model_as_far_as_it_is_known_to_be_good() -> None:
+    guard = alarm(warnings=1, tolerance=100.0)
+    victim, (gate,) = learner(guard, rate=0.05), guard.gates
+    found = []
+    for batch in (easy(40, 0), wrong(3, 1), easy(40, 2), wrong(3, 3), easy(40, 4)):
+        victim.feed(batch)
+        found.append((gate.looks, gate.threshold(1, victim.view())))
+    assert [looks for looks, _ in found] == [0, 0, 0, 1, 1]
+    thresholds = [value for _, value in found]
+    assert thresholds[0] == thresholds[1] == thresholds[2] != thresholds[3] == thresholds[4]
+
+
+def test_how_many_warnings_is_estimated_from_how_often_to_look() -> None:
+    def least(**settings: Any) -> int:
+        return alarm(**settings).gates[0].warning_threshold
+
+    assert least() == 0
+    assert least(quantile=0.95) == 4
+    assert least(quantile=0.9, check_every=50) == 4
+    assert least(quantile=0.95, warnings=7) == 7
+
+
+def test_calling_the_gate_changes_nothing() -> None:
+    guard = alarm(warnings=0)
+    victim, (gate,) = learner(guard), guard.gates
+    victim.feed(easy(10, 0))
+    poison, state = wrong(1, 2), guard.state_dict()
+    change = Change(1, poison, {}, 5.0, victim.view(), victim.view())
+    for _ in range(3):
+        gate(change)
+    after = guard.state_dict()
+    assert state[0] is not None
+    assert after[0] is not None
+    assert all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in zip(
+        state[0].values(), after[0].values(), strict=True
+    ))  # fmt: skip
+
+
+def test_an_alarm_undoes_the_steps_before_it_where_asked() -> None:
+    guard = alarm(warnings=2, back=3, tolerance=5.0)
+    victim = learner(guard, rate=1.0, history=History(capacity=4))
+    states = []
+    record = None
+    for i in range(12):
+        states.append(full_state(victim))
+        record = victim.feed(wrong(3, i))
+        if not record.verdict.committed:
+            break
+    assert record is not None
+    assert record.verdict.action is Action.REWIND
+    undone = record.verdict.steps
+    assert undone == min(3, record.step)
+    assert same_state(full_state(victim), states[record.step - undone])
+    with pytest.raises(HistoryError, match="a guard that rewinds up to 3"):
+        learner(alarm(back=3))
+
+
+def test_the_reference_moves_up_with_a_clear_and_never_down() -> None:
+    guard = alarm(warnings=0, tolerance=100.0, loss_threshold=0.0)  # looks at every step, never alarms
+    victim, (gate,) = learner(guard, rate=0.5), guard.gates
+    best = 0
+    for i in range(10):
+        victim.feed(easy(40, i) if i % 2 else wrong(4, i))
+        state = gate.state_dict()
+        assert int(state["reference"].sum()) >= best
+        best = int(state["reference"].sum())
+    assert gate.looks == 10
+
+
+def test_its_state_goes_on_to_the_same_end() -> None:
+    def run(interrupt: bool) -> list[str]:
+        guard = alarm(quantile=0.8, warnings=1)
+        victim, found = learner(guard, rate=2.0), []
+        for i in range(14):
+            if interrupt and i == 7:
+                state = victim.state_dict()
+                guard = alarm(quantile=0.8, warnings=1)
+                victim = learner(guard, rate=2.0)
+                victim.load_state_dict(state)
+            record = victim.feed(wrong(2, i) if i > 7 else easy(10, i))
+            found.append(f"{record.verdict.action.name} {record.verdict.reason} {guard.gates[0].warnings}")
+        return found
+
+    whole = run(False)
+    assert run(True) == whole
+    assert any("REJECT" in line for line in whole)
+    guard = alarm()
+    victim = learner(guard)
+    victim.feed(easy(10, 0))
+    other = alarm(easy(50, 3))
+    with pytest.raises(CheckpointError, match="a probe of 200 samples, wanted 50"):
+        other.load_state_dict(guard.state_dict())
+
+
+def test_federated_updates_have_no_loss_to_watch() -> None:
+    guard = alarm()
+    view = learner(guard).view()
+    updates = Updates(torch.zeros(2, 3), torch.ones(2))
+    with pytest.raises(GuardError, match="an update without a loss"):
+        guard.gates[0](Change(0, updates, {}, None, view, view))
