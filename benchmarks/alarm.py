@@ -33,7 +33,7 @@ from taster.experiments import read_recipe
 from taster.experiments.assemble import make_learner, stream_rate
 from taster.experiments.burn_in import burn_in
 from taster.experiments.burn_in_cache import shared
-from taster.experiments.recipe import Entry, Recipe
+from taster.experiments.recipe import Defence, Recipe
 from taster.experiments.work import recipe_data
 from taster.seeds import generator
 
@@ -76,7 +76,7 @@ def fall(learner: Learner, batch: Batch, probe: Batch) -> float:
 
 def refused(recipe: Recipe, parts: dict[str, Any], name: str, batches: list[Batch]) -> float:
     """Share of injections that a guard refuses, each into the model as it was burnt in, in %."""
-    entry, count = Entry(name=name, label=name, **GUARDS[name]), 0
+    entry, count = Defence(name=name, label=name, **GUARDS[name]), 0
     learner = make_learner(recipe, parts["data"], parts["state"], entry, parts["probe"], parts["seed"], parts["device"])
     kept = {key: value.clone() for key, value in learner.model.state_dict().items()}
     first = parts["normal"]
@@ -133,7 +133,7 @@ def main() -> None:
         probe, stream = as_batch(roles["probe"]), as_batch(roles["stream"].select(torch.arange(options.injections + 1)))
         parts = {"data": data, "state": state, "probe": probe, "seed": seed, "device": device}
         parts["normal"] = stream.select(slice(options.injections, options.injections + 1))
-        learner = make_learner(recipe, data, state, Entry(name="none", label="none"), probe, seed, device)
+        learner = make_learner(recipe, data, state, Defence(name="none", label="none"), probe, seed, device)
         sampler, draws = Sampler(roles["validation"], generator(seed, "validation")), generator(seed, "attack")
         score = MemorizationDiscrepancy("epoch-1")
         for kind in ("normal", *POISON):

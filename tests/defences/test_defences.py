@@ -276,6 +276,7 @@ def test_all_defences_are_named_by_their_function() -> None:
         "anomaly_screen",
         "influence_screen",
         "probe_gate",
+        "loss_alarm",
         "salvage",
         "guard",
     }

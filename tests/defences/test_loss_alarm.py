@@ -190,7 +190,7 @@ def test_an_alarm_undoes_the_steps_before_it_where_asked() -> None:
     assert undone == min(3, record.step)
     assert same_state(full_state(victim), states[record.step - undone])
     with pytest.raises(HistoryError, match="a guard that rewinds up to 3"):
-        learner(alarm(back=3))
+        learner(alarm(back=3), history=History(capacity=2))
 
 
 def test_the_reference_moves_up_with_a_clear_and_never_down() -> None:
