@@ -2,8 +2,8 @@
 
     python benchmarks/aggregation.py [--clients 100] [--size 11173962] [--byzantine 20] [--rounds 3] [--out FILE]
 
-Float32 on the CPU. Baseline, in turn with each rule: the sum of all numbers of the matrix, which is one pass over it and
-nothing else. Medians of the ratios of a round, and the growth of the process's memory beside the matrix.
+Float32 on the CPU. Baseline, in turn with each rule: the sum of all numbers of the matrix, which is one pass
+over it and nothing else. Medians of the ratios of a round, and the growth of the process's memory beside the matrix.
 """
 
 from __future__ import annotations
@@ -36,10 +36,9 @@ def measure(clients: int, size: int, byzantine: int, rounds: int) -> dict[str, A
     for row in values:
         row.normal_(generator=generator)
     with_count = ("trimmed_mean", "krum", "multi_krum", "bulyan", "nearest_neighbour_mixing")
+    makers: dict[str, Callable[..., Any]] = {name: make for name, make in AGGREGATORS.items() if name != "fltrust"}
     rules: dict[str, Any] = {
-        name: make(byzantine=byzantine) if name in with_count else make()
-        for name, make in AGGREGATORS.items()
-        if name != "fltrust"
+        name: make(byzantine=byzantine) if name in with_count else make() for name, make in makers.items()
     }
     rules["fltrust"] = TrustIn(values.mean(0))
     found = {}

@@ -3,7 +3,8 @@
     python benchmarks/clients.py [--model resnet18] [--settings '{"norm": "group"}'] [--clients 100] [--rounds 5]
 
 Baseline: `zero_grad; loss.backward(); optimizer.step()` on the batch of all samples, in turn with the clients'
-gradients, layer by layer and by vmap (and, asked for with --loop, one client after the other). Medians of the ratios of a round.
+gradients, layer by layer and by vmap (and, asked for with --loop, one client after the other). Medians of the ratios
+of a round.
 """
 
 from __future__ import annotations

@@ -7,7 +7,9 @@ from taster.federated.clients import ClientUpdates, Reply, receive, vetted
 from taster.federated.coordinates import coordinate_median, trimmed_mean
 from taster.federated.distances import bulyan, krum, multi_krum
 from taster.federated.fltrust import fltrust
+from taster.federated.population import Invited, Population, dirichlet_shares, iid_shares, single_shares
 from taster.federated.server import Round, Server
+from taster.federated.simulation import Simulation
 from taster.federated.steps_before import nearest_neighbour_mixing, update_clipping, weighted_mean
 
 AGGREGATORS = {
@@ -35,23 +37,29 @@ __all__ = [
     "Aggregate",
     "Aggregator",
     "ClientUpdates",
+    "Invited",
+    "Population",
     "Reply",
     "Round",
     "Rule",
     "Server",
+    "Simulation",
     "Situated",
     "aggregated",
     "bulyan",
     "centred_clipping",
     "coordinate_median",
+    "dirichlet_shares",
     "flatten",
     "fltrust",
     "geometric_median",
+    "iid_shares",
     "krum",
     "mean",
     "multi_krum",
     "nearest_neighbour_mixing",
     "receive",
+    "single_shares",
     "trimmed_mean",
     "unflatten",
     "update_clipping",
