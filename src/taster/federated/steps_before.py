@@ -21,7 +21,10 @@ Then = Literal["mean", "coordinate_median", "trimmed_mean", "krum", "multi_krum"
 
 
 def weighted_mean() -> Aggregator:
-    """The mean Σ wₙ vₙ / Σ wₙ, as a rule that steps can be put before."""
+    """The mean Σ wₙ vₙ / Σ wₙ by the weights that clients claim, as a rule that steps can be put before.
+
+    Source: McMahan et al. 2017, Algorithm 1.
+    """
 
     def choose(rows: Geometry, weights: Tensor) -> Tensor:
         return (weights / weights.sum()).double()[None]
