@@ -64,6 +64,25 @@ def test_the_guides_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert names["learner"].on_verdict.path == Path("quarantine")  # type: ignore[attr-defined]
 
 
+def test_the_federated_guides_code_runs() -> None:
+    torch.manual_seed(0)
+    learner, trusted = tiny_learner(), tiny_batch(50, seed=9)
+    size = sum(p.numel() for p in learner.model.parameters())
+    sent = {f"client {i}": 0.01 * torch.randn(size) for i in range(8)}
+    names: dict[str, object] = {
+        "model": learner.model,
+        "optimizer": learner.optimizer,
+        "x_trusted": trusted.x,
+        "y_trusted": trusted.y,
+        "sent": sent,
+        "names": [*sent, "client 8"],
+    }
+    (code,) = blocks("docs/federated.md")
+    exec(code, names)
+    assert names["outcome"].faults == {"client 8": "sent nothing"}  # type: ignore[attr-defined]
+    assert names["outcome"].record.verdict.committed  # type: ignore[attr-defined]
+
+
 def test_the_guides_promises_are_what_is_computed() -> None:
     text = (ROOT / "docs" / "guard.md").read_text()
     for row in re.findall(r"^\| ([\d,]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", text, re.MULTILINE):
@@ -98,9 +117,11 @@ def test_contributors_examples_run() -> None:
         "SECURITY.md",
         "docs/recipes.md",
         "docs/guard.md",
+        "docs/federated.md",
         "results/README.md",
         "results/online.md",
         "results/yang.md",
+        "results/federated.md",
     ],
 )
 def test_links_lead_somewhere(name: str) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Literal
 
 import torch
@@ -23,6 +23,10 @@ Precision = Literal["float32", "bfloat16", "float16"]
 """Number format of the forward pass; parameters, losses and optimizer state stay as they are."""
 
 _HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+Watch = Callable[[str, nn.Module, Tensor, Tensor], None]
+"""Is told of a module's name, the module, its input and its output."""
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
@@ -123,6 +127,32 @@ class Functional:
         rows = full_precision(found[-1])
         # [n, d] as they are; [n, d, places...] of a convolution averaged over places
         return (rows if rows.dim() == 2 else rows.flatten(2).mean(2)), output
+
+    @property
+    def criterion(self) -> Loss:
+        """The loss."""
+        return self._loss
+
+    @property
+    def layers(self) -> dict[str, nn.Module]:
+        """The modules that hold parameters of their own, by name; their tensors are on the meta device."""
+        return {name: module for name, module in self._skeleton.named_modules() if module._parameters}
+
+    @contextmanager
+    def watched(self, watch: Watch) -> Iterator[None]:
+        """Inside, `watch` is told of each such module that a forward pass goes through: its name, the module with what
+        it computes with in place, its input and its output."""
+        hooks = [
+            module.register_forward_hook(
+                lambda module, inputs, output, name=name: watch(name, module, inputs[0], output)
+            )
+            for name, module in self.layers.items()
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def loss(
         self,

@@ -127,6 +127,11 @@ class View:
         """The loss of a batch, one number, differentiable as `forward` is."""
         return self._functional().loss(*self._state(params), x, y, batch_norm=batch_norm)
 
+    @property
+    def functional(self) -> Functional:
+        """The model as a pure function, which computes with whatever parameters and buffers it is given."""
+        return self._functional()
+
     def loss_gradient(self, x: Tensor, y: Tensor) -> Tensors:
         """The gradient of a batch's loss by the name of each trainable parameter, without a graph."""
         leaves = {name: value.requires_grad_(True) for name, value in _copies(self.trainable).items()}

@@ -9,7 +9,7 @@ import torch
 from tests.conftest import full_state, same_state, tiny_batch, tiny_learner
 
 from taster import Batch, Guard, History, Learner
-from taster.defences import DEFENCES, clipping, probe_gate, probe_projection, quantile_clipping
+from taster.defences import DEFENCES, clipping, dagc, probe_gate, probe_projection, quantile_clipping
 from taster.errors import CheckpointError, GuardError, HistoryError
 
 
@@ -262,6 +262,7 @@ def test_the_state_of_a_gate_with_another_probe_is_refused() -> None:
 
 def test_all_defences_are_named_by_their_function() -> None:
     assert set(DEFENCES) == {
+        "dagc",
         "none",
         "clipping",
         "quantile_clipping",
@@ -280,3 +281,49 @@ def test_all_defences_are_named_by_their_function() -> None:
         "salvage",
         "guard",
     }
+
+
+def test_discrepancy_aware_clipping_clips_what_makes_the_model_strange_to_its_past_and_nothing_else() -> None:
+    def run(**options) -> tuple[Learner, Guard]:
+        guard = dagc(easy(40), against="start", learning_rate=0.1, bound=0.01, **options)
+        learner = tiny_learner(guard=guard, history=History(capacity=0))
+        learner.history.pin("start", learner.snapshot())
+        return learner, guard
+
+    learner, guard = run(least=3, quantile=1.0)
+    records = [learner.feed(easy(16, seed=i)) for i in range(4)]
+    assert all(r.gradient_norm_after == r.gradient_norm_before for r in records[:3])
+    (stage,) = guard.transforms
+    assert len(stage.recent) == 4
+    harmful = learner.feed(Batch(easy(16).x, (easy(16).y + 1) % 3, 200.0))
+    assert harmful.gradient_norm_after == pytest.approx(0.01, rel=1e-4)
+    assert harmful.gradient_norm_before > 0.1
+
+    never, _ = run(threshold=1e9)
+    always, _ = run(threshold=-1.0)
+    assert never.feed(easy(16)).gradient_norm_after > 0.01
+    assert always.feed(easy(16)).gradient_norm_after == pytest.approx(0.01, rel=1e-4)
+    grown, _ = run(threshold=-1.0, growth=1e9)
+    assert grown.feed(easy(16)).gradient_norm_after == pytest.approx(0.01, rel=1e-4)
+    assert grown.feed(easy(16)).gradient_norm_after > 0.01
+
+
+def test_discrepancy_aware_clipping_looks_ahead_to_the_step_that_is_made() -> None:
+    guard = dagc(easy(40), against="start", learning_rate=0.1, threshold=1e9)
+    learner = tiny_learner(guard=guard, history=History(capacity=0))
+    for group in learner.optimizer.param_groups:
+        group["momentum"] = group["weight_decay"] = 0.0
+    learner.model.eval()
+    learner.history.pin("start", learner.snapshot())
+    (stage,) = guard.transforms
+    before = full_state(learner)
+    gradient = learner.view().loss_gradient(easy(16).x, easy(16).y)
+    ahead = stage.ahead(gradient, learner.view())
+    assert same_state(before, full_state(learner))
+    learner.feed(easy(16))
+    after = float(stage._score(stage._probe, learner.view()).mean())
+    assert ahead == pytest.approx(after, rel=1e-3)
+    state = guard.state_dict()
+    stage.recent.append(3.0)
+    guard.load_state_dict(state)
+    assert 3.0 not in stage.recent

@@ -10,7 +10,19 @@ from tests.conftest import full_state, same_state, tiny_batch, tiny_learner
 
 from taster import Action, Guard, Updates
 from taster.calculus.exact import gradient
-from taster.federated import aggregated, coordinate_median, flatten, mean, unflatten
+from taster.defences import probe_gate
+from taster.federated import (
+    AGGREGATORS,
+    Reply,
+    Server,
+    aggregated,
+    coordinate_median,
+    flatten,
+    fltrust,
+    krum,
+    mean,
+    unflatten,
+)
 from taster.step import guarded_step
 
 
@@ -31,31 +43,16 @@ def test_one_client_under_mean_aggregation_is_one_online_step() -> None:
     assert federated.steps == 10
 
 
-@pytest.mark.parametrize("aggregate", [mean, coordinate_median])
-def test_aggregators_agree_with_brute_force_and_do_not_mind_the_order(aggregate) -> None:
-    g = torch.Generator().manual_seed(0)
-    for m in (1, 4, 7):
-        values = torch.randn(m, 11, generator=g, dtype=torch.float64)
-        weights = torch.rand(m, generator=g, dtype=torch.float64) + 0.1
-        if aggregate is mean:
-            expected = sum(weights[i] * values[i] for i in range(m)) / sum(weights[i] for i in range(m))
-        else:
-            columns = [sorted(values[:, j].tolist()) for j in range(11)]
-            expected = torch.tensor([(c[(m - 1) // 2] + c[m // 2]) / 2 for c in columns], dtype=torch.float64)
-        torch.testing.assert_close(aggregate(values, weights), expected)
-        order = torch.randperm(m, generator=g)
-        torch.testing.assert_close(aggregate(values[order], weights[order]), aggregate(values, weights))
-
-
 @pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("aggregate", [mean, coordinate_median])
-def test_a_client_that_is_not_finite_changes_nothing(poison: float, aggregate) -> None:
+@pytest.mark.parametrize("name", [name for name in AGGREGATORS if name not in ("fltrust", "bulyan")])
+def test_a_client_that_is_not_finite_changes_nothing(poison: float, name: str) -> None:
     honest, attacked = tiny_learner(), tiny_learner()
-    good = torch.stack([client_update(honest, i) for i in range(4)])
+    rule = AGGREGATORS[name]()
+    good = torch.stack([client_update(honest, i) for i in range(5)])
     bad = good[:1].clone()
     bad[0, 5] = poison
-    guarded_step(honest, Updates(good, torch.ones(4)), Guard(), aggregated(aggregate))
-    record = guarded_step(attacked, Updates(torch.cat([bad, good]), torch.ones(5)), Guard(), aggregated(aggregate))
+    guarded_step(honest, Updates(good, torch.ones(5)), Guard(), aggregated(rule))
+    record = guarded_step(attacked, Updates(torch.cat([bad, good]), torch.ones(6)), Guard(), aggregated(rule))
     assert record.dropped == 1
     assert same_state(full_state(honest), full_state(attacked))
 
@@ -74,3 +71,96 @@ def test_flattening_is_undone() -> None:
     params = learner.view().trainable
     back = unflatten(flatten(params), learner)
     assert all(torch.equal(back[k], params[k]) for k in params)
+
+
+def replies(learner, count: int) -> list[Reply]:
+    return [Reply(f"client {i}", client_update(learner, i)) for i in range(count)]
+
+
+BAD = {
+    "NaN": (lambda r: [Reply(r.client, r.update * math.nan)], "NaN or infinity"),
+    "infinity": (lambda r: [Reply(r.client, r.update + math.inf)], "NaN or infinity"),
+    "shape": (lambda r: [Reply(r.client, r.update[:-1])], "shape"),
+    "matrix": (lambda r: [Reply(r.client, r.update[None])], "shape"),
+    "text": (lambda r: [Reply(r.client, "gradient")], "sent str"),
+    "complex": (lambda r: [Reply(r.client, r.update.to(torch.complex64))], "complex"),
+    "nothing": (lambda r: [], "sent nothing"),
+    "none": (lambda r: [Reply(r.client, None)], "NoneType"),
+    "twice": (lambda r: [r, r], "2 replies"),
+    "heavy": (lambda r: [Reply(r.client, r.update, 1e9)], "times the median"),
+    "infinite weight": (lambda r: [Reply(r.client, r.update, math.inf)], "weight"),
+    "negative weight": (lambda r: [Reply(r.client, r.update, -1.0)], "weight"),
+    "no weight": (lambda r: [Reply(r.client, r.update, "much")], "weight"),
+}
+
+
+@pytest.mark.parametrize("fault", BAD)
+@pytest.mark.parametrize("place", [0, 3])
+def test_a_bad_client_is_dropped_by_name_and_the_round_goes_on_without_it(fault: str, place: int) -> None:
+    spoil, wanted = BAD[fault]
+    attacked, without = tiny_learner(), tiny_learner()
+    came = replies(attacked, 5)
+    bad = came[place].client
+    sent = [part for reply in came for part in (spoil(reply) if reply.client == bad else [reply])]
+    outcome = Server(attacked).receive(sent, [reply.client for reply in came])
+    assert list(outcome.faults) == [bad]
+    assert wanted in outcome.faults[bad]
+    assert outcome.record.verdict.committed
+    assert (outcome.record.samples, outcome.record.dropped) == (5, 1)
+    rest = [reply for reply in came if reply.client != bad]
+    Server(without).receive(rest, [reply.client for reply in rest])
+    for a, b in zip(attacked.model.parameters(), without.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_stranger_is_named_and_changes_nothing() -> None:
+    attacked, honest = tiny_learner(), tiny_learner()
+    came = replies(attacked, 3)
+    names = [reply.client for reply in came]
+    outcome = Server(attacked).receive([*came, Reply("stranger", came[0].update * 100)], names)
+    assert outcome.faults == {"stranger": "was not invited"}
+    Server(honest).receive(came, names)
+    assert same_state(full_state(attacked), full_state(honest))
+
+
+def test_a_round_without_a_single_good_client_changes_nothing() -> None:
+    learner = tiny_learner()
+    before = full_state(learner)
+    outcome = Server(learner).receive([], ["a", "b"])
+    assert outcome.faults == {"a": "sent nothing", "b": "sent nothing"}
+    assert outcome.record.verdict.action is Action.REJECT
+    assert same_state(before, full_state(learner))
+
+
+def test_too_few_clients_left_for_the_rule_is_a_refusal_and_no_crash() -> None:
+    learner = tiny_learner()
+    before = full_state(learner)
+    came = replies(learner, 5)
+    outcome = Server(learner, krum(byzantine=1)).receive(came[:4], [reply.client for reply in came])
+    assert outcome.record.verdict.action is Action.REJECT
+    assert "wanted at least 5" in outcome.record.verdict.reason
+    assert same_state(before, full_state(learner))
+
+
+def test_the_gate_of_the_online_side_undoes_a_poisoned_round() -> None:
+    guarded, bare = tiny_learner(guard=probe_gate(tiny_batch(200, seed=9))), tiny_learner()
+    before = full_state(guarded)
+    for learner in (guarded, bare):
+        came = [Reply(str(i), -500 * client_update(learner, 9)) for i in range(3)]
+        outcome = Server(learner, coordinate_median()).receive(came, ["0", "1", "2"])
+        assert outcome.record.verdict.committed is (learner is bare)
+    assert same_state(before, full_state(guarded))
+
+
+def test_fltrust_learns_from_who_points_where_its_probe_does() -> None:
+    a, b = tiny_learner(), tiny_learner()
+    good = [Reply(str(i), client_update(a, i)) for i in range(3)]
+    own = fltrust(tiny_batch(8, seed=0)).at(a.view())
+    liar = Reply("liar", -50 * good[0].update)
+    assert float(own(liar.update[None], torch.ones(1)).abs().max()) == 0.0
+    names = [reply.client for reply in good]
+    for learner, came in ((a, good), (b, [*good, liar])):
+        outcome = Server(learner, fltrust(tiny_batch(8, seed=0))).receive(came, [*names, *["liar"][: len(came) - 3]])
+        assert outcome.record.verdict.committed
+    for one, other in zip(a.model.parameters(), b.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other)

@@ -3,6 +3,7 @@
 from taster.defences.adversarial_training import adversarial_training
 from taster.defences.anomaly_screen import anomaly_screen
 from taster.defences.clipping import clipping
+from taster.defences.dagc import dagc
 from taster.defences.discrepancy_screen import discrepancy_screen
 from taster.defences.dsc import dsc
 from taster.defences.fat import fat
@@ -25,6 +26,7 @@ DEFENCES = {
         none,
         clipping,
         quantile_clipping,
+        dagc,
         probe_projection,
         adversarial_training,
         trades,
@@ -47,6 +49,7 @@ __all__ = [
     "adversarial_training",
     "anomaly_screen",
     "clipping",
+    "dagc",
     "discrepancy_screen",
     "dsc",
     "fat",

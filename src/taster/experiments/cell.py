@@ -87,6 +87,7 @@ def run_cell(
         phase = schedule(observations)
         if phase is Phase.TRIGGER:
             before = accuracy("test")
+            tested.append(before)
         clean = batches["trigger"] if phase is Phase.TRIGGER else stream.draw()
         with own_code(defence):
             if rehearsal is not None:
@@ -129,7 +130,7 @@ def run_cell(
         "acc_before": before,
         "acc_after": after,
         "drop": after - before,
-        "worst_step": worst_step(start, tested) if recipe.compute.test_every == 1 else None,
+        "worst_step": worst_step(start, tested),
         "steps": sum(r.phase is Phase.ACCUMULATE for r in records),
         "stopped_by": schedule.stopped_by(observations[:-1]),
         "rejected": sum(not r.verdict.committed for r in records),
@@ -173,7 +174,7 @@ def promised(guard: Guard, records: list[StepRecord]) -> dict[str, Any] | None:
 
 
 def worst_step(start: float, tested: list[float]) -> float:
-    """The greatest change for the worse of the test accuracy in one step, in points; 0 where it never fell."""
+    """The greatest fall of test accuracy between two measurements, in points and negative; 0 where it never fell."""
     return min(0.0, *(now - then for then, now in zip([start, *tested], tested, strict=False)))
 
 

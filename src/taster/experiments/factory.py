@@ -10,19 +10,24 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from taster.attacks import ATTACKS
+from taster.attacks import ATTACKS, UPDATE_ATTACKS
 from taster.defences import DEFENCES
 from taster.errors import RecipeError
+from taster.federated import AGGREGATORS
 from taster.imports import import_callable, is_import_path
 from taster.models import MODELS
 from taster.scores import SCORES
 from taster.settings import settings_model
 
-Kind = Literal["attack", "defence", "model", "score"]
+Kind = Literal["attack", "defence", "model", "score", "aggregator"]
 
 KINDS: dict[Kind, tuple[Mapping[str, Callable[..., Any]], tuple[str, ...]]] = {
-    "attack": (ATTACKS, ("trigger", "validation", "generator", "derivatives", "surrogates", "rehearsal", "rate")),
-    "defence": (DEFENCES, ("probe", "generator")),
+    "attack": (
+        {**ATTACKS, **UPDATE_ATTACKS},
+        ("trigger", "validation", "generator", "derivatives", "surrogates", "rehearsal", "rate"),
+    ),
+    "defence": ({**DEFENCES, **AGGREGATORS}, ("probe", "generator")),
+    "aggregator": (AGGREGATORS, ("probe",)),
     "model": (MODELS, ("shape", "classes")),
     "score": (SCORES, ("probe",)),
 }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tomli_w
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from taster.calculus import WAYS, Way
 from taster.calculus.way import Precision
+from taster.clientwise import Statistics
 from taster.data import Role
 from taster.errors import SettingError
 from taster.experiments.factory import Factory, Kind, find_factory
@@ -183,6 +184,32 @@ class HistorySection(Section):
     every: Count = 1
 
 
+class Federated(Section):
+    """Learning from rounds of clients' updates instead of a stream of batches.
+
+    `clients` share the stream's samples by `split`: "iid", "dirichlet" by label with `alpha`, or "single", one sample
+    each. Each round `per_round` of them are drawn, each draws `samples` of its own (all, where it is not given) and
+    sends the gradient, or after `local_epochs` of plain SGD what came of them. Of each round's clients the share
+    `malicious` is the attacker's. `aggregator` is the rule of aggregation where the defence is none itself.
+    `batch_norm` is what clients normalise with: the "recorded" statistics, or those of the round's samples together
+    ("synchronised"), which the server then records. A client that claims more than `heaviest` times the median weight
+    is dropped.
+    """
+
+    clients: Count = 100
+    per_round: Count = 100
+    split: Literal["iid", "dirichlet", "single"] = "iid"
+    alpha: Rate = 0.5
+    samples: Count | None = None
+    malicious: Annotated[float, Field(ge=0, le=1)] = 0.2
+    batch_norm: Statistics = "recorded"
+    local_epochs: Annotated[int, Field(ge=0)] = 0
+    local_batch_size: Count | None = None
+    local_learning_rate: Rate = 0.1
+    aggregator: Named = Named(name="mean")
+    heaviest: Rate = 10.0
+
+
 class Compute(Section):
     """How it is computed. The first run decides what is left open of `device`, `threads` and `derivatives` and keeps
     it, as results depend on them.
@@ -218,7 +245,8 @@ def _labelled(value: Any) -> Any:
 
 
 class Recipe(Section):
-    """A grid of attacks × defences × seeds on one model, data set and stream; scores are measured on all it feeds."""
+    """A grid of attacks × defences × seeds on one model, data set and stream; scores are measured on all it feeds. With
+    `[federated]` the stream comes in rounds of clients' updates."""
 
     name: Annotated[str, Field(min_length=1)]
     description: str = ""
@@ -231,6 +259,7 @@ class Recipe(Section):
     stream: StreamSection = StreamSection()
     schedule: ScheduleSection = ScheduleSection()
     history: HistorySection = HistorySection()
+    federated: Federated | None = None
     compute: Compute = Compute()
     attack: Annotated[list[Entry], Field(min_length=1), BeforeValidator(_labelled)]
     defence: Annotated[list[Defence], Field(min_length=1), BeforeValidator(_labelled)]

@@ -8,9 +8,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from taster.attacks import UPDATE_ATTACKS
 from taster.errors import RecipeError
 from taster.experiments.factory import Kind, all_factories, find_factory
 from taster.experiments.recipe import Entry, Recipe
+from taster.federated import AGGREGATORS
 from taster.settings import faults as fault_lines
 
 _LISTS: tuple[Kind, ...] = ("attack", "defence", "score")
@@ -31,6 +33,8 @@ def parse_recipe(raw: dict[str, Any], where: str = "recipe") -> Recipe:
         faults += fault_lines(error, "", Recipe)
     filled = _check_entries(raw, faults)
     if recipe is not None and not faults:
+        if recipe.federated is not None and "federated" in filled:
+            filled["federated"] = {**recipe.to_dict()["federated"], "aggregator": filled["federated"]["aggregator"]}
         recipe = Recipe.model_validate({**recipe.to_dict(), **filled})
         faults += _impossible(recipe)
     if faults or recipe is None:
@@ -80,6 +84,11 @@ def _check_entries(raw: dict[str, Any], faults: list[str]) -> dict[str, Any]:
     model = _checked("model", raw.get("model"), "model", faults)
     if model is not None:
         filled["model"] = model
+    federated = raw.get("federated")
+    if isinstance(federated, dict) and "aggregator" in federated:
+        rule = _checked("aggregator", federated["aggregator"], "federated.aggregator", faults)
+        if rule is not None:
+            filled["federated"] = {**federated, "aggregator": rule}
     for kind in _LISTS:
         entries = raw.get(kind)
         if isinstance(entries, list):
@@ -151,6 +160,7 @@ def _impossible(recipe: Recipe) -> list[str]:
     if recipe.burn_in.earlier and recipe.burn_in.checkpoint is None:
         faults.append("burn_in.earlier: got files without burn_in.checkpoint, wanted both (or burn_in.keep_epochs)")
     faults += _no_such_past(recipe)
+    faults += _impossible_federation(recipe)
     if recipe.schedule.margin and recipe.schedule.accuracy_floor is None:
         faults.append("schedule.margin: got a margin without schedule.accuracy_floor, wanted both")
     for i, attack in enumerate(recipe.attack):
@@ -194,6 +204,42 @@ def _impossible(recipe: Recipe) -> list[str]:
     repeated = [seed for seed, times in Counter(recipe.seeds).items() if times > 1]
     if repeated:
         faults.append(f"seeds: got {repeated} more than once, wanted each once")
+    return faults
+
+
+def _impossible_federation(recipe: Recipe) -> list[str]:
+    """Faults of a recipe whose learning is federated, and of what is only for such in one whose is not."""
+    faults = []
+    section = recipe.federated
+    for kind, entries, own in (("attack", recipe.attack, UPDATE_ATTACKS), ("defence", recipe.defence, AGGREGATORS)):
+        for i, entry in enumerate(entries):
+            if section is None and entry.name in own:
+                faults.append(
+                    f"{kind}.{i}.name: got {entry.name!r}, which is for federated learning, without [federated]"
+                )
+    if section is None:
+        return faults
+    if section.per_round > section.clients:
+        faults.append(f"federated.per_round: got {section.per_round}, wanted at most clients = {section.clients}")
+    if recipe.split.trigger < section.per_round:
+        faults.append(
+            f"split.trigger: got {recipe.split.trigger}, wanted at least federated.per_round = {section.per_round}: a "
+            "sample for each client of the trigger's round"
+        )
+    if recipe.split.stream is not None and recipe.split.stream < section.clients:
+        faults.append(f"split.stream: got {recipe.split.stream}, wanted at least federated.clients = {section.clients}")
+    if section.local_epochs and section.batch_norm == "synchronised":
+        faults.append(
+            "federated.batch_norm: got 'synchronised' with local_epochs, where clients' models differ; wanted "
+            "'recorded'"
+        )
+    if recipe.score:
+        faults.append("score: got scores of samples with [federated], where the server sees none; wanted none")
+    for i, attack in enumerate(recipe.attack):
+        if "rehearsal" in recipe.factory("attack", attack).needs:
+            faults.append(
+                f"attack.{i}.name: got {attack.name!r}, which tries batches on a copy of the guard, with [federated]"
+            )
     return faults
 
 

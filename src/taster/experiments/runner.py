@@ -12,6 +12,7 @@ from torch import nn
 from taster.data import Images, Role, as_batch, split_roles
 from taster.errors import RecipeError, RunDirectoryError
 from taster.experiments.assemble import make_campaign, make_guard, make_score
+from taster.experiments.assemble_federated import rehearse_federation
 from taster.experiments.burn_in import build_model, load_weights, surrogate_recipe
 from taster.experiments.environment import describe_environment, pick_device
 from taster.experiments.recipe import Recipe
@@ -98,7 +99,7 @@ def _rehearse(recipe: Recipe, device: torch.device, watcher: Watcher) -> tuple[n
     data = recipe_data(recipe, _Decoding(watcher))
     seed = recipe.seeds[0]
     roles = split_roles(data, recipe.split.sizes(), seed)
-    if recipe.stream.batch_size > len(roles["stream"]):
+    if recipe.federated is None and recipe.stream.batch_size > len(roles["stream"]):
         raise RecipeError(
             f"stream.batch_size: got {recipe.stream.batch_size}, wanted at most the {len(roles['stream'])} samples "
             "that are left for the stream"
@@ -108,10 +109,13 @@ def _rehearse(recipe: Recipe, device: torch.device, watcher: Watcher) -> tuple[n
         for path in (*recipe.burn_in.earlier.values(), recipe.burn_in.checkpoint):
             load_weights(model, path)
     probe, trigger = (as_batch(roles[role].select(torch.arange(1))).to(device) for role in ("probe", "trigger"))
-    for defence in recipe.defence:
-        make_guard(recipe, defence, probe, seed)
-    for attack in recipe.attack:
-        make_campaign(recipe, roles, trigger, attack, seed)
+    if recipe.federated is not None:
+        rehearse_federation(recipe, roles, probe, trigger, seed)
+    else:
+        for defence in recipe.defence:
+            make_guard(recipe, defence, probe, seed)
+        for attack in recipe.attack:
+            make_campaign(recipe, roles, trigger, attack, seed)
     for entry in recipe.score:
         make_score(recipe, entry, probe)
     for section in recipe.surrogate:

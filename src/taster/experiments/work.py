@@ -15,6 +15,7 @@ from taster.experiments.burn_in import burn_in, surrogate_recipe
 from taster.experiments.burn_in_cache import shared
 from taster.experiments.cell import run_cell
 from taster.experiments.environment import pick_device
+from taster.experiments.federated_cell import run_federated_cell
 from taster.experiments.quiet import quiet
 from taster.experiments.recipe import Recipe
 from taster.experiments.run_directory import RunDirectory
@@ -60,7 +61,7 @@ def pending(recipe: Recipe, run: RunDirectory, burn_in_batches: int) -> tuple[li
 
 def perform(task: Task, recipe: Recipe, directory: str, on_step: Callable[[], None]) -> None:
     """Does one task and leaves its files in the run directory."""
-    with quiet("taster.learner"):  # what is refused here is in steps.jsonl
+    with quiet("taster.learner"), quiet("taster.federated"):  # what is refused here is in steps.jsonl
         _perform(task, recipe, directory, on_step)
 
 
@@ -88,7 +89,8 @@ def _perform(task: Task, recipe: Recipe, directory: str, on_step: Callable[[], N
     if state is None:
         raise RunDirectoryError(f"{directory}: the burn-in of seed {task.seed} is missing; go on with --resume")
     out = run.cell(attack.label, defence.label, task.seed)
-    run_cell(recipe, data, roles, state, attack, defence, task.seed, device, out, on_step)
+    cell = run_cell if recipe.federated is None else run_federated_cell
+    cell(recipe, data, roles, state, attack, defence, task.seed, device, out, on_step)
 
 
 def set_up_torch(threads: int, device: torch.device) -> None:

@@ -1,5 +1,68 @@
 """Client updates and their aggregation; a round is one `taster.step.guarded_step` over `Updates`."""
 
-from taster.federated.aggregation import Aggregate, aggregated, coordinate_median, flatten, mean, unflatten
+from taster.federated.aggregation import Aggregate, Rule, Situated, aggregated, flatten, mean, unflatten
+from taster.federated.aggregator import Aggregator
+from taster.federated.centres import centred_clipping, geometric_median
+from taster.federated.clients import ClientUpdates, Reply, receive, vetted
+from taster.federated.coordinates import coordinate_median, trimmed_mean
+from taster.federated.distances import bulyan, krum, multi_krum
+from taster.federated.fltrust import fltrust
+from taster.federated.population import Invited, Population, dirichlet_shares, iid_shares, single_shares
+from taster.federated.server import Round, Server
+from taster.federated.simulation import Simulation
+from taster.federated.steps_before import nearest_neighbour_mixing, update_clipping, weighted_mean
 
-__all__ = ["Aggregate", "aggregated", "coordinate_median", "flatten", "mean", "unflatten"]
+AGGREGATORS = {
+    "mean": weighted_mean,
+    **{
+        rule.__name__: rule
+        for rule in (
+            coordinate_median,
+            trimmed_mean,
+            krum,
+            multi_krum,
+            bulyan,
+            geometric_median,
+            centred_clipping,
+            fltrust,
+            nearest_neighbour_mixing,
+            update_clipping,
+        )
+    },
+}
+"""Rules of aggregation by name, as a recipe names them."""
+
+__all__ = [
+    "AGGREGATORS",
+    "Aggregate",
+    "Aggregator",
+    "ClientUpdates",
+    "Invited",
+    "Population",
+    "Reply",
+    "Round",
+    "Rule",
+    "Server",
+    "Simulation",
+    "Situated",
+    "aggregated",
+    "bulyan",
+    "centred_clipping",
+    "coordinate_median",
+    "dirichlet_shares",
+    "flatten",
+    "fltrust",
+    "geometric_median",
+    "iid_shares",
+    "krum",
+    "mean",
+    "multi_krum",
+    "nearest_neighbour_mixing",
+    "receive",
+    "single_shares",
+    "trimmed_mean",
+    "unflatten",
+    "update_clipping",
+    "vetted",
+    "weighted_mean",
+]

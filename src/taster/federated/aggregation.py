@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from taster.clientwise import renewed
+from taster.federated.clients import ClientUpdates
+from taster.flat import flatten, unflattened
 from taster.learner import Learner
 from taster.stages import Admitted
 from taster.step import Reduce
 from taster.types import Tensors, Updates
+from taster.view import View
 
 Aggregate = Callable[[Tensor, Tensor], Tensor]
 """From values [m, d] and weights [m] to one update [d]."""
+
+
+@runtime_checkable
+class Situated(Protocol):
+    """A rule that goes by the model as well."""
+
+    def at(self, view: View, /) -> Aggregate:
+        """The rule at a moment of the model."""
+        ...
+
+
+Rule = Aggregate | Situated
 
 
 def mean(values: Tensor, weights: Tensor) -> Tensor:
@@ -21,34 +38,36 @@ def mean(values: Tensor, weights: Tensor) -> Tensor:
     return (weights / weights.sum()) @ values
 
 
-def coordinate_median(values: Tensor, weights: Tensor) -> Tensor:
-    """The median of each coordinate, whatever the weights (Yin et al. 2018); the middle two's mean for an even m."""
-    ordered = values.sort(dim=0).values
-    middle = (len(values) - 1) // 2
-    return (ordered[middle] + ordered[len(values) - 1 - middle]) / 2
-
-
-def aggregated(aggregate: Aggregate) -> Reduce[Updates]:
+def aggregated(rule: Rule) -> Reduce[Updates]:
     """Federated learning's `reduce` for `guarded_step`: the clients' updates, aggregated, as the gradient.
 
-    Weights that screens set multiply the ones that clients claim.
+    Weights that screens set multiply the ones that clients claim. Batch-norm statistics that clients bring along are
+    recorded, those of clients that were dropped left out, inside the step's transaction.
     """
 
     def reduce(admitted: Admitted[Updates], learner: Learner) -> tuple[Tensors, None]:
         updates = admitted.batch
         weights = updates.weights if admitted.weights is None else updates.weights * admitted.weights
-        return unflatten(aggregate(updates.values, weights), learner), None
+        aggregate = rule.at(learner.view()) if isinstance(rule, Situated) else rule
+        update = aggregate(updates.values, weights)
+        if isinstance(updates, ClientUpdates) and updates.statistics is not None:
+            _record(updates.statistics, learner)
+        return unflatten(update, learner), None
 
     return reduce
 
 
-def flatten(gradient: Tensors) -> Tensor:
-    """A gradient as one vector [d], in the order of its names."""
-    return torch.cat([value.reshape(-1) for value in gradient.values()])
-
-
 def unflatten(vector: Tensor, learner: Learner) -> Tensors:
     """A vector [d] as a gradient of the learner's trainable parameters, in their order."""
-    named = {name: p for name, p in learner.model.named_parameters() if p.requires_grad}
-    parts = torch.split(vector, [p.numel() for p in named.values()])
-    return {name: part.reshape(p.shape) for (name, p), part in zip(named.items(), parts, strict=True)}
+    return unflattened(vector, {name: p for name, p in learner.model.named_parameters() if p.requires_grad})
+
+
+def _record(statistics: Tensor, learner: Learner) -> None:
+    view = learner.view()
+    new = renewed(view.buffers, view.functional.layers, statistics)
+    with torch.no_grad():
+        for name, buffer in learner.model.named_buffers():
+            buffer.copy_(new[name])
+
+
+__all__ = ["Aggregate", "Rule", "Situated", "aggregated", "flatten", "mean", "unflatten"]

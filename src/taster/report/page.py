@@ -17,6 +17,8 @@ from taster.report.figures import Theme, as_png, as_svg, colour, curves, drops, 
 from taster.report.forming import HEADINGS as FORMING_HEADINGS
 from taster.report.forming import LEGEND as FORMING_LEGEND
 from taster.report.forming import formation, forming_lines
+from taster.report.grid import LEGEND as GRID_LEGEND
+from taster.report.grid import grid
 from taster.report.pictures import magnified_difference, strip
 from taster.report.score_figures import distributions, over_past, over_radius, past_plot, radius_plot
 from taster.report.scores import HEADINGS as SCORE_HEADINGS
@@ -57,6 +59,7 @@ def write_report(run: RunDirectory) -> Path:
         overview = as_png(drops(lines, attacks, defences, "light"))
     run.write_bytes("figures/overview.png", overview)
     heads, texts = tabulated(lines, published=bool(published))
+    grid_headings, grid_lines = grid([cell["row"] for cell in cells])
     found = score_lines([cell["row"] for cell in cells], published)
     formed = [
         (defence, _draw(run, f"forming-{i}", partial(formation, cells, attacks, defence)))
@@ -74,6 +77,9 @@ def write_report(run: RunDirectory) -> Path:
         rows=list(zip(lines, texts, strict=True)),
         legend=legend(published=bool(published)),
         lines=lines,
+        grid_headings=grid_headings,
+        grid_lines=grid_lines,
+        grid_legend=GRID_LEGEND,
         bars=bars,
         panels=panels,
         attacks=[(label, colour(i)) for i, label in enumerate(attacks)],

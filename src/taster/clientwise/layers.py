@@ -1,0 +1,137 @@
+"""The gradient of a layer's parameters for each client by itself, from its input and the slope at its output.
+
+A forward and a backward pass over all clients' samples at once gives both. What is left is one product a client, which
+goes straight to its row of the matrix of updates.
+
+Source: the outer products are those of Goodfellow 2015 ("Efficient per-example gradient computations"), for
+    convolutions over unfolded patches as in Rochette et al. 2019.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as fn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+Rows = dict[str, Tensor]
+"""Views [m, *shape] into the matrix of updates, by a layer's own name of the parameter."""
+
+Slope = Callable[[Tensor], None]
+"""Takes the slope at a layer's output and writes the rows."""
+
+_SMALL = 2**16
+"""Numbers in a weight up to which several samples' products are made in one call."""
+
+_TOGETHER = 25
+"""Samples that are unfolded at a time."""
+
+
+def supported(layer: nn.Module) -> bool:
+    """Whether `watcher_of` knows this layer: exactly these types, as a subclass may compute something else."""
+    if type(layer) is nn.Conv2d:
+        return layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    return type(layer) in (nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
+
+
+def slope_of(layer: nn.Module, x: Tensor, counts: Sequence[int], rows: Rows) -> Slope:
+    """What is to be done with the slope at the output of a layer that was given x [n, ...].
+
+    Args:
+        layer: a `supported` one, with its parameters and buffers in place; they are read now.
+        x: its input, the samples of client after client.
+        counts: samples of each client.
+        rows: where its parameters' gradients go.
+    """
+    if isinstance(layer, nn.Linear):
+        return _linear(x, counts, rows)
+    if isinstance(layer, nn.Conv2d):
+        return _convolution(layer, x, counts, rows)
+    return _normalisation(_normalised(layer, x), x, counts, rows, channels_last=isinstance(layer, nn.LayerNorm))
+
+
+def per_client(values: Tensor, counts: Sequence[int]) -> Tensor:
+    """Sums over each client's samples, [n, ...] to [m, ...]."""
+    if len(set(counts)) == 1:
+        return values if counts[0] == 1 else values.reshape(len(counts), counts[0], *values.shape[1:]).sum(1)
+    return torch.stack([part.sum(0) for part in torch.split(values, list(counts))])
+
+
+def _linear(x: Tensor, counts: Sequence[int], rows: Rows) -> Slope:
+    def write(slope: Tensor) -> None:
+        if "bias" in rows:
+            rows["bias"].copy_(per_client(slope.reshape(len(slope), -1, slope.shape[-1]).sum(1), counts))
+        if "weight" in rows:
+            pairs = zip(torch.split(slope, list(counts)), torch.split(x, list(counts)), rows["weight"], strict=True)
+            for own, inputs, row in pairs:
+                torch.mm(own.reshape(-1, own.shape[-1]).t(), inputs.reshape(-1, inputs.shape[-1]), out=row)
+
+    return write
+
+
+def _convolution(layer: nn.Conv2d, x: Tensor, counts: Sequence[int], rows: Rows) -> Slope:
+    padding = layer.padding
+    assert not isinstance(padding, str)
+
+    def unfolded(part: Tensor) -> Tensor:
+        return fn.unfold(part, layer.kernel_size, layer.dilation, padding, layer.stride)
+
+    def write(slope: Tensor) -> None:
+        slope = slope.flatten(2)
+        if "bias" in rows:
+            rows["bias"].copy_(per_client(slope.sum(2), counts))
+        if "weight" not in rows:
+            return
+        shape = rows["weight"].shape
+        if shape[1:].numel() <= _SMALL:
+            made = [
+                torch.bmm(some, unfolded(part).transpose(1, 2))
+                for some, part in zip(torch.split(slope, _TOGETHER), torch.split(x, _TOGETHER), strict=True)
+            ]
+            rows["weight"].copy_(per_client(torch.cat(made), counts).reshape(shape))
+            return
+        start = 0
+        for row, count in zip(rows["weight"].flatten(2), counts, strict=True):
+            for i in range(start, start + count):
+                patches = unfolded(x[i : i + 1])[0]
+                if i == start:
+                    torch.mm(slope[i], patches.t(), out=row)
+                else:
+                    row.addmm_(slope[i], patches.t())
+            start += count
+
+    return write
+
+
+def _normalised(layer: nn.Module, x: Tensor) -> Callable[[], Tensor]:
+    """What the layer scales and shifts; computed when asked for, with the statistics of now."""
+    if isinstance(layer, _BatchNorm):
+        if layer.training or layer.running_mean is None:
+            return lambda: fn.batch_norm(x, None, None, training=True, eps=layer.eps)
+        mean, variance = layer.running_mean, layer.running_var
+        return lambda: fn.batch_norm(x, mean, variance, eps=layer.eps)
+    if isinstance(layer, nn.GroupNorm):
+        return lambda: fn.group_norm(x, layer.num_groups, eps=layer.eps)
+    assert isinstance(layer, nn.LayerNorm)
+    return lambda: fn.layer_norm(x, layer.normalized_shape, eps=layer.eps)
+
+
+def _normalisation(
+    normalised: Callable[[], Tensor], x: Tensor, counts: Sequence[int], rows: Rows, *, channels_last: bool
+) -> Slope:
+    def write(slope: Tensor) -> None:
+        for name in rows:
+            values = slope * normalised() if name == "weight" else slope
+            rows[name].copy_(per_client(_over_places(values, rows[name].dim() - 1, channels_last), counts))
+
+    return write
+
+
+def _over_places(values: Tensor, dimensions: int, channels_last: bool) -> Tensor:
+    """Sums over all that a parameter is shared by, but for the samples."""
+    if channels_last:
+        between = list(range(1, values.dim() - dimensions))
+        return values.sum(between) if between else values
+    return values.flatten(2).sum(2) if values.dim() > 2 else values

@@ -1,0 +1,71 @@
+"""A federation in one process: clients' updates computed all at once, the attacker's put in their place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from taster.attacks.campaign import Campaign
+from taster.attacks.update_campaign import Collusion, UpdateCampaign
+from taster.clientwise import ClientGradients
+from taster.federated.clients import ClientUpdates
+from taster.federated.population import Invited, Population
+from taster.federated.server import Round, Server
+from taster.types import Batch, Phase
+
+
+@dataclass
+class Simulation:
+    """Rounds of a population through a server.
+
+    Attributes:
+        server: takes the updates.
+        population: draws clients and their samples.
+        gradients: what clients compute.
+        campaign: what the attacker's clients do: with what they send, or (an attack of online learning) with their
+            samples.
+    """
+
+    server: Server
+    population: Population
+    gradients: ClientGradients = field(default_factory=ClientGradients)
+    campaign: UpdateCampaign | Campaign = field(default_factory=UpdateCampaign)
+
+    def __post_init__(self) -> None:
+        self._values: Tensor | None = None
+
+    def round(self, phase: Phase, trigger: Batch | None = None) -> Round:
+        """The next round: of clients with samples of their own, or with the trigger's dealt out among them."""
+        invited = self.population.draw() if trigger is None else self.population.strike(trigger)
+        result = self.server.step(self.updates(invited, phase))
+        return replace(result, record=replace(result.record, phase=phase))
+
+    def updates(self, invited: Invited, phase: Phase) -> ClientUpdates:
+        """What a round's clients send. The matrix is written anew in every round."""
+        view = self.server.learner.view()
+        batch, scale = self._poisoned(invited, phase)
+        shape = (len(invited.counts), self.server.size)
+        if self._values is None or self._values.shape != shape:
+            self._values = torch.empty(shape, dtype=batch.x.dtype, device=batch.x.device)
+        values, statistics = self.gradients(view, batch.x, batch.y, invited.counts, self._values)
+        if scale != 1:
+            values[invited.malicious] *= scale
+        weights = torch.tensor(invited.counts, dtype=values.dtype, device=values.device)
+        if isinstance(self.campaign, UpdateCampaign) and bool(invited.malicious.any()):
+            rows = self.campaign.sent(Collusion(values, weights, invited.malicious), view, phase)
+            if rows is not None:
+                values[invited.malicious] = rows
+        return ClientUpdates(values, weights, invited.clients, statistics)
+
+    def _poisoned(self, invited: Invited, phase: Phase) -> tuple[Batch, float]:
+        """The samples as clients use them, and the factor on the attacker's updates."""
+        batch = invited.batch
+        mine = invited.malicious.repeat_interleave(torch.tensor(invited.counts, device=batch.x.device))
+        if not isinstance(self.campaign, Campaign) or not bool(mine.any()):
+            return batch, 1.0
+        own = self.campaign.poison(batch.select(mine), self.server.learner.view(), phase)
+        x, y = batch.x.clone(), batch.y.clone()
+        x[mine], y[mine] = own.x, own.y
+        return Batch(x, y), own.loss_scale

@@ -1,0 +1,21 @@
+"""Gradients as vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from taster.types import Tensors
+
+
+def flatten(gradient: Mapping[str, Tensor]) -> Tensor:
+    """A gradient as one vector [d], in the order of its names."""
+    return torch.cat([value.reshape(-1) for value in gradient.values()])
+
+
+def unflattened(vector: Tensor, like: Mapping[str, Tensor]) -> Tensors:
+    """A vector [d] as tensors of these names and shapes, in their order; views of the vector."""
+    parts = torch.split(vector, [value.numel() for value in like.values()])
+    return {name: part.reshape(value.shape) for (name, value), part in zip(like.items(), parts, strict=True)}

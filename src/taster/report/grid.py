@@ -1,0 +1,35 @@
+"""Attacks against defences as one square table: the worst drop of a run, and the accuracy that is left at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from taster.report.summary import Spread
+
+LEGEND = (
+    "Worst fall of test accuracy between two measurements, in points, and the test accuracy at the end, in %; mean ± "
+    "standard deviation over seeds."
+)
+
+
+def grid(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Headings (the defences) and a line for each attack; nothing where rows hold no worst drop.
+
+    Args:
+        rows: of results.json.
+    """
+    rows = [row for row in rows if row.get("worst_step") is not None]
+    defences = list(dict.fromkeys(row["defence"] for row in rows))
+    lines = []
+    for attack in dict.fromkeys(row["attack"] for row in rows):
+        cells = [attack]
+        for defence in defences:
+            own = [row for row in rows if (row["attack"], row["defence"]) == (attack, defence)]
+            if own:
+                worst, left = (Spread.of([row[key] for row in own]) for key in ("worst_step", "acc_after"))
+                cells.append(f"{worst.text(sign=True)} / {left.text()}")
+            else:
+                cells.append("–")
+        lines.append(cells)
+    return (["attack", *defences], lines) if lines else ([], [])
