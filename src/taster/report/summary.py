@@ -140,8 +140,8 @@ def legend(*, published: bool = False) -> str:
     return (
         "drop: what one trigger step did to test accuracy, in points; before, after: the accuracy on both sides of it, "
         "in %; steps: accumulative steps; refused: updates the guard undid; worst step: the greatest fall between two "
-        "measurements; screened: samples of the accumulative steps that it dropped or corrected, in %; cost: seconds of "
-        "a defended step over a "
+        "measurements; screened: samples of the accumulative steps that it dropped or corrected, in %; cost: seconds "
+        "of a defended step over a "
         f"plain one; {paper}mean ± standard deviation over seeds."
     )
 
