@@ -66,7 +66,7 @@ def probe_gate(
         back: steps that a slow drift may be taken back, to the newest state that had not lost half the tolerance;
             0 refuses the update with which the drift becomes evident.
         alarm: steps after a refusal in which every update is looked at and the overall tolerance is nothing: who is
-            attacked can spare some honest batches.
+            attacked can spare some honest batches. What is refused for the alarm's sake alone does not prolong it.
         half: looks at the probe in bfloat16, which where the hardware has it costs about half.
 
     A probe that is small for its tolerance is told by a warning: `ProbeGate.promise` says what it can promise, and
