@@ -127,6 +127,7 @@ class Learner:
         self._functional: Functional | None = None
         self._state = StateCopy(model, optimizer)
         self._moment = object()
+        self._refused = 0  # updates in a row
 
     def step(self, x: Tensor, y: Tensor) -> StepRecord:
         """Learns one batch, unless the guard refuses it.
@@ -151,6 +152,7 @@ class Learner:
         self.check(batch)
         record = guarded_step(self, batch, _Unasked(self.guard) if trusted else self.guard, backward)
         self.account(record, batch)
+        self._lose_patience(record)
         return record
 
     def view(self) -> View:
@@ -207,6 +209,7 @@ class Learner:
             "model": model,
             "optimizer": optimizer,
             "guard": self.guard.state_dict(),
+            "refused": self._refused,
             "history": None if self.history is None else self.history.state_dict(),
         }
 
@@ -231,6 +234,7 @@ class Learner:
         if self.history is not None and state["history"] is not None:
             self.history.load_state_dict(state["history"])
         self.steps = int(state["steps"])
+        self._refused = int(state.get("refused", 0))
         self._changed()
 
     def account(self, record: StepRecord, batch: Batch) -> None:
@@ -271,6 +275,15 @@ class Learner:
                 f"got samples from {low:g} to {high:g}, wanted {list(self.input_range)}; normalise inside the model, "
                 "or give Learner(input_range=...) the range of your data (None for any)"
             )
+
+    def _lose_patience(self, record: StepRecord) -> None:
+        """What a refused update leaves is also the momentum it was made with. Where that is what does harm, it would be
+        in the next update again, and in every other, so that nothing was learned any more."""
+        refused = record.attempts > 0 and not record.verdict.committed
+        self._refused = self._refused + 1 if refused else 0
+        if refused and self.guard.patience and self._refused % self.guard.patience == 0:
+            self._state.let_go()
+            self._changed()
 
     def _pure(self) -> Functional:
         if self._functional is None:

@@ -209,6 +209,12 @@ class Guard:
         """How many steps its gates may go back at most, as far as they say so (by an attribute of this name)."""
         return max((getattr(gate, "rewinds", 0) for gate in self.gates), default=0)
 
+    @property
+    def patience(self) -> int:
+        """After how many refusals in a row the learner is to let go of the optimizer's momentum, as the least patient
+        gate says (by an attribute of this name); 0 for never."""
+        return min((patience for gate in self.gates if (patience := getattr(gate, "patience", 0)) > 0), default=0)
+
     def renew(self, probe: Batch) -> None:
         """Gives all stages that are `Renewable` new trusted samples in the place of those they had.
 

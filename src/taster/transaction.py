@@ -107,6 +107,14 @@ class StateCopy:
             ],
         }
 
+    @torch.no_grad()
+    def let_go(self) -> None:
+        """Forgets the optimizer's momentum: its running means of gradients become zero."""
+        for state in self._optimizer.state.values():
+            for key in ("momentum_buffer", "exp_avg"):
+                if isinstance(state.get(key), Tensor):
+                    state[key].zero_()
+
     @property
     def params(self) -> Tensors:
         """The parameters as saved, by name; not to be changed."""

@@ -327,3 +327,23 @@ def test_discrepancy_aware_clipping_looks_ahead_to_the_step_that_is_made() -> No
     stage.recent.append(3.0)
     guard.load_state_dict(state)
     assert 3.0 not in stage.recent
+
+
+def test_momentum_that_does_harm_by_itself_is_let_go() -> None:
+    """An honest step may fail for what came before it; it does not for ever."""
+
+    def refusals(patience: int) -> tuple[int, float]:
+        probe = easy(400, seed=9)
+        learner = trained(tiny_learner())
+        for state in learner.optimizer.state.values():
+            state["momentum_buffer"] += 2 * torch.randn(
+                state["momentum_buffer"].shape, generator=torch.Generator().manual_seed(0)
+            )
+        learner.guard = probe_gate(probe, patience=patience)
+        refused = sum(not learner.feed(easy(32, seed=500 + i)).verdict.committed for i in range(30))
+        return refused, learner.view().accuracy(probe.x, probe.y)
+
+    assert refusals(0)[0] == 30
+    patient, accuracy = refusals(2)
+    assert 2 <= patient < 10
+    assert accuracy > 95

@@ -77,6 +77,7 @@ class AnchoredGate:
         alarm: steps for which a refusal alarms it.
         sieve: whether it looks in between at what is strange.
         half: measures in bfloat16.
+        patience: refusals in a row after which the learner lets go of its momentum; 0 for never.
         back: how many steps at most a drift away from the anchor is taken back; 0 refuses the update alone.
     """
 
@@ -90,6 +91,7 @@ class AnchoredGate:
         back: int = 0,
         alarm: int = 0,
         half: bool = False,
+        patience: int = 0,
     ) -> None:
         self.name = name
         self._judge = judge
@@ -98,6 +100,7 @@ class AnchoredGate:
         self._back = back
         self._alarm = alarm
         self._half = half
+        self.patience = patience
         self._probe = probe
         judge.take(probe)
         self._anchor: Tensors | None = None

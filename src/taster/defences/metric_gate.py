@@ -26,6 +26,7 @@ def metric_gate(
     sieve: bool = True,
     back: int = 0,
     alarm: int = 20,
+    patience: int = 2,
 ) -> Guard:
     """Refuses an update for which there is evidence that the metric's mean on trusted samples falls by more than a
     tolerance, against the last check or against the best there was.
@@ -39,7 +40,7 @@ def metric_gate(
         metric: how well the model does on each sample; higher is better.
         tolerance: fall that is let pass, in the metric's units.
         level: chance, at a check, of refusing what costs as much as the tolerance; half of it for each of the tests.
-        every, sieve, back, alarm: as in `probe_gate`.
+        every, sieve, back, alarm, patience: as in `probe_gate`.
 
     Raises:
         GuardError: for a tolerance under 0, a level that is not between 0 and 1, or steps that are none; when called,
@@ -47,13 +48,17 @@ def metric_gate(
 
     Source: taster's own; Student's paired test.
     """
-    if tolerance < 0 or not 0 < level < 1 or every < 1 or back < 0 or alarm < 0:
+    if tolerance < 0 or not 0 < level < 1 or every < 1 or min(back, alarm, patience) < 0:
         raise GuardError(
-            f"metric_gate: got tolerance {tolerance}, level {level}, every {every}, back {back}, alarm {alarm}; wanted "
-            "a tolerance, back and alarm of 0 or more, a level between 0 and 1, and every of 1 or more"
+            f"metric_gate: got tolerance {tolerance}, level {level}, every {every}, back {back}, alarm {alarm}, patience "
+            f"{patience}; wanted every of 1 or more, a level between 0 and 1, and the others of 0 or more"
         )
     return Guard(
-        gates=[AnchoredGate("metric_gate", _Quality(metric, tolerance, level), probe, every, sieve, back, alarm)]
+        gates=[
+            AnchoredGate(
+                "metric_gate", _Quality(metric, tolerance, level), probe, every, sieve, back, alarm, False, patience
+            )
+        ]
     )
 
 

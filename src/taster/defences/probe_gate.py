@@ -37,6 +37,7 @@ def probe_gate(
     back: Annotated[int, Field(ge=0)] = 0,
     alarm: Annotated[int, Field(ge=0)] = 20,
     half: bool = False,
+    patience: Annotated[int, Field(ge=0)] = 2,
 ) -> Guard:
     """Refuses an update for which there is evidence that it costs more than a tolerance on trusted samples.
 
@@ -67,6 +68,8 @@ def probe_gate(
             0 refuses the update with which the drift becomes evident.
         alarm: steps after a refusal in which every update is looked at and the overall tolerance is nothing: who is
             attacked can spare some honest batches. What is refused for the alarm's sake alone does not prolong it.
+        patience: refusals in a row after which the learner lets go of the optimizer's momentum, which would otherwise be
+            in the next update again and have it refused too; 0 for never.
         half: looks at the probe in bfloat16, which where the hardware has it costs about half.
 
     A probe that is small for its tolerance is told by a warning: `ProbeGate.promise` says what it can promise, and
@@ -75,7 +78,7 @@ def probe_gate(
     Source: taster's own. Rejection on a validation set goes back to Nelson et al. 2008 ("reject on negative impact");
         the tests are those of `taster.paired`.
     """
-    gate = ProbeGate(probe, tolerance, level, class_tolerance, every, sieve, back, alarm, half)
+    gate = ProbeGate(probe, tolerance, level, class_tolerance, every, sieve, back, alarm, half, patience)
     fall = gate.promise().fall
     if fall > _POOR * max(tolerance, 1.0):
         _log.warning(
@@ -102,9 +105,10 @@ class ProbeGate(AnchoredGate):
         back: int = 0,
         alarm: int = 20,
         half: bool = False,
+        patience: int = 2,
     ) -> None:
         self._accuracy = _Accuracy(tolerance, level, class_tolerance)
-        super().__init__("probe_gate", self._accuracy, probe, every, sieve, back, alarm, half)
+        super().__init__("probe_gate", self._accuracy, probe, every, sieve, back, alarm, half, patience)
 
     def promise(self, *, checks: int = 1, refusals: int = 0, confidence: float = 95.0, churn: float = 5.0) -> Promise:
         """How far accuracy can have fallen below the anchor's without the gate's noticing; see `taster.promise`.
