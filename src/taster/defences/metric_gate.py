@@ -50,8 +50,8 @@ def metric_gate(
     """
     if tolerance < 0 or not 0 < level < 1 or every < 1 or min(back, alarm, patience) < 0:
         raise GuardError(
-            f"metric_gate: got tolerance {tolerance}, level {level}, every {every}, back {back}, alarm {alarm}, patience "
-            f"{patience}; wanted every of 1 or more, a level between 0 and 1, and the others of 0 or more"
+            f"metric_gate: got tolerance {tolerance}, level {level}, every {every}, back {back}, alarm {alarm}, "
+            f"patience {patience}; wanted every of 1 or more, a level between 0 and 1, and the others of 0 or more"
         )
     return Guard(
         gates=[

@@ -68,8 +68,8 @@ def probe_gate(
             0 refuses the update with which the drift becomes evident.
         alarm: steps after a refusal in which every update is looked at and the overall tolerance is nothing: who is
             attacked can spare some honest batches. What is refused for the alarm's sake alone does not prolong it.
-        patience: refusals in a row after which the learner lets go of the optimizer's momentum, which would otherwise be
-            in the next update again and have it refused too; 0 for never.
+        patience: refusals in a row after which the learner lets go of the optimizer's momentum, which would otherwise
+            be in the next update again and have it refused too; 0 for never.
         half: looks at the probe in bfloat16, which where the hardware has it costs about half.
 
     A probe that is small for its tolerance is told by a warning: `ProbeGate.promise` says what it can promise, and
