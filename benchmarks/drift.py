@@ -52,7 +52,7 @@ def rotation(batch: Batch, over: float) -> Batch:
 def corruption(batch: Batch, over: float) -> Batch:
     if over < 1 / 3:
         return batch
-    # The same noise for the same samples: what changes is the world and not the draw.
+    # A pattern for each place in a batch, the same all through: the world changes once and stays so.
     noise = torch.randn(batch.x.shape, generator=torch.Generator().manual_seed(len(batch)))
     return Batch((batch.x + 0.35 * noise).clamp(0, 1), batch.y)
 

@@ -40,13 +40,15 @@ def test_it_goes_with_what_it_is_asked_for() -> None:
     assert promise(4000).fall < base
     assert promise(1000, tolerance=3.0).fall > base + 1.5
     assert promise(1000, checks=100).fall > base
+    assert promise(1000, checks=100, refusals=20, outcomes=9).fall > promise(1000, checks=100, refusals=20).fall
     assert promise(1000, checks=100, refusals=20).fall > promise(1000, checks=100).fall
     assert promise(1000, confidence=99.9).fall > base
     assert promise(1000, churn=20.0).fall > base
     assert promise(1000, level=0.2).fall < base
     assert promise(2).fall == 100.0
     assert re.search(
-        r"with 95 % confidence .* 4\.\d points .* \(1000 samples, 1 checks, at most 0 refusals\)", str(promise(1000))
+        r"with 95 % confidence .* 4\.\d points .* \(1000 samples, churn 5 %, 1 checks, at most 0 refusals\)",
+        str(promise(1000)),
     )
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, get_args
 
 import torch
@@ -127,6 +129,7 @@ class Learner:
         self._functional: Functional | None = None
         self._state = StateCopy(model, optimizer)
         self._moment = object()
+        self._kept: object | None = None  # the moment of the newest snapshot
         self._refused = 0  # updates in a row
 
     def step(self, x: Tensor, y: Tensor) -> StepRecord:
@@ -151,8 +154,8 @@ class Learner:
         """`step` for a Batch. One that is trusted passes no screen and no gate; what is not finite is refused still."""
         self.check(batch)
         record = guarded_step(self, batch, _Unasked(self.guard) if trusted else self.guard, backward)
+        record = replace(record, trusted=trusted)
         self.account(record, batch)
-        self._lose_patience(record)
         return record
 
     def view(self) -> View:
@@ -187,8 +190,10 @@ class Learner:
         """Goes back to a snapshot: parameters, buffers and optimizer state. The count of steps goes on."""
         _load_tensors(dict(self.model.named_parameters()), snapshot.params, "parameter")
         _load_tensors(dict(self.model.named_buffers()), snapshot.buffers, "buffer")
-        # Copied, as the optimizer would otherwise go on writing into the snapshot.
-        self.optimizer.load_state_dict(copy.deepcopy(snapshot.optimizer))
+        # Copied, as the optimizer would otherwise go on writing into the snapshot. Learning rates and the like are not
+        # what was learned: they stay as the schedule has them.
+        present = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({**copy.deepcopy(snapshot.optimizer), "param_groups": present})
         if self.history is not None:
             self.history.forget_after(snapshot.step)
         self._changed()
@@ -210,6 +215,7 @@ class Learner:
             "optimizer": optimizer,
             "guard": self.guard.state_dict(),
             "refused": self._refused,
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "history": None if self.history is None else self.history.state_dict(),
         }
 
@@ -235,6 +241,8 @@ class Learner:
             self.history.load_state_dict(state["history"])
         self.steps = int(state["steps"])
         self._refused = int(state.get("refused", 0))
+        if self.scaler is not None and state.get("scaler"):
+            self.scaler.load_state_dict(state["scaler"])
         self._changed()
 
     def account(self, record: StepRecord, batch: Batch) -> None:
@@ -276,12 +284,16 @@ class Learner:
                 "or give Learner(input_range=...) the range of your data (None for any)"
             )
 
-    def _lose_patience(self, record: StepRecord) -> None:
-        """What a refused update leaves is also the momentum it was made with. Where that is what does harm, it would be
-        in the next update again, and in every other, so that nothing was learned any more."""
-        refused = record.attempts > 0 and not record.verdict.committed
-        self._refused = self._refused + 1 if refused else 0
-        if refused and self.guard.patience and self._refused % self.guard.patience == 0:
+    def heed(self, record: StepRecord, patience: int) -> None:
+        """Lets go of the optimizer's momentum after so many refusals in a row; 0 for never.
+
+        What a refused update leaves is also the momentum it was made with. Where that is what does harm, it would be in
+        the next update again, and in every other, so that nothing was learned any more.
+        """
+        if record.attempts == 0:
+            return
+        self._refused = 0 if record.verdict.committed else self._refused + 1
+        if self._refused and patience and self._refused % patience == 0:
             self._state.let_go()
             self._changed()
 
@@ -311,7 +323,7 @@ class _Unasked(Guard):
         self._watching = guard
 
     def observe(self, record: StepRecord, view: View) -> None:
-        self._watching.observe(record, view)
+        self._watching.observe(replace(record, trusted=True), view)
 
 
 def backward(admitted: Admitted[Batch], learner: Learner) -> tuple[Tensors, float]:
@@ -332,7 +344,8 @@ def backward(admitted: Admitted[Batch], learner: Learner) -> tuple[Tensors, floa
     if learner.scaler is not None:
         # What it would find infinite the step refuses, so that it need not be asked again before the update.
         learner.scaler.unscale_(learner.optimizer)
-        learner.scaler.update()
+        # A loss that is not finite says nothing of the scale.
+        learner.scaler.update(None if math.isfinite(loss) else learner.scaler.get_scale())
     return {name: p.grad for name, p in learner.model.named_parameters() if p.grad is not None}, loss
 
 

@@ -25,7 +25,7 @@ class GuardCallback(Callback):
 
     The module's own `training_step`, its precision, its gradient clipping and its schedulers stay in force: the guard
     is put around the optimizer's step. A refused update is undone, and counts as a step. The guard's state goes into
-    Lightning's checkpoints with the callback's, and those are written after the verdict.
+    Lightning's checkpoints with the callback's, and those that its callbacks write are written after the verdict.
 
     Args:
         guard: the stages each batch passes. Screens change the batch before the module sees it; they may drop and
@@ -78,7 +78,9 @@ class GuardCallback(Callback):
         _check(trainer, pl_module)
         (optimizer,) = trainer.optimizers
         try:
+            before = self._learner
             self._learner = learner = Learner(pl_module, optimizer, self._loss, self.guard, **self._options)
+            learner.steps = 0 if before is None else before.steps  # of a further fit with the same guard
         except ModelError as error:
             raise GuardError(f"this module cannot be guarded: {error}") from error
         self.records = []
@@ -92,8 +94,13 @@ class GuardCallback(Callback):
 
         def step(closure: Callable[[], Any] | None = None) -> Any:
             nonlocal inside
-            if inside or closure is None:  # the learner's own call, once the gradient is there
+            if inside:  # the learner's own call, once the gradient is there
                 return own_step()
+            if closure is None:
+                raise GuardError(
+                    "got optimizer.step() without Lightning's closure, which no guard would see; wanted the module's "
+                    "optimizer_step left as it is, or step(closure=optimizer_closure)"
+                )
             inside = True
             try:
                 result, record = self._step(learner, closure)
@@ -129,10 +136,11 @@ class GuardCallback(Callback):
         self._loaded = state_dict or None
 
     def _step(self, learner: Learner, closure: Callable[[], Any]) -> tuple[Any, StepRecord]:
-        item, result = self._item(), None
+        item, result, called = self._item(), None, False
 
         def reduce(admitted: Admitted[Batch], learner: Learner) -> tuple[Tensors, float | None]:
-            nonlocal result
+            nonlocal result, called
+            called = True
             self._admit(admitted, item)
             learner.optimizer.zero_grad()
             result = closure()
@@ -142,7 +150,7 @@ class GuardCallback(Callback):
 
         learner.check(item)
         record = guarded_step(learner, item, learner.guard, reduce)
-        if result is None and record.loss is None:
+        if not called:
             with learner.transaction():  # left unsettled, it undoes itself: Lightning wants the closure to be called
                 result = closure()
         learner.account(record, item)
@@ -183,7 +191,7 @@ def _check(trainer: Trainer, module: LightningModule) -> None:
         faults.append("accumulate_grad_batches, wanted 1: the guard judges the batch of an update as a whole")
     if trainer.world_size != 1:
         faults.append(f"{trainer.world_size} processes, wanted one")
-    if trainer.precision == "16-mixed":
-        faults.append("precision 16-mixed, wanted bf16-mixed or 32-true")
+    if trainer.precision in ("16-mixed", "16-true"):
+        faults.append(f"precision {trainer.precision}, wanted bf16-mixed or 32-true")
     if faults:
         raise GuardError("GuardCallback: got " + "; ".join(faults))

@@ -20,15 +20,16 @@ class Promise:
     Attributes:
         fall: in points: the accuracy on the probe's distribution has not fallen further below the anchor's.
         confidence: in how many of a hundred runs that holds at every check, at least.
-        false_alarm: in how many of a hundred runs the test refuses a model that is as accurate as the anchor, at any of
-            the checks, at most (the union bound).
-        samples, checks, refusals: what it was computed for.
+        false_alarm: in how many of a hundred runs that one test refuses a model that is as accurate as the anchor, at
+            any of the checks, at most (the union bound).
+        samples, churn, checks, refusals: what it was computed for.
     """
 
     fall: float
     confidence: float
     false_alarm: float
     samples: int
+    churn: float
     checks: int
     refusals: int
 
@@ -36,7 +37,7 @@ class Promise:
         return (
             f"with {self.confidence:g} % confidence accuracy is at no check more than {self.fall:.1f} points below the "
             f"anchor's, and at most {self.false_alarm:.2g} % of runs have a false alarm ({self.samples} samples, "
-            f"{self.checks} checks, at most {self.refusals} refusals)"
+            f"churn {self.churn:g} %, {self.checks} checks, at most {self.refusals} refusals)"
         )
 
 
@@ -58,17 +59,19 @@ def promise(
     refusals: int = 0,
     confidence: float = 95.0,
     churn: float = 5.0,
+    outcomes: int = 1,
 ) -> Promise:
     """The least fall that `taster.paired.accuracy_fell` finds at every one of so many checks with this confidence.
 
     A fall of D passes a check with a probability β(D), computed exactly from the binomials of lost and gained samples.
     The bound is the D with
 
-        β(D) = (1 − confidence) / (K · Σ over r ≤ R of C(K, r))
+        β(D) = (1 − confidence) / (K (K + 1) / 2 · Σ over r ≤ R of C(K, r) o^r)
 
-    K checks are K chances to pass. An attacker who sees which updates were refused can steer by that: his k-th update
-    can depend on all earlier answers, of which there are Σ C(K, r) patterns with at most R refusals (the argument of
-    Blum and Hardt 2015), so that the bound holds for every attacker who does not hold the probe itself.
+    K checks against an anchor that may be the state at any of them before are so many chances to pass. An attacker who
+    sees which updates were refused can steer by that: his k-th update can depend on all earlier answers, of which there
+    are Σ C(K, r) o^r patterns with at most R refusals (the argument of Blum and Hardt 2015), so that the bound holds for
+    every attacker who does not hold the probe itself.
 
     Args:
         samples: in the probe (or of a class in it), drawn from the distribution that accuracy is meant on.
@@ -79,6 +82,7 @@ def promise(
         confidence: in percent.
         churn: samples, in percent, that the two models classify differently beyond the fall, half of them gained; more
             of them make the test blunter.
+        outcomes: o, in how many ways a refusal can turn out, where a gate picks the state it goes back to by its probe.
 
     Raises:
         GuardError: for numbers outside their range.
@@ -86,21 +90,23 @@ def promise(
     Source: taster's own, on McNemar 1947; the count of patterns after Blum and Hardt 2015 ("The Ladder").
     """
     _check(samples, tolerance, level, checks, refusals, confidence, churn)
-    patterns = logsumexp([_log_choose(checks, r) for r in range(refusals + 1)])
-    wanted = math.log1p(-confidence / 100) - math.log(checks) - float(patterns)
+    if outcomes < 1:
+        raise GuardError(f"promise: got outcomes {outcomes}, wanted at least 1")
+    patterns = logsumexp([_log_choose(checks, r) + r * math.log(outcomes) for r in range(refusals + 1)])
+    wanted = math.log1p(-confidence / 100) - math.log(checks * (checks + 1) / 2) - float(patterns)
     critical = _critical(samples, tolerance / 100, level)
     one = -math.expm1(_log_miss(samples, 0.0, churn / 100, critical))
     false_alarm = 100 * min(1.0, checks * max(0.0, one))
     low, high = 0.0, 1.0 - churn / 100
     if _log_miss(samples, high, churn / 100, critical) > wanted:
-        return Promise(100.0, confidence, false_alarm, samples, checks, refusals)
+        return Promise(100.0, confidence, false_alarm, samples, churn, checks, refusals)
     while high - low > 1e-4:
         middle = (low + high) / 2
         if _log_miss(samples, middle, churn / 100, critical) > wanted:
             low = middle
         else:
             high = middle
-    return Promise(100 * high, confidence, false_alarm, samples, checks, refusals)
+    return Promise(100 * high, confidence, false_alarm, samples, churn, checks, refusals)
 
 
 def _critical(samples: int, tolerance: float, level: float) -> np.ndarray:

@@ -45,18 +45,21 @@ def guarded_step(learner: Learner, item: T, guard: Guard, reduce: Reduce[T]) -> 
     if admitted.empty:
         made = Attempt(reject(admitted.reason, admitted.stage))
     else:
-        made = attempt(learner, admitted, guard, reduce, clock)
-        attempts = int(made.by_gate)
+        made = refused = attempt(learner, admitted, guard, reduce, clock)
+        attempts, part = int(made.by_gate), admitted
         while made.by_gate and made.verdict.action is Action.REJECT and guard.salvage:
-            part = screened(admitted, guard.salvage, learner.view(), clock)
-            if part.empty or len(part.batch) == len(admitted.batch):
+            smaller = screened(part, guard.salvage, learner.view(), clock)
+            if smaller.empty or len(smaller.batch) == len(part.batch):
                 break
-            admitted, refused = part, made
-            made = attempt(learner, admitted, guard, reduce, clock, attempts)
+            part = smaller
+            made = attempt(learner, part, guard, reduce, clock, attempts)
             attempts += 1
-            if made.verdict.committed:
-                said = f"learned {len(admitted.batch)} of {len(item)} samples: {refused.verdict.reason}"
-                made = replace(made, verdict=replace(refused.verdict, action=Action.COMMIT, reason=said))
+        if made is not refused and made.verdict.committed:
+            admitted = part
+            said = f"learned {len(part.batch)} of {len(item)} samples: {refused.verdict.reason}"
+            made = replace(made, verdict=replace(refused.verdict, action=Action.COMMIT, reason=said))
+        else:
+            made = refused  # what is told is why the batch was refused, and not the last part of it
     record = StepRecord(
         step=learner.steps,
         samples=len(item),
@@ -70,6 +73,7 @@ def guarded_step(learner: Learner, item: T, guard: Guard, reduce: Reduce[T]) -> 
     )
     learner.steps += 1
     guard.observe(record, learner.view())
+    learner.heed(record, guard.patience)
     clock.lap("observe")
     return replace(record, seconds=clock.seconds())
 

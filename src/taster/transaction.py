@@ -146,8 +146,11 @@ class Transaction:
             raise TransactionError("got a transaction inside another, wanted one at a time")
         self._state.save()
         self._state.in_use = self._open = True
-        if learner.history is not None and learner.history.due(learner.steps):
+        self._moment = learner._moment
+        # Of a state that is there already, no second snapshot: refused steps would push out all that came before.
+        if learner.history is not None and learner.history.due(learner.steps) and learner._kept is not self._moment:
             learner.history.record(learner.snapshot())
+            learner._kept = self._moment
         self.before = View(
             learner._pure,
             self._state.params,
@@ -168,26 +171,32 @@ class Transaction:
         Raises:
             HistoryError: when a rewind asks for more than the history holds; this step is undone all the same.
         """
-        self._close(undo=verdict.action is not Action.COMMIT)
+        if verdict.action is not Action.COMMIT:
+            self._undo()
         if verdict.action is Action.REWIND:
             target = self._learner.steps - verdict.steps
             snapshot = self._learner._require_history(target).before(target)
             self._learner.restore(snapshot)
             verdict = replace(verdict, steps=self._learner.steps - snapshot.step)
+        self._close()
         return verdict
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._open:
-            self._close(undo=True)
+            self._undo()
+            self._close()
 
-    def _close(self, *, undo: bool) -> None:
+    def _undo(self) -> None:
+        self._state.restore()
+        self._learner.optimizer.zero_grad()
+        # The very state that it was: what was kept or measured of it still holds.
+        self._learner._moment = self._moment
+
+    def _close(self) -> None:
+        # Last: until then a state that is asked for is the one before the step.
         self._state.in_use = self._open = False
-        if undo:
-            self._state.restore()
-            self._learner.optimizer.zero_grad()
-            self._learner._changed()
 
 
 def snapshot_of(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> Snapshot:

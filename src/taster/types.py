@@ -159,6 +159,7 @@ class StepRecord:
         gradient_norm_before: l2 norm over all parameters before the transforms; None where there was no backward pass.
         gradient_norm_after: the same after the transforms.
         attempts: updates that were made and judged: more than one where part of a batch was tried again.
+        trusted: whether the guard was not asked, as the owner answers for the batch.
         phase: the attack's phase, known to the harness that stages the attack and never to the guard.
         seconds: wall time of each stage by name, and "total".
     """
@@ -172,6 +173,7 @@ class StepRecord:
     gradient_norm_before: float | None = None
     gradient_norm_after: float | None = None
     attempts: int = 0
+    trusted: bool = False
     phase: Phase | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
 

@@ -60,7 +60,7 @@ def guard_aware(
         derivatives: how they are computed; by default held differences in float32.
         goal: "trigger" feeds accumulative poison, and measures after the trigger as it would be made now; "now" makes
             every batch by Eq. 6, as if it were the trigger, and measures right after it: a slow drift under the guard's
-            level, or, with a large `loss_scale` and the share 1 alone, a stream that makes the guard refuse everything.
+            level. (A greedy `vanilla_trigger` of a large `loss_scale` is what makes a guard refuse everything.)
         epsilon: ε, in the units of the data.
         norm: of the ball.
         pgd_steps: C.

@@ -58,7 +58,8 @@ class Rehearsal:
             afterwards: others that are fed after them, to see whether it lasts.
         """
         learner = self._learner
-        steps, history, guard = learner.steps, learner.history, copy.deepcopy(learner.guard.state_dict())
+        steps, history, refused = learner.steps, learner.history, learner.state_dict()["refused"]
+        guard = copy.deepcopy(learner.guard.state_dict())
         self._kept.save()
         devices = [batches[0].x.device] if batches[0].x.is_cuda else []
         try:
@@ -69,6 +70,8 @@ class Rehearsal:
                 records += [learner.feed(batch) for batch in afterwards]
         finally:
             self._kept.restore()
-            learner.load_state_dict({**learner.state_dict(), "steps": steps, "guard": guard, "history": None})
+            learner.load_state_dict(
+                {**learner.state_dict(), "steps": steps, "refused": refused, "guard": guard, "history": None}
+            )
             learner.history = history
         return Outcome(tuple(record.verdict.committed for record in records), accuracy)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from taster.errors import CheckpointError
+from taster.errors import CheckpointError, GuardError
 from taster.stages import Change
 from taster.types import COMMIT, Batch, StepRecord, Tensors, Verdict, reject, rewind
 from taster.view import View
@@ -124,6 +124,11 @@ class AnchoredGate:
         """How many steps it may go back."""
         return max(self._every - 1, self._back)
 
+    @property
+    def ways_back(self) -> int:
+        """In how many ways a refusal can turn out."""
+        return self._back + 1
+
     def renew(self, probe: Batch) -> None:
         """Takes up another probe. What the model does on it before the next step is the new anchor.
 
@@ -139,26 +144,32 @@ class AnchoredGate:
         """Measures the probe after the update, where it is time."""
         if self._trail:
             checked, last = next(reversed(self._trail.items()))
+            if checked > change.step:
+                raise GuardError(
+                    f"{self.name}: got step {change.step} of a learner after a check before step {checked}: this guard "
+                    "has watched another learner; wanted a new guard, or this one's probe renewed (Guard.renew)"
+                )
         else:
             checked, last = change.step, self._measure(change.before)
             self._start = (change.step, last)
         alarmed = self._alarmed > 0
-        if not (alarmed or self._due(change.step, checked) or self._strange(change, last)):
+        if not (change.attempt or alarmed or self._due(change.step, checked) or self._strange(change, last)):
             return COMMIT
         anchor = last if self._anchor is None else self._anchor
         now = self._measure(change.after)
         found = self._judge.harm(last, now, alarmed=alarmed)
+        worse = self._judge.worse(last, now)
         if found is None and change.attempt:
-            found = self._judge.worse(last, now)
+            found = worse
         back_to = checked if self._unchecked else change.step
-        if found is None:
+        if found is None and worse is not None:  # what makes the model better is not held to what came before it
             found = self._judge.drift(anchor, now, alarmed=alarmed)
             if found is not None and self._back:
                 back_to = min(back_to, self._last_sound(change.step, anchor))
         if found is None:
             return COMMIT
         # No further than the snapshots reach: where others refused steps in between, the last check is longer ago.
-        steps = change.step - max(back_to, min(change.before.past, default=change.step))
+        steps = change.step - max(back_to, min(change.before.past, default=back_to))
         return rewind(steps, found.reason, "", found.evidence) if steps else reject(found.reason, "", found.evidence)
 
     def observe(self, record: StepRecord, view: View) -> None:
@@ -168,9 +179,12 @@ class AnchoredGate:
             self._anchor = self._start[1] if known and self._start else self._measure(view)
             self._trail = {record.step: self._anchor}
         # What is refused for the alarm's sake alone does not prolong it: honest steps would never get out of it.
-        refused = record.verdict.stage == self.name and record.verdict.evidence.get("tolerance", 0) > 0
+        refused = record.verdict.stage == self.name and not record.verdict.evidence.get("alarmed")
         self._alarmed = self._alarm if refused else max(0, self._alarmed - 1)
-        if record.verdict.steps:
+        if record.trusted and record.verdict.committed:
+            self._anchor, self._trail, self._alarmed = self._measure(view), {}, 0
+            self._keep(record.step + 1, self._anchor)
+        elif record.verdict.steps:
             back_to = record.step - record.verdict.steps
             there = self._trail.get(back_to)
             self._trail = {taken: kept for taken, kept in self._trail.items() if taken < back_to}
@@ -201,7 +215,8 @@ class AnchoredGate:
         Raises:
             CheckpointError: when they are of a probe of another size.
         """
-        trail = {entry["step"]: {k: v for k, v in entry.items() if k != "step"} for entry in state["trail"]}
+        device = self._probe.y.device
+        trail = {entry["step"]: {k: v.to(device) for k, v in entry.items() if k != "step"} for entry in state["trail"]}
         for kept in [*trail.values(), *([] if state["anchor"] is None else [state["anchor"]])]:
             for value in kept.values():
                 if len(value) != len(self._probe):
@@ -209,7 +224,9 @@ class AnchoredGate:
                         f"got the state of a gate with a probe of {len(value)} samples, wanted {len(self._probe)}: "
                         "build the guard with the probe that it had"
                     )
-        self._anchor, self._trail, self._unchecked = state["anchor"], trail, state["unchecked"]
+        anchor = state["anchor"]
+        self._anchor = None if anchor is None else {k: v.to(device) for k, v in anchor.items()}
+        self._trail, self._unchecked = trail, state["unchecked"]
         self._alarmed = state["alarmed"]
 
     def _strange(self, change: Change, last: Tensors) -> bool:

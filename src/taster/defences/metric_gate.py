@@ -112,5 +112,5 @@ class _Quality:
         fall = float(before["quality"].double().mean() - now["quality"].double().mean())
         return Finding(
             f"the metric on the probe would fall by {fall:.3g} against {when}: more than {tolerance:g} (p = {p:.1g})",
-            {"fall": fall, "tolerance": tolerance, "p": p},
+            {"fall": fall, "tolerance": tolerance, "p": p, "alarmed": float(alarmed)},
         )

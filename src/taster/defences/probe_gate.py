@@ -113,7 +113,8 @@ class ProbeGate(AnchoredGate):
     def promise(self, *, checks: int = 1, refusals: int = 0, confidence: float = 95.0, churn: float = 5.0) -> Promise:
         """How far accuracy can have fallen below the anchor's without the gate's noticing; see `taster.promise`.
 
-        It counts on the one test against the anchor alone; the others find harm that this one does not.
+        It counts on the one test of accuracy against the anchor alone; the others find harm that this one does not.
+        Where the models differ on more samples than `churn` has it, beyond the fall, the bound is wider.
         """
         return promise(
             len(self.probe),
@@ -123,6 +124,7 @@ class ProbeGate(AnchoredGate):
             refusals=refusals,
             confidence=confidence,
             churn=churn,
+            outcomes=self.ways_back,
         )
 
 
@@ -210,6 +212,6 @@ class _Accuracy:
                     return Finding(
                         f"{what} on the probe{group.name} would fall by {fall:.1f} points against {when}: more than "
                         f"{tolerance:g} (p = {p:.1g})",
-                        {"fall": fall, "tolerance": tolerance, "p": p},
+                        {"fall": fall, "tolerance": tolerance, "p": p, "alarmed": float(alarmed)},
                     )
         return None

@@ -92,7 +92,9 @@ def write_report(run: RunDirectory) -> Path:
         refusals=refusals(cells),
         derivatives=derivatives(cells),
         promises=promises(cells),
-        standings=standings(lines, _named(recipe.attack, "none"), _named(recipe.defence, "none")),
+        standings=standings(
+            lines, _named(recipe.attack, "none"), _named([entry for entry in recipe.defence if not entry.plus], "none")
+        ),
         standing_headings=STANDING_HEADINGS,
         standing_legend=STANDING_LEGEND,
         scores=found,
@@ -158,6 +160,7 @@ def promises(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "defence": defence,
             "samples": given[0]["samples"],
             "confidence": given[0]["confidence"],
+            "churn": given[0]["churn"],
             "least": min(given, key=lambda p: p["fall"]),
             "most": max(given, key=lambda p: p["fall"]),
         }
