@@ -69,9 +69,9 @@ def promise(
         β(D) = (1 − confidence) / (K (K + 1) / 2 · Σ over r ≤ R of C(K, r) o^r)
 
     K checks against an anchor that may be the state at any of them before are so many chances to pass. An attacker who
-    sees which updates were refused can steer by that: his k-th update can depend on all earlier answers, of which there
-    are Σ C(K, r) o^r patterns with at most R refusals (the argument of Blum and Hardt 2015), so that the bound holds for
-    every attacker who does not hold the probe itself.
+    sees which updates were refused can steer by that: his k-th update can depend on all earlier answers, of which
+    there are Σ C(K, r) o^r patterns with at most R refusals (the argument of Blum and Hardt 2015), so that the bound
+    holds for every attacker who does not hold the probe itself.
 
     Args:
         samples: in the probe (or of a class in it), drawn from the distribution that accuracy is meant on.
