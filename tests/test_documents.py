@@ -120,6 +120,7 @@ def test_contributors_examples_run() -> None:
         "docs/federated.md",
         "results/README.md",
         "results/online.md",
+        "results/guard.md",
         "results/yang.md",
         "results/federated.md",
     ],
