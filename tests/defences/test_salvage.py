@@ -10,6 +10,8 @@ from tests.defences.test_defences import easy, poison, trained
 
 from taster import Batch, Change, Guard, Verdict, reject
 from taster.defences import probe_gate, salvage
+from taster.federated import Server
+from taster.federated.clients import Reply
 from taster.types import COMMIT
 
 
@@ -93,3 +95,15 @@ def test_a_guard_shows_and_renews_its_salvage() -> None:
     assert repr(guard) == "Guard(gates=[probe_gate], salvage=[salvage])"
     guard.renew(easy(100, seed=5))
     assert len(guard.gates[0].probe) == 100
+
+
+def test_a_federated_round_is_rejected_as_a_whole() -> None:
+    learner = trained(tiny_learner())
+    learner.guard = Guard(gates=[lambda change: reject("no")]) + salvage(easy(100), least=1)
+    size = sum(p.numel() for p in learner.model.parameters())
+    before = full_state(learner)
+    names = ["a", "b", "c", "d"]
+    outcome = Server(learner).receive([Reply(name, torch.ones(size)) for name in names], names)
+    assert not outcome.record.verdict.committed
+    assert outcome.record.attempts == 1
+    assert same_state(before, full_state(learner))

@@ -25,7 +25,8 @@ def salvage(
 ) -> Guard:
     """Where a gate has rejected a batch, its less suspicious half is tried, then half of that.
 
-    It costs nothing until a batch is rejected: a score, and a step for each part tried.
+    It costs nothing until a batch is rejected: a score, and a step for each part tried. A round of federated learning
+    is rejected as a whole.
 
     Args:
         probe: trusted samples.
@@ -60,9 +61,9 @@ class BetterHalf:
             self._score.renew(probe.select(slice(_ASKED)))
 
     def __call__(self, admitted: Admitted[Batch], view: View) -> Admitted[Batch]:
-        """The other half."""
+        """The other half; of clients' updates nothing, as it takes samples to have a loss."""
         count = len(admitted.batch)
-        if count // 2 < self._least:
+        if not isinstance(admitted.batch, Batch) or count // 2 < self._least:
             return admitted
         # What is not a number is suspicious.
         scores = torch.nan_to_num(self._score(admitted.batch, view), nan=float("inf"))
