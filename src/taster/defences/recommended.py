@@ -21,6 +21,7 @@ def guard(
     *,
     tolerance: Annotated[float, Field(ge=0, le=100)] = 1.0,
     every: Annotated[int, Field(ge=1)] = 1,
+    half: bool = False,
 ) -> Guard:
     """What we would put around a loop that we answer for: `probe_gate`, and `salvage` of what it rejects.
 
@@ -28,9 +29,10 @@ def guard(
         probe: labelled samples that nobody else can write to, never trained on: 500 or more.
         tolerance: points of accuracy that may be lost before it refuses.
         every: steps between checks; over 1 it costs less, and harm lives for so many steps.
+        half: looks at the probe in bfloat16, which costs less where the hardware has it.
 
     What drifted away slowly is taken back up to eight steps, for which the learner keeps five snapshots.
 
     Source: taster's own; what was measured and left out is on the results page of the guard.
     """
-    return probe_gate(probe, tolerance=tolerance, every=every, back=_BACK) + salvage(probe)
+    return probe_gate(probe, tolerance=tolerance, every=every, back=_BACK, half=half) + salvage(probe)
