@@ -56,10 +56,12 @@ def test_a_run_leaves_the_whole_truth(reference: tuple[Path, list[dict[str, Any]
         "acc_before",
         "acc_after",
         "drop",
+        "worst_step",
         "steps",
         "stopped_by",
         "rejected",
         "screened",
+        "promise",
         "seconds",
         "cost",
     ]

@@ -120,12 +120,12 @@ def tabulated(
     lines: Sequence[Line], *, narrow: bool = False, published: bool = False
 ) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of the table; without the columns of what was screened where nothing was, and of the worst step
-    where not every step was looked at."""
+    where it is not known, or the table is to be narrow."""
     heads, rows = headings(published=published), [line.cells(narrow=narrow, published=published) for line in lines]
     left_out = set()
     if not any(line.screened is not None and line.screened.mean > 0 for line in lines):
         left_out.add(heads.index("screened"))
-    if all(line.worst_step is None for line in lines):
+    if narrow or all(line.worst_step is None for line in lines):
         left_out.add(heads.index("worst step"))
 
     def kept(row: list[str]) -> list[str]:
