@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from taster import Batch, Guard, Quarantine, StepRecord, reject
 from taster.cli import app
 from taster.errors import QuarantineError
+from taster.federated import Reply, Server
 from taster.report.pictures import sheet
 from taster.stages import Change
 from taster.types import COMMIT, Verdict
@@ -152,3 +153,20 @@ def test_only_images_are_shown() -> None:
         sheet([("a", torch.zeros(2, 3), torch.zeros(2))])
     with pytest.raises(QuarantineError, match="wanted batches of images"):
         sheet([])
+
+
+def test_a_federation_raises_the_same_alarms_and_keeps_no_rounds(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    learner = tiny_learner(guard=Guard(gates=[odd_ones]), on_verdict=Quarantine(tmp_path / "q"))
+    server = Server(learner)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            server.receive([Reply("a", torch.zeros(server.size)), Reply("b", torch.ones(server.size))], ["a", "b"])
+    assert [record.getMessage() for record in caplog.records] == [
+        "step 1: rejected by odd_ones: odd",
+        "step 1: 2 clients' updates are not kept: a quarantine is for samples",
+    ]
+    assert learner.counters["samples"] == 4
+    assert learner.counters["rejected"] == 1
+    assert not Quarantine(tmp_path / "q").entries()

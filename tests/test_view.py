@@ -139,3 +139,13 @@ def test_a_model_that_cannot_be_copied_is_told() -> None:
     assert learner.feed(tiny_batch()).verdict.committed  # an empty guard never looks
     with pytest.raises(ModelError, match="cannot be copied"):
         View.forward(learner.view(), tiny_batch().x)
+
+
+def test_outputs_and_accuracy_of_many_samples_are_those_of_all_at_once() -> None:
+    learner = tiny_learner()
+    view, batch = learner.view(), tiny_batch(n=11)
+    torch.testing.assert_close(view.outputs(batch.x, chunk=4), view.forward(batch.x))
+    assert not view.outputs(batch.x).requires_grad
+    others = {name: torch.randn_like(value) for name, value in view.params.items()}
+    right = (view.forward(batch.x, params=others).argmax(1) == batch.y).float().mean()
+    assert view.accuracy(batch.x, batch.y, params=others, chunk=3) == pytest.approx(100 * float(right))

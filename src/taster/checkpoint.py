@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -49,6 +50,17 @@ def load_state(path: Path | str) -> Any:
     if _STRUCTURE not in metadata:
         return tensors
     return _unflatten(json.loads(metadata[_STRUCTURE]), tensors)
+
+
+def placed(state: Any, device: torch.device) -> Any:
+    """The same nested state with its tensors on this device; those of bytes, as the states of generators are, stay."""
+    if isinstance(state, Tensor):
+        return state if state.dtype == torch.uint8 else state.to(device)
+    if isinstance(state, dict):
+        return {name: placed(value, device) for name, value in state.items()}
+    if isinstance(state, (list, tuple)):
+        return type(state)(placed(value, device) for value in state)
+    return state
 
 
 def write_atomically(path: Path, content: bytes) -> None:

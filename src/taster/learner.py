@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
-from taster.errors import BatchError, CheckpointError, HistoryError, ModelError, SmallBatchError
-from taster.functional import Functional, Precision, autocast, full_precision
+from taster.backward import backward
+from taster.checkpoint import placed
+from taster.errors import BatchError, CheckpointError, HistoryError, ModelError
+from taster.functional import Functional, Precision
 from taster.history import History, Snapshot
-from taster.losses import Loss, sample_losses, scalar_loss
-from taster.stages import Admitted, Guard
+from taster.losses import Loss
+from taster.stages import Guard
 from taster.step import guarded_step
 from taster.transaction import StateCopy, Transaction, snapshot_of
-from taster.types import Action, Batch, StepRecord, Tensors
+from taster.types import Action, Batch, StepRecord, Updates
 from taster.view import View
 
 _log = logging.getLogger(__name__)
@@ -51,9 +52,10 @@ class Learner:
             judges the batch as a whole. For a loss that is a mean over samples. None takes all at once.
         scaler: scales losses so that gradients in float16 do not vanish; wanted for that precision. A step whose
             gradient overflows is refused, as the scaler itself would skip it, and the scale falls.
-        on_verdict: called with the record and the batch of every update that was refused, also where part of the batch
-            was learned then (the verdict is a commit, with the stage and the reason), after the step is over; a
-            `taster.Quarantine` keeps them. Each is logged as a warning as well, by the logger "taster.learner".
+        on_verdict: called with the record and the batch (in federated learning the round's updates) of every update
+            that was refused, also where part of the batch was learned then (the verdict is a commit, with the stage and
+            the reason), after the step is over; a `taster.Quarantine` keeps batches. Each is logged as a warning as
+            well, by the logger "taster.learner".
 
     Attributes:
         counters: what has become of the steps of this object: plain numbers by name, for any metrics library to read.
@@ -77,7 +79,7 @@ class Learner:
         precision: Precision = "float32",
         micro_batch: int | None = None,
         scaler: torch.amp.GradScaler | None = None,
-        on_verdict: Callable[[StepRecord, Batch], None] | None = None,
+        on_verdict: Callable[[StepRecord, Any], None] | None = None,
     ) -> None:
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         own = {id(p) for p in model.parameters()}
@@ -236,7 +238,17 @@ class Learner:
         except (RuntimeError, ValueError, KeyError) as error:
             self.model.load_state_dict(before)
             raise CheckpointError(f"got the state of another model or optimizer: {error}") from error
-        self.guard.load_state_dict(state["guard"])
+        self.take_up(state)
+
+    def take_up(self, state: Mapping[str, Any]) -> None:
+        """The part of `load_state_dict` that is neither the model's nor the optimizer's, for whoever has put those back
+        himself: guard, history, scaler and counts.
+
+        Raises:
+            CheckpointError: when the guard's state belongs to another guard.
+        """
+        # Read from a file it lies on the CPU.
+        self.guard.load_state_dict(placed(state["guard"], next(self.model.parameters()).device))
         if self.history is not None and state["history"] is not None:
             self.history.load_state_dict(state["history"])
         self.steps = int(state["steps"])
@@ -245,7 +257,7 @@ class Learner:
             self.scaler.load_state_dict(state["scaler"])
         self._changed()
 
-    def account(self, record: StepRecord, batch: Batch) -> None:
+    def account(self, record: StepRecord, batch: Batch | Updates) -> None:
         """Counts, and raises the alarm."""
         action = _ACTIONS[record.verdict.action]
         salvaged = record.verdict.committed and record.attempts > 1
@@ -324,63 +336,6 @@ class _Unasked(Guard):
 
     def observe(self, record: StepRecord, view: View) -> None:
         self._watching.observe(replace(record, trusted=True), view)
-
-
-def backward(admitted: Admitted[Batch], learner: Learner) -> tuple[Tensors, float]:
-    """Online learning's `reduce`: forward and backward pass over the admitted samples.
-
-    Returns:
-        the gradient by parameter name and the loss. With sample weights w the loss is Σ wᵢ ℓᵢ / n.
-    """
-    batch, weights = admitted.batch, admitted.weights
-    learner.optimizer.zero_grad()
-    if learner.micro_batch is None or learner.micro_batch >= len(batch):
-        loss = _backward(batch, weights, learner, 1.0)
-    else:
-        loss = 0.0
-        for part in _parts(len(batch), learner.micro_batch):
-            chosen = None if weights is None else weights[part]
-            loss += _backward(batch.select(part), chosen, learner, (part.stop - part.start) / len(batch))
-    if learner.scaler is not None:
-        # What it would find infinite the step refuses, so that it need not be asked again before the update.
-        learner.scaler.unscale_(learner.optimizer)
-        # A loss that is not finite says nothing of the scale.
-        learner.scaler.update(None if math.isfinite(loss) else learner.scaler.get_scale())
-    return {name: p.grad for name, p in learner.model.named_parameters() if p.grad is not None}, loss
-
-
-def _parts(samples: int, size: int) -> Iterator[slice]:
-    """Parts of this size; the last one is larger, as batch norm cannot take a part of one sample."""
-    count = max(1, samples // size)
-    for i in range(count):
-        yield slice(i * size, samples if i == count - 1 else (i + 1) * size)
-
-
-def _backward(batch: Batch, weights: Tensor | None, learner: Learner, share: float) -> float:
-    """Adds the gradient of a share of the loss to the parameters' own; returns it."""
-    try:
-        with autocast(batch.x.device, learner.precision):
-            output = learner.model(batch.x)
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, ValueError) as error:
-        if "Expected more than 1 value per channel" not in str(error):
-            raise BatchError(
-                f"the model cannot take samples {list(batch.x.shape)} of {batch.x.dtype} on {batch.x.device}: {error}"
-            ) from error
-        raise SmallBatchError(
-            f"got a batch of {len(batch)} sample, wanted at least 2: batch norm in train mode has no statistics of one "
-            "value; collect more samples, or put the batch-norm layers into eval mode"
-        ) from error
-    output = full_precision(output)
-    if weights is None:
-        loss = scalar_loss(learner.loss, output, batch.y)
-    else:
-        loss = (weights * sample_losses(learner.loss, output, batch.y)).mean()
-    if share * batch.loss_scale != 1.0:
-        loss = loss * (share * batch.loss_scale)
-    (loss if learner.scaler is None else learner.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
-    return float(loss.detach())
 
 
 def _load_tensors(live: Mapping[str, Tensor], saved: Mapping[str, Tensor], kind: str) -> None:

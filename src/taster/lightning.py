@@ -50,7 +50,7 @@ class GuardCallback(Callback):
         samples: Callable[[Any], tuple[Tensor, Tensor]] | None = None,
         input_range: tuple[float, float] | None = (0.0, 1.0),
         history: History | None = None,
-        on_verdict: Callable[[StepRecord, Batch], None] | None = None,
+        on_verdict: Callable[[StepRecord, Any], None] | None = None,
     ) -> None:
         self.guard = guard
         self.records: list[StepRecord] = []
@@ -85,10 +85,8 @@ class GuardCallback(Callback):
             raise GuardError(f"this module cannot be guarded: {error}") from error
         self.records = []
         if self._loaded is not None:
-            self.guard.load_state_dict(self._loaded["guard"])
-            if learner.history is not None and self._loaded["history"] is not None:
-                learner.history.load_state_dict(self._loaded["history"])
-            learner.steps, self._loaded = int(self._loaded["steps"]), None
+            learner.take_up(self._loaded)
+            self._loaded = None
         own_step = optimizer.step
         inside = False
 
@@ -129,7 +127,7 @@ class GuardCallback(Callback):
         if self._learner is None:
             return {}
         state = self._learner.state_dict()
-        return {name: state[name] for name in ("steps", "guard", "history")}
+        return {name: state[name] for name in ("steps", "guard", "history", "refused")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Taken up when fitting begins."""

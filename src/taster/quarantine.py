@@ -10,7 +10,7 @@ from typing import Any
 
 from taster.checkpoint import load_state, save_state, write_atomically
 from taster.errors import CheckpointError, QuarantineError
-from taster.types import Batch, StepRecord
+from taster.types import Batch, StepRecord, Updates
 
 _log = logging.getLogger(__name__)
 
@@ -41,8 +41,14 @@ class Quarantine:
         self.path = Path(directory)
         self.capacity = capacity
 
-    def __call__(self, record: StepRecord, batch: Batch) -> None:
-        """Keeps the batch of a refused update."""
+    def __call__(self, record: StepRecord, batch: Batch | Updates) -> None:
+        """Keeps the batch of a refused update. Clients' updates are not kept: a round of them can be many times the
+        model."""
+        if not isinstance(batch, Batch):
+            _log.warning(
+                "step %d: %d clients' updates are not kept: a quarantine is for samples", record.step, len(batch)
+            )
+            return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             entries = self.entries()

@@ -148,3 +148,41 @@ def test_scores_of_samples_are_refused(federated: Callable[..., Path]) -> None:
     path = federated((DEFENCES, DEFENCES + '[[score]]\nname = "loss"\n'))
     with pytest.raises(RecipeError, match="the server sees none"):
         read_recipe(str(path))
+
+
+def test_defences_are_joined_and_a_guard_that_rewinds_gets_its_history(
+    federated: Callable[..., Path], tmp_path: Path
+) -> None:
+    joined = '[[defence]]\nname = "probe_gate"\nlabel = "joined"\nback = 2\nplus = ["clipping", "krum"]\n'
+    recipe = read_recipe(str(federated((DEFENCES, joined))), ["seeds=1"])
+    rows = run_recipe(recipe, tmp_path / "run", jobs=1)
+    assert {row["defence"] for row in rows} == {"joined"}
+    assert all(row["promise"]["checks"] > 0 for row in rows)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "steps.jsonl").read_text().splitlines()]
+    # krum takes the update of one client, which is longer than the clip lets through.
+    assert all(0.9 < line["gradient_norm_after"] <= 1.0 + 1e-5 < line["gradient_norm_before"] for line in lines)
+
+
+def test_two_rules_of_aggregation_are_refused(federated: Callable[..., Path], tmp_path: Path) -> None:
+    two = '[[defence]]\nname = "krum"\nplus = ["coordinate_median"]\n'
+    with pytest.raises(RecipeError, match=r"defence krum: got 2 rules of aggregation, wanted one at most"):
+        run_recipe(read_recipe(str(federated((DEFENCES, two)))), tmp_path / "run", jobs=1)
+
+
+def test_a_history_that_is_too_short_is_told(federated: Callable[..., Path], tmp_path: Path) -> None:
+    back = '[[defence]]\nname = "probe_gate"\nback = 9\n'
+    recipe = read_recipe(str(federated((DEFENCES, back))), ["history.capacity=2"])
+    with pytest.raises(RecipeError, match="rewinds up to 9 steps where the history reaches back 1"):
+        run_recipe(recipe, tmp_path / "run", jobs=1)
+
+
+def test_attacks_that_want_the_learning_rate_poison_the_samples_of_clients(
+    federated: Callable[..., Path], tmp_path: Path
+) -> None:
+    attack = '[[attack]]\nname = "direct_gradient"\niterations = 2\ngroup_size = 30\n'
+    rows = run_recipe(read_recipe(str(federated(attacks=attack)), ["seeds=1"]), tmp_path / "run", jobs=1)
+    steps = [json.loads(line) for line in (tmp_path / "run" / "steps.jsonl").read_text().splitlines()]
+    assert len(rows) == 4
+    assert {(s["attack"], s["phase"], s["poisoned"]) for s in steps if s["poisoned"]} == {
+        ("direct_gradient", "trigger", 2)
+    }

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
+from taster.backward import backward
 from taster.learner import Learner
+from taster.step import guarded_step
 from taster.transaction import StateCopy
 from taster.types import Batch, StepRecord
 
@@ -58,20 +60,24 @@ class Rehearsal:
             afterwards: others that are fed after them, to see whether it lasts.
         """
         learner = self._learner
-        steps, history, refused = learner.steps, learner.history, learner.state_dict()["refused"]
-        guard = copy.deepcopy(learner.guard.state_dict())
+        history, learner.history = learner.history, None
+        state = learner.state_dict()
+        before = {**state, "guard": copy.deepcopy(state["guard"])}
         self._kept.save()
         devices = [batches[0].x.device] if batches[0].x.is_cuda else []
         try:
             learner.history = None if history is None else history.fork()
             with torch.random.fork_rng(devices):  # what dropout draws is the victim's
-                records = [learner.feed(batch) for batch in batches]
+                records = [self._feed(batch) for batch in batches]
                 accuracy = learner.view().accuracy(self._held_out.x, self._held_out.y)
-                records += [learner.feed(batch) for batch in afterwards]
+                records += [self._feed(batch) for batch in afterwards]
         finally:
             self._kept.restore()
-            learner.load_state_dict(
-                {**learner.state_dict(), "steps": steps, "refused": refused, "guard": guard, "history": None}
-            )
+            learner.history = None
+            learner.take_up(before)
             learner.history = history
         return Outcome(tuple(record.verdict.committed for record in records), accuracy)
+
+    def _feed(self, batch: Batch) -> StepRecord:
+        """One step, of which nobody is told: it is no alarm of the victim's."""
+        return guarded_step(self._learner, batch, self._learner.guard, backward)

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from taster.errors import CheckpointError, GuardError
+from taster.defences.rows import check_rows
+from taster.errors import GuardError
 from taster.stages import Change
 from taster.types import COMMIT, Batch, StepRecord, Tensors, Verdict, reject, rewind
 from taster.view import View
@@ -40,12 +41,8 @@ class Judge(Protocol):
         """What the model's output says on the probe's samples."""
         ...
 
-    def harm(self, last: Tensors, now: Tensors, *, alarmed: bool) -> Finding | None:
-        """Of one update, or of those since the last check; no harm at all is tolerated when alarmed."""
-        ...
-
-    def drift(self, anchor: Tensors, now: Tensors, *, alarmed: bool) -> Finding | None:
-        """Of all updates since the anchor."""
+    def fell(self, before: Tensors, now: Tensors, when: str, *, alarmed: bool) -> Finding | None:
+        """That the model has got worse since `when`; no harm at all is tolerated when alarmed."""
         ...
 
     def worse(self, last: Tensors, now: Tensors) -> Finding | None:
@@ -61,6 +58,27 @@ class Judge(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Watch:
+    """When a gate looks, and how far it goes.
+
+    Attributes:
+        every: steps between checks.
+        sieve: whether it looks in between at what is strange.
+        back: how many steps at most a drift away from the anchor is taken back; 0 refuses the update alone.
+        alarm: steps for which a refusal alarms it.
+        half: measures in bfloat16.
+        patience: refusals in a row after which the learner lets go of its momentum; 0 for never.
+    """
+
+    every: int = 1
+    sieve: bool = True
+    back: int = 0
+    alarm: int = 20
+    half: bool = False
+    patience: int = 2
+
+
 class AnchoredGate:
     """Judges the model on trusted samples after every so many steps, against the last check and against an anchor.
 
@@ -73,34 +91,13 @@ class AnchoredGate:
         name: in records.
         judge: compares.
         probe: the trusted samples.
-        every: steps between checks.
-        alarm: steps for which a refusal alarms it.
-        sieve: whether it looks in between at what is strange.
-        half: measures in bfloat16.
-        patience: refusals in a row after which the learner lets go of its momentum; 0 for never.
-        back: how many steps at most a drift away from the anchor is taken back; 0 refuses the update alone.
+        watch: when it looks, and how far it goes.
     """
 
-    def __init__(
-        self,
-        name: str,
-        judge: Judge,
-        probe: Batch,
-        every: int = 1,
-        sieve: bool = True,
-        back: int = 0,
-        alarm: int = 0,
-        half: bool = False,
-        patience: int = 0,
-    ) -> None:
+    def __init__(self, name: str, judge: Judge, probe: Batch, watch: Watch) -> None:
         self.name = name
         self._judge = judge
-        self._every = every
-        self._sieve = sieve
-        self._back = back
-        self._alarm = alarm
-        self._half = half
-        self.patience = patience
+        self._watch = watch
         self._probe = probe
         judge.take(probe)
         self._anchor: Tensors | None = None
@@ -122,12 +119,17 @@ class AnchoredGate:
     @property
     def rewinds(self) -> int:
         """How many steps it may go back."""
-        return max(self._every - 1, self._back)
+        return max(self._watch.every - 1, self._watch.back)
+
+    @property
+    def patience(self) -> int:
+        """After how many refusals in a row the learner is to let go of its momentum."""
+        return self._watch.patience
 
     @property
     def ways_back(self) -> int:
         """In how many ways a refusal can turn out."""
-        return self._back + 1
+        return self._watch.back + 1
 
     def renew(self, probe: Batch) -> None:
         """Takes up another probe. What the model does on it before the next step is the new anchor.
@@ -157,14 +159,14 @@ class AnchoredGate:
             return COMMIT
         anchor = last if self._anchor is None else self._anchor
         now = self._measure(change.after)
-        found = self._judge.harm(last, now, alarmed=alarmed)
+        found = self._judge.fell(last, now, "the last check", alarmed=alarmed)
         worse = self._judge.worse(last, now)
         if found is None and change.attempt:
             found = worse
         back_to = checked if self._unchecked else change.step
         if found is None and worse is not None:  # what makes the model better is not held to what came before it
-            found = self._judge.drift(anchor, now, alarmed=alarmed)
-            if found is not None and self._back:
+            found = self._judge.fell(anchor, now, "the anchor", alarmed=alarmed)
+            if found is not None and self._watch.back:
                 back_to = min(back_to, self._last_sound(change.step, anchor))
         if found is None:
             return COMMIT
@@ -180,7 +182,7 @@ class AnchoredGate:
             self._trail = {record.step: self._anchor}
         # What is refused for the alarm's sake alone does not prolong it: honest steps would never get out of it.
         refused = record.verdict.stage == self.name and not record.verdict.evidence.get("alarmed")
-        self._alarmed = self._alarm if refused else max(0, self._alarmed - 1)
+        self._alarmed = self._watch.alarm if refused else max(0, self._alarmed - 1)
         if record.trusted and record.verdict.committed:
             self._anchor, self._trail, self._alarmed = self._measure(view), {}, 0
             self._keep(record.step + 1, self._anchor)
@@ -215,23 +217,16 @@ class AnchoredGate:
         Raises:
             CheckpointError: when they are of a probe of another size.
         """
-        device = self._probe.y.device
-        trail = {entry["step"]: {k: v.to(device) for k, v in entry.items() if k != "step"} for entry in state["trail"]}
+        trail = {entry["step"]: {k: v for k, v in entry.items() if k != "step"} for entry in state["trail"]}
         for kept in [*trail.values(), *([] if state["anchor"] is None else [state["anchor"]])]:
-            for value in kept.values():
-                if len(value) != len(self._probe):
-                    raise CheckpointError(
-                        f"got the state of a gate with a probe of {len(value)} samples, wanted {len(self._probe)}: "
-                        "build the guard with the probe that it had"
-                    )
-        anchor = state["anchor"]
-        self._anchor = None if anchor is None else {k: v.to(device) for k, v in anchor.items()}
+            check_rows(kept.values(), self._probe)
+        self._anchor = state["anchor"]
         self._trail, self._unchecked = trail, state["unchecked"]
         self._alarmed = state["alarmed"]
 
     def _strange(self, change: Change, last: Tensors) -> bool:
         """What the sieve says of a batch."""
-        if change.loss is None or not self._sieve:
+        if change.loss is None or not self._watch.sieve:
             return False
         losses, n = last["loss"].double(), len(change.batch)
         error = float(losses.std()) / n**0.5 if len(losses) > 1 else 0.0
@@ -241,18 +236,18 @@ class AnchoredGate:
         return self._fresh is not None and self._fresh[0] is view.moment
 
     def _due(self, step: int, checked: int) -> bool:
-        return step + 1 - checked >= self._every
+        return step + 1 - checked >= self._watch.every
 
     def _keep(self, step: int, found: Tensors) -> None:
         """Takes the state before this step for checked, and forgets those that are out of reach."""
         self._trail[step] = found
         self._unchecked = 0
-        while len(self._trail) > 1 and next(iter(self._trail)) < step - max(self._back, 1):
+        while len(self._trail) > 1 and next(iter(self._trail)) < step - max(self._watch.back, 1):
             del self._trail[next(iter(self._trail))]
 
     def _last_sound(self, step: int, anchor: Tensors) -> int:
         """The step of the newest sound state within reach; of the oldest within reach, where none is."""
-        within = [(taken, kept) for taken, kept in self._trail.items() if step - taken <= self._back]
+        within = [(taken, kept) for taken, kept in self._trail.items() if step - taken <= self._watch.back]
         for taken, kept in reversed(within):
             if self._judge.sound(anchor, kept):
                 return taken
@@ -260,8 +255,8 @@ class AnchoredGate:
 
     def _measure(self, view: View) -> Tensors:
         if self._fresh is None or self._fresh[0] is not view.moment:
-            with torch.no_grad(), torch.autocast(self._probe.x.device.type, torch.bfloat16, enabled=self._half):
-                output = torch.cat([view.forward(x) for x in torch.split(self._probe.x, _CHUNK)])
+            with torch.no_grad(), torch.autocast(self._probe.x.device.type, torch.bfloat16, enabled=self._watch.half):
+                output = view.outputs(self._probe.x, chunk=_CHUNK)
                 found = self._judge.measure(output, self._probe.y)
                 self._fresh = (view.moment, {**found, "loss": view.losses(output, self._probe.y)})
         return self._fresh[1]

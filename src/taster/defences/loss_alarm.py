@@ -9,7 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from taster.errors import CheckpointError, GuardError
+from taster.defences.rows import check_rows
+from taster.errors import GuardError
 from taster.paired import accuracy_fell
 from taster.settings import checked
 from taster.stages import Change, Guard
@@ -20,9 +21,6 @@ Datum = Literal["batch", "sample"]
 
 _DRAWS = 1000
 """Clean batches that the losses of trusted samples are put together to, for the threshold of a batch's loss."""
-
-_CHUNK = 1000
-"""Trusted samples that go through the network at a time."""
 
 
 @checked
@@ -210,12 +208,7 @@ class LossAlarm:
         Raises:
             CheckpointError: when they are of a probe of another size.
         """
-        for kept in (state["losses"], state["reference"]):
-            if kept is not None and len(kept) != len(self._probe):
-                raise CheckpointError(
-                    f"got the state of an alarm with a probe of {len(kept)} samples, wanted {len(self._probe)}: build "
-                    "the guard with the probe that it had"
-                )
+        check_rows((kept for kept in (state["losses"], state["reference"]) if kept is not None), self._probe)
         self.warnings, self.alarm = state["warnings"], state["alarm"]
         self.alarms, self.looks = state["alarms"], state["looks"]
         self._losses, self._reference, self._seen = state["losses"], state["reference"], None
@@ -250,11 +243,7 @@ class LossAlarm:
         """What the threshold is estimated on, [n], of this view where there is none yet; None where it is given."""
         if self._fixed is not None or self._losses is not None:
             return self._losses
-        with torch.no_grad():
-            pairs = zip(torch.split(self._probe.x, _CHUNK), torch.split(self._probe.y, _CHUNK), strict=True)
-            return torch.cat([view.sample_losses(x, y) for x, y in pairs])
+        return view.losses(view.outputs(self._probe.x), self._probe.y)
 
     def _right(self, view: View) -> Tensor:
-        with torch.no_grad():
-            logits = torch.cat([view.forward(x) for x in torch.split(self._probe.x, _CHUNK)])
-        return logits.argmax(1) == self._probe.y
+        return view.outputs(self._probe.x).argmax(1) == self._probe.y

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from taster.defences.anchored import AnchoredGate, Finding
+from taster.defences.anchored import AnchoredGate, Finding, Watch
 from taster.errors import GuardError
 from taster.paired import mean_fell
 from taster.stages import Guard
@@ -53,13 +53,8 @@ def metric_gate(
             f"metric_gate: got tolerance {tolerance}, level {level}, every {every}, back {back}, alarm {alarm}, "
             f"patience {patience}; wanted every of 1 or more, a level between 0 and 1, and the others of 0 or more"
         )
-    return Guard(
-        gates=[
-            AnchoredGate(
-                "metric_gate", _Quality(metric, tolerance, level), probe, every, sieve, back, alarm, False, patience
-            )
-        ]
-    )
+    watch = Watch(every=every, sieve=sieve, back=back, alarm=alarm, patience=patience)
+    return Guard(gates=[AnchoredGate("metric_gate", _Quality(metric, tolerance, level), probe, watch)])
 
 
 class _Quality:
@@ -81,13 +76,17 @@ class _Quality:
             raise GuardError(f"the metric returned {got}, wanted one number a sample, [{len(y)}]")
         return {"quality": found.detach()}
 
-    def harm(self, last: Tensors, now: Tensors, *, alarmed: bool) -> Finding | None:
-        """Against the last check."""
-        return self._fell(last, now, "the last check", alarmed)
-
-    def drift(self, anchor: Tensors, now: Tensors, *, alarmed: bool) -> Finding | None:
-        """Against the anchor."""
-        return self._fell(anchor, now, "the anchor", alarmed)
+    def fell(self, before: Tensors, now: Tensors, when: str, *, alarmed: bool) -> Finding | None:
+        """By Student's paired test."""
+        tolerance = 0.0 if alarmed else self._tolerance
+        p = mean_fell(before["quality"], now["quality"], tolerance)
+        if p >= self._level / 2:
+            return None
+        fall = float(before["quality"].double().mean() - now["quality"].double().mean())
+        return Finding(
+            f"the metric on the probe would fall by {fall:.3g} against {when}: more than {tolerance:g} (p = {p:.1g})",
+            {"fall": fall, "tolerance": tolerance, "p": p, "alarmed": float(alarmed)},
+        )
 
     def worse(self, last: Tensors, now: Tensors) -> Finding | None:
         """By the mean."""
@@ -103,14 +102,3 @@ class _Quality:
     def sound(self, anchor: Tensors, now: Tensors) -> bool:
         """Where it lies at most half the tolerance under the anchor's."""
         return float(anchor["quality"].double().mean() - now["quality"].double().mean()) <= self._tolerance / 2
-
-    def _fell(self, before: Tensors, now: Tensors, when: str, alarmed: bool) -> Finding | None:
-        tolerance = 0.0 if alarmed else self._tolerance
-        p = mean_fell(before["quality"], now["quality"], tolerance)
-        if p >= self._level / 2:
-            return None
-        fall = float(before["quality"].double().mean() - now["quality"].double().mean())
-        return Finding(
-            f"the metric on the probe would fall by {fall:.3g} against {when}: more than {tolerance:g} (p = {p:.1g})",
-            {"fall": fall, "tolerance": tolerance, "p": p, "alarmed": float(alarmed)},
-        )

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from taster.defences.anchored import AnchoredGate, Finding
+from taster.defences.anchored import AnchoredGate, Finding, Watch
 from taster.paired import accuracy_fell, mean_fell
 from taster.promise import Promise, promise
 from taster.settings import checked
@@ -78,7 +78,8 @@ def probe_gate(
     Source: taster's own. Rejection on a validation set goes back to Nelson et al. 2008 ("reject on negative impact");
         the tests are those of `taster.paired`.
     """
-    gate = ProbeGate(probe, tolerance, level, class_tolerance, every, sieve, back, alarm, half, patience)
+    watch = Watch(every, sieve, back, alarm, half, patience)
+    gate = ProbeGate(probe, tolerance, level, class_tolerance, watch)
     fall = gate.promise().fall
     if fall > _POOR * max(tolerance, 1.0):
         _log.warning(
@@ -95,20 +96,10 @@ class ProbeGate(AnchoredGate):
     """The gate of `probe_gate`."""
 
     def __init__(
-        self,
-        probe: Batch,
-        tolerance: float,
-        level: float,
-        class_tolerance: float | None,
-        every: int = 1,
-        sieve: bool = True,
-        back: int = 0,
-        alarm: int = 20,
-        half: bool = False,
-        patience: int = 2,
+        self, probe: Batch, tolerance: float, level: float, class_tolerance: float | None, watch: Watch
     ) -> None:
         self._accuracy = _Accuracy(tolerance, level, class_tolerance)
-        super().__init__("probe_gate", self._accuracy, probe, every, sieve, back, alarm, half, patience)
+        super().__init__("probe_gate", self._accuracy, probe, watch)
 
     def promise(self, *, checks: int = 1, refusals: int = 0, confidence: float = 95.0, churn: float = 5.0) -> Promise:
         """How far accuracy can have fallen below the anchor's without the gate's noticing; see `taster.promise`.
@@ -170,31 +161,8 @@ class _Accuracy:
         own = output.softmax(1).gather(1, y[:, None]).squeeze(1)
         return {"probability": own, "right": output.argmax(1) == y}
 
-    def harm(self, last: Tensors, now: Tensors, *, alarmed: bool) -> Finding | None:
+    def fell(self, before: Tensors, now: Tensors, when: str, *, alarmed: bool) -> Finding | None:
         """By either."""
-        return self._fell(last, now, "the last check", alarmed)
-
-    def drift(self, anchor: Tensors, now: Tensors, *, alarmed: bool) -> Finding | None:
-        """By either."""
-        return self._fell(anchor, now, "the anchor", alarmed)
-
-    def worse(self, last: Tensors, now: Tensors) -> Finding | None:
-        """By the probability, which hardly ever stays the same."""
-        fall = 100 * float(last["probability"].double().mean() - now["probability"].double().mean())
-        if fall <= 0:
-            return None
-        return Finding(f"a part of a refused batch would cost {fall:.2f} points of probability", {"fall": fall})
-
-    def better(self, anchor: Tensors, now: Tensors) -> bool:
-        """Where the accuracy has grown for certain."""
-        return accuracy_fell(now["right"], anchor["right"]) < self._level / len(self._groups)
-
-    def sound(self, anchor: Tensors, now: Tensors) -> bool:
-        """Where it lies at most half the tolerance under the anchor's."""
-        fall = anchor["right"].float().mean() - now["right"].float().mean()
-        return 100 * float(fall) <= self.tolerance / 2
-
-    def _fell(self, before: Tensors, now: Tensors, when: str, alarmed: bool) -> Finding | None:
         tests: tuple[tuple[str, str, Callable[[Tensor, Tensor, float], float]], ...] = (
             ("right", "accuracy", accuracy_fell),
             ("probability", "probability of the true class", mean_fell),
@@ -215,3 +183,19 @@ class _Accuracy:
                         {"fall": fall, "tolerance": tolerance, "p": p, "alarmed": float(alarmed)},
                     )
         return None
+
+    def worse(self, last: Tensors, now: Tensors) -> Finding | None:
+        """By the probability, which hardly ever stays the same."""
+        fall = 100 * float(last["probability"].double().mean() - now["probability"].double().mean())
+        if fall <= 0:
+            return None
+        return Finding(f"a part of a refused batch would cost {fall:.2f} points of probability", {"fall": fall})
+
+    def better(self, anchor: Tensors, now: Tensors) -> bool:
+        """Where the accuracy has grown for certain."""
+        return accuracy_fell(now["right"], anchor["right"]) < self._level / len(self._groups)
+
+    def sound(self, anchor: Tensors, now: Tensors) -> bool:
+        """Where it lies at most half the tolerance under the anchor's."""
+        fall = anchor["right"].float().mean() - now["right"].float().mean()
+        return 100 * float(fall) <= self.tolerance / 2

@@ -1,4 +1,4 @@
-"""What a cell works with, built from the recipe: learner, guard, attack, schedule, scores."""
+"""What a cell works with, built from the recipe: learner, attack, schedule, scores."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ from taster.calculus import Derivatives
 from taster.data import Images, ImageSet, Role, Sampler
 from taster.errors import RecipeError
 from taster.experiments.burn_in import build_model, build_optimizer, surrogate_recipe
-from taster.experiments.factory import find_factory
+from taster.experiments.guarded import join, learner_behind, make_parts
 from taster.experiments.own_code import own_code
-from taster.experiments.quiet import quiet
 from taster.experiments.recipe import Defence, Entry, Recipe, ScheduleSection
-from taster.history import History
 from taster.learner import Learner
 from taster.score import Score
 from taster.seeds import generator
@@ -37,54 +35,20 @@ def make_learner(
     draws: str = "defence",
 ) -> Learner:
     """A learner at the burnt-in state, behind the defence's guard, which draws from the generator of this name."""
-    model = build_model(recipe, data, seed, device)
-    optimizer = build_optimizer(recipe, model)
-    guard = make_guard(recipe, defence, probe, seed, draws)
-    history = make_history(recipe)
-    if guard.rewinds and not recipe.history.capacity:
-        history = History.reaching(guard.rewinds)
-    learner = Learner(model, optimizer, cross_entropy, guard, history=history, precision=recipe.compute.precision)
-    learner.load_state_dict({**burnt_in, "guard": guard.state_dict()})
-    if recipe.stream.fresh_optimizer:
-        optimizer.state.clear()
-    if recipe.stream.learning_rate is not None:
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.stream.learning_rate
-    model.train()
-    return learner
+    return learner_behind(make_guard(recipe, defence, probe, seed, draws), recipe, data, burnt_in, seed, device)
 
 
 def make_guard(recipe: Recipe, defence: Defence, probe: Batch, seed: int, draws: str = "defence") -> Guard:
     """The defence, with the trusted data that belongs to it.
 
     Raises:
-        RecipeError: when the function returns no Guard.
+        RecipeError: when the function returns no Guard, or one that rewinds further than the history reaches back.
     """
-    resources = {"probe": probe, "generator": generator(seed, draws)}
-    # A probe that is small for what it promises is the recipe's affair, and told by its results.
-    with own_code(defence), quiet("taster.defences.probe_gate"):
-        guard = _of(defence, recipe.factory("defence", defence).make(resources, defence.settings))
-        for name in defence.plus or []:
-            factory = find_factory("defence", name)
-            guard += _of(defence, factory.make(resources, factory.settings().model_dump(exclude_none=True)))
-    reach = make_history(recipe).reach
-    if guard.rewinds > reach and recipe.history.capacity:
-        raise RecipeError(
-            f"defence {defence.label}: rewinds up to {guard.rewinds} steps where the history reaches back {reach}, "
-            "wanted a larger history.capacity"
-        )
-    return guard
-
-
-def _of(defence: Defence, made: Any) -> Guard:
-    if not isinstance(made, Guard):
-        raise RecipeError(f"defence {defence.label}: {defence.name} returned {type(made).__name__}, wanted a Guard")
-    return made
-
-
-def make_history(recipe: Recipe) -> History:
-    """The snapshots that the learner keeps."""
-    return History(recipe.history.capacity, every=recipe.history.every)
+    parts = make_parts(recipe, defence, probe, seed, draws)
+    for made in parts:
+        if not isinstance(made, Guard):
+            raise RecipeError(f"defence {defence.label}: {defence.name} returned {type(made).__name__}, wanted a Guard")
+    return join(recipe, defence, parts)
 
 
 def make_surrogates(
@@ -123,10 +87,25 @@ def make_campaign(
     Raises:
         RecipeError: when the function returns no Campaign.
     """
-    validation = Sampler(roles["validation"].to(trigger.x.device), generator(seed, "validation"))
+    campaign = make_attack(recipe, roles, trigger, attack, seed, surrogates, rehearsal)
+    if not isinstance(campaign, Campaign):
+        raise RecipeError(f"attack {attack.label}: {attack.name} returned {type(campaign).__name__}, wanted a Campaign")
+    return campaign
+
+
+def make_attack(
+    recipe: Recipe,
+    roles: dict[Role, Images],
+    trigger: Batch,
+    attack: Entry,
+    seed: int,
+    surrogates: Mapping[str, View] | None = None,
+    rehearsal: Rehearsal | None = None,
+) -> Any:
+    """What the attack's function returns."""
     resources = {
         "trigger": trigger,
-        "validation": validation,
+        "validation": Sampler(roles["validation"].to(trigger.x.device), generator(seed, "validation")),
         "generator": generator(seed, "attack"),
         "derivatives": Derivatives(recipe.compute.way),
         "surrogates": surrogates or {},
@@ -134,10 +113,7 @@ def make_campaign(
         "rate": stream_rate(recipe),
     }
     with own_code(attack):
-        campaign = recipe.factory("attack", attack).make(resources, attack.settings)
-    if not isinstance(campaign, Campaign):
-        raise RecipeError(f"attack {attack.label}: {attack.name} returned {type(campaign).__name__}, wanted a Campaign")
-    return campaign
+        return recipe.factory("attack", attack).make(resources, attack.settings)
 
 
 def stream_rate(recipe: Recipe) -> float:

@@ -6,20 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy
 
 from taster.attacks import Campaign, UpdateCampaign
-from taster.calculus import Derivatives
 from taster.clientwise import ClientGradients, LocalTraining
-from taster.data import Augment, Images, ImageSet, Role, Sampler
+from taster.data import Augment, Images, ImageSet, Role
 from taster.errors import RecipeError
-from taster.experiments.assemble import make_history
-from taster.experiments.burn_in import build_model, build_optimizer
-from taster.experiments.own_code import own_code
-from taster.experiments.quiet import quiet
-from taster.experiments.recipe import Entry, Federated, Recipe
+from taster.experiments.assemble import make_attack
+from taster.experiments.guarded import join, learner_behind, make_parts
+from taster.experiments.recipe import Defence, Entry, Federated, Recipe
 from taster.federated import Population, Rule, Server, Situated, dirichlet_shares, iid_shares, single_shares
-from taster.learner import Learner
 from taster.seeds import generator
 from taster.stages import Guard
 from taster.types import Batch
@@ -30,51 +25,39 @@ def make_server(
     recipe: Recipe,
     data: ImageSet,
     burnt_in: dict[str, Any],
-    defence: Entry,
+    defence: Defence,
     probe: Batch,
     seed: int,
     device: torch.device,
 ) -> Server:
     """A server whose learner is at the burnt-in state, behind the defence."""
     guard, rule = make_defence(recipe, defence, probe, seed)
-    model = build_model(recipe, data, seed, device)
-    optimizer = build_optimizer(recipe, model)
-    learner = Learner(
-        model, optimizer, cross_entropy, guard, history=make_history(recipe), precision=recipe.compute.precision
-    )
-    learner.load_state_dict({**burnt_in, "guard": guard.state_dict()})
-    if recipe.stream.fresh_optimizer:
-        optimizer.state.clear()
-    if recipe.stream.learning_rate is not None:
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.stream.learning_rate
+    learner = learner_behind(guard, recipe, data, burnt_in, seed, device)
     return Server(learner, rule, heaviest=section_of(recipe).heaviest)
 
 
-def make_defence(recipe: Recipe, defence: Entry, probe: Batch, seed: int) -> tuple[Guard, Rule]:
-    """The guard and the rule of aggregation: a defence is one of the two, and the other is none, or the recipe's rule.
+def make_defence(recipe: Recipe, defence: Defence, probe: Batch, seed: int) -> tuple[Guard, Rule]:
+    """The guard and the rule of aggregation: a defence's parts are guards, and at most one is a rule; without one it is
+    the recipe's.
 
     Raises:
-        RecipeError: when the function returns neither.
+        RecipeError: when a function returns neither, or two return a rule.
     """
-    resources = {"probe": probe, "generator": generator(seed, "defence")}
-    with own_code(defence), quiet("taster.defences.probe_gate"):
-        made = recipe.factory("defence", defence).make(resources, defence.settings)
-    if isinstance(made, Guard):
-        reach = make_history(recipe).reach
-        if made.rewinds > reach:
+    parts = make_parts(recipe, defence, probe, seed)
+    guard = join(recipe, defence, [part for part in parts if isinstance(part, Guard)])
+    rules = [part for part in parts if not isinstance(part, Guard)]
+    for made in rules:
+        if not isinstance(made, Situated) and not callable(made):
             raise RecipeError(
-                f"defence {defence.label}: rewinds up to {made.rewinds} steps where the history reaches back {reach}, "
-                "wanted a larger history.capacity"
+                f"defence {defence.label}: {defence.name} returned {type(made).__name__}, wanted a Guard or a rule of "
+                "aggregation"
             )
-        rule = section_of(recipe).aggregator
-        return made, recipe.factory("aggregator", rule).make({"probe": probe}, rule.settings)
-    if isinstance(made, Situated) or callable(made):
-        return Guard(), made
-    raise RecipeError(
-        f"defence {defence.label}: {defence.name} returned {type(made).__name__}, wanted a Guard or a rule of "
-        "aggregation"
-    )
+    if len(rules) > 1:
+        raise RecipeError(f"defence {defence.label}: got {len(rules)} rules of aggregation, wanted one at most")
+    if rules:
+        return guard, rules[0]
+    entry = section_of(recipe).aggregator
+    return guard, recipe.factory("aggregator", entry).make({"probe": probe}, entry.settings)
 
 
 def make_population(recipe: Recipe, images: Images, seed: int) -> Population:
@@ -116,16 +99,7 @@ def make_clients_attack(
     Raises:
         RecipeError: when the function returns no campaign.
     """
-    resources = {
-        "trigger": trigger,
-        "validation": Sampler(roles["validation"].to(trigger.x.device), generator(seed, "validation")),
-        "generator": generator(seed, "attack"),
-        "derivatives": Derivatives(recipe.compute.way),
-        "surrogates": surrogates or {},
-        "rehearsal": None,
-    }
-    with own_code(attack):
-        made = recipe.factory("attack", attack).make(resources, attack.settings)
+    made = make_attack(recipe, roles, trigger, attack, seed, surrogates)
     if not isinstance(made, (UpdateCampaign, Campaign)):
         raise RecipeError(
             f"attack {attack.label}: {attack.name} returned {type(made).__name__}, wanted an UpdateCampaign or a "

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from taster.attacks import Campaign, Observation, Rehearsal
+from taster.attacks import Campaign, Rehearsal
 from taster.attacks.campaign import changed
 from taster.data import Augment, Images, ImageSet, Role, Stream, as_batch
 from taster.experiments.assemble import (
@@ -23,17 +21,16 @@ from taster.experiments.assemble import (
     make_surrogates,
     stream_rate,
 )
+from taster.experiments.course import Course, step_cost
 from taster.experiments.forming import frames, outcome, replay
 from taster.experiments.measures import Measures
 from taster.experiments.own_code import own_code
 from taster.experiments.recipe import Defence, Entry, Recipe
 from taster.experiments.run_directory import CellDirectory
 from taster.learner import Learner
-from taster.promise import Promising
 from taster.score import halves
 from taster.seeds import derived_seed, generator
-from taster.stages import Guard
-from taster.types import Batch, Phase, StepRecord
+from taster.types import Batch, Phase
 
 _SHOWN = 6
 """Samples kept for the page's pictures."""
@@ -52,7 +49,6 @@ def run_cell(
     on_step: Callable[[], None] = lambda: None,
 ) -> None:
     """Runs the cell from its burnt-in state to one step after the trigger, and leaves its files in `out`."""
-    started = time.perf_counter()
     batches = {role: as_batch(images).to(device) for role, images in roles.items() if role not in ("burn_in", "stream")}
     learner = make_learner(recipe, data, burnt_in, defence, batches["probe"], seed, device)
     rehearsal = None
@@ -75,37 +71,25 @@ def run_cell(
     # One seed for all attacks and defences: where nothing else differs, dropout does not either.
     torch.manual_seed(derived_seed(seed, "dropout"))
     out.begin()
-    start = accuracy("test")
-    before = after = start
-    observations = [Observation(None, accuracy("monitor"))]
-    records: list[StepRecord] = []
-    tested: list[float] = []
+    course = Course(accuracy, schedule, recipe.compute.test_every)
     pictures: dict[str, Tensor] = {}
-    course: dict[str, Any] | None = None
+    formed: dict[str, Any] | None = None
     phase = Phase.DORMANT
     while phase is not Phase.TRIGGER:
-        phase = schedule(observations)
-        if phase is Phase.TRIGGER:
-            before = accuracy("test")
-            tested.append(before)
+        phase = course.next_phase()
         clean = batches["trigger"] if phase is Phase.TRIGGER else stream.draw()
         with own_code(defence):
             if rehearsal is not None:
-                rehearsal.follow(learner, records[-1] if records else None)
+                rehearsal.follow(learner, course.records[-1] if course.records else None)
             with own_code(attack):
                 fed = campaign.poison(clean, learner.view(), phase)
         if phase is Phase.TRIGGER and campaign.forming is not None and campaign.forming.batches:
-            course = replay(campaign.forming, learner.view(), stream_rate(recipe), batches["test"])
+            formed = replay(campaign.forming, learner.view(), stream_rate(recipe), batches["test"])
             pictures["forming"] = frames(campaign.forming, clean)
         scores = measures.take(phase, clean, fed, learner.view())
         with own_code(defence), weight_momentum(learner, campaign, phase):
             record = replace(learner.feed(fed), phase=phase)
         measures.observe(record, learner.view())
-        records.append(record)
-        observations.append(Observation(record, accuracy("monitor")))
-        shown = phase is Phase.TRIGGER or (len(records) - 1) % recipe.compute.test_every == 0
-        after = accuracy("test") if shown else after
-        tested.append(after)
         out.append(
             {
                 "attack": attack.label,
@@ -114,8 +98,7 @@ def run_cell(
                 **record.to_dict(),
                 "poisoned": int(changed(fed, clean).sum()),
                 "derivatives": None if campaign.derivatives is None else campaign.derivatives.used(),
-                "monitor_accuracy": observations[-1].accuracy,
-                "test_accuracy": after if shown else None,
+                **course.take(record),
                 **({"scores": scores} if scores else {}),
             }
         )
@@ -126,24 +109,12 @@ def run_cell(
         "attack": attack.label,
         "defence": defence.label,
         "seed": seed,
-        "acc_start": start,
-        "acc_before": before,
-        "acc_after": after,
-        "drop": after - before,
-        "worst_step": worst_step(start, tested),
-        "steps": sum(r.phase is Phase.ACCUMULATE for r in records),
-        "stopped_by": schedule.stopped_by(observations[:-1]),
-        "rejected": sum(not r.verdict.committed for r in records),
-        "screened": screened(records),
-        "promise": promised(learner.guard, records),
-        "seconds": time.perf_counter() - started,
-        "cost": step_cost(records),
+        **course.row(learner.guard),
+        "cost": step_cost(course.records),
         **({"scores": measures.summary()} if recipe.score else {}),
-        **({} if course is None else {"forming": outcome(course)}),
+        **({} if formed is None else {"forming": outcome(formed)}),
     }
-    monitor = {"monitor_start": observations[0].accuracy, "monitor_before": observations[-2].accuracy}
-    monitor["monitor_after"] = observations[-1].accuracy
-    out.finish({"row": row, **monitor, "forming": course}, pictures, measures.values())
+    out.finish({"row": row, **course.monitored(), "forming": formed}, pictures, measures.values())
 
 
 @contextmanager
@@ -161,37 +132,6 @@ def weight_momentum(learner: Learner, campaign: Campaign, phase: Phase) -> Itera
     finally:
         for group, momentum in zip(groups, own, strict=True):
             group["momentum"] = momentum
-
-
-def promised(guard: Guard, records: list[StepRecord]) -> dict[str, Any] | None:
-    """What the guard's first gate that can promise anything promises for the run, for all its checks and refusals."""
-    checks = sum(record.attempts for record in records)
-    committed = sum(record.verdict.committed for record in records if record.attempts)
-    for gate in guard.gates:
-        if checks and isinstance(gate, Promising):
-            return asdict(gate.promise(checks=checks, refusals=checks - committed))
-    return None
-
-
-def worst_step(start: float, tested: list[float]) -> float:
-    """The greatest fall of test accuracy between two measurements, in points and negative; 0 where it never fell."""
-    return min(0.0, *(now - then for then, now in zip([start, *tested], tested, strict=False)))
-
-
-def screened(records: list[StepRecord]) -> float | None:
-    """The share of the accumulative phase's samples that screens dropped or corrected, in %; None without one."""
-    steps = [r for r in records if r.phase is Phase.ACCUMULATE]
-    return 100 * sum(r.dropped + r.corrected for r in steps) / sum(r.samples for r in steps) if steps else None
-
-
-def step_cost(records: list[StepRecord]) -> float | None:
-    """Seconds of a defended step over those of a plain one (gradient and update), medians over the same steps; None
-    where no step was made."""
-    made = [r.seconds for r in records if "update" in r.seconds]
-    if not made:
-        return None
-    plain = statistics.median(s["gradient"] + s["update"] for s in made)
-    return statistics.median(s["total"] for s in made) / plain
 
 
 def _pictures(phase: str, clean: Batch, fed: Batch) -> dict[str, Tensor]:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from taster.attacks import Observation
 from taster.data import Images, ImageSet, Role, as_batch
 from taster.experiments.assemble import make_schedule, make_surrogates
 from taster.experiments.assemble_federated import make_clients_attack, make_gradients, make_population, make_server
-from taster.experiments.cell import screened
+from taster.experiments.course import Course
 from taster.experiments.own_code import own_code
-from taster.experiments.recipe import Entry, Recipe
+from taster.experiments.recipe import Defence, Entry, Recipe
 from taster.experiments.run_directory import CellDirectory
 from taster.federated import Simulation
 from taster.seeds import derived_seed
-from taster.types import Phase, StepRecord
+from taster.types import Phase
 
 
 def run_federated_cell(
@@ -27,7 +25,7 @@ def run_federated_cell(
     roles: dict[Role, Images],
     burnt_in: dict[str, Any],
     attack: Entry,
-    defence: Entry,
+    defence: Defence,
     seed: int,
     device: torch.device,
     out: CellDirectory,
@@ -38,7 +36,6 @@ def run_federated_cell(
     The row is that of an online cell, without a cost; `dropped_clients` besides is how many were dropped before the
     screens.
     """
-    started = time.perf_counter()
     batches = {role: as_batch(images).to(device) for role, images in roles.items() if role not in ("burn_in", "stream")}
     server = make_server(recipe, data, burnt_in, defence, batches["probe"], seed, device)
     surrogates = make_surrogates(recipe, data, burnt_in, seed, device)
@@ -53,39 +50,23 @@ def run_federated_cell(
 
     torch.manual_seed(derived_seed(seed, "dropout"))
     out.begin()
-    start = accuracy("test")
-    before = after = start
-    falls = [0.0]
-    observations = [Observation(None, accuracy("monitor"))]
-    records: list[StepRecord] = []
+    course = Course(accuracy, schedule, recipe.compute.test_every)
     dropped = 0
     phase = Phase.DORMANT
     while phase is not Phase.TRIGGER:
-        phase = schedule(observations)
-        if phase is Phase.TRIGGER:
-            before = accuracy("test")
-            falls.append(before - after)
-            after = before
+        phase = course.next_phase()
         with own_code(defence), own_code(attack):
             result = simulation.round(phase, batches["trigger"] if phase is Phase.TRIGGER else None)
-        record = result.record
         dropped += len(result.faults)
-        records.append(record)
-        observations.append(Observation(record, accuracy("monitor")))
-        shown = phase is Phase.TRIGGER or (len(records) - 1) % recipe.compute.test_every == 0
-        if shown:
-            falls.append((now := accuracy("test")) - after)
-            after = now
         out.append(
             {
                 "attack": attack.label,
                 "defence": defence.label,
                 "seed": seed,
-                **record.to_dict(),
+                **result.record.to_dict(),
                 "poisoned": _poisoned(simulation, phase),
                 "derivatives": None if campaign.derivatives is None else campaign.derivatives.used(),
-                "monitor_accuracy": observations[-1].accuracy,
-                "test_accuracy": after if shown else None,
+                **course.take(result.record),
                 "clients_dropped": dict(result.faults),
             }
         )
@@ -94,21 +75,11 @@ def run_federated_cell(
         "attack": attack.label,
         "defence": defence.label,
         "seed": seed,
-        "acc_start": start,
-        "acc_before": before,
-        "acc_after": after,
-        "drop": after - before,
-        "steps": sum(r.phase is Phase.ACCUMULATE for r in records),
-        "stopped_by": schedule.stopped_by(observations[:-1]),
-        "rejected": sum(not r.verdict.committed for r in records),
-        "screened": screened(records),
-        "seconds": time.perf_counter() - started,
+        **course.row(learner.guard),
         "cost": None,  # of a step alone it would leave out what clients compute, and count the rule as plain
-        "worst_step": min(0.0, *falls),
         "dropped_clients": dropped,
     }
-    monitor = {"monitor_start": observations[0].accuracy, "monitor_before": observations[-2].accuracy}
-    out.finish({"row": row, **monitor, "monitor_after": observations[-1].accuracy}, None)
+    out.finish({"row": row, **course.monitored()}, None)
 
 
 def _poisoned(simulation: Simulation, phase: Phase) -> int:

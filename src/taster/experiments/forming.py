@@ -12,7 +12,6 @@ from taster.attacks.injection import Injection
 from taster.types import Batch
 from taster.view import View
 
-_CHUNK = 1000
 _FRAMES = 10
 """Iterations shown as pictures."""
 
@@ -36,8 +35,8 @@ def replay(forming: Forming, view: View, rate: float, test: Batch) -> dict[str, 
         "processor": forming.processor,
         "prepared": forming.prepared,
         "loss": [loss if abs(loss) < float("inf") else None for loss in forming.losses],
-        "accuracy": [_accuracy(view, injection.update(batch), test) for batch in forming.batches],
-        "untouched": _accuracy(view, {}, test),
+        "accuracy": [view.accuracy(test.x, test.y, params=injection.update(batch)) for batch in forming.batches],
+        "untouched": view.accuracy(test.x, test.y),
     }
 
 
@@ -60,12 +59,3 @@ def frames(forming: Forming, clean: Batch) -> Tensor:
     which = int(moved.int().argmax())
     shown = sorted({round(i * last / (_FRAMES - 1)) for i in range(_FRAMES)})
     return torch.stack([forming.batches[i].x[which] for i in shown]).cpu()
-
-
-def _accuracy(view: View, params: dict[str, Tensor], test: Batch) -> float:
-    right = 0
-    with torch.no_grad():
-        for start in range(0, len(test), _CHUNK):
-            x, y = test.x[start : start + _CHUNK], test.y[start : start + _CHUNK]
-            right += int((view.forward(x, params=params).argmax(1) == y).sum())
-    return 100.0 * right / len(test)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,8 +10,6 @@ from taster.federated.clients import ClientUpdates, Reply, receive, vetted
 from taster.learner import Learner
 from taster.step import guarded_step
 from taster.types import StepRecord
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,5 @@ class Server:
 
     def _step(self, updates: ClientUpdates) -> Round:
         record = guarded_step(self.learner, updates, self.learner.guard, aggregated(self.rule))
-        if not record.verdict.committed:
-            verdict = record.verdict
-            _log.warning("round %d: %s by %s: %s", record.step, verdict.action.name, verdict.stage, verdict.reason)
+        self.learner.account(record, updates)
         return Round(record, updates.faults)
