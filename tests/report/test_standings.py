@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from taster.experiments import RunDirectory, read_recipe, run_recipe
 from taster.report import summarise, write_report
+from taster.report.opening import sentences
 from taster.report.standings import HEADINGS, standings
 
 FIGURES = {
@@ -66,3 +68,20 @@ def test_the_page_shows_how_defences_stand_and_what_gates_promise(
     table = page[page.index("What the gates promise") :]
     bounds = [f"{p['fall']:.1f}" for p in promises]
     assert re.findall(r"<td>(\d+\.\d)</td>", table)[:2] == [min(bounds, key=float), max(bounds, key=float)]
+
+
+def test_a_page_of_many_defences_opens_with_the_best_and_the_worst_of_them() -> None:
+    figures = {}
+    for i, defence in enumerate(["bare", "gate", "clip", "screen", "mix"]):
+        figures["honest", defence] = (91.0, 0.0, 0)
+        figures["noise", defence] = (91.0 - 10 * i if i else 20.0, -1.0, 0)
+        figures["flip", defence] = (60.0, -1.0, 0) if defence == "clip" else (90.5, -1.0, 0)
+    lines = summarise(rows(figures))
+    labels = dict.fromkeys(line.defence for line in lines)
+    names = [SimpleNamespace(name="none" if label == "bare" else label, label=label) for label in labels]
+    recipe = SimpleNamespace(model=SimpleNamespace(name="net"), data=SimpleNamespace(source="d"), attack=[1, 2, 3])
+    recipe.defence = names
+    done, stand = sentences(recipe, lines, standings(lines, "honest", "bare"))  # type: ignore[arg-type]
+    assert "behind each of 5 defences" in done
+    assert "was −71.0 points (noise) with no defence, −10.0 points (noise) behind gate, which lost least, and" in stand
+    assert stand.endswith("−40.0 points (noise) behind mix, which lost most.")

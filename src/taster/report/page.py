@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from taster.report.forming import LEGEND as FORMING_LEGEND
 from taster.report.forming import formation, forming_lines
 from taster.report.grid import LEGEND as GRID_LEGEND
 from taster.report.grid import grid
+from taster.report.opening import sentences
 from taster.report.pictures import magnified_difference, strip
 from taster.report.score_figures import distributions, over_past, over_radius, past_plot, radius_plot
 from taster.report.scores import HEADINGS as SCORE_HEADINGS
@@ -27,7 +27,8 @@ from taster.report.scores import ScoreLine, score_lines
 from taster.report.standings import HEADINGS as STANDING_HEADINGS
 from taster.report.standings import LEGEND as STANDING_LEGEND
 from taster.report.standings import standings
-from taster.report.summary import Line, Spread, legend, summarise, tabulated, worst
+from taster.report.summary import legend, summarise, tabulated
+from taster.report.tallies import derivatives, promises, refusals
 
 if TYPE_CHECKING:
     from taster.experiments.recipe import Recipe
@@ -65,12 +66,14 @@ def write_report(run: RunDirectory) -> Path:
         (defence, _draw(run, f"forming-{i}", partial(formation, cells, attacks, defence)))
         for i, defence in enumerate(defences, 1)
     ]
+    plain = _named([entry for entry in recipe.defence if not entry.plus], "none")
+    standing = standings(lines, _named(recipe.attack, "none"), plain)
     wanted = len(attacks) * len(defences) * len(recipe.seeds)
     page = _template().render(
         recipe=recipe,
         toml=recipe.to_toml(),
         environment=run.environment(),
-        sentences=sentences(recipe, lines),
+        sentences=sentences(recipe, lines, standing),
         unfinished=wanted - len(cells),
         wanted=wanted,
         headings=heads,
@@ -92,9 +95,7 @@ def write_report(run: RunDirectory) -> Path:
         refusals=refusals(cells),
         derivatives=derivatives(cells),
         promises=promises(cells),
-        standings=standings(
-            lines, _named(recipe.attack, "none"), _named([entry for entry in recipe.defence if not entry.plus], "none")
-        ),
+        standings=standing,
         standing_headings=STANDING_HEADINGS,
         standing_legend=STANDING_LEGEND,
         scores=found,
@@ -149,51 +150,6 @@ def _named(entries: Sequence[Any], name: str) -> str | None:
     return next((entry.label for entry in entries if entry.name == name), None)
 
 
-def promises(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each defence whose gate promises something: the range of what it does over its cells."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for cell in cells:
-        if cell["row"].get("promise"):
-            found.setdefault(cell["row"]["defence"], []).append(cell["row"]["promise"])
-    return [
-        {
-            "defence": defence,
-            "samples": given[0]["samples"],
-            "confidence": given[0]["confidence"],
-            "churn": given[0]["churn"],
-            "least": min(given, key=lambda p: p["fall"]),
-            "most": max(given, key=lambda p: p["fall"]),
-        }
-        for defence, given in found.items()
-    ]
-
-
-def sentences(recipe: Any, lines: list[Line]) -> list[str]:
-    """What was done, and what came of it."""
-    start = Spread.of([line.start.mean for line in lines]).mean
-    seeds = max(line.seeds for line in lines)
-    names = [entry.name for entry in recipe.defence]
-    behind = f"behind each of {len(names)} defences" if len(names) > 1 else f"behind {recipe.defence[0].label}"
-    behind = "with no defence" if names == ["none"] else behind
-    done = (
-        f"A {recipe.model.name} trained on {recipe.data.source} to {start:.1f} % test accuracy went on learning from a "
-        f"live stream, while {len(recipe.attack)} attacks (controls among them) tried to break it {behind}, "
-        f"with {seeds} seed{'s' if seeds > 1 else ''} each."
-    )
-    open_names = {entry.label for entry in recipe.defence if entry.name == "none"}
-    hurt = worst([line for line in lines if line.defence in open_names] or lines)
-    if hurt.defence not in open_names:
-        drop = hurt.drop.text(sign=True)
-        return [done, f"The greatest drop in one step was {drop} points, by “{hurt.attack}” against {hurt.defence}."]
-    others = [line for line in lines if line.attack == hurt.attack and line.defence not in open_names]
-    held = "; ".join(f"behind {line.defence} by {line.drop.text(sign=True)}" for line in others)
-    came = (
-        f"With no defence, “{hurt.attack}” did most harm: its one trigger step changed the accuracy by "
-        f"{hurt.drop.text(sign=True)} points" + (f"; {held}." if held else ".")
-    )
-    return [done, came]
-
-
 def pictures(cells: list[dict[str, Any]], attacks: list[str]) -> list[dict[str, Any]]:
     """For each attack that changes samples: strips of clean, poisoned and difference, of stream and trigger."""
     shown: list[dict[str, Any]] = []
@@ -234,42 +190,6 @@ def forming_strips(cells: list[dict[str, Any]], attacks: list[str]) -> list[tupl
         if cell is not None:
             shown.append((attack, _data_uri(strip(cell["cell"].images()["forming"]), "image/png")))
     return shown
-
-
-def refusals(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What each guard refused of each attack, by phase, with the reason it gave for the first."""
-    counts: Counter[tuple[str, str, str, str]] = Counter()
-    reasons: dict[tuple[str, str, str, str], str] = {}
-    fed: Counter[tuple[str, str, str]] = Counter()
-    for cell in cells:
-        for step in cell["steps"]:
-            where = (step["defence"], step["attack"], step["phase"])
-            fed[where] += 1
-            if step["verdict"] != "COMMIT":
-                counts[(*where, step["stage"])] += 1
-                reasons.setdefault((*where, step["stage"]), step["reason"])
-    return [
-        {
-            "defence": defence,
-            "attack": attack,
-            "phase": phase,
-            "stage": stage,
-            "count": count,
-            "fed": fed[(defence, attack, phase)],
-            "reason": reasons[(defence, attack, phase, stage)],
-        }
-        for (defence, attack, phase, stage), count in counts.items()
-    ]
-
-
-def derivatives(cells: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """How each attack's derivatives were computed, with what fell back to another way; the attacks of each."""
-    found: dict[str, list[str]] = {}
-    for cell in cells:
-        for step in cell["steps"]:
-            if step["derivatives"] is not None and step["attack"] not in found.setdefault(step["derivatives"], []):
-                found[step["derivatives"]].append(step["attack"])
-    return found
 
 
 def _template() -> jinja2.Template:

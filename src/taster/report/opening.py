@@ -1,0 +1,59 @@
+"""The first sentences of a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from taster.report.standings import Standing
+from taster.report.summary import Line, Spread, worst
+
+if TYPE_CHECKING:
+    from taster.experiments.recipe import Recipe
+
+_FEW = 4
+"""Defences that one sentence can go through one by one."""
+
+
+def sentences(recipe: Recipe, lines: list[Line], standing: Sequence[Standing]) -> list[str]:
+    """What was done, and what came of it: of a run with many defences, how the best and the worst of them stand."""
+    start = Spread.of([line.start.mean for line in lines]).mean
+    seeds = max(line.seeds for line in lines)
+    names = [entry.name for entry in recipe.defence]
+    behind = f"behind each of {len(names)} defences" if len(names) > 1 else f"behind {recipe.defence[0].label}"
+    behind = "with no defence" if names == ["none"] else behind
+    done = (
+        f"A {recipe.model.name} trained on {recipe.data.source} to {start:.1f} % test accuracy went on learning from a "
+        f"live stream, while {len(recipe.attack)} attacks (controls among them) tried to break it {behind}, "
+        f"with {seeds} seed{'s' if seeds > 1 else ''} each."
+    )
+    open_names = {entry.label for entry in recipe.defence if entry.name == "none"}
+    if len(names) > _FEW and standing:
+        return [done, _stand(standing, open_names)]
+    hurt = worst([line for line in lines if line.defence in open_names] or lines)
+    if hurt.defence not in open_names:
+        drop = hurt.drop.text(sign=True)
+        return [done, f"The greatest drop in one step was {drop} points, by “{hurt.attack}” against {hurt.defence}."]
+    others = [line for line in lines if line.attack == hurt.attack and line.defence not in open_names]
+    held = "; ".join(f"behind {line.defence} by {line.drop.text(sign=True)}" for line in others)
+    came = (
+        f"With no defence, “{hurt.attack}” did most harm: its one trigger step changed the accuracy by "
+        f"{hurt.drop.text(sign=True)} points" + (f"; {held}." if held else ".")
+    )
+    return [done, came]
+
+
+def _stand(standing: Sequence[Standing], undefended: set[str]) -> str:
+    """How the defences that lost least and most stand beside none."""
+
+    def end(one: Standing) -> str:
+        return f"{Spread(one.final, None).text(sign=True)} points ({one.final_by})"
+
+    none = next(one for one in standing if one.defence in undefended)
+    others = sorted((one for one in standing if one.defence not in undefended), key=lambda one: -one.final)
+    best, last = others[0], others[-1]
+    return (
+        "Under the attack that is worst for each, accuracy at the end, beside that of the stream which nobody attacks, "
+        f"was {end(none)} with no defence, {end(best)} behind {best.defence}, which lost least, and {end(last)} behind "
+        f"{last.defence}, which lost most."
+    )
