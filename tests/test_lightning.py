@@ -203,3 +203,35 @@ def test_several_optimizers_are_refused_by_name() -> None:
 
     with pytest.raises(GuardError, match="2 optimizers, wanted one"):
         fit(Both(), GuardCallback(Guard()))
+
+
+def test_a_checkpoint_in_the_middle_of_a_step_holds_no_update_that_is_not_judged(tmp_path: Path) -> None:
+    whole, seen = [], []
+
+    class Saves:
+        name = "saves"
+
+        def __call__(self, change: Change) -> Verdict:
+            if change.step == 3:
+                whole.append(change.before.params)
+                assert any(not torch.equal(change.after.params[name], value) for name, value in whole[0].items())
+                seen.append(callback.learner.unsettled)
+                trainer.save_checkpoint(tmp_path / "signal.ckpt")
+            return COMMIT
+
+    callback = GuardCallback(Guard(gates=[Saves()]))
+    trainer = lightning.Trainer(
+        max_epochs=1, callbacks=[callback], logger=False, enable_progress_bar=False, enable_model_summary=False,
+        accelerator="cpu", enable_checkpointing=False,
+    )  # fmt: skip
+    module = Module()
+    trainer.fit(module, loader())
+    assert seen == [True]
+    assert not callback.learner.unsettled
+    saved = torch.load(tmp_path / "signal.ckpt", weights_only=True)
+    for name, value in whole[0].items():
+        assert torch.equal(saved["state_dict"][name], value)
+    shorter = fit(Module(), limit_train_batches=3).optimizers[0].state_dict()["state"]
+    for i, entry in saved["optimizer_states"][0]["state"].items():
+        assert torch.equal(entry["momentum_buffer"], shorter[i]["momentum_buffer"])
+    assert saved["callbacks"][callback.state_key]["steps"] == 3

@@ -200,6 +200,11 @@ class Learner:
             self.history.forget_after(snapshot.step)
         self._changed()
 
+    @property
+    def unsettled(self) -> bool:
+        """Whether a step is being made, so that model and optimizer may hold an update that is not judged yet."""
+        return self._state.in_use
+
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on: model, optimizer, guard, history and count of steps.
 
@@ -207,7 +212,7 @@ class Learner:
         `torch.nn.Module.state_dict`. Asked in the middle of a step, by a signal handler say, it is the state before the
         step (copied): an update that has not been judged is in no checkpoint.
         """
-        if self._state.in_use:
+        if self.unsettled:
             model, optimizer = self._state.state_dicts()
         else:
             model, optimizer = dict(self.model.state_dict()), self.optimizer.state_dict()

@@ -25,7 +25,8 @@ class GuardCallback(Callback):
 
     The module's own `training_step`, its precision, its gradient clipping and its schedulers stay in force: the guard
     is put around the optimizer's step. A refused update is undone, and counts as a step. The guard's state goes into
-    Lightning's checkpoints with the callback's, and those that its callbacks write are written after the verdict.
+    Lightning's checkpoints with the callback's. What they hold has been judged; only one of weights alone
+    (`save_weights_only`), written by a signal's handler in the middle of a step, holds what is there.
 
     Args:
         guard: the stages each batch passes. Screens change the batch before the module sees it; they may drop and
@@ -128,6 +129,12 @@ class GuardCallback(Callback):
             return {}
         state = self._learner.state_dict()
         return {name: state[name] for name in ("steps", "guard", "history", "refused")}
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Where a checkpoint is asked for in the middle of a step, by a signal say, it is of the state before it."""
+        if self._learner is not None and self._learner.unsettled:
+            state = self._learner.state_dict()
+            checkpoint["state_dict"], checkpoint["optimizer_states"] = state["model"], [state["optimizer"]]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Taken up when fitting begins."""
