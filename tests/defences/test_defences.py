@@ -11,6 +11,7 @@ from tests.conftest import full_state, same_state, tiny_batch, tiny_learner
 from taster import Batch, Guard, History, Learner
 from taster.defences import DEFENCES, clipping, dagc, probe_gate, probe_projection, quantile_clipping
 from taster.errors import CheckpointError, GuardError, HistoryError
+from taster.stages import Change
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
@@ -192,6 +193,31 @@ def test_harm_to_one_class_does_not_hide_in_the_mean() -> None:
 
     assert any(", class 1," in reason for reason in refusals(5.0))
     assert refusals(None) == []
+
+
+class Seen:
+    """A view of a model that says this of the probe."""
+
+    def __init__(self, said: torch.Tensor) -> None:
+        self.said, self.moment, self.past = said, object(), ()
+
+    def outputs(self, x: torch.Tensor, chunk: int) -> torch.Tensor:
+        return 8.0 * torch.nn.functional.one_hot(self.said, 3)
+
+    def losses(self, output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(output, y, reduction="none")
+
+
+@pytest.mark.parametrize(("forgotten", "refused"), [(10, False), (60, True)])
+def test_harm_to_one_class_does_not_hide_where_the_loss_gets_better(forgotten: int, refused: bool) -> None:
+    """A new class is learned, and of an old one of 200 samples some are forgotten for it."""
+    y = torch.arange(600) % 3
+    (gate,) = probe_gate(Batch(torch.zeros(600, 1, 6, 6), y)).gates
+    before, after = torch.where(y == 2, 0, y), y.clone()
+    after[(y == 1).nonzero().squeeze(1)[:forgotten]] = 2
+    verdict = gate(Change(0, tiny_batch(), {}, 1.0, Seen(before), Seen(after)))  # type: ignore[arg-type]
+    assert verdict.committed is not refused
+    assert ("accuracy on the probe, class 1, would fall by 30.0 points" in verdict.reason) is refused
 
 
 def test_checked_now_and_then_it_goes_back_to_the_last_check() -> None:

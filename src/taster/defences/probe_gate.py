@@ -48,8 +48,8 @@ def probe_gate(
         accuracy                                  McNemar's
         the mean probability of the true class    Student's, which tells harm from fewer samples
 
-    What is new to a model costs it confidence, and other classes room, before it pays in accuracy: where there is
-    evidence, by Student's test too, that the loss has got better, accuracy over all samples alone is asked for.
+    What is new to a model costs it confidence before it pays in accuracy: where there is evidence, by Student's test
+    too, that the loss has got better, accuracy alone is asked for.
 
     The anchor is the state at the first step; it moves up where a test of that kind says, that the accuracy
     has grown, and never down. Each test is made overall and, with half its level, class by class, so that harm to one
@@ -167,11 +167,11 @@ class _Accuracy:
             ("right", "accuracy", accuracy_fell),
             ("probability", "probability of the true class", mean_fell),
         )
-        # What is new to the model costs it confidence and room for the old before it pays in accuracy; in the loss it
-        # pays at once.
+        # What is new to the model costs it confidence in the old before it pays in accuracy; in the loss it pays at
+        # once.
         learned = mean_fell(before["loss"], now["loss"]) < self._level / _TESTS
         for name, what, fell in tests[:1] if learned else tests:
-            for group in self._groups[:1] if learned else self._groups:
+            for group in self._groups:
                 then, there = before[name][group.mask], now[name][group.mask]
                 tolerance = 0.0 if alarmed and group.name == "" else group.tolerance
                 p = fell(then, there, tolerance / 100)
