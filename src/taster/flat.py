@@ -1,4 +1,4 @@
-"""Gradients as vectors."""
+"""Gradients as vectors, and rows of them."""
 
 from __future__ import annotations
 
@@ -19,3 +19,16 @@ def unflattened(vector: Tensor, like: Mapping[str, Tensor]) -> Tensors:
     """A vector [d] as tensors of these names and shapes, in their order; views of the vector."""
     parts = torch.split(vector, [value.numel() for value in like.values()])
     return {name: part.reshape(value.shape) for (name, value), part in zip(like.items(), parts, strict=True)}
+
+
+def finite_rows(values: Tensor) -> Tensor:
+    """Which rows of [m, d] hold neither NaN nor infinity, [m]; read once, with nothing beside it of the matrix's size.
+
+    A sum is finite only where all that went into it is. Where it is not, large numbers may have made it so: there the
+    row's least and greatest number decide.
+    """
+    found = values.detach().sum(1).isfinite()
+    for i in (~found).nonzero().flatten().tolist():
+        low, high = torch.aminmax(values[i].detach())
+        found[i] = low.isfinite() & high.isfinite()
+    return found

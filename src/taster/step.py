@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from taster.errors import GuardError, SmallBatchError
+from taster.flat import finite_rows
 from taster.stages import Admitted, Change, Guard, Screen, T, Transform, stage_name
 from taster.types import COMMIT, Action, Batch, StepRecord, Tensors, Verdict, reject, worst
 from taster.view import View
@@ -136,7 +137,7 @@ def finite_values(admitted: Admitted[T], view: View) -> Admitted[T]:
         if all(_all_finite(t) for t in (item.x, item.y) if t.is_floating_point()):
             return admitted
         return admitted.drop(torch.ones(len(item), dtype=torch.bool), "samples or labels hold NaN or infinity")
-    bad = ~(item.values.isfinite().all(1) & item.weights.isfinite())
+    bad = ~(finite_rows(item.values) & item.weights.isfinite())
     return admitted.drop(bad, "the clients' updates hold NaN or infinity") if bool(bad.any()) else admitted
 
 

@@ -8,12 +8,23 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from taster.errors import SettingError, SmallBatchError
-from taster.federated import AGGREGATORS, bulyan, centred_clipping, geometric_median, krum, nearest_neighbour_mixing
-from taster.federated import geometry as geometry_module
+from taster.federated import (
+    AGGREGATORS,
+    blocks,
+    bulyan,
+    centred_clipping,
+    geometric_median,
+    krum,
+    nearest_neighbour_mixing,
+)
+from taster.federated.coordinates import nearest_to_median
 from taster.federated.fltrust import TrustIn
-from taster.federated.geometry import Geometry, gram
+from taster.federated.geometry import Geometry, gram, squared_norms
+from taster.flat import finite_rows
 
 Rows = list[list[float]]
 
@@ -95,7 +106,8 @@ def brute_centred_clipping(rows: Rows, weights: list[float], bound: float, steps
         moves = []
         for row in rows:
             size = math.sqrt(squared(row, v))
-            moves.append([(a - b) * min(1.0, bound / size) for a, b in zip(row, v, strict=True)])
+            share = min(1.0, bound / size) if size else 1.0
+            moves.append([(a - b) * share for a, b in zip(row, v, strict=True)])
         v = [a + b for a, b in zip(v, column_mean(moves), strict=True)]
     return v
 
@@ -226,17 +238,126 @@ def test_distances_of_updates_that_lie_close_together_beside_one_far_away_are_to
     assert krum(byzantine=2)(values, torch.ones(9)).double().tolist() == expected
 
 
-@pytest.mark.parametrize("name", [name for name in AGGREGATORS if name != "fltrust"])
-def test_blocks_of_columns_change_nothing_and_stay_small(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = RULES[name][0] if name in RULES else {}
-    values, weights = setting(11, d=1000)
-    whole = AGGREGATORS[name](**options)(values, weights)
-    monkeypatch.setattr(geometry_module, "_BLOCK", 11 * 7)
-    seen: list[int] = []
-    plain = torch.Tensor.double
-    monkeypatch.setattr(torch.Tensor, "double", lambda self: (seen.append(self.numel()), plain(self))[1])
-    torch.testing.assert_close(AGGREGATORS[name](**options)(values, weights), whole)
-    assert max(seen, default=0) <= 11 * 11  # a block, or one number for each pair of clients
+class Largest(TorchDispatchMode):
+    """Watches how many numbers the largest tensor has that anything computes; views of others do not count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        before = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+        for t in tree_leaves(out):
+            if isinstance(t, torch.Tensor) and t.untyped_storage().data_ptr() not in before:
+                self.numbers = max(self.numbers, t.numel())
+        return out
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("name", "rule"), [*every_rule(), ("fltrust", TrustIn(torch.linspace(-1, 2, 1000)))])
+def test_blocks_of_columns_change_nothing_and_stay_small(name: str, rule, dtype, monkeypatch) -> None:
+    if name == "fltrust":
+        rule = TrustIn(torch.linspace(-1, 2, 1000, dtype=dtype))
+    values, weights = (t.to(dtype) for t in setting(11, d=1000))
+    whole = rule(values, weights)
+    monkeypatch.setitem(blocks._NUMBERS, "cpu", 11 * 7)
+    with Largest() as largest:
+        found = rule(values, weights)
+    torch.testing.assert_close(found, whole)
+    assert largest.numbers <= 1000  # the result; blocks have 77 numbers, pairs of clients 121
+    with Largest() as largest:
+        values.isfinite().all(1)
+    assert largest.numbers == 11_000  # such a mask would be seen
+
+
+NASTY = {
+    "close together, far from zero": lambda v: 1000 + 1e-3 * v,
+    "a liar far out": lambda v: torch.cat([v[:1] * 1e6, v[1:]]),
+    "twins": lambda v: torch.cat([v[:6], v[1:6]]),
+    "equal but for signs": lambda v: 0.1 * v.sign(),
+    "squares over the range of float32": lambda v: torch.cat([v[:1] * 1e25, v[1:]]),
+    "squares under it": lambda v: 1e-25 * v,
+    "one of nothing but zeros": lambda v: torch.cat([0 * v[:1], v[1:]]),
+}
+
+
+@pytest.mark.parametrize("case", NASTY)
+@pytest.mark.parametrize(
+    ("name", "bound"),
+    [*((name, 0.5) for name in [*RULES, "fltrust"]), ("centred_clipping", 1e4), ("update_clipping", 1e4)],
+)
+def test_float32_holds_what_is_hard_for_it(name: str, case: str, bound: float, monkeypatch) -> None:
+    g = torch.Generator().manual_seed(3)
+    values = NASTY[case](torch.randn(11, 300, generator=g)).float()
+    exact, weights = values.double(), torch.ones(11)
+    monkeypatch.setitem(blocks._NUMBERS, "cpu", 11 * 64)
+    options = {key: value for key, value in RULES.get(name, ({},))[0].items() if key != "bound"}
+    if name in ("centred_clipping", "update_clipping"):
+        options["bound"] = bound * float(exact[1].norm())
+    make = (lambda **_: TrustIn(values[2])) if name == "fltrust" else AGGREGATORS[name]
+    found = make(**options)(values, weights)
+    expected = brute(name, exact, options)
+    # Of a sum no more can be asked than float32 has of its largest term.
+    scale = (
+        float(exact.abs().amax()) if name in ("mean", "centred_clipping") and bound > 1 else float(expected.abs().max())
+    )
+    torch.testing.assert_close(found.double(), expected, rtol=3e-6, atol=3e-6 * scale)
+
+
+def brute(name: str, exact: torch.Tensor, options: dict) -> torch.Tensor:
+    if name == "fltrust":
+        cosines = torch.nn.functional.cosine_similarity(exact, exact[2:3], dim=1, eps=0).nan_to_num().clamp_min(0)
+        unit = torch.nn.functional.normalize(exact, dim=1, eps=1e-300)
+        return (cosines[:, None] * unit).sum(0) / cosines.sum() * exact[2].norm()
+    rows, weights = exact.tolist(), [1.0] * len(exact)
+    if name == "centred_clipping":
+        return torch.tensor(brute_centred_clipping(rows, weights, options["bound"], 3), dtype=torch.float64)
+    if name == "update_clipping":
+        sizes = torch.linalg.vector_norm(exact, dim=1, keepdim=True).clamp_min(1e-300)
+        return (exact * (options["bound"] / sizes).clamp_max(1)).mean(0)
+    return torch.tensor(RULES[name][1](rows, weights), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("number", [0.1, 1 / 3, 0.7, 1.1])
+def test_norms_and_products_of_many_equal_numbers_do_not_drift(number: float) -> None:
+    values = torch.full((3, 400_000), number)
+    square = values[0].double().square().sum()
+    torch.testing.assert_close(squared_norms(values), square.expand(3), rtol=1e-6, atol=0)
+    z = torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64)
+    torch.testing.assert_close(Geometry(values).products(z), square.expand(3), rtol=1e-6, atol=0)
+
+
+def test_trust_that_is_hardly_there_is_taken_in_float64() -> None:
+    g = torch.Generator().manual_seed(0)
+    values, own = torch.randn(9, 4000, generator=g), torch.zeros(4000)
+    own[:2000] = 1.0
+    values[:, :2000] -= values[:, :2000].double().mean(1, keepdim=True).float() - 1e-7  # cosines of some 1e-7
+    cosines = (values.double() @ own.double() / own.double().norm() / values.double().norm(dim=1)).clamp_min(0)
+    assert 0 < float(cosines.sum()) < 1e-5
+    unit = values.double() / values.double().norm(dim=1, keepdim=True)
+    expected = own.double().norm() * (cosines @ unit) / cosines.sum()
+    torch.testing.assert_close(TrustIn(own)(values, torch.ones(9)).double(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 20])
+def test_centred_clipping_is_its_definition_for_few_steps_and_many(steps: int) -> None:
+    values, weights = setting(12)
+    expected = torch.tensor(brute_centred_clipping(values.tolist(), [], 1.5, steps), dtype=torch.float64)
+    rule = centred_clipping(bound=1.5, steps=steps)
+    torch.testing.assert_close(rule(values, weights), expected)
+    torch.testing.assert_close(rule(values.float(), weights.float()).double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 8, 9])
+def test_the_nearest_to_the_median_among_ties_are_the_smaller(count: int) -> None:
+    g = torch.Generator().manual_seed(0)
+    part = torch.randint(-3, 4, (9, 500), generator=g).double()  # full of ties
+    found = nearest_to_median(count)(part)
+    for column, mean_of_nearest in zip(part.t().tolist(), found.tolist(), strict=True):
+        middle = sorted(column)[4]
+        near = sorted(column, key=lambda v, middle=middle: (abs(v - middle), v))[:count]
+        assert mean_of_nearest == pytest.approx(math.fsum(near) / count, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -259,3 +380,23 @@ def test_settings_are_checked() -> None:
 def test_the_gram_matrix_is_exact() -> None:
     values = torch.randn(6, 5000, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(gram(values), values.double() @ values.double().t(), rtol=1e-12, atol=1e-9)
+
+
+@pytest.mark.parametrize("m", [1, 23, 24, 25, 60])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_tiles_make_up_the_whole_gram_matrix(m: int, dtype: torch.dtype) -> None:
+    values = torch.randn(m, 500, generator=torch.Generator().manual_seed(0)).to(dtype)
+    found = gram(values)
+    assert torch.equal(found, found.t())
+    torch.testing.assert_close(found, values.double() @ values.double().t(), rtol=1e-12, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_finite_rows_are_those_without_nan_and_infinity_however_large_their_numbers(dtype: torch.dtype) -> None:
+    values = torch.ones(6, 70, dtype=dtype)
+    values[1, 3] = math.nan
+    values[2, 69] = math.inf
+    values[3, :2] = torch.tensor([math.inf, -math.inf])
+    values[4] = torch.finfo(dtype).max  # the sum is infinite, no number is
+    values[5, 0] = -math.inf
+    assert finite_rows(values).tolist() == [True, False, False, False, True, False]

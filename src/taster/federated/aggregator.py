@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from taster.errors import SmallBatchError
-from taster.federated.geometry import Geometry, column_blocks
+from taster.federated.blocks import column_blocks
+from taster.federated.geometry import Geometry
 
 Mix = Callable[[Geometry, Tensor], Tensor]
 """From the rows' geometry and their weights [m] to what is made of the rows: a matrix [r, m] that mixes them, or whole

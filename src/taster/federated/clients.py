@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from taster.errors import BatchError
+from taster.flat import finite_rows
 from taster.types import Updates
 
 _log = logging.getLogger(__name__)
@@ -113,8 +114,7 @@ def vetted(updates: ClientUpdates, heaviest: float = 10.0) -> ClientUpdates:
     faults = dict(updates.faults)
     named = Counter(updates.clients)
     weights = updates.weights.clone()
-    low, high = torch.aminmax(updates.values, dim=1)
-    finite = (low.isfinite() & high.isfinite()).tolist()
+    finite = finite_rows(updates.values).tolist()
     claimed = weights.tolist()
     sound = [w for w, name in zip(claimed, updates.clients, strict=True) if name not in faults and 0 < w < float("inf")]
     bound = heaviest * float(torch.tensor(sound).median()) if sound else 0.0

@@ -51,13 +51,15 @@ def nearest_to_median(count: int) -> Callable[[Tensor], Tensor]:
 
     def merge(part: Tensor) -> Tensor:
         columns = ordered(part)
-        middle = (len(part) - 1) // 2
-        centre = (columns[:, middle] + columns[:, len(part) - 1 - middle]) / 2
-        # In order, the nearest stand side by side: of all windows of so many the one that reaches least far.
-        windows = columns.unfold(1, count, 1)
-        reach = torch.maximum(centre[:, None] - windows[:, :, 0], windows[:, :, -1] - centre[:, None])
-        best = reach.argmin(1)
-        return windows.gather(1, best[:, None, None].expand(-1, 1, count)).mean((1, 2))
+        clients = columns.shape[1]
+        middle = (clients - 1) // 2
+        centre = ((columns[:, middle] + columns[:, clients - 1 - middle]) / 2)[:, None]
+        # In order, the nearest stand side by side. A window of so many moves on while the next value is nearer than
+        # the first, and that once false stays so: how often it is true is where the window comes to lie.
+        first = ((columns[:, count:] - centre) < (centre - columns[:, : clients - count])).sum(1)
+        first += torch.arange(0, columns.numel(), clients, device=columns.device)
+        windows = columns.as_strided((columns.numel() - count + 1, count), (1, 1))
+        return windows.index_select(0, first).mean(1)
 
     return merge
 

@@ -8,11 +8,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from taster.federated.geometry import column_blocks
+from taster.federated.blocks import column_blocks, in_float64
+from taster.federated.geometry import products, squared_norms
 from taster.flat import flatten
 from taster.settings import checked
 from taster.types import Batch
 from taster.view import View
+
+_CLEAR = 0.1
+"""What the trust in all clients has to come to for float32 products, off by some 1e-7 each, to do."""
 
 
 @checked
@@ -56,15 +60,21 @@ class TrustIn:
 
     def __call__(self, values: Tensor, weights: Tensor) -> Tensor:  # noqa: ARG002 (the signature of a rule)
         """The aggregate, [d]."""
-        products = torch.zeros(len(values), dtype=torch.float64, device=values.device)
-        squares = torch.zeros_like(products)
-        for block in column_blocks(values):
-            part = values[:, block].double()
-            products += part @ self._own[block].double()
-            squares += part.square().sum(1)
         tiny = torch.finfo(torch.float64).tiny
-        norms, length = squares.sqrt().clamp_min(tiny), torch.linalg.vector_norm(self._own.double())
-        trust = (products / (norms * length.clamp_min(tiny))).clamp_min(0)
+        length = torch.linalg.vector_norm(self._own, dtype=torch.float64).clamp_min(tiny)
+        unit = self._own / length
+        norms = squared_norms(values).sqrt().clamp_min(tiny)
+        trust = (products(values, lambda _, block: unit[block]) / norms).clamp_min(0)
+        if not float(trust.sum()) > _CLEAR:
+            trust = (_exact(values, self._own) / (norms * length)).clamp_min(0)
         shares = trust / trust.sum().clamp_min(tiny) * length / norms
         found: Tensor = shares.to(values.dtype) @ values
         return found
+
+
+def _exact(values: Tensor, own: Tensor) -> Tensor:
+    """Products of the rows with [d], [m], all in float64."""
+    found = torch.zeros(len(values), dtype=torch.float64, device=values.device)
+    for part, block in zip(in_float64(values), column_blocks(values), strict=True):
+        found.addmv_(part, own[block].double())
+    return found
