@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-_NUMBERS = {"cpu": 2**19}
-"""Numbers in a block, by the kind of device; on a CPU a few MB, which its caches hold."""
+_NUMBERS = {"cpu": 2**18}
+"""Numbers in a block, by the kind of device; on a CPU a megabyte or two, which its caches hold."""
 _ELSEWHERE = 2**24
 """Numbers in a block on other devices, where a call costs more and caches matter less."""
 

