@@ -97,6 +97,14 @@ def run(
         int | None,
         typer.Option(min=1, help="Worker processes; by default as many as fit the cores, one on a GPU."),
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="local|flower",
+            help="What a recipe with [federated] runs on: this machine's processes, clients computed together (local, "
+            "the default), or Flower's simulation on Ray, each client a node. To resume: the run's own.",
+        ),
+    ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -118,7 +126,7 @@ def run(
     directory = _directory(chosen.name, out, resume)
     with _progress(quiet) as progress:
         try:
-            rows = run_recipe(chosen, directory, resume=resume, jobs=jobs, watcher=_Bars(progress))
+            rows = run_recipe(chosen, directory, resume=resume, jobs=jobs, engine=engine, watcher=_Bars(progress))
         except KeyboardInterrupt:
             _messages.print(f"stopped; go on with: taster run ... --resume --out {directory}", highlight=False)
             raise typer.Exit(130) from None

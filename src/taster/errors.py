@@ -73,3 +73,7 @@ class QuarantineError(TasterError, ValueError):
 
 class WorkerError(TasterError, RuntimeError):
     """A worker process that ended without a result."""
+
+
+class ExtraError(TasterError, ImportError):
+    """Something was asked for that an extra of taster brings, which is not installed."""

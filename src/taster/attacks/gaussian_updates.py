@@ -17,6 +17,8 @@ from taster.view import View
 def gaussian_updates(generator: torch.Generator, *, scale: Annotated[float, Field(gt=0)] = 1.0) -> UpdateCampaign:
     """Each of the attacker's clients sends Gaussian noise, as long as s times an honest update on average.
 
+    A client by itself goes by the length of its own.
+
     Args:
         generator: draws it.
         scale: s.
@@ -31,4 +33,4 @@ def gaussian_updates(generator: torch.Generator, *, scale: Annotated[float, Fiel
         noise: Tensor = drawn * (scale * length / torch.linalg.vector_norm(drawn, dim=1, keepdim=True))
         return noise
 
-    return UpdateCampaign.always(send)
+    return UpdateCampaign.always(send, alone=True)

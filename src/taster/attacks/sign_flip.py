@@ -25,4 +25,4 @@ def sign_flip(*, scale: Annotated[float, Field(gt=0)] = 1.0) -> UpdateCampaign:
     def flip(collusion: Collusion, view: View) -> Tensor:
         return -scale * collusion.own
 
-    return UpdateCampaign.always(flip)
+    return UpdateCampaign.always(flip, alone=True)

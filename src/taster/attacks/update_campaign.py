@@ -87,17 +87,19 @@ class UpdateCampaign:
         accumulate: applied in each round of the accumulative phase.
         trigger: applied in the round of the trigger.
         derivatives: what both compute with; None for an attack that needs none.
+        alone: whether one client can do it that knows nothing but its own honest update.
     """
 
     budget: UpdateBudget = field(default_factory=UpdateBudget)
     accumulate: UpdateAttack | None = None
     trigger: UpdateAttack | None = None
     derivatives: Derivatives | None = None
+    alone: bool = False
 
     @classmethod
-    def always(cls, attack: UpdateAttack, budget: UpdateBudget | None = None) -> UpdateCampaign:
+    def always(cls, attack: UpdateAttack, budget: UpdateBudget | None = None, *, alone: bool = False) -> UpdateCampaign:
         """The same in both phases."""
-        return cls(budget or UpdateBudget(), attack, attack)
+        return cls(budget or UpdateBudget(), attack, attack, alone=alone)
 
     def sent(self, collusion: Collusion, view: View, phase: Phase) -> Tensor | None:
         """What the attacker's clients send in this phase, [k, d], within the budget; None where they are honest.

@@ -15,6 +15,7 @@ import torch
 import taster
 
 _PACKAGES = ("torch", "numpy", "scikit-learn", "datasets", "safetensors", "pydantic")
+_OF_ENGINE: dict[str, tuple[str, ...]] = {"flower": ("flwr", "ray")}
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -37,19 +38,20 @@ def pick_device(wanted: str) -> torch.device:
     return device
 
 
-def describe_environment(device: torch.device, threads: int, jobs: int) -> dict[str, Any]:
-    """Versions, device, threads, and the commit of taster's source where it is a checkout."""
+def describe_environment(device: torch.device, threads: int, jobs: int, engine: str = "local") -> dict[str, Any]:
+    """Versions, device, threads, engine, and the commit of taster's source where it is a checkout."""
     return {
         "taster": taster.__version__,
         "commit": _commit(),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: _version(name) for name in (*_PACKAGES, *_OF_ENGINE.get(engine, ()))},
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "processor": _processor(),
         "cpus": os.cpu_count(),
         "threads": threads,
         "jobs": jobs,
+        "engine": engine,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

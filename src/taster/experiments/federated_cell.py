@@ -30,6 +30,7 @@ def run_federated_cell(
     device: torch.device,
     out: CellDirectory,
     on_step: Callable[[], None] = lambda: None,
+    simulation_of: Callable[..., Simulation] = Simulation,
 ) -> None:
     """Runs the cell from its burnt-in state to the round of the trigger, and leaves its files in `out`.
 
@@ -41,7 +42,7 @@ def run_federated_cell(
     surrogates = make_surrogates(recipe, data, burnt_in, seed, device)
     campaign = make_clients_attack(recipe, roles, batches["trigger"], attack, seed, surrogates)
     population = make_population(recipe, roles["stream"].to(device), seed)
-    simulation = Simulation(server, population, make_gradients(recipe), campaign)
+    simulation = simulation_of(server, population, make_gradients(recipe), campaign)
     schedule = make_schedule(recipe.schedule, harmless=campaign.accumulate is None and campaign.trigger is None)
     learner = server.learner
 

@@ -14,17 +14,24 @@ from taster.errors import RecipeError, RunDirectoryError
 from taster.experiments.assemble import make_campaign, make_guard, make_score
 from taster.experiments.assemble_federated import rehearse_federation
 from taster.experiments.burn_in import build_model, load_weights, surrogate_recipe
+from taster.experiments.engine import choose_engine, on_engine
 from taster.experiments.environment import describe_environment, pick_device
 from taster.experiments.recipe import Recipe
 from taster.experiments.run_directory import RunDirectory
 from taster.experiments.watcher import Silence, Watcher
 from taster.experiments.ways import decide_derivatives
 from taster.experiments.work import Task, pending, recipe_data, set_up_torch
-from taster.experiments.workers import Workers, workers
+from taster.experiments.workers import Workers
 
 
 def run_recipe(
-    recipe: Recipe, out: Path | str, *, resume: bool = False, jobs: int | None = None, watcher: Watcher | None = None
+    recipe: Recipe,
+    out: Path | str,
+    *,
+    resume: bool = False,
+    jobs: int | None = None,
+    engine: str | None = None,
+    watcher: Watcher | None = None,
 ) -> list[dict[str, Any]]:
     """Runs every cell of a recipe and leaves all of it in a directory.
 
@@ -33,6 +40,8 @@ def run_recipe(
         out: the run directory; made if missing.
         resume: goes on with a run of the same recipe that is there; where there is none, starts.
         jobs: worker processes; None picks as many as the recipe's threads leave room for, one on a GPU.
+        engine: what a federation runs on, "local" or "flower"; None goes on with that of the run that is there, and
+            else is local.
         watcher: is told of the progress.
 
     Returns:
@@ -41,7 +50,8 @@ def run_recipe(
     Raises:
         RecipeError, DataError, ModelError, AttackError, CheckpointError: for faults of the recipe, told before
             anything is written.
-        RunDirectoryError: when the directory holds something else, or cannot be written.
+        RunDirectoryError: when the directory holds something else, or a run on another engine, or cannot be written.
+        ExtraError: when the engine is not installed.
         WorkerError: when a worker process died.
     """
     watcher = watcher or Silence()
@@ -52,6 +62,7 @@ def run_recipe(
     elif not run.is_free():
         hint = "go on with --resume" if run.exists() else "it is not a run directory"
         raise RunDirectoryError(f"{out}: not empty ({hint}); wanted a new or empty directory")
+    chosen = choose_engine(engine, recipe, run)
     device = pick_device(recipe.compute.device)
     recipe, jobs = _share_cores(recipe, device, jobs)
     threads = recipe.compute.threads or 1
@@ -63,9 +74,9 @@ def run_recipe(
         recipe = decide_derivatives(recipe, model, roles, watcher)
         del model, roles
         if not going_on or not run.complete():
-            run.begin(recipe, describe_environment(device, threads, jobs))
+            run.begin(recipe, describe_environment(device, threads, jobs, chosen))
         burn_ins, cells = pending(recipe, run, batches)
-        with workers(min(jobs, len(cells) or 1), recipe, str(run.path)) as pool:
+        with on_engine(chosen, jobs, len(cells), recipe, str(run.path)) as pool:
             for stage, tasks in (("burn-in", burn_ins), ("attacks × defences", cells)):
                 if tasks:
                     _perform_all(stage, tasks, recipe, run, pool, watcher)

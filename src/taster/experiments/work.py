@@ -19,6 +19,7 @@ from taster.experiments.federated_cell import run_federated_cell
 from taster.experiments.quiet import quiet
 from taster.experiments.recipe import Recipe
 from taster.experiments.run_directory import RunDirectory
+from taster.federated import Simulation
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,25 @@ def pending(recipe: Recipe, run: RunDirectory, burn_in_batches: int) -> tuple[li
     return burn_ins, cells
 
 
-def perform(task: Task, recipe: Recipe, directory: str, on_step: Callable[[], None]) -> None:
-    """Does one task and leaves its files in the run directory."""
+def perform(
+    task: Task,
+    recipe: Recipe,
+    directory: str,
+    on_step: Callable[[], None],
+    simulation_of: Callable[..., Simulation] = Simulation,
+) -> None:
+    """Does one task and leaves its files in the run directory; a federation's rounds with the simulation given."""
     with quiet("taster.learner"), quiet("taster.federated"):  # what is refused here is in steps.jsonl
-        _perform(task, recipe, directory, on_step)
+        _perform(task, recipe, directory, on_step, simulation_of)
 
 
-def _perform(task: Task, recipe: Recipe, directory: str, on_step: Callable[[], None]) -> None:
+def _perform(
+    task: Task,
+    recipe: Recipe,
+    directory: str,
+    on_step: Callable[[], None],
+    simulation_of: Callable[..., Simulation],
+) -> None:
     data = recipe_data(recipe)
     device = pick_device(recipe.compute.device)
     roles = split_roles(data, recipe.split.sizes(), task.seed)
@@ -89,8 +102,10 @@ def _perform(task: Task, recipe: Recipe, directory: str, on_step: Callable[[], N
     if state is None:
         raise RunDirectoryError(f"{directory}: the burn-in of seed {task.seed} is missing; go on with --resume")
     out = run.cell(attack.label, defence.label, task.seed)
-    cell = run_cell if recipe.federated is None else run_federated_cell
-    cell(recipe, data, roles, state, attack, defence, task.seed, device, out, on_step)
+    if recipe.federated is None:
+        run_cell(recipe, data, roles, state, attack, defence, task.seed, device, out, on_step)
+    else:
+        run_federated_cell(recipe, data, roles, state, attack, defence, task.seed, device, out, on_step, simulation_of)
 
 
 def set_up_torch(threads: int, device: torch.device) -> None:

@@ -42,7 +42,8 @@ def aggregated(rule: Rule) -> Reduce[Updates]:
     """Federated learning's `reduce` for `guarded_step`: the clients' updates, aggregated, as the gradient.
 
     Weights that screens set multiply the ones that clients claim. Batch-norm statistics that clients bring along are
-    recorded, those of clients that were dropped left out, inside the step's transaction.
+    recorded, those of clients that were dropped left out, inside the step's transaction. Buffers that they bring along
+    become the model's: their weighted mean where the rule is the mean, else their median, coordinate by coordinate.
     """
 
     def reduce(admitted: Admitted[Updates], learner: Learner) -> tuple[Tensors, None]:
@@ -52,6 +53,9 @@ def aggregated(rule: Rule) -> Reduce[Updates]:
         update = aggregate(updates.values, weights)
         if isinstance(updates, ClientUpdates) and updates.statistics is not None:
             _record(updates.statistics, learner)
+        if isinstance(updates, ClientUpdates) and updates.buffers is not None:
+            by_weight = getattr(rule, "name", getattr(rule, "__name__", "")) == "mean"
+            _renew(mean(updates.buffers, weights) if by_weight else _median(updates.buffers), learner)
         return unflatten(update, learner), None
 
     return reduce
@@ -68,6 +72,19 @@ def _record(statistics: Tensor, learner: Learner) -> None:
     with torch.no_grad():
         for name, buffer in learner.model.named_buffers():
             buffer.copy_(new[name])
+
+
+def _median(rows: Tensor) -> Tensor:
+    ranked, count = rows.sort(0).values, len(rows)
+    return (ranked[(count - 1) // 2] + ranked[count // 2]) / 2
+
+
+def _renew(buffers: Tensor, learner: Learner) -> None:
+    """Writes merged buffers [b] into the model; those of whole numbers stay as they are."""
+    own = {name: buffer for name, buffer in learner.model.named_buffers() if buffer.is_floating_point()}
+    with torch.no_grad():
+        for name, value in unflattened(buffers, own).items():
+            own[name].copy_(value)
 
 
 __all__ = ["Aggregate", "Rule", "Situated", "aggregated", "flatten", "mean", "unflatten"]

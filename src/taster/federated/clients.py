@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ class ClientUpdates(Updates):
     Attributes:
         clients: names, one a row.
         statistics: [m, s], batch-norm statistics that each client brings along, see `taster.clientwise`; None without.
+        buffers: [m, b], the model's floating-point buffers as each client's own training left them, in the order of
+            `named_buffers`; None where clients send none.
         faults: what is wrong, by name of the client. Their rows, where they have one, have the weight NaN, with which
             the first screen of every guard drops them.
     """
@@ -32,6 +34,7 @@ class ClientUpdates(Updates):
     clients: tuple[str, ...] = ()
     statistics: Tensor | None = None
     faults: Mapping[str, str] = field(default_factory=dict)
+    buffers: Tensor | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -47,6 +50,7 @@ class ClientUpdates(Updates):
             tuple(self.clients[int(i)] for i in index),
             None if self.statistics is None else self.statistics[keep],
             self.faults,
+            None if self.buffers is None else self.buffers[keep],
         )
 
 
@@ -58,11 +62,17 @@ class Reply:
         client: its name.
         update: whatever it sent; a tensor or array [d] if it is honest.
         weight: the share that it claims.
+        statistics: [s], batch-norm statistics, see `ClientUpdates`; None without.
+        buffers: [b], its model's buffers, see `ClientUpdates`; None without.
+        fault: what whoever carried the reply found wrong with it, in words; the client is dropped for it.
     """
 
     client: str
     update: Any
     weight: Any = 1.0
+    statistics: Tensor | None = None
+    buffers: Tensor | None = None
+    fault: str = ""
 
 
 def receive(replies: Iterable[Reply], invited: Sequence[str], like: Tensor, heaviest: float = 10.0) -> ClientUpdates:
@@ -84,21 +94,29 @@ def receive(replies: Iterable[Reply], invited: Sequence[str], like: Tensor, heav
     faults: dict[str, str] = {}
     places = {name: i for i, name in enumerate(invited)}
     came = Counter[str]()
+    sound: dict[int, Reply] = {}
     for reply in replies:
         came[reply.client] += 1
         if reply.client not in places:
             faults[reply.client] = "was not invited"
         elif came[reply.client] > 1:
             faults[reply.client] = f"sent {came[reply.client]} replies, wanted one"
+        elif reply.fault:
+            faults[reply.client] = reply.fault
         else:
             fault = _take(reply, like, values[places[reply.client]])
             weights[places[reply.client]] = _number(reply.weight)
             if fault is not None:
                 faults[reply.client] = fault
+            else:
+                sound[places[reply.client]] = reply
     for name in invited:
         if came[name] == 0:
             faults[name] = "sent nothing"
-    return vetted(ClientUpdates(values, weights.to(like.dtype), tuple(invited), faults=faults), heaviest)
+    sound = {place: reply for place, reply in sound.items() if reply.client not in faults}
+    rows = {name: _beside(name, sound, tuple(invited), faults) for name in ("statistics", "buffers")}
+    updates = ClientUpdates(values, weights.to(like.dtype), tuple(invited), rows["statistics"], faults, rows["buffers"])
+    return vetted(updates, heaviest)
 
 
 def vetted(updates: ClientUpdates, heaviest: float = 10.0) -> ClientUpdates:
@@ -148,6 +166,28 @@ def _take(reply: Reply, like: Tensor, row: Tensor) -> str | None:
         return f"sent numbers of {sent.dtype}, wanted {like.dtype}"
     row.copy_(sent.detach())
     return None
+
+
+def _beside(
+    name: Literal["statistics", "buffers"], sound: Mapping[int, Reply], invited: tuple[str, ...], faults: dict[str, str]
+) -> Tensor | None:
+    """What clients sent beside their updates, a row each; None where none did. Whoever sent another number of numbers
+    than most, or some that are not finite, is at fault."""
+    found = {place: row for place, reply in sound.items() if (row := getattr(reply, name)) is not None}
+    if not found:
+        return None
+    (size, _), *_ = Counter(row.numel() for row in found.values()).most_common(1)
+    some = next(iter(found.values()))
+    rows: Tensor = some.new_zeros(len(invited), size)
+    for place in sound:
+        row = found.get(place)
+        if row is None or row.numel() != size:
+            faults[invited[place]] = f"sent {0 if row is None else row.numel()} numbers of {name}, wanted {size}"
+        elif not bool(row.isfinite().all()):
+            faults[invited[place]] = f"sent {name} with NaN or infinity"
+        else:
+            rows[place] = row.reshape(-1)
+    return rows
 
 
 def _number(value: Any) -> float:
