@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -107,7 +108,7 @@ class OnFlower:
             partial(make_gradients, recipe),
             precision=recipe.compute.precision,
         )
-        with quiet("flwr"):
+        with quiet("flwr", logging.CRITICAL):  # what nodes raise is raised here
             simulate(
                 main,
                 app,

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def quiet(name: str) -> Iterator[None]:
-    """Inside it, the logger of this name tells errors alone."""
+def quiet(name: str, level: int = logging.ERROR) -> Iterator[None]:
+    """Inside it, the logger of this name tells nothing under a level: errors alone, by default."""
     logger = logging.getLogger(name)
     before = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(level)
     try:
         yield
     finally:

@@ -151,7 +151,7 @@ def vetted(updates: ClientUpdates, heaviest: float = 10.0) -> ClientUpdates:
             weights[i] = torch.nan
     for name in sorted(faults.keys() - updates.faults.keys()) + sorted(updates.faults):
         _log.warning("client %s dropped: %s", name, faults[name])
-    return ClientUpdates(updates.values, weights, updates.clients, updates.statistics, faults)
+    return ClientUpdates(updates.values, weights, updates.clients, updates.statistics, faults, updates.buffers)
 
 
 def _take(reply: Reply, like: Tensor, row: Tensor) -> str | None:

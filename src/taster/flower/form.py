@@ -55,7 +55,7 @@ class Form:
             model: as it was sent out.
         """
         if message.has_error():
-            return Reply(client, None, fault=f"failed: {message.error.reason or 'no reason given'}")
+            return Reply(client, None, fault=f"failed: {reason_of(message)}")
         try:
             arrays = self.arrays(message)
             update, weight = self.update(arrays, model), _weight(message, self.weighted_by)
@@ -101,6 +101,13 @@ class Form:
         kept = model.state_dict().keys()
         # Those that no state_dict holds stay the model's own.
         return flatten({name: unpacked(arrays, {name: b})[name] if name in kept else b for name, b in own.items()})
+
+
+def reason_of(failure: Message) -> str:
+    """Why a node failed, in a line: what was raised in its app, without the engines' own traces around it."""
+    lines = [line.strip() for line in str(failure.error.reason or "").splitlines() if line.strip()]
+    told = [line.split("Message: ", 1)[1] for line in lines if "Message: " in line]
+    return (told or lines or ["no reason given"])[-1].removesuffix("'>")[:500]
 
 
 def trainable(model: nn.Module) -> Tensors:

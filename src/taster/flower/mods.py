@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 Attack = Callable[[torch.Generator], UpdateCampaign | Campaign]
 """Makes an attack that draws from this generator."""
 
+IsAttackers = Callable[[Message, Context], bool]
+"""Whether a node is the attacker's, for an app that honest nodes run too."""
+
 
 def malicious(
     attack: Attack,
@@ -41,6 +44,7 @@ def malicious(
     loss: Loss = cross_entropy,
     phase: Callable[[int], Phase] | None = None,
     seed: int = 0,
+    attacker: IsAttackers | None = None,
 ) -> Mod:
     """A client that attacks by itself: with what it sends, or with the samples that it learns from.
 
@@ -58,6 +62,7 @@ def malicious(
         loss: of (output, y).
         phase: of each round, from 1; None accumulates throughout.
         seed: of what is drawn.
+        attacker: whether the node is the attacker's; None takes each with the mod for one.
 
     Raises:
         AttackError: for an attack that needs to know what other clients send: those go through `colluding` and
@@ -68,7 +73,7 @@ def malicious(
     form = form or Form()
 
     def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-        if not is_train(message):
+        if not is_train(message) or not (attacker is None or attacker(message, context)):
             return call_next(message, context)
         turn = _round_of(message)
         who = context.node_config.get("partition-id", context.node_id)
@@ -102,7 +107,7 @@ def malicious(
     return mod
 
 
-def colluding(attacker: Callable[[Message, Context], bool] | None = None) -> Mod:
+def colluding(attacker: IsAttackers | None = None) -> Mod:
     """A client that sends what the red team decides, which knows what all others send; see `Colluders`.
 
         app = ClientApp(mods=[colluding()])

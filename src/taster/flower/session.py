@@ -86,7 +86,7 @@ def need_ray() -> None:
 
 @contextmanager
 def _environment() -> Iterator[None]:
-    """Ray sends no statistics of use and leaves the choice of GPUs alone, unless told otherwise; the path is set back."""
+    """Ray sends no statistics of use and leaves the choice of GPUs alone, unless told to; the path is set back."""
     path = os.environ.get("PYTHONPATH")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

@@ -13,6 +13,7 @@ from taster.attacks import UpdateCampaign
 from taster.errors import WorkerError
 from taster.federated import Invited, Round, Simulation
 from taster.flower.colluders import Colluders
+from taster.flower.form import reason_of
 from taster.flower.seats import seat_content
 from taster.flower.strategy import GuardedStrategy
 from taster.types import Batch, Phase
@@ -46,10 +47,10 @@ class FlowerSimulation(Simulation):
         if len(nodes) < len(invited.clients):
             raise WorkerError(f"got {len(nodes)} nodes, wanted one for each of the {len(invited.clients)} of a round")
         grid = self.grid
-        if isinstance(self.campaign, UpdateCampaign):
+        if isinstance(self.campaign, UpdateCampaign):  # others poison samples, before they are dealt out
             grid = Colluders(grid, self._strategy, self.campaign, lambda _: phase)
         replies = list(grid.send_and_receive(self._messages(invited, phase, nodes)))
-        failed = [reply.error.reason for reply in replies if reply.has_error()]
+        failed = [reason_of(reply) for reply in replies if reply.has_error()]
         if failed or len(replies) < len(invited.clients):
             raise WorkerError(
                 f"{len(invited.clients) - len(replies) + len(failed)} of {len(invited.clients)} nodes failed: "
@@ -66,9 +67,12 @@ class FlowerSimulation(Simulation):
         messages = []
         for i, (begin, end) in enumerate(pairwise(starts)):
             mine = bool(invited.malicious[i])
+            colludes = mine and isinstance(self.campaign, UpdateCampaign)
             part = slice(None) if together else slice(begin, end)
             counts, place = (invited.counts, i) if together else (invited.counts[i : i + 1], 0)
             factor = scale if mine else 1.0
-            content = seat_content(arrays, batch.x[part], batch.y[part], counts, place, malicious=mine, scale=factor)
+            content = seat_content(
+                arrays, batch.x[part], batch.y[part], counts, place, malicious=colludes, scale=factor
+            )
             messages.append(Message(content, nodes[i], MessageType.TRAIN))
         return messages

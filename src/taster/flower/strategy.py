@@ -16,7 +16,7 @@ from flwr.serverapp.strategy import FedAvg, Result
 from taster.errors import CheckpointError
 from taster.federated import Round, Server
 from taster.flower.arrays import load_model, model_arrays
-from taster.flower.form import Form, Sends
+from taster.flower.form import Form, Sends, reason_of
 from taster.types import Action
 
 _log = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ class GuardedStrategy(FedAvg):
         sound = []
         for message in replies:
             if message.has_error():
-                _log.warning("%s: evaluation failed: %s", _name(message.metadata.src_node_id), message.error.reason)
+                _log.warning("%s: evaluation failed: %s", _name(message.metadata.src_node_id), reason_of(message))
             else:
                 sound.append(message)
         return MetricRecord({**medians(sound, self.weighted_by_key)}) if sound else None
