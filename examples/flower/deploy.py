@@ -1,6 +1,6 @@
 """A whole federation on this machine: a SuperLink and its SuperNodes, each a process, and one run of the app.
 
-    python examples/flower/deploy.py --nodes 5 --attack sign_flip --attackers 0 3
+    python examples/flower/deploy.py --nodes 5 --attack sign_flip --attackers 3
 
 Everything ends with the run: no process is left behind, and nothing is written outside of a temporary folder, but for
 the file that --out names.
@@ -31,7 +31,7 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, default=5, help="SuperNodes")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--attack", choices=["none", "sign_flip", "label_flip", "collude"], default="sign_flip")
-    parser.add_argument("--attackers", type=int, nargs="*", default=[0, 3], help="nodes that are the attacker's")
+    parser.add_argument("--attackers", type=int, nargs="*", default=[3], help="nodes that are the attacker's")
     parser.add_argument("--byzantine", type=int, default=1, help="as many as Multi-Krum is to stand")
     parser.add_argument("--no-guard", action="store_true")
     parser.add_argument("--out", type=Path, help="file for the model and the rounds, as taster.load_state reads it")

@@ -106,6 +106,8 @@ class GuardedStrategy(FedAvg):
     ) -> Iterable[Message]:
         """The model for each of the nodes drawn."""
         messages = list(super().configure_train(self.server.learner.steps + 1, self.arrays(), config, grid))
+        # In an order of their own: which row is whose decides how sums round.
+        messages.sort(key=lambda message: message.metadata.dst_node_id)
         self._invited = {m.metadata.dst_node_id: _name(m.metadata.dst_node_id) for m in messages}
         return messages
 
