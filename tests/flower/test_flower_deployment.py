@@ -15,7 +15,7 @@ from taster import Batch
 from taster.federated import Reply
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "flower"
-NODES, ROUNDS = 4, 2
+NODES, ROUNDS = 3, 2
 
 
 def in_one_process() -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""The server: taster's guard and Multi-Krum in Flower's ServerApp."""
+"""The server: taster's guard and a trimmed mean in Flower's ServerApp."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import taster
 from digits_federation.task import RATE, make_model, tested, trusted
 from taster import Guard, Learner
 from taster.attacks import alie
-from taster.federated import Server, multi_krum
+from taster.federated import Server, trimmed_mean
 from taster.flower import Colluders, GuardedStrategy
 
 app = ServerApp()
@@ -26,7 +26,7 @@ def make_server(*, guard: bool, byzantine: int) -> Server:
         cross_entropy,
         taster.guard(trusted()) if guard else Guard(),
     )
-    return Server(learner, multi_krum(byzantine=byzantine))
+    return Server(learner, trimmed_mean(byzantine=byzantine))
 
 
 @app.main()
