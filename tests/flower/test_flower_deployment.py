@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("flwr", reason='needs the extra: pip install "taster[flower]"')
+
 import torch
 from torch.nn.functional import cross_entropy
 

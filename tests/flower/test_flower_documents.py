@@ -6,6 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+pytest.importorskip("flwr", reason='needs the extra: pip install "taster[flower]"')
+
 import torch
 from flwr.clientapp import ClientApp
 from tests.conftest import TinyNet

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+pytest.importorskip("flwr", reason='needs the extra: pip install "taster[flower]"')
+
 import torch
 from flwr.app import Message
 from flwr.clientapp import ClientApp
@@ -263,6 +269,22 @@ def test_a_recipe_on_flower_leaves_the_rows_and_steps_of_one_run_here(federated:
     assert run_recipe(recipe, tmp_path / "flower", resume=True, jobs=1) == rows
     with pytest.raises(RunDirectoryError, match="is on the engine 'flower', got 'local'"):
         run_recipe(recipe, tmp_path / "flower", resume=True, engine="local")
+
+
+def test_ctrl_c_ends_flower_too(federated: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason='needs the extra: pip install "taster[flower]"')
+    command = [sys.executable, "-m", "taster", "run", str(federated), "--engine", "flower", "--jobs", "2", "-q"]
+    more = ["--set", "schedule.steps=500", "--out", str(tmp_path / "run")]
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell in the background may have it ignored
+    process = subprocess.Popen([*command, *more], stderr=subprocess.PIPE, text=True, preexec_fn=heed)
+    while not any(path.read_text() for path in tmp_path.glob("run/cells/*/steps.jsonl")):
+        assert process.poll() is None, "the run ended before it could be stopped"
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, message = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "--resume" in message
+    assert "Traceback" not in message
 
 
 def test_a_run_here_does_not_go_on_elsewhere(federated: Path, tmp_path: Path) -> None:

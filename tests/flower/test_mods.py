@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
+pytest.importorskip("flwr", reason='needs the extra: pip install "taster[flower]"')
+
 import torch
 from tests.conftest import TinyNet, tiny_batch
 from tests.flower.nodes import Nodes, honest

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+pytest.importorskip("flwr", reason='needs the extra: pip install "taster[flower]"')
+
 import torch
 from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp

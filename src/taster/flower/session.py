@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 from flwr.app import Context
 from flwr.clientapp import ClientApp
@@ -29,6 +31,7 @@ def simulate(main: Callable[[Grid], None], app: ClientApp, *, nodes: int, worker
     Raises:
         ExtraError: where Ray is not installed.
         WorkerError: when the engine ends before the function has.
+        KeyboardInterrupt: on Ctrl-C, once what nodes are at is done; on a second one, at once.
     """
     need_ray()
     from flwr.simulation import run_simulation
@@ -46,7 +49,7 @@ def simulate(main: Callable[[Grid], None], app: ClientApp, *, nodes: int, worker
             done.set()
 
     try:
-        with _environment():
+        with _environment(), _interruptible(stop) as interrupted:
             run_simulation(
                 server,
                 app,
@@ -62,8 +65,32 @@ def simulate(main: Callable[[Grid], None], app: ClientApp, *, nodes: int, worker
     finally:
         stop.set()
     done.wait()
+    if interrupted.is_set():
+        raise KeyboardInterrupt
     if raised:
         raise raised[0]
+
+
+@contextmanager
+def _interruptible(stop: threading.Event) -> Iterator[threading.Event]:
+    """Ctrl-C stops the function first, and the engine with it: one that is torn down while a node is at work waits for
+    that node for ever. Gives what tells whether it came."""
+    came = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def heed(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, before)
+        came.set()
+        stop.set()
+
+    signal.signal(signal.SIGINT, heed)
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _root(error: BaseException) -> BaseException:
