@@ -69,7 +69,7 @@ GUARDS: dict[str, Callable[[Batch], Guard]] = {
     "probe_gate": lambda probe: probe_gate(probe),
     "guard": lambda probe: taster.guard(probe),
     "guard, every 4": lambda probe: taster.guard(probe, every=4),
-    "probe_gate, every 10, no sieve": lambda probe: probe_gate(probe, every=10, sieve=False),
+    "probe_gate, every 10, mean alone": lambda probe: probe_gate(probe, every=10, sieve=False, class_tolerance=None),
 }
 
 
