@@ -81,7 +81,7 @@ def test_a_page_of_many_defences_opens_with_the_best_and_the_worst_of_them() -> 
     names = [SimpleNamespace(name="none" if label == "bare" else label, label=label) for label in labels]
     recipe = SimpleNamespace(model=SimpleNamespace(name="net"), data=SimpleNamespace(source="d"), attack=[1, 2, 3])
     recipe.defence = names
-    done, stand = sentences(recipe, lines, standings(lines, "honest", "bare"))  # type: ignore[arg-type]
+    done, stand = sentences(recipe, lines, standings(lines, "honest", "bare"), "bare")  # type: ignore[arg-type]
     assert "behind each of 5 defences" in done
     assert "was −71.0 points (noise) with no defence, −10.0 points (noise) behind gate, which lost least, and" in stand
     assert stand.endswith("−40.0 points (noise) behind mix, which lost most.")

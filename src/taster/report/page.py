@@ -66,14 +66,15 @@ def write_report(run: RunDirectory) -> Path:
         (defence, _draw(run, f"forming-{i}", partial(formation, cells, attacks, defence)))
         for i, defence in enumerate(defences, 1)
     ]
-    plain = _named([entry for entry in recipe.defence if not entry.plus], "none")
+    alone = [entry for entry in recipe.defence if not entry.plus]
+    plain = _named(alone, "none") or _named(alone, "mean")  # federations have a rule of aggregation at least
     standing = standings(lines, _named(recipe.attack, "none"), plain)
     wanted = len(attacks) * len(defences) * len(recipe.seeds)
     page = _template().render(
         recipe=recipe,
         toml=recipe.to_toml(),
         environment=run.environment(),
-        sentences=sentences(recipe, lines, standing),
+        sentences=sentences(recipe, lines, standing, plain),
         unfinished=wanted - len(cells),
         wanted=wanted,
         headings=heads,
