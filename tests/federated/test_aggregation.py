@@ -84,6 +84,13 @@ BAD = {
     "matrix": (lambda r: [Reply(r.client, r.update[None])], "shape"),
     "text": (lambda r: [Reply(r.client, "gradient")], "sent str"),
     "complex": (lambda r: [Reply(r.client, r.update.to(torch.complex64))], "complex"),
+    "sparse": (lambda r: [Reply(r.client, r.update.to_sparse())], "sparse"),
+    "meta": (lambda r: [Reply(r.client, r.update.to("meta"))], "meta"),
+    "words for statistics": (lambda r: [Reply(r.client, r.update, statistics="many")], "sent str as statistics"),
+    "whole numbers for buffers": (
+        lambda r: [Reply(r.client, r.update, buffers=torch.ones(3, dtype=torch.int64))],
+        "floating-point",
+    ),
     "nothing": (lambda r: [], "sent nothing"),
     "none": (lambda r: [Reply(r.client, None)], "NoneType"),
     "twice": (lambda r: [r, r], "2 replies"),

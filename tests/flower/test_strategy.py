@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 import taster
 from taster import Change, Guard, History, Learner, Verdict, reject, rewind
 from taster.errors import BatchError, CheckpointError, ExtraError, ModelError
-from taster.federated import Server, krum, mean
+from taster.federated import Rule, Server, krum, mean, update_clipping
 from taster.flower import GuardedStrategy, model_arrays
 from taster.types import COMMIT
 
@@ -58,18 +58,19 @@ def test_the_mean_of_weights_is_that_of_fedavg_buffers_too() -> None:
     assert dict(metrics) == {"loss": 1.5, "committed": 1, "rejected": 0, "rewound": 0, "clients": 4, "dropped": 0}
 
 
-def test_buffers_go_by_the_median_where_the_rule_is_robust_and_can_be_left_alone() -> None:
+@pytest.mark.parametrize("rule", [krum(byzantine=1), update_clipping(bound=1.0)], ids=["krum", "clipped"])
+def test_buffers_go_by_the_median_where_the_rule_is_robust_and_can_be_left_alone(rule: Rule) -> None:
     def wild(content: RecordDict) -> None:
         content["arrays"]["bn.running_var"] = Array(torch.full((4,), 1e6).numpy())
 
     apps = {i: honest(change=wild) if i == 0 else honest() for i in range(5)}
-    strategy = GuardedStrategy(server(rule=krum(byzantine=1)))
+    strategy = GuardedStrategy(server(rule=rule))
     start = copied(strategy.server.learner.model)
     strategy.start(Nodes(apps), num_rounds=1)
     found = strategy.server.learner.model.bn.running_var
     ranked = torch.stack([trained(start, node)["bn.running_var"] for node in range(1, 5)]).sort(0).values
     assert bool(((found >= ranked[0]) & (found <= ranked[-1])).all())
-    strategy = GuardedStrategy(server(rule=krum(byzantine=1)), buffers=False)
+    strategy = GuardedStrategy(server(rule=rule), buffers=False)
     strategy.start(Nodes(apps), num_rounds=1)
     assert torch.equal(strategy.server.learner.model.bn.running_var, start["bn.running_var"])
 

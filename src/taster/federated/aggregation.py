@@ -54,11 +54,15 @@ def aggregated(rule: Rule) -> Reduce[Updates]:
         if isinstance(updates, ClientUpdates) and updates.statistics is not None:
             _record(updates.statistics, learner)
         if isinstance(updates, ClientUpdates) and updates.buffers is not None:
-            by_weight = getattr(rule, "name", getattr(rule, "__name__", "")) == "mean"
-            _renew(mean(updates.buffers, weights) if by_weight else _median(updates.buffers), learner)
+            _renew(mean(updates.buffers, weights) if _plain(rule) else _median(updates.buffers), learner)
         return unflatten(update, learner), None
 
     return reduce
+
+
+def _plain(rule: Rule) -> bool:
+    """Whether it is the mean and nothing before it: of clipped updates the buffers are not clipped."""
+    return rule is mean or (getattr(rule, "name", "") == "mean" and not getattr(rule, "before", ()))
 
 
 def unflatten(vector: Tensor, learner: Learner) -> Tensors:

@@ -162,9 +162,12 @@ def _take(reply: Reply, like: Tensor, row: Tensor) -> str | None:
         return f"sent {type(reply.update).__name__}, wanted a tensor of {list(like.shape)}"
     if sent.shape != like.shape:
         return f"sent an update of shape {list(sent.shape)}, wanted {list(like.shape)}"
-    if sent.is_complex():
-        return f"sent numbers of {sent.dtype}, wanted {like.dtype}"
-    row.copy_(sent.detach())
+    try:
+        if sent.is_complex() or sent.layout is not torch.strided:
+            raise RuntimeError  # what would be copied as something else
+        row.copy_(sent.detach())
+    except (RuntimeError, NotImplementedError):
+        return f"sent numbers of {sent.dtype} ({sent.layout}, {sent.device}), wanted {like.dtype} ({torch.strided})"
     return None
 
 
@@ -173,13 +176,19 @@ def _beside(
 ) -> Tensor | None:
     """What clients sent beside their updates, a row each; None where none did. Whoever sent another number of numbers
     than most, or some that are not finite, is at fault."""
-    found = {place: row for place, reply in sound.items() if (row := getattr(reply, name)) is not None}
+    found: dict[int, Tensor] = {}
+    for place, reply in sound.items():
+        row = getattr(reply, name)
+        if isinstance(row, Tensor) and row.is_floating_point() and row.layout is torch.strided and not row.is_meta:
+            found[place] = row
+        elif row is not None:
+            faults[invited[place]] = f"sent {type(row).__name__} as {name}, wanted a tensor of floating-point numbers"
     if not found:
         return None
     (size, _), *_ = Counter(row.numel() for row in found.values()).most_common(1)
     some = next(iter(found.values()))
     rows: Tensor = some.new_zeros(len(invited), size)
-    for place in sound:
+    for place in sound.keys() - {place for place in sound if invited[place] in faults}:
         row = found.get(place)
         if row is None or row.numel() != size:
             faults[invited[place]] = f"sent {0 if row is None else row.numel()} numbers of {name}, wanted {size}"
