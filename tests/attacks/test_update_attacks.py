@@ -107,6 +107,22 @@ def test_c3_where_updates_are_clipped_m_clients_relax_the_bound_to_m_times_it(k:
         assert float((8 * target - 8 * got).norm()) >= best - 1e-3
 
 
+@pytest.mark.parametrize("bound", [0.01, 1.0, 100.0])
+@pytest.mark.parametrize("k", [1, 5])
+def test_c3_holds_where_the_greatest_single_value_is_bounded_too(k: int, bound: float) -> None:
+    def bounded(v: torch.Tensor, most: float) -> torch.Tensor:
+        return v * min(1.0, most / float(v.abs().max()))
+
+    c = collusion(k=k, even=True)
+    target = torch.linspace(-3, 3, SIZE)
+    honest = sum(bounded(v, bound) for v in c.values[~c.malicious])
+    row = recovered_offset(c, target, clip_before=bound, norm="linf")
+    arrives = bounded(8 * target - honest, k * bound)
+    torch.testing.assert_close(k * bounded(row, bound), arrives, rtol=1e-4, atol=1e-5)
+    aggregate = update_clipping(bound=bound, norm="linf")(with_rows(c, row.expand(k, -1)), c.weights)
+    torch.testing.assert_close(8 * aggregate, honest + arrives, rtol=1e-3, atol=1e-4)
+
+
 @given(k=st.integers(2, 6), seed=st.integers(0, 1000), spread=st.floats(0.01, 2))
 @settings(max_examples=25, deadline=None)
 def test_random_vectors_keep_clients_apart_and_sum_to_zero(k: int, seed: int, spread: float) -> None:
