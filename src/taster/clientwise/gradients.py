@@ -58,7 +58,8 @@ class ClientGradients:
     Args:
         statistics: of batch norm. "synchronised" takes all of a round's samples through the network at once.
         local: what a client does with its samples.
-        memory: bytes that what is computed at a time may take, the matrix itself aside.
+        memory: bytes that what is computed at a time may take, the matrix itself aside; synchronised statistics need
+            a round's activations at once, whatever they take.
 
     Raises (when called):
         BatchError: when the counts do not fit the samples.
