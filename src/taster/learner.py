@@ -216,10 +216,13 @@ class Learner:
             model, optimizer = self._state.state_dicts()
         else:
             model, optimizer = dict(self.model.state_dict()), self.optimizer.state_dict()
+        return {"model": model, "optimizer": optimizer, **self.own_state()}
+
+    def own_state(self) -> dict[str, Any]:
+        """The part of `state_dict` that is neither the model's nor the optimizer's, for `take_up`: guard, history,
+        scaler and counts."""
         return {
             "steps": self.steps,
-            "model": model,
-            "optimizer": optimizer,
             "guard": self.guard.state_dict(),
             "refused": self._refused,
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
@@ -246,8 +249,7 @@ class Learner:
         self.take_up(state)
 
     def take_up(self, state: Mapping[str, Any]) -> None:
-        """The part of `load_state_dict` that is neither the model's nor the optimizer's, for whoever has put those back
-        himself: guard, history, scaler and counts.
+        """Takes up what `own_state` gave, for whoever has put model and optimizer back himself.
 
         Raises:
             CheckpointError: when the guard's state belongs to another guard.

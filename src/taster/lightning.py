@@ -125,10 +125,7 @@ class GuardCallback(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """That of the guard and the history, and the count of steps."""
-        if self._learner is None:
-            return {}
-        state = self._learner.state_dict()
-        return {name: state[name] for name in ("steps", "guard", "history", "refused")}
+        return {} if self._learner is None else self._learner.own_state()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Where a checkpoint is asked for in the middle of a step, by a signal say, it is of the state before it."""

@@ -61,8 +61,7 @@ class Rehearsal:
         """
         learner = self._learner
         history, learner.history = learner.history, None
-        state = learner.state_dict()
-        before = {**state, "guard": copy.deepcopy(state["guard"])}
+        before = copy.deepcopy(learner.own_state())
         self._kept.save()
         devices = [batches[0].x.device] if batches[0].x.is_cuda else []
         try:

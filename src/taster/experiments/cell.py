@@ -71,6 +71,7 @@ def run_cell(
     # One seed for all attacks and defences: where nothing else differs, dropout does not either.
     torch.manual_seed(derived_seed(seed, "dropout"))
     out.begin()
+    whose = {"attack": attack.label, "defence": defence.label, "seed": seed}
     course = Course(accuracy, schedule, recipe.compute.test_every)
     pictures: dict[str, Tensor] = {}
     formed: dict[str, Any] | None = None
@@ -92,9 +93,7 @@ def run_cell(
         measures.observe(record, learner.view())
         out.append(
             {
-                "attack": attack.label,
-                "defence": defence.label,
-                "seed": seed,
+                **whose,
                 **record.to_dict(),
                 "poisoned": int(changed(fed, clean).sum()),
                 "derivatives": None if campaign.derivatives is None else campaign.derivatives.used(),
@@ -106,9 +105,7 @@ def run_cell(
             pictures |= _pictures(phase.value, clean, fed)
         on_step()
     row = {
-        "attack": attack.label,
-        "defence": defence.label,
-        "seed": seed,
+        **whose,
         **course.row(learner.guard),
         "cost": step_cost(course.records),
         **({"scores": measures.summary()} if recipe.score else {}),

@@ -51,6 +51,7 @@ def run_federated_cell(
 
     torch.manual_seed(derived_seed(seed, "dropout"))
     out.begin()
+    whose = {"attack": attack.label, "defence": defence.label, "seed": seed}
     course = Course(accuracy, schedule, recipe.compute.test_every)
     dropped = 0
     phase = Phase.DORMANT
@@ -61,9 +62,7 @@ def run_federated_cell(
         dropped += len(result.faults)
         out.append(
             {
-                "attack": attack.label,
-                "defence": defence.label,
-                "seed": seed,
+                **whose,
                 **result.record.to_dict(),
                 "poisoned": _poisoned(simulation, phase),
                 "derivatives": None if campaign.derivatives is None else campaign.derivatives.used(),
@@ -73,9 +72,7 @@ def run_federated_cell(
         )
         on_step()
     row = {
-        "attack": attack.label,
-        "defence": defence.label,
-        "seed": seed,
+        **whose,
         **course.row(learner.guard),
         "cost": None,  # of a step alone it would leave out what clients compute, and count the rule as plain
         "dropped_clients": dropped,

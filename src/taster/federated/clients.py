@@ -162,13 +162,15 @@ def _take(reply: Reply, like: Tensor, row: Tensor) -> str | None:
         return f"sent {type(reply.update).__name__}, wanted a tensor of {list(like.shape)}"
     if sent.shape != like.shape:
         return f"sent an update of shape {list(sent.shape)}, wanted {list(like.shape)}"
-    try:
-        if sent.is_complex() or sent.layout is not torch.strided:
-            raise RuntimeError  # what would be copied as something else
-        row.copy_(sent.detach())
-    except (RuntimeError, NotImplementedError):
+    if sent.is_complex() or not _readable(sent):
         return f"sent numbers of {sent.dtype} ({sent.layout}, {sent.device}), wanted {like.dtype} ({torch.strided})"
+    row.copy_(sent.detach())
     return None
+
+
+def _readable(tensor: Tensor) -> bool:
+    """Whether it holds a plain number for each of its places."""
+    return tensor.layout is torch.strided and not tensor.is_meta and not tensor.is_quantized
 
 
 def _beside(
@@ -179,7 +181,7 @@ def _beside(
     found: dict[int, Tensor] = {}
     for place, reply in sound.items():
         row = getattr(reply, name)
-        if isinstance(row, Tensor) and row.is_floating_point() and row.layout is torch.strided and not row.is_meta:
+        if isinstance(row, Tensor) and row.is_floating_point() and _readable(row):
             found[place] = row
         elif row is not None:
             faults[invited[place]] = f"sent {type(row).__name__} as {name}, wanted a tensor of floating-point numbers"
@@ -188,7 +190,9 @@ def _beside(
     (size, _), *_ = Counter(row.numel() for row in found.values()).most_common(1)
     some = next(iter(found.values()))
     rows: Tensor = some.new_zeros(len(invited), size)
-    for place in sound.keys() - {place for place in sound if invited[place] in faults}:
+    for place in sound:
+        if invited[place] in faults:
+            continue
         row = found.get(place)
         if row is None or row.numel() != size:
             faults[invited[place]] = f"sent {0 if row is None else row.numel()} numbers of {name}, wanted {size}"
