@@ -1,11 +1,11 @@
-"""Gradients as vectors, and rows of them."""
+"""Gradients as vectors, and rows of them; what of a model they are about."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from taster.types import Tensors
 
@@ -19,6 +19,16 @@ def unflattened(vector: Tensor, like: Mapping[str, Tensor]) -> Tensors:
     """A vector [d] as tensors of these names and shapes, in their order; views of the vector."""
     parts = torch.split(vector, [value.numel() for value in like.values()])
     return {name: part.reshape(value.shape) for (name, value), part in zip(like.items(), parts, strict=True)}
+
+
+def trainable(model: nn.Module) -> Tensors:
+    """The parameters that an update is about, by name; without a graph."""
+    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def floating_buffers(model: nn.Module) -> Tensors:
+    """The buffers that can be averaged, by name; counters cannot."""
+    return {name: buffer for name, buffer in model.named_buffers() if buffer.is_floating_point()}
 
 
 def finite_rows(values: Tensor) -> Tensor:

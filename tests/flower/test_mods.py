@@ -27,8 +27,8 @@ from taster.attacks import (
 )
 from taster.attacks.campaign import Budget
 from taster.errors import AttackError
+from taster.flat import trainable
 from taster.flower import Colluders, Form, GuardedStrategy, colluding, malicious, model_arrays, poisoned
-from taster.flower.form import trainable
 from taster.pgd import Ball
 
 

@@ -25,10 +25,21 @@ def build_model(recipe: Recipe, data: ImageSet, seed: int, device: torch.device)
     Raises:
         ModelError: when it is no module, or its output is not one number a class.
     """
-    factory = recipe.factory("model", recipe.model)
     torch.manual_seed(derived_seed(seed, "model"))
+    model = make_model(recipe, data.shape, data.classes, device)
+    _check_output(model, recipe.model.name, data, device)
+    return model
+
+
+def make_model(recipe: Recipe, shape: tuple[int, ...], classes: int, device: torch.device) -> nn.Module:
+    """The recipe's model for samples of this shape, with whatever weights its function draws.
+
+    Raises:
+        ModelError: when it is no module.
+    """
+    factory = recipe.factory("model", recipe.model)
     try:
-        model = factory.make({"shape": data.shape, "classes": data.classes}, recipe.model.settings)
+        model = factory.make({"shape": shape, "classes": classes}, recipe.model.settings)
     except ModelError:
         raise
     except Exception as error:  # a user's factory can raise anything
@@ -37,9 +48,7 @@ def build_model(recipe: Recipe, data: ImageSet, seed: int, device: torch.device)
         raise ModelError(f"model.name: {recipe.model.name} returned {type(model).__name__}, wanted a torch.nn.Module")
     if recipe.compute.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    model.to(device)
-    _check_output(model, recipe.model.name, data, device)
-    return model
+    return model.to(device)
 
 
 def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:

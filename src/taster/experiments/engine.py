@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Literal, get_args
 
-import torch
 from torch import nn
 
 from taster.errors import RecipeError, RunDirectoryError
 from taster.experiments.assemble_federated import make_gradients, section_of
+from taster.experiments.burn_in import make_model
 from taster.experiments.environment import pick_device
 from taster.experiments.quiet import quiet
 from taster.experiments.recipe import Recipe
@@ -122,11 +122,7 @@ def _model(recipe: Recipe, shape: tuple[int, ...], classes: int) -> nn.Module:
     """The recipe's model in a process of Ray's; its weights come with every message."""
     device = pick_device(recipe.compute.device)
     set_up_torch(recipe.compute.threads or 1, device)
-    made = recipe.factory("model", recipe.model).make({"shape": shape, "classes": classes}, recipe.model.settings)
-    assert isinstance(made, nn.Module)  # seen to by the rehearsal
-    if recipe.compute.channels_last:
-        made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return made.to(device)
+    return make_model(recipe, shape, classes, device)
 
 
 def _silence() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from taster.clientwise import renewed
 from taster.federated.clients import ClientUpdates
-from taster.flat import flatten, unflattened
+from taster.flat import flatten, floating_buffers, trainable, unflattened
 from taster.learner import Learner
 from taster.stages import Admitted
 from taster.step import Reduce
@@ -67,7 +67,7 @@ def _plain(rule: Rule) -> bool:
 
 def unflatten(vector: Tensor, learner: Learner) -> Tensors:
     """A vector [d] as a gradient of the learner's trainable parameters, in their order."""
-    return unflattened(vector, {name: p for name, p in learner.model.named_parameters() if p.requires_grad})
+    return unflattened(vector, trainable(learner.model))
 
 
 def _record(statistics: Tensor, learner: Learner) -> None:
@@ -85,7 +85,7 @@ def _median(rows: Tensor) -> Tensor:
 
 def _renew(buffers: Tensor, learner: Learner) -> None:
     """Writes merged buffers [b] into the model; those of whole numbers stay as they are."""
-    own = {name: buffer for name, buffer in learner.model.named_buffers() if buffer.is_floating_point()}
+    own = floating_buffers(learner.model)
     with torch.no_grad():
         for name, value in unflattened(buffers, own).items():
             own[name].copy_(value)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from taster.federated.aggregation import Rule, aggregated, mean
 from taster.federated.clients import ClientUpdates, Reply, receive, vetted
+from taster.flat import trainable
 from taster.learner import Learner
 from taster.step import guarded_step
 from taster.types import StepRecord
@@ -48,11 +49,11 @@ class Server:
     @property
     def size(self) -> int:
         """d: how many numbers an update has."""
-        return sum(p.numel() for p in self.learner.model.parameters() if p.requires_grad)
+        return sum(p.numel() for p in trainable(self.learner.model).values())
 
     def receive(self, replies: Iterable[Reply], invited: Sequence[str]) -> Round:
         """A round from what came of the clients that were asked."""
-        first = next(p for p in self.learner.model.parameters() if p.requires_grad)
+        first = next(iter(trainable(self.learner.model).values()))
         return self._step(receive(replies, invited, first.new_empty(self.size), self.heaviest))
 
     def step(self, updates: ClientUpdates) -> Round:

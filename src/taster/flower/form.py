@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from taster.errors import BatchError
 from taster.federated import Reply
-from taster.flat import flatten, unflattened
+from taster.flat import flatten, floating_buffers, trainable, unflattened
 from taster.flower.arrays import packed, unpacked
-from taster.types import Tensors
 
 Sends = Literal["weights", "updates"]
 """A client's whole `state_dict` after its training, or a gradient (or what stands for one) by names of parameters."""
@@ -95,7 +94,7 @@ class Form:
         return ArrayRecord({**arrays, **packed(new)})
 
     def _buffers(self, arrays: ArrayRecord, model: nn.Module) -> Tensor | None:
-        own = {name: b for name, b in model.named_buffers() if b.is_floating_point()}
+        own = floating_buffers(model)
         if self.sends != "weights" or not self.buffers or not own:
             return None
         kept = model.state_dict().keys()
@@ -108,11 +107,6 @@ def reason_of(failure: Message) -> str:
     lines = [line.strip() for line in str(failure.error.reason or "").splitlines() if line.strip()]
     told = [line.split("Message: ", 1)[1] for line in lines if "Message: " in line]
     return (told or lines or ["no reason given"])[-1].removesuffix("'>")[:500]
-
-
-def trainable(model: nn.Module) -> Tensors:
-    """The parameters that an update is about, by name."""
-    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
 
 def _weight(message: Message, key: str) -> Any:
