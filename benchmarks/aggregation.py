@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from taster.federated import AGGREGATORS
-from taster.federated.fltrust import TrustIn
+from taster.federated.aggregators.fltrust import TrustIn
 
 
 def seconds(work: Callable[[], object]) -> float:

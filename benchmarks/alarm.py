@@ -25,17 +25,17 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from taster import Batch, Learner, Phase
 from taster.attacks import Campaign, direct_gradient, generative
-from taster.attacks.no_attack import none
+from taster.attacks.online.no_attack import none
 from taster.data import as_batch, split_roles
 from taster.data.stream import Sampler
-from taster.discrepancy import MemorizationDiscrepancy
 from taster.experiments import read_recipe
-from taster.experiments.assemble import make_learner, stream_rate
-from taster.experiments.burn_in import burn_in
-from taster.experiments.burn_in_cache import shared
-from taster.experiments.recipe import Defence, Recipe
-from taster.experiments.work import recipe_data
-from taster.seeds import generator
+from taster.experiments.recipes.schema import Defence, Recipe
+from taster.experiments.running.tasks import recipe_data
+from taster.experiments.scenarios.build_online import make_learner, stream_rate
+from taster.experiments.scenarios.burn_in import burn_in
+from taster.experiments.scenarios.burn_in_cache import shared
+from taster.scores.memorization_discrepancy import MemorizationDiscrepancy
+from taster.utils.seeds import generator
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
-    logging.getLogger("taster.learner").setLevel(logging.ERROR)  # refusals are counted here
+    logging.getLogger("taster.core.learner").setLevel(logging.ERROR)  # refusals are counted here
     torch.set_num_threads(1)
     device = torch.device("cpu")
     recipe = read_recipe(options.recipe, [f"data.source={options.data}"]).computed_with(device="cpu", threads=1)

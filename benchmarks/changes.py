@@ -17,14 +17,14 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from taster import Batch
-from taster.calculus import agreement, normalised
-from taster.calculus.branches import Branches
-from taster.calculus.exact import DoubleBackward, gradient
-from taster.calculus.held import HeldDifferences
-from taster.functional import autocast
-from taster.learner import Learner
-from taster.pgd import Ball
-from taster.types import Tensors
+from taster.core.functional_model import autocast
+from taster.core.learner import Learner
+from taster.core.types import Tensors
+from taster.derivatives import agreement, normalised
+from taster.derivatives.activation_pattern import Branches
+from taster.derivatives.autodiff import DoubleBackward, gradient
+from taster.derivatives.finite_differences import HeldDifferences
+from taster.perturbations.pgd import Ball
 
 CHANGES = {
     "float32": (1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 0.05, 0.1, 0.25, 0.5),

@@ -20,7 +20,7 @@ from setting import about, begin, draw, make_model, parser, write
 from torch.nn.functional import cross_entropy
 
 from taster import Learner
-from taster.clientwise import ClientGradients
+from taster.client_gradients import ClientGradients
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -9,8 +9,8 @@ it ("direction, federated"); a poisoned trigger and a whole accumulative batch o
 Every variant has a process of its own; its peak memory is what that process grew by since it was set up, up to the end
 of the case. The processes take turns, one case at a time, and ratios are medians over rounds of textbook / variant.
 "published" computes every target and G in each PGD step, as the published code does; "textbook" once a batch. "kept"
-has the allocator keep freed memory (`taster.memory`), as `taster run` does. Passes: seconds over those of a forward
-pass of the same variant. Agreement: share of signs right, each weighted by the size of the true value (double backward
+has the allocator keep freed memory (`taster.utils.allocator`), as `taster run` does. Passes: seconds over those of a
+forward pass of the same variant. Agreement: share of signs right, each weighted by the size of the true value (double backward
 in float64).
 """
 
@@ -35,14 +35,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
 from taster import Batch
-from taster.attacks.campaign import Budget
 from taster.attacks.crafting import Crafting
-from taster.calculus import Derivatives, Way, agreement, normalised
-from taster.functional import autocast
-from taster.learner import Learner
-from taster.memory import keep_memory
-from taster.pgd import Ball
-from taster.view import View
+from taster.attacks.online_attack import Budget
+from taster.core.functional_model import autocast
+from taster.core.learner import Learner
+from taster.core.view import View
+from taster.derivatives import Derivatives, Way, agreement, normalised
+from taster.perturbations.pgd import Ball
+from taster.utils.allocator import keep_memory
 
 EPSILON, STEPS, SIZE = 0.1, 10, 100
 VARIANTS = [

@@ -24,11 +24,11 @@ from torch.nn.functional import pad
 
 from taster import Batch, Phase, View
 from taster.attacks import accumulative, random_noise, vanilla_trigger
-from taster.calculus import Derivatives, Way
 from taster.data import as_batch, load_images
-from taster.detectors import KINDS, Detector
-from taster.discrepancy import MemorizationDiscrepancy
-from taster.score import Score
+from taster.derivatives import Derivatives, Way
+from taster.scores.base import Score
+from taster.scores.feature_detectors import KINDS, Detector
+from taster.scores.memorization_discrepancy import MemorizationDiscrepancy
 
 EPSILONS = {"4/255": 4 / 255, "8/255": 8 / 255, "16/255": 16 / 255, "0.1": 0.1}
 SIZE, FITTED, STEPS = 100, 5000, 10

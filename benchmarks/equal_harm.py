@@ -23,11 +23,11 @@ from torch.nn.functional import cross_entropy
 
 from taster import Batch, Phase, View
 from taster.attacks import accumulative
-from taster.attacks.campaign import Budget, Campaign
-from taster.calculus import Derivatives, Way
+from taster.attacks.online_attack import Budget, Campaign
+from taster.core.learner import Learner
 from taster.data import Images, as_batch, load_images
-from taster.learner import Learner
-from taster.pgd import Ball
+from taster.derivatives import Derivatives, Way
+from taster.perturbations.pgd import Ball
 
 EPSILON, SIZE, TESTED = 0.1, 100, 2000
 VARIANTS = [
@@ -42,7 +42,7 @@ VARIANTS = [
 
 
 def by_textbook(trigger: Batch, validation: Batch, steps: int) -> Campaign:
-    """The attack of `taster.attacks.accumulative` with a fixed trigger, from `textbook`'s functions."""
+    """The attack of `taster.attacks.online.accumulative` with a fixed trigger, from `textbook`'s functions."""
     made: list[Tensor] = []
 
     def parts(view: View) -> tuple[textbook.Loss, list[Tensor]]:

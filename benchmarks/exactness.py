@@ -20,10 +20,10 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from taster import Batch
-from taster.calculus import Normalise, normalised
-from taster.calculus.branches import Branches
-from taster.calculus.exact import Differentiator, DoubleBackward, ForwardOverReverse, LossAt, gradient
-from taster.types import Tensors
+from taster.core.types import Tensors
+from taster.derivatives import Normalise, normalised
+from taster.derivatives.activation_pattern import Branches
+from taster.derivatives.autodiff import Differentiator, DoubleBackward, ForwardOverReverse, LossAt, gradient
 
 SIZE = 100
 METHODS: dict[str, Callable[[], Differentiator]] = {

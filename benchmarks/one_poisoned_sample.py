@@ -22,18 +22,18 @@ import torch
 
 from taster import Batch, Phase
 from taster.attacks import Campaign, direct_gradient, generative
+from taster.core.view import View
 from taster.data import as_batch, split_roles
 from taster.data.stream import Sampler
 from taster.experiments import read_recipe
-from taster.experiments.assemble import make_learner, stream_rate
-from taster.experiments.burn_in import burn_in
-from taster.experiments.burn_in_cache import shared
-from taster.experiments.forming import outcome, replay
-from taster.experiments.recipe import Recipe
-from taster.experiments.work import recipe_data
-from taster.memory import keep_memory
-from taster.seeds import generator
-from taster.view import View
+from taster.experiments.recipes.schema import Recipe
+from taster.experiments.running.tasks import recipe_data
+from taster.experiments.scenarios.build_online import make_learner, stream_rate
+from taster.experiments.scenarios.burn_in import burn_in
+from taster.experiments.scenarios.burn_in_cache import shared
+from taster.experiments.scenarios.crafting_replay import outcome, replay
+from taster.utils.allocator import keep_memory
+from taster.utils.seeds import generator
 
 TESTED = 2000
 """Test images that the accuracy is of."""

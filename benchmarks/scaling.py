@@ -20,8 +20,8 @@ from torch.nn.functional import cross_entropy
 
 from taster import Batch
 from taster.attacks import accumulative
-from taster.calculus import Derivatives, Way
-from taster.learner import Learner
+from taster.core.learner import Learner
+from taster.derivatives import Derivatives, Way
 
 SIZES = {"C": (5, 10, 20), "batch": (50, 100, 200), "batches": (1, 2, 4)}
 START = {"C": 10, "batch": 100, "batches": 1}

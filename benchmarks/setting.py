@@ -13,9 +13,9 @@ from torch.nn.functional import cross_entropy
 
 from taster import Batch, Guard, History, Learner
 from taster.data import as_batch, load_images
-from taster.experiments.burn_in import load_weights
-from taster.memory import keep_memory
+from taster.experiments.scenarios.burn_in import load_weights
 from taster.models import MODELS
+from taster.utils.allocator import keep_memory
 
 CIFAR = {"pixel_mean": [0.4914, 0.4822, 0.4465], "pixel_std": [0.2023, 0.1994, 0.2010]}
 

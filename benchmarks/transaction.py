@@ -19,7 +19,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from taster import Learner
-from taster.functional import Precision, autocast, full_precision
+from taster.core.functional_model import Precision, autocast, full_precision
 from taster.models import MODELS
 
 

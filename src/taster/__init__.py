@@ -1,14 +1,14 @@
 """taster: models that keep learning, guarded against poisoned batches, and the attacks to prove it."""
 
-from taster.checkpoint import load_state, save_state
-from taster.defences.recommended import guard
-from taster.history import History, Snapshot
-from taster.learner import Learner
-from taster.promise import Promise, promise
-from taster.quarantine import Quarantine
-from taster.stages import Admitted, Change, Gate, Guard, Screen, Transform
-from taster.types import COMMIT, Action, Batch, Phase, StepRecord, Updates, Verdict, reject, rewind
-from taster.view import View
+from taster.core.checkpoint import load_state, save_state
+from taster.core.guard import Admitted, Change, Gate, Guard, Screen, Transform
+from taster.core.learner import Learner
+from taster.core.quarantine import Quarantine
+from taster.core.snapshots import History, Snapshot
+from taster.core.types import COMMIT, Action, Batch, Phase, StepRecord, Updates, Verdict, reject, rewind
+from taster.core.view import View
+from taster.defences.default_guard import guard
+from taster.stats.detection_bound import Promise, promise
 
 __version__ = "0.1.0"
 

@@ -114,8 +114,8 @@ def run(
     burnt-in checkpoints, and prints the table of results.
     """
     from taster.experiments import RunDirectory, read_recipe, run_recipe
-    from taster.memory import keep_memory
     from taster.report import write_report
+    from taster.utils.allocator import keep_memory
 
     keep_memory()
     wanted = [*(changes or []), *([] if seeds is None else [f"seeds={seeds}"])]
@@ -139,7 +139,7 @@ def run(
 @app.command(name="list")
 def list_all(as_json: AsJson = False) -> None:
     """List attacks, defences, models and recipes, each with its source."""
-    from taster.experiments.catalogue import catalogue
+    from taster.experiments.recipes.catalogue import catalogue
 
     entries = catalogue()
     if as_json:
@@ -238,8 +238,8 @@ def quarantine(
     as_json: AsJson = False,
 ) -> None:
     """List the batches that a guard refused, look at them, let them go or delete them."""
+    from taster.core.quarantine import Quarantine
     from taster.errors import QuarantineError
-    from taster.quarantine import Quarantine
     from taster.report.pictures import sheet as draw
 
     if not directory.is_dir():

@@ -10,11 +10,11 @@ from tests.conftest import full_state, same_state, tiny_batch, tiny_learner
 
 from taster import Batch, History, Learner, Phase, View
 from taster.attacks import ATTACKS, Campaign, accumulative
-from taster.attacks.campaign import changed
-from taster.calculus import inner, normalised
-from taster.calculus.exact import DoubleBackward, gradient
-from taster.discrepancy import MemorizationDiscrepancy
+from taster.attacks.online_attack import changed
+from taster.derivatives import inner, normalised
+from taster.derivatives.autodiff import DoubleBackward, gradient
 from taster.errors import AttackError
+from taster.scores.memorization_discrepancy import MemorizationDiscrepancy
 
 YANG = ("direct_gradient", "generative")
 COMMON = {"pgd_steps": 3, "epsilon": 0.1, "validation_size": 10}

@@ -10,10 +10,10 @@ from tests.conftest import full_state, same_state, tiny_batch, tiny_learner
 
 from taster import Batch, Guard, History, Learner, Phase
 from taster.attacks import Rehearsal, guard_aware
-from taster.attacks.campaign import changed
-from taster.calculus import Derivatives, Way
-from taster.stages import Change
-from taster.types import COMMIT, Verdict, reject
+from taster.attacks.online_attack import changed
+from taster.core.guard import Change
+from taster.core.types import COMMIT, Verdict, reject
+from taster.derivatives import Derivatives, Way
 
 
 class Bound:

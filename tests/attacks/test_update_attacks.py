@@ -14,14 +14,14 @@ from torch.nn.functional import cross_entropy
 
 from taster import Batch, Phase
 from taster.attacks import UPDATE_ATTACKS, Collusion, UpdateBudget, UpdateCampaign, accumulative_updates
-from taster.attacks.alie import most_deviations
-from taster.attacks.recovered_offset import recovered_offset, spread_out
-from taster.calculus import Derivatives, Way, inner
-from taster.clientwise import ClientGradients
+from taster.attacks.updates.alie import most_deviations
+from taster.attacks.updates.recovered_offset import recovered_offset, spread_out
+from taster.client_gradients import ClientGradients
+from taster.core.param_vectors import flatten, unflattened
 from taster.defences import clipping
+from taster.derivatives import Derivatives, Way, inner
 from taster.errors import AttackError
 from taster.federated import ClientUpdates, Server, mean, update_clipping
-from taster.flat import flatten, unflattened
 
 SIZE = 63  # of the tiny net's parameters
 

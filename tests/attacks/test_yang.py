@@ -14,11 +14,11 @@ from torch.nn.functional import cross_entropy
 from taster import Batch, Learner, Phase, View
 from taster.attacks import Campaign, accumulative, direct_gradient, generative
 from taster.attacks.autoencoder import Generation, pretrained
-from taster.attacks.campaign import changed
-from taster.attacks.forming import Forming
-from taster.attacks.generative import normal_data
-from taster.attacks.injection import UNROLLED, Injection, differences, exact, first_order
-from taster.calculus import Derivatives, agreement
+from taster.attacks.crafting_trace import Forming
+from taster.attacks.online.generative import normal_data
+from taster.attacks.online_attack import changed
+from taster.attacks.unrolled_update import UNROLLED, Injection, differences, exact, first_order
+from taster.derivatives import Derivatives, agreement
 from taster.errors import AttackError, SettingError
 
 RATE = 0.5

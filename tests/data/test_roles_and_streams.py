@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from taster.data import Augment, Images, ImageSet, Sampler, Stream, as_batch, split_roles
 from taster.errors import DataError
-from taster.seeds import generator
+from taster.utils.seeds import generator
 
 
 def numbered(n: int) -> Images:

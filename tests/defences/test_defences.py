@@ -9,9 +9,9 @@ import torch
 from tests.conftest import full_state, same_state, tiny_batch, tiny_learner
 
 from taster import Batch, Guard, History, Learner
+from taster.core.guard import Change
 from taster.defences import DEFENCES, clipping, dagc, probe_gate, probe_projection, quantile_clipping
 from taster.errors import CheckpointError, GuardError, HistoryError
-from taster.stages import Change
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])

@@ -13,12 +13,12 @@ from torch.nn.functional import cross_entropy, log_softmax
 
 from taster import Admitted, Batch, History, Learner, View
 from taster.defences import adversarial_training, anomaly_screen, discrepancy_screen, dsc, fat, mart, mma, trades
-from taster.defences.screening import ScoreScreen
-from taster.discrepancy import MemorizationDiscrepancy
+from taster.defences.screens.score_screen import ScoreScreen
 from taster.errors import GuardError, HistoryError
-from taster.objectives import SampleLoss, divergence, margin, mart_loss, trades_loss
-from taster.pgd import Ball
-from taster.score import CleanQuantile, Growing
+from taster.perturbations.objectives import SampleLoss, divergence, margin, mart_loss, trades_loss
+from taster.perturbations.pgd import Ball
+from taster.scores.base import CleanQuantile, Growing
+from taster.scores.memorization_discrepancy import MemorizationDiscrepancy
 
 
 def screened(guard: Any, batch: Batch, view: View) -> Any:

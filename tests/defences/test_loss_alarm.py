@@ -11,10 +11,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from taster import Batch, Guard, History, Learner
+from taster.core.guard import Change
+from taster.core.types import Action, Updates
 from taster.defences import loss_alarm
 from taster.errors import CheckpointError, GuardError, HistoryError
-from taster.stages import Change
-from taster.types import Action, Updates
 
 
 def easy(n: int, seed: int = 0) -> Batch:

@@ -11,7 +11,7 @@ import torch
 
 from taster.data import Images
 from taster.experiments import Recipe, read_recipe
-from taster.experiments.burn_in_cache import shared
+from taster.experiments.scenarios.burn_in_cache import shared
 
 IMAGES = Images(torch.zeros(6, 1, 8, 8, dtype=torch.uint8), torch.arange(6))
 OTHERS = Images(torch.ones(6, 1, 8, 8, dtype=torch.uint8), torch.arange(6))

@@ -13,8 +13,8 @@ from tests.conftest import TINY_RECIPE
 from taster import Batch
 from taster.errors import RecipeError
 from taster.experiments import parse_recipe, read_recipe, shipped_recipes
-from taster.experiments.assemble import make_guard
-from taster.experiments.catalogue import catalogue
+from taster.experiments.recipes.catalogue import catalogue
+from taster.experiments.scenarios.build_online import make_guard
 
 
 def faults(*changes: tuple[str, str], extra: str = "") -> str:

@@ -20,7 +20,7 @@ from taster import load_state, save_state
 from taster.errors import CheckpointError, DataError, ModelError, RecipeError, RunDirectoryError
 from taster.experiments import Recipe, RunDirectory, parse_recipe, read_recipe
 from taster.experiments import run_recipe as run_recipe_anywhere
-from taster.experiments.watcher import Silence
+from taster.experiments.running.progress import Silence
 
 
 def run_recipe(recipe: Recipe, out: Path, *, jobs: int = 1, **options: Any) -> list[dict[str, Any]]:

@@ -9,8 +9,9 @@ import torch
 from tests.conftest import full_state, same_state, tiny_batch, tiny_learner
 
 from taster import Action, Guard, Updates
-from taster.calculus.exact import gradient
+from taster.core.step import guarded_step
 from taster.defences import probe_gate
+from taster.derivatives.autodiff import gradient
 from taster.federated import (
     AGGREGATORS,
     Reply,
@@ -23,7 +24,6 @@ from taster.federated import (
     mean,
     unflatten,
 )
-from taster.step import guarded_step
 
 
 def client_update(learner, seed: int) -> torch.Tensor:

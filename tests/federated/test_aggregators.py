@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from taster.core.param_vectors import finite_rows
 from taster.errors import SettingError, SmallBatchError
 from taster.federated import (
     AGGREGATORS,
@@ -21,10 +22,9 @@ from taster.federated import (
     krum,
     nearest_neighbour_mixing,
 )
-from taster.federated.coordinates import nearest_to_median
-from taster.federated.fltrust import TrustIn
-from taster.federated.geometry import Geometry, gram, squared_norms
-from taster.flat import finite_rows
+from taster.federated.aggregators.coordinate_wise import nearest_to_median
+from taster.federated.aggregators.fltrust import TrustIn
+from taster.federated.aggregators.pairwise import Geometry, gram, squared_norms
 
 Rows = list[list[float]]
 

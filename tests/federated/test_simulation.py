@@ -10,7 +10,7 @@ from tests.conftest import full_state, same_state, tiny_batch, tiny_learner
 
 from taster import Batch, Phase
 from taster.attacks import UpdateCampaign, label_flip, random_noise, vanilla_trigger
-from taster.clientwise import ClientGradients
+from taster.client_gradients import ClientGradients
 from taster.data import Images
 from taster.errors import DataError
 from taster.federated import (
@@ -151,7 +151,7 @@ def test_recorded_statistics_stay_as_they_are() -> None:
 
 def test_a_refused_round_leaves_batch_norm_as_it_was() -> None:
     from taster import Guard
-    from taster.types import reject
+    from taster.core.types import reject
 
     learner = tiny_learner(guard=Guard(gates=[lambda change: reject("no")]))
     before = full_state(learner)

@@ -14,8 +14,8 @@ import torch
 
 from taster.errors import RunDirectoryError
 from taster.experiments import RunDirectory, read_recipe, run_recipe
-from taster.experiments.recipe import Entry
-from taster.experiments.watcher import Silence
+from taster.experiments.recipes.schema import Entry
+from taster.experiments.running.progress import Silence
 from taster.report import Spread, summarise, tabulated, write_report
 from taster.report.compare import compare_runs
 from taster.report.figures import colour

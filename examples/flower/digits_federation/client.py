@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from digits_federation.task import BATCH_SIZE, EPOCHS, RATE, client_images, make_model, shares
 from taster.attacks import label_flip, sign_flip
 from taster.data import as_batch
-from taster.flower import Form, colluding, load_model, malicious, model_arrays, poisoned
+from taster.integrations.flower import Form, colluding, load_model, malicious, model_arrays, poisoned
 
 
 def told(attack: str) -> Callable[[Message, Context], bool]:

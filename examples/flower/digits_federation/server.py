@@ -12,7 +12,7 @@ from digits_federation.task import RATE, make_model, tested, trusted
 from taster import Guard, Learner
 from taster.attacks import alie
 from taster.federated import Server, trimmed_mean
-from taster.flower import Colluders, GuardedStrategy
+from taster.integrations.flower import Colluders, GuardedStrategy
 
 app = ServerApp()
 

@@ -9,7 +9,7 @@ from taster import Batch
 from taster.data import Images, as_batch, load_images
 from taster.federated import iid_shares
 from taster.models import MODELS
-from taster.seeds import generator
+from taster.utils.seeds import generator
 
 RATE, EPOCHS, BATCH_SIZE = 0.1, 1, 32
 PROBE = 100

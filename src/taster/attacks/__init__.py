@@ -1,23 +1,17 @@
 """Attacks: one file each. To add one, write it and name it here."""
 
-from taster.attacks.accumulative import accumulative
-from taster.attacks.accumulative_updates import accumulative_updates
-from taster.attacks.alie import alie
-from taster.attacks.campaign import Attack, Budget, Campaign, Draw
-from taster.attacks.direct_gradient import direct_gradient
-from taster.attacks.foreign_images import foreign_images
-from taster.attacks.forming import Forming
-from taster.attacks.gaussian_updates import gaussian_updates
-from taster.attacks.generative import generative
-from taster.attacks.guard_aware import guard_aware
-from taster.attacks.ipm import ipm
-from taster.attacks.label_flip import label_flip
-from taster.attacks.mimic import mimic
-from taster.attacks.min_max import min_max, min_sum
-from taster.attacks.no_attack import none
-from taster.attacks.random_noise import random_noise
-from taster.attacks.rehearsal import Outcome, Rehearsal
-from taster.attacks.reverse_trigger import reverse_trigger
+from taster.attacks.crafting_trace import Forming
+from taster.attacks.guard_simulator import Outcome, Rehearsal
+from taster.attacks.online.accumulative import accumulative
+from taster.attacks.online.direct_gradient import direct_gradient
+from taster.attacks.online.generative import generative
+from taster.attacks.online.guard_aware import guard_aware
+from taster.attacks.online.label_flip import label_flip
+from taster.attacks.online.no_attack import none
+from taster.attacks.online.ood_images import foreign_images
+from taster.attacks.online.random_noise import random_noise
+from taster.attacks.online.vanilla_trigger import vanilla_trigger
+from taster.attacks.online_attack import Attack, Budget, Campaign, Draw
 from taster.attacks.schedule import (
     Observation,
     Schedule,
@@ -26,9 +20,15 @@ from taster.attacks.schedule import (
     at_accuracy_floor,
     at_loss_amplification,
 )
-from taster.attacks.sign_flip import sign_flip
-from taster.attacks.update_campaign import Collusion, UpdateAttack, UpdateBudget, UpdateCampaign
-from taster.attacks.vanilla_trigger import vanilla_trigger
+from taster.attacks.update_attack import Collusion, UpdateAttack, UpdateBudget, UpdateCampaign
+from taster.attacks.updates.accumulative_updates import accumulative_updates
+from taster.attacks.updates.alie import alie
+from taster.attacks.updates.gaussian_updates import gaussian_updates
+from taster.attacks.updates.ipm import ipm
+from taster.attacks.updates.mimic import mimic
+from taster.attacks.updates.min_max import min_max, min_sum
+from taster.attacks.updates.reverse_trigger import reverse_trigger
+from taster.attacks.updates.sign_flip import sign_flip
 
 ATTACKS = {
     attack.__name__: attack

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from taster.attacks.campaign import Budget
-from taster.calculus import Derivatives, LossAt, Normalise, normalised
-from taster.discrepancy import MemorizationDiscrepancy
+from taster.attacks.online_attack import Budget
+from taster.core.functional_model import BatchNormMode
+from taster.core.types import Batch, Tensors
+from taster.core.view import View
+from taster.derivatives import Derivatives, LossAt, Normalise, normalised
 from taster.errors import AttackError
-from taster.functional import BatchNormMode
-from taster.objectives import ObjectiveName, divergence, margin
-from taster.pgd import pgd
-from taster.types import Batch, Tensors
-from taster.view import View
+from taster.perturbations.objectives import ObjectiveName, divergence, margin
+from taster.perturbations.pgd import pgd
+from taster.scores.memorization_discrepancy import MemorizationDiscrepancy
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from taster.core.view import View
 from taster.errors import AttackError
-from taster.view import View
 
 
 def wrong_labels(y: Tensor, x: Tensor, view: View, generator: torch.Generator, target: int | None) -> Tensor:

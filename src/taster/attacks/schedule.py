@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from taster.core.types import Phase, StepRecord
 from taster.errors import AttackError
-from taster.types import Phase, StepRecord
 
 
 @dataclass(frozen=True)

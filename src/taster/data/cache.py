@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from taster.checkpoint import load_state, save_state
+from taster.core.checkpoint import load_state, save_state
 from taster.data.images import Images, ImageSet
 from taster.errors import CheckpointError, DataError
 

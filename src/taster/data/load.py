@@ -12,7 +12,7 @@ from taster.data.huggingface import from_splits, open_splits
 from taster.data.images import Images, ImageSet
 from taster.data.torch_dataset import OnProgress, decode
 from taster.errors import DataError
-from taster.imports import import_callable, is_import_path
+from taster.utils.import_path import import_callable, is_import_path
 
 
 def load_images(

@@ -9,7 +9,7 @@ import torch
 
 from taster.data.images import Images, ImageSet
 from taster.errors import DataError
-from taster.seeds import generator
+from taster.utils.seeds import generator
 
 Role = Literal["burn_in", "stream", "trigger", "validation", "monitor", "probe", "test"]
 ROLES: tuple[Role, ...] = get_args(Role)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from taster.core.types import Batch
 from taster.data.images import Images
 from taster.errors import DataError
-from taster.types import Batch
 
 
 @dataclass(frozen=True)

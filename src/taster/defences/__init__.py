@@ -1,24 +1,24 @@
 """Defences: one file each, each a function that returns a Guard. To add one, write it and name it here."""
 
-from taster.defences.adversarial_training import adversarial_training
-from taster.defences.anomaly_screen import anomaly_screen
-from taster.defences.clipping import clipping
-from taster.defences.dagc import dagc
-from taster.defences.discrepancy_screen import discrepancy_screen
-from taster.defences.dsc import dsc
-from taster.defences.fat import fat
-from taster.defences.influence_screen import influence_screen
-from taster.defences.loss_alarm import loss_alarm
-from taster.defences.mart import mart
-from taster.defences.metric_gate import metric_gate
-from taster.defences.mma import mma
+from taster.defences.corrections.adversarial_training import adversarial_training
+from taster.defences.corrections.dsc import dsc
+from taster.defences.corrections.fat import fat
+from taster.defences.corrections.mart import mart
+from taster.defences.corrections.mma import mma
+from taster.defences.corrections.trades import trades
+from taster.defences.default_guard import guard
+from taster.defences.gates.loss_alarm import loss_alarm
+from taster.defences.gates.metric_gate import metric_gate
+from taster.defences.gates.probe_gate import probe_gate
 from taster.defences.no_defence import none
-from taster.defences.probe_gate import probe_gate
-from taster.defences.probe_projection import probe_projection
-from taster.defences.quantile_clipping import quantile_clipping
-from taster.defences.recommended import guard
-from taster.defences.salvage import salvage
-from taster.defences.trades import trades
+from taster.defences.retry import salvage
+from taster.defences.screens.anomaly_screen import anomaly_screen
+from taster.defences.screens.discrepancy_screen import discrepancy_screen
+from taster.defences.screens.influence_screen import influence_screen
+from taster.defences.transforms.agem_projection import probe_projection
+from taster.defences.transforms.clipping import clipping
+from taster.defences.transforms.dagc import dagc
+from taster.defences.transforms.quantile_clipping import quantile_clipping
 
 DEFENCES = {
     defence.__name__: defence

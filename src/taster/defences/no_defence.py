@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from taster.stages import Guard
+from taster.core.guard import Guard
 
 
 def none() -> Guard:

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
+from taster.core.types import Batch
 from taster.errors import CheckpointError
-from taster.types import Batch
 
 
 def check_rows(kept: Iterable[Tensor], probe: Batch) -> None:

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from taster.checkpoint import is_partial, load_state, save_state, write_atomically
+from taster.core.checkpoint import is_partial, load_state, save_state, write_atomically
 from taster.errors import RecipeError, RunDirectoryError
-from taster.experiments.recipe import Recipe
-from taster.experiments.recipe_files import read_recipe
+from taster.experiments.recipes.files import read_recipe
+from taster.experiments.recipes.schema import Recipe
 
 
 class RunDirectory:

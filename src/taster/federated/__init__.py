@@ -1,16 +1,16 @@
-"""Client updates and their aggregation; a round is one `taster.step.guarded_step` over `Updates`."""
+"""Client updates and their aggregation; a round is one `taster.core.step.guarded_step` over `Updates`."""
 
 from taster.federated.aggregation import Aggregate, Rule, Situated, aggregated, flatten, mean, unflatten
-from taster.federated.aggregator import Aggregator
-from taster.federated.centres import centred_clipping, geometric_median
-from taster.federated.clients import ClientUpdates, Reply, receive, vetted
-from taster.federated.coordinates import coordinate_median, trimmed_mean
-from taster.federated.distances import bulyan, krum, multi_krum
-from taster.federated.fltrust import fltrust
-from taster.federated.population import Invited, Population, dirichlet_shares, iid_shares, single_shares
+from taster.federated.aggregators.aggregator import Aggregator
+from taster.federated.aggregators.coordinate_wise import coordinate_median, trimmed_mean
+from taster.federated.aggregators.fltrust import fltrust
+from taster.federated.aggregators.krum import bulyan, krum, multi_krum
+from taster.federated.aggregators.pre_aggregators import nearest_neighbour_mixing, update_clipping, weighted_mean
+from taster.federated.aggregators.robust_centers import centred_clipping, geometric_median
+from taster.federated.client_pool import Invited, Population, dirichlet_shares, iid_shares, single_shares
+from taster.federated.client_updates import ClientUpdates, Reply, receive, vetted
 from taster.federated.server import Round, Server
 from taster.federated.simulation import Simulation
-from taster.federated.steps_before import nearest_neighbour_mixing, update_clipping, weighted_mean
 
 AGGREGATORS = {
     "mean": weighted_mean,

@@ -8,14 +8,14 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from taster.clientwise import renewed
-from taster.federated.clients import ClientUpdates
-from taster.flat import flatten, floating_buffers, trainable, unflattened
-from taster.learner import Learner
-from taster.stages import Admitted
-from taster.step import Reduce
-from taster.types import Tensors, Updates
-from taster.view import View
+from taster.client_gradients import renewed
+from taster.core.guard import Admitted
+from taster.core.learner import Learner
+from taster.core.param_vectors import flatten, floating_buffers, trainable, unflattened
+from taster.core.step import Reduce
+from taster.core.types import Tensors, Updates
+from taster.core.view import View
+from taster.federated.client_updates import ClientUpdates
 
 Aggregate = Callable[[Tensor, Tensor], Tensor]
 """From values [m, d] and weights [m] to one update [d]."""

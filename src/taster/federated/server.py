@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from taster.core.learner import Learner
+from taster.core.param_vectors import trainable
+from taster.core.step import guarded_step
+from taster.core.types import StepRecord
 from taster.federated.aggregation import Rule, aggregated, mean
-from taster.federated.clients import ClientUpdates, Reply, receive, vetted
-from taster.flat import trainable
-from taster.learner import Learner
-from taster.step import guarded_step
-from taster.types import StepRecord
+from taster.federated.client_updates import ClientUpdates, Reply, receive, vetted
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from taster.attacks.campaign import Campaign
-from taster.attacks.update_campaign import Collusion, UpdateCampaign
-from taster.clientwise import ClientGradients
-from taster.federated.clients import ClientUpdates
-from taster.federated.population import Invited, Population
+from taster.attacks.online_attack import Campaign
+from taster.attacks.update_attack import Collusion, UpdateCampaign
+from taster.client_gradients import ClientGradients
+from taster.core.types import Batch, Phase
+from taster.federated.client_pool import Invited, Population
+from taster.federated.client_updates import ClientUpdates
 from taster.federated.server import Round, Server
-from taster.types import Batch, Phase
 
 
 @dataclass

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import nn
 
 from taster.errors import ModelError
-from taster.settings import checked
+from taster.utils.settings import checked
 
 
 @checked

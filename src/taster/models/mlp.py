@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import nn
 
-from taster.settings import checked
+from taster.utils.settings import checked
 
 
 @checked

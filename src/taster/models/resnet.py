@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from taster.models.norms import norm2d
 from taster.models.pixels import standardise
-from taster.settings import checked
+from taster.utils.settings import checked
 
 
 class BasicBlock(nn.Module):

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from taster.models.norms import Norm2d, norm2d
-from taster.settings import checked
+from taster.utils.settings import checked
 
 
 class SmallCNN(nn.Module):

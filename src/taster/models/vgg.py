@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from taster.errors import ModelError
 from taster.models.norms import Norm2d, norm2d
 from taster.models.pixels import standardise
-from taster.settings import checked
+from taster.utils.settings import checked
 
 # Channels of each convolution; "pool" halves the resolution (Simonyan and Zisserman 2015, Table 1, column A).
 _LAYERS: tuple[int | str, ...] = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from taster.errors import ModelError
-from taster.settings import checked
+from taster.utils.settings import checked
 
 
 class Block(nn.Module):

@@ -12,26 +12,26 @@ import jinja2
 from matplotlib.figure import Figure
 
 from taster.errors import RunDirectoryError
+from taster.report.attack_defence_table import LEGEND as GRID_LEGEND
+from taster.report.attack_defence_table import grid
+from taster.report.counts import derivatives, promises, refusals
+from taster.report.crafting_curves import HEADINGS as FORMING_HEADINGS
+from taster.report.crafting_curves import LEGEND as FORMING_LEGEND
+from taster.report.crafting_curves import formation, forming_lines
+from taster.report.defence_ranking import HEADINGS as STANDING_HEADINGS
+from taster.report.defence_ranking import LEGEND as STANDING_LEGEND
+from taster.report.defence_ranking import standings
 from taster.report.figures import Theme, as_png, as_svg, colour, curves, drops, plain_text
-from taster.report.forming import HEADINGS as FORMING_HEADINGS
-from taster.report.forming import LEGEND as FORMING_LEGEND
-from taster.report.forming import formation, forming_lines
-from taster.report.grid import LEGEND as GRID_LEGEND
-from taster.report.grid import grid
-from taster.report.opening import sentences
 from taster.report.pictures import magnified_difference, strip
 from taster.report.score_figures import distributions, over_past, over_radius, past_plot, radius_plot
 from taster.report.scores import HEADINGS as SCORE_HEADINGS
 from taster.report.scores import LEGEND as SCORE_LEGEND
 from taster.report.scores import ScoreLine, score_lines
-from taster.report.standings import HEADINGS as STANDING_HEADINGS
-from taster.report.standings import LEGEND as STANDING_LEGEND
-from taster.report.standings import standings
 from taster.report.summary import legend, summarise, tabulated
-from taster.report.tallies import derivatives, promises, refusals
+from taster.report.summary_text import sentences
 
 if TYPE_CHECKING:
-    from taster.experiments.recipe import Recipe
+    from taster.experiments.recipes.schema import Recipe
     from taster.experiments.run_directory import RunDirectory
 
 _THEMES: tuple[Theme, Theme] = ("light", "dark")

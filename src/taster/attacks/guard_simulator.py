@@ -1,0 +1,82 @@
+"""A dress rehearsal: what an attacker who knows the guard tries out before he strikes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from taster.core.backward import backward
+from taster.core.learner import Learner
+from taster.core.step import guarded_step
+from taster.core.transaction import StateCopy
+from taster.core.types import Batch, StepRecord
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of batches that were tried out.
+
+    Attributes:
+        committed: whether each was learned.
+        accuracy: on the attacker's own samples, in points, after those batches that harm is measured after.
+    """
+
+    committed: tuple[bool, ...]
+    accuracy: float
+
+
+class Rehearsal:
+    """A learner of the attacker's own: the victim as it stands, behind a copy of its guard.
+
+    The copy has the guard's code and settings, and trusted samples of the attacker's own in the place of the guard's,
+    which he does not have. Its state is its own: it has watched the victim's steps on those samples.
+
+    Args:
+        learner: built as the victim is.
+        held_out: what harm is measured on; other samples than the copy of the guard has.
+    """
+
+    def __init__(self, learner: Learner, held_out: Batch) -> None:
+        self._learner = learner
+        self._held_out = held_out
+        self._kept = StateCopy(learner.model, learner.optimizer)
+
+    def follow(self, victim: Learner, record: StepRecord | None = None) -> None:
+        """Takes up the victim's state, and lets the copy of the guard learn what became of the last step."""
+        learner = self._learner
+        learner.load_state_dict({**victim.state_dict(), "guard": learner.guard.state_dict(), "history": None})
+        learner.history = None if victim.history is None else victim.history.fork()
+        if record is not None:
+            learner.guard.observe(record, learner.view())
+
+    def outcome(self, *batches: Batch, afterwards: Sequence[Batch] = ()) -> Outcome:
+        """Feeds the batches one after the other, and undoes it all.
+
+        Args:
+            batches: after these the harm is measured.
+            afterwards: others that are fed after them, to see whether it lasts.
+        """
+        learner = self._learner
+        history, learner.history = learner.history, None
+        before = copy.deepcopy(learner.own_state())
+        self._kept.save()
+        devices = [batches[0].x.device] if batches[0].x.is_cuda else []
+        try:
+            learner.history = None if history is None else history.fork()
+            with torch.random.fork_rng(devices):  # what dropout draws is the victim's
+                records = [self._feed(batch) for batch in batches]
+                accuracy = learner.view().accuracy(self._held_out.x, self._held_out.y)
+                records += [self._feed(batch) for batch in afterwards]
+        finally:
+            self._kept.restore()
+            learner.history = None
+            learner.take_up(before)
+            learner.history = history
+        return Outcome(tuple(record.verdict.committed for record in records), accuracy)
+
+    def _feed(self, batch: Batch) -> StepRecord:
+        """One step, of which nobody is told: it is no alarm of the victim's."""
+        return guarded_step(self._learner, batch, self._learner.guard, backward)

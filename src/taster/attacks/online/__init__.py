@@ -1,0 +1,1 @@
+"""Attacks on the batches of a stream."""

@@ -1,0 +1,137 @@
+"""The attacker who knows the guard: tries every batch on a copy of it and feeds the worst that passes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+
+from taster.attacks.guard_simulator import Outcome, Rehearsal
+from taster.attacks.online.accumulative import Trigger, accumulative
+from taster.attacks.online.vanilla_trigger import vanilla_trigger
+from taster.attacks.online_attack import Campaign, Draw
+from taster.core.types import Batch
+from taster.core.view import View
+from taster.derivatives import Derivatives
+from taster.perturbations.pgd import Norm
+from taster.utils.settings import checked
+
+Share = Annotated[float, Field(gt=0, le=1)]
+Goal = Literal["trigger", "now"]
+
+
+@checked
+def guard_aware(
+    trigger: Batch,
+    validation: Draw,
+    generator: torch.Generator,
+    rehearsal: Rehearsal,
+    derivatives: Derivatives | None = None,
+    *,
+    goal: Goal = "trigger",
+    epsilon: Annotated[float, Field(ge=0)] = 8 / 255,
+    norm: Norm = "linf",
+    pgd_steps: Annotated[int, Field(ge=1)] = 100,
+    ratio: Share = 1.0,
+    accumulation_weight: Annotated[float, Field(ge=0)] = 1.0,
+    trigger_batch: Trigger = "fixed",
+    validation_size: Annotated[int, Field(ge=1)] = 100,
+    loss_scale: Annotated[float, Field(gt=0)] = 1.0,
+    victim_class: Annotated[int, Field(ge=0)] | None = None,
+    lookahead: Annotated[int, Field(ge=0)] = 0,
+    shares: Annotated[list[Share], Field(min_length=1)] = [1.0, 0.7, 0.4, 0.2],  # noqa: B006 (a setting, never written to)
+) -> Campaign:
+    """Poison of which each batch has as large a share as a copy of the guard lets pass with most harm.
+
+        candidates  x + s (A_t(x) − x) for each share s, and x itself
+        fed         of the candidates that the copy of the guard commits, the one with the lowest accuracy on the
+                    attacker's samples afterwards; x where it commits none
+        trigger     likewise; where none passes, the smallest share
+
+    The attacker holds the model, the optimizer, the guard's code and settings and samples of the same distribution, but
+    not the guard's trusted samples.
+
+    Args:
+        trigger: the clean trigger batch S_T.
+        validation: draws S_val.
+        generator: draws which samples are poisoned, where `ratio` is under 1.
+        rehearsal: the copy to try on.
+        derivatives: how they are computed; by default held differences in float32.
+        goal: "trigger" feeds accumulative poison, and measures after the trigger as it would be made now; "now" makes
+            every batch by Eq. 6, as if it were the trigger, and measures right after it: a slow drift under the guard's
+            level. (A greedy `vanilla_trigger` of a large `loss_scale` is what makes a guard refuse everything.)
+        epsilon: ε, in the units of the data.
+        norm: of the ball.
+        pgd_steps: C.
+        ratio: share of each batch that is poisoned.
+        accumulation_weight: λ.
+        trigger_batch: see `taster.attacks.online.accumulative`.
+        validation_size: samples in S_val.
+        loss_scale: factor on the loss of the trigger, and of every batch where the goal is "now".
+        victim_class: S_val is of this class alone.
+        lookahead: clean batches that are tried after a candidate and must be committed as well: an attacker who waits
+            for the period of a guard that checks every m steps takes m − 1, and does harm in between that is gone when
+            the guard looks.
+        shares: s.
+
+    Source: taster's own; that a defence is to be tried by attackers who know it is Tramer et al. 2020.
+    """
+    common: dict[str, Any] = {
+        "epsilon": epsilon,
+        "norm": norm,
+        "pgd_steps": pgd_steps,
+        "ratio": ratio,
+        "validation_size": validation_size,
+        "loss_scale": loss_scale,
+        "victim_class": victim_class,
+    }
+    if goal == "now":
+        inner = vanilla_trigger(validation, generator, derivatives, greedy=True, **common)
+    else:
+        inner = accumulative(
+            trigger,
+            validation,
+            generator,
+            derivatives,
+            accumulation_weight=accumulation_weight,
+            trigger_batch=trigger_batch,
+            **common,
+        )
+    assert inner.accumulate is not None
+    assert inner.trigger is not None
+    craft, strike = inner.accumulate, inner.trigger
+
+    def candidates(clean: Batch, poisoned: Batch) -> list[Batch]:
+        made = [
+            Batch(clean.x + share * (poisoned.x - clean.x), clean.y, poisoned.loss_scale)
+            for share in sorted(shares, reverse=True)
+        ]
+        return [inner.budget.enforce(batch, clean) for batch in made]
+
+    def worst(batches: list[Batch], *blow: Batch) -> Batch | None:
+        future = [validation(len(batches[0])) for _ in range(lookahead)]
+        return _worst(batches, [rehearsal.outcome(batch, *blow, afterwards=future) for batch in batches], len(blow))
+
+    def accumulate(clean: Batch, view: View) -> Batch:
+        tried = [*candidates(clean, craft(clean, view)), clean]
+        found = worst(tried, *([strike(trigger, view)] if goal == "trigger" else []))
+        return clean if found is None else found
+
+    def last(clean: Batch, view: View) -> Batch:
+        tried = candidates(clean, strike(clean, view))
+        found = worst(tried)
+        return tried[-1] if found is None else found
+
+    return Campaign(inner.budget, accumulate=accumulate, trigger=last, derivatives=inner.derivatives)
+
+
+def _worst(batches: list[Batch], outcomes: list[Outcome], blows: int) -> Batch | None:
+    """The batch of the lowest accuracy afterwards among those that were committed, with all that is to come but the
+    blow, which is for later."""
+    passed = [
+        (outcome.accuracy, i)
+        for i, outcome in enumerate(outcomes)
+        if outcome.committed[0] and all(outcome.committed[1 + blows :])
+    ]
+    return batches[min(passed)[1]] if passed else None

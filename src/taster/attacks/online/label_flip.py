@@ -1,0 +1,50 @@
+"""Wrong labels: the plainest poison there is."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+
+from taster.attacks.labels import wrong_labels
+from taster.attacks.online_attack import Budget, Campaign
+from taster.core.types import Batch
+from taster.core.view import View
+from taster.perturbations.pgd import Ball
+from taster.utils.settings import checked
+
+
+@checked
+def label_flip(
+    generator: torch.Generator,
+    *,
+    ratio: Annotated[float, Field(gt=0, le=1)] = 1.0,
+    source: Annotated[int, Field(ge=0)] | None = None,
+    target: Annotated[int, Field(ge=0)] | None = None,
+) -> Campaign:
+    """Samples under labels that are not theirs, in the stream and in the trigger; the samples stay as they are.
+
+        y' = target, or a class other than y, each as likely
+
+    Args:
+        generator: draws which samples are poisoned, and their labels.
+        ratio: share of a batch that is poisoned.
+        source: the class whose samples are poisoned; None poisons all classes.
+        target: the label they get; None draws one.
+
+    Raises (when called):
+        AttackError: for a target that the model has no output for.
+
+    Source: Biggio et al. 2011; the targeted form Tolpegin et al. 2020.
+    """
+    budget = Budget(Ball("linf", 0.0), ratio, labels=True)
+
+    def attack(clean: Batch, view: View) -> Batch:
+        chosen = budget.choose(len(clean), generator).to(clean.y.device)
+        if source is not None:
+            chosen &= clean.y == source
+        wrong = wrong_labels(clean.y, clean.x, view, generator, target)
+        return Batch(clean.x, torch.where(chosen, wrong, clean.y))
+
+    return Campaign(budget, accumulate=attack, trigger=attack)

@@ -1,0 +1,1 @@
+"""Attacks on the updates of federated clients."""

@@ -1,0 +1,28 @@
+"""Inner product manipulation."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor
+
+from taster.attacks.update_attack import Collusion, UpdateCampaign
+from taster.core.view import View
+from taster.utils.settings import checked
+
+
+@checked
+def ipm(*, scale: Annotated[float, Field(gt=0)] = 1.0) -> UpdateCampaign:
+    """All of the attacker's clients send the mean of the others' updates times −s.
+
+    Args:
+        scale: s, "ε" in the paper: small, it hides among the honest; large, it turns the mean round.
+
+    Source: Xie et al. 2020 ("Fall of Empires"), Section 4.
+    """
+
+    def against(collusion: Collusion, view: View) -> Tensor:
+        return (-scale * collusion.others.mean(0)).expand(int(collusion.malicious.sum()), -1)
+
+    return UpdateCampaign.always(against)

@@ -1,0 +1,93 @@
+"""As far from the honest as no honest update would stand out: min-max and min-sum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from taster.attacks.update_attack import Collusion, UpdateCampaign
+from taster.core.view import View
+from taster.utils.settings import checked
+
+Away = Literal["unit", "deviation", "sign"]
+
+
+@checked
+def min_max(*, away: Away = "deviation") -> UpdateCampaign:
+    """The mean of the others plus γ p, γ the largest with which no distance to them exceeds the largest among them.
+
+    Args:
+        away: p: "unit", against the mean; "deviation", against the standard deviation of each coordinate; "sign",
+            against the mean's signs.
+
+    Source: Shejwalkar and Houmansadr 2021, Section IV-B ("Min-Max"); γ in closed form instead of by search.
+    """
+    return _campaign(away, _largest_of_each)
+
+
+@checked
+def min_sum(*, away: Away = "deviation") -> UpdateCampaign:
+    """The same, γ the largest with which the sum of squared distances to them exceeds none of theirs.
+
+    Args:
+        away: see `min_max`.
+
+    Source: Shejwalkar and Houmansadr 2021, Section IV-B ("Min-Sum"); γ in closed form instead of by search.
+    """
+    return _campaign(away, _largest_in_sum)
+
+
+def _campaign(away: Away, largest: Callable[[Tensor, Tensor, Tensor], float]) -> UpdateCampaign:
+    def attack(collusion: Collusion, view: View) -> Tensor:
+        others = collusion.others
+        mean = others.mean(0)
+        p = _direction(others, mean, away)
+        gamma = largest(others, mean, p) if float(p.abs().max()) > 0 else 0.0
+        row: Tensor = mean + gamma * p
+        return row.expand(int(collusion.malicious.sum()), -1)
+
+    return UpdateCampaign.always(attack)
+
+
+def _direction(others: Tensor, mean: Tensor, away: Away) -> Tensor:
+    if away == "unit":
+        p: Tensor = -mean / torch.linalg.vector_norm(mean).clamp_min(torch.finfo(mean.dtype).tiny)
+        return p
+    if away == "sign":
+        return -mean.sign()
+    return -others.std(0) if len(others) > 1 else torch.zeros_like(mean)
+
+
+def _largest_of_each(others: Tensor, mean: Tensor, p: Tensor) -> float:
+    """The largest γ with ‖mean + γ p − vᵢ‖ ≤ max ‖vᵢ − vⱼ‖ for all i: the least root of a quadratic for each."""
+    bound = _distances(others).max()
+    squares, along = _apart(others, mean, p)
+    return float(_root(p.double().square().sum(), along, squares - bound).min())
+
+
+def _largest_in_sum(others: Tensor, mean: Tensor, p: Tensor) -> float:
+    """The largest γ with Σᵢ ‖mean + γ p − vᵢ‖² ≤ max over j of Σᵢ ‖vⱼ − vᵢ‖²."""
+    bound = _distances(others).sum(1).max()
+    squares, along = _apart(others, mean, p)
+    return float(_root(len(others) * p.double().square().sum(), along.sum(), squares.sum() - bound))
+
+
+def _apart(others: Tensor, mean: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
+    """‖mean − vᵢ‖² and ⟨mean − vᵢ, p⟩, [n] each."""
+    away = (mean - others).double()
+    return away.square().sum(1), away @ p.double()
+
+
+def _distances(rows: Tensor) -> Tensor:
+    """Squared distances, [n, n]."""
+    inner = rows.double() @ rows.double().t()
+    squares = inner.diagonal()
+    return (squares[:, None] + squares - 2 * inner).clamp_min(0)
+
+
+def _root(a: Tensor, half_b: Tensor, c: Tensor) -> Tensor:
+    """The larger root of a γ² + 2 (b/2) γ + c, where c ≤ 0; never under 0."""
+    return ((-half_b + (half_b.square() - a * c).clamp_min(0).sqrt()) / a).clamp_min(0)

@@ -1,0 +1,190 @@
+"""The learner's model as a pure function of parameters, buffers and samples."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from taster.core.losses import Loss, sample_losses, scalar_loss
+from taster.errors import ModelError
+
+BatchNormMode = Literal["eval", "train"]
+"""Normalise with the recorded statistics, or with those of the batch itself."""
+
+Precision = Literal["float32", "bfloat16", "float16"]
+"""Number format of the forward pass; parameters, losses and optimizer state stay as they are."""
+
+_HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+Watch = Callable[[str, nn.Module, Tensor, Tensor], None]
+"""Is told of a module's name, the module, its input and its output."""
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """The context of a forward pass in the given precision."""
+    return torch.autocast(device.type, dtype=_HALF.get(precision), enabled=precision in _HALF)
+
+
+class Functional:
+    """A model without state of its own: everything it computes with is handed in.
+
+    It works on a copy of the module's structure whose tensors are on the meta device, so that it costs no memory and
+    neither its train or eval mode nor anything written to its buffers can reach the model it was made from. Dropout
+    and everything else that is random is off; batch norm goes by the mode asked for.
+
+    Attributes:
+        trainable: names of the parameters that require a gradient.
+
+    Args:
+        model: any module; parameters may be shared.
+        loss: loss of (output, y).
+        precision: of the forward pass; "float32" leaves an autocast that is in force as it is.
+
+    Raises:
+        ModelError: when the module cannot be copied.
+    """
+
+    def __init__(self, model: nn.Module, loss: Loss, precision: Precision = "float32") -> None:
+        self._loss = loss
+        self._precision: Precision = precision
+        memo: dict[int, Tensor] = {}
+        for parameter in model.parameters():
+            memo[id(parameter)] = nn.Parameter(
+                torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad
+            )
+        for buffer in model.buffers():
+            memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+        try:
+            self._skeleton = copy.deepcopy(model, memo)
+        except Exception as error:
+            raise ModelError(
+                f"got a {type(model).__name__} that cannot be copied ({error}); wanted a module that copy.deepcopy "
+                "accepts: keep tensors in parameters and buffers"
+            ) from error
+        self._skeleton.eval()
+        self.trainable = frozenset(name for name, p in self._skeleton.named_parameters() if p.requires_grad)
+        self._batch_norms = [module for module in self._skeleton.modules() if isinstance(module, _BatchNorm)]
+
+    def forward(
+        self,
+        params: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        x: Tensor,
+        *,
+        batch_norm: BatchNormMode = "eval",
+    ) -> Tensor:
+        """The model's output in float32 (or wider), differentiable in `params` and `x`; `buffers` are not changed."""
+        own = {name: buffer.clone() for name, buffer in buffers.items()}
+        for module in self._batch_norms:
+            module.training = batch_norm == "train"
+        # In float32 an autocast around the call stays in force: crafting computes in half precision that way.
+        half = autocast(x.device, self._precision) if self._precision != "float32" else nullcontext()
+        # Fused attention kernels have no second derivative; the plain one has.
+        with half, sdpa_kernel(SDPBackend.MATH):
+            output = functional_call(self._skeleton, {**params, **own}, (x,))
+        return full_precision(output)
+
+    def features(
+        self, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], x: Tensor, layer: str | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What a layer puts out, [n, d], and the model's output, [n, classes].
+
+        Args:
+            params, buffers: as in `forward`.
+            x: samples.
+            layer: name of a submodule; its output is averaged over places where it has any. None takes what goes into
+                the last linear layer.
+
+        Raises:
+            ModelError: when there is no such layer, it puts out something else, or is not gone through.
+        """
+        modules = dict(self._skeleton.named_modules())
+        found: list[Tensor] = []
+        if layer is None:
+            linear = [module for module in modules.values() if isinstance(module, nn.Linear)]
+            if not linear:
+                raise ModelError("the model has no linear layer whose input could be taken; name a layer")
+            hook = linear[-1].register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
+        elif layer in modules:
+            hook = modules[layer].register_forward_hook(lambda _, __, output: found.append(output))
+        else:
+            raise ModelError(f"layer: got {layer!r}, wanted one of {', '.join(name for name in modules if name)}")
+        try:
+            output = self.forward(params, buffers, x)
+        finally:
+            hook.remove()
+        if not found or not isinstance(found[-1], Tensor) or found[-1].dim() < 2 or len(found[-1]) != len(x):
+            raise ModelError(f"layer: {layer or 'the last linear one'} gives no features, one row a sample")
+        rows = full_precision(found[-1])
+        # [n, d] as they are; [n, d, places...] of a convolution averaged over places
+        return (rows if rows.dim() == 2 else rows.flatten(2).mean(2)), output
+
+    @property
+    def criterion(self) -> Loss:
+        """The loss."""
+        return self._loss
+
+    @property
+    def layers(self) -> dict[str, nn.Module]:
+        """The modules that hold parameters of their own, by name; their tensors are on the meta device."""
+        return {name: module for name, module in self._skeleton.named_modules() if module._parameters}
+
+    @contextmanager
+    def watched(self, watch: Watch) -> Iterator[None]:
+        """Inside, `watch` is told of each such module that a forward pass goes through: its name, the module with what
+        it computes with in place, its input and its output."""
+        hooks = [
+            module.register_forward_hook(
+                lambda module, inputs, output, name=name: watch(name, module, inputs[0], output)
+            )
+            for name, module in self.layers.items()
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def loss(
+        self,
+        params: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        x: Tensor,
+        y: Tensor,
+        *,
+        batch_norm: BatchNormMode = "eval",
+    ) -> Tensor:
+        """The loss of a batch, one number."""
+        return scalar_loss(self._loss, self.forward(params, buffers, x, batch_norm=batch_norm), y)
+
+    def sample_losses(
+        self,
+        params: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        x: Tensor,
+        y: Tensor,
+        *,
+        batch_norm: BatchNormMode = "eval",
+    ) -> Tensor:
+        """The loss of each sample, [n]."""
+        return self.losses(self.forward(params, buffers, x, batch_norm=batch_norm), y)
+
+    def losses(self, output: Tensor, y: Tensor) -> Tensor:
+        """The loss of each sample, [n], from the model's output."""
+        return sample_losses(self._loss, output, y)
+
+
+def full_precision(output: Tensor) -> Tensor:
+    """A half-precision output widened to float32, so that losses are computed in full."""
+    if not isinstance(output, Tensor):
+        raise ModelError(f"the model returned {type(output).__name__}, wanted one torch.Tensor")
+    return output.float() if output.dtype in (torch.bfloat16, torch.float16) else output

@@ -1,0 +1,1 @@
+"""Corrections: screens that change samples before they are learned."""

@@ -1,0 +1,1 @@
+"""Gates: judge an update after it has been made, on trusted data."""

@@ -1,0 +1,1 @@
+"""Screens: drop or weight samples before they are learned."""

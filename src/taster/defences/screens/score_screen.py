@@ -1,0 +1,38 @@
+"""Any score as a screen: samples above a threshold are dropped, or count for less."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from taster.core.guard import Admitted
+from taster.core.types import Batch
+from taster.core.view import View
+from taster.scores.base import Score, Threshold, Thresholded
+
+Action = Literal["drop", "weight"]
+
+
+class ScoreScreen(Thresholded):
+    """Drops samples whose score s is above the threshold P, or weights them by exp(P − s).
+
+    Args:
+        name: in records.
+        score: how suspicious each sample is.
+        threshold: P.
+        action: "drop" or "weight".
+    """
+
+    def __init__(self, name: str, score: Score, threshold: Threshold, action: Action = "drop") -> None:
+        super().__init__(score, threshold)
+        self.name = name
+        self.action: Action = action
+
+    def __call__(self, admitted: Admitted[Batch], view: View) -> Admitted[Batch]:
+        """What is let through."""
+        scores, bound = self.score(admitted.batch, view), self.threshold(view)
+        above = ~(scores <= bound)  # what is not a number is suspicious
+        if self.action == "drop":
+            return admitted.drop(above, f"every sample's score was over {bound:.3g}") if bool(above.any()) else admitted
+        return admitted.weight(torch.nan_to_num(torch.exp(bound - scores).clamp_max(1.0)))

@@ -1,0 +1,1 @@
+"""Gradient transforms: clip or project before the optimizer."""

@@ -1,0 +1,46 @@
+"""Gradient clipping: no single update moves further than a bound."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+
+from taster.core.guard import Guard
+from taster.core.types import Tensors
+from taster.core.view import View
+from taster.perturbations.pgd import Norm
+from taster.utils.settings import checked
+
+
+@checked
+def clipping(*, bound: Annotated[float, Field(gt=0)] = 1.0, norm: Norm = "l2") -> Guard:
+    """Scales a gradient whose norm over all parameters exceeds the bound down to it; its direction stays.
+
+        g ← g · min(1, bound / ‖g‖)
+
+    Args:
+        bound: largest norm let through.
+        norm: "l2", or "linf" for the largest single value.
+
+    Source: Pascanu et al. 2013; as a defence in Pang et al. 2021, Section 4.2, and Zhu et al. 2023 ("GC").
+    """
+
+    def clip(gradient: Tensors, view: View) -> Tensors:
+        return clipped(gradient, bound, norm)
+
+    return Guard(transforms=[clip])
+
+
+@torch.no_grad()
+def clipped(gradient: Tensors, bound: float, norm: Norm = "l2") -> Tensors:
+    """The gradient, scaled down to the bound where its norm over all tensors together exceeds it."""
+    if not gradient:
+        return gradient
+    order = 2.0 if norm == "l2" else float("inf")
+    norms = torch.stack(torch._foreach_norm(list(gradient.values()), order))
+    total = torch.linalg.vector_norm(norms, order)
+    if float(total) <= bound:
+        return gradient
+    return dict(zip(gradient, torch._foreach_mul(list(gradient.values()), bound / total), strict=True))

@@ -1,0 +1,175 @@
+"""The derivatives as differences of gradients along a direction, every kink held to one side.
+
+    ∇ₓ ⟨∇_θ L(x; θ), u⟩ ≈ (∇ₓ L(x; θ + s u) − ∇ₓ L(x; θ)) / s
+
+costs two forward passes and two backward passes to the samples only: no second derivative, no gradient of any weight,
+no graph of a graph. A Hessian-vector product is the same with ∇_θ in place of ∇ₓ.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from taster.core.types import Batch, Tensors
+from taster.derivatives.activation_pattern import Branches
+from taster.derivatives.algebra import Normalise, pull, size
+from taster.derivatives.autodiff import LossAt, as_leaves, grad, steer
+
+_ATTEMPTS = 6
+_FIRST = 1e-4
+_SAMPLES = ""  # a name that no parameter has
+_LATITUDE = 2.5  # how far off the change may be, as a factor: within it the derivative is as good
+
+
+class Stride:
+    """How far to step along a direction, kept such that the gradient changes by a set share of its norm.
+
+    Too short a step drowns in rounding, too long a one in curvature. How far is right depends on model and direction,
+    how much change is right only on the number format (`benchmarks/changes.py` measures it). So the length follows
+    the change that the last step made; a step that missed it by far is taken again.
+
+    Attributes:
+        change: the share.
+        length: of the last step, over the norm of the parameters; None before the first.
+    """
+
+    def __init__(self, change: float) -> None:
+        self.change = change
+        self.length: float | None = None
+
+    def along(
+        self,
+        direction: Mapping[str, Tensor],
+        params: Mapping[str, Tensor],
+        here: Sequence[Tensor],
+        there: Callable[[Tensors], Sequence[Tensor]],
+    ) -> list[Tensor]:
+        """The derivative of a gradient along a direction.
+
+        Args:
+            direction: u, by parameter.
+            params: θ.
+            here: the gradient at θ, any tensors.
+            there: the same at other parameters.
+        """
+        whole, reach = size(list(params.values())), size(list(direction.values()))
+        scale = size(here)
+        if reach == 0 or math.isinf(reach):  # nowhere to go; or the direction of a gradient that vanishes
+            return [torch.zeros_like(t) for t in here]
+        attempts = 0
+        while True:
+            attempts += 1
+            length = _FIRST if self.length is None else self.length
+            step = length * (whole or 1.0) / reach
+            moved = _difference(there(shift(params, direction, step)), here)
+            change = size(moved) / scale if scale else self.change
+            if not math.isfinite(change):
+                change = 10 * self.change
+            self.length = length * min(max(self.change / max(change, 1e-12), 0.1), 10.0)
+            if self.change / _LATITUDE <= change <= self.change * _LATITUDE or attempts == _ATTEMPTS:
+                torch._foreach_div_(moved, step)
+                return moved
+            del moved  # as large as the parameters, perhaps, and the next attempt needs the room
+
+
+def _difference(there: Sequence[Tensor], here: Sequence[Tensor]) -> list[Tensor]:
+    return list(torch._foreach_sub(list(there), list(here)))
+
+
+def shift(params: Mapping[str, Tensor], direction: Mapping[str, Tensor], step: float) -> Tensors:
+    """θ + s u."""
+    moved = torch._foreach_add([params[name] for name in direction], list(direction.values()), alpha=step)
+    return {**params, **dict(zip(direction, moved, strict=True))}
+
+
+class HeldDifferences:
+    """The derivatives by differences, with a stride for each kind of direction.
+
+    Args:
+        change: share by which gradients are to change; see `Stride`.
+    """
+
+    def __init__(self, change: float) -> None:
+        self._mixed = Stride(change)
+        self._product = Stride(change)
+        self._own, self._other = Stride(change), Stride(change)
+
+    def mixed_derivative(
+        self,
+        loss: LossAt,
+        params: Mapping[str, Tensor],
+        batch: Batch,
+        towards: Mapping[str, Tensor],
+        normalise: Normalise = "none",
+    ) -> Tensor:
+        """Two passes forward and two backward to the samples; normalised, one of these to the parameters as well."""
+        branches = Branches()
+        # Normalised, the gradient of the parameters is needed too; it comes from the same backward pass.
+        leaves = {} if normalise == "none" else as_leaves(params)
+        x = batch.x.detach().requires_grad_(True)
+        with branches.recorded():
+            value = loss({**params, **leaves}, x, batch.y)
+        slopes = grad(value, {_SAMPLES: x, **leaves})
+        here = slopes.pop(_SAMPLES)
+        direction = pull(slopes, towards, normalise) if leaves else towards
+        del value, slopes
+
+        def there(moved: Tensors) -> Sequence[Tensor]:
+            again = batch.x.detach().requires_grad_(True)
+            with branches.held():
+                value = loss(moved, again, batch.y)
+            return list(grad(value, {_SAMPLES: again}).values())
+
+        return self._mixed.along(direction, params, [here], there)[0]
+
+    def accumulation_direction(
+        self, loss: LossAt, params: Mapping[str, Tensor], a: Batch, b: Batch, normalise: Normalise = "none"
+    ) -> Tensors:
+        """Two Hessian-vector products, which share the gradients they start from."""
+        # Each of these takes as much memory as the parameters do: none is kept longer than needed.
+        own, own_branches = _gradient(loss, params, a)
+        own_branches.compact()
+        other, other_branches = _gradient(loss, params, b)
+        other_branches.compact()
+        total = _along(loss, params, a, steer(own, other, normalise), own, own_branches, self._own)
+        direction = steer(other, own, normalise)
+        del own, own_branches
+        second = _along(loss, params, b, direction, other, other_branches, self._other)
+        torch._foreach_add_(list(total.values()), list(second.values()))
+        return total
+
+    def hessian_vector_product(
+        self, loss: LossAt, params: Mapping[str, Tensor], batch: Batch, direction: Mapping[str, Tensor]
+    ) -> Tensors:
+        """Two gradients."""
+        here, branches = _gradient(loss, params, batch)
+        return _along(loss, params, batch, direction, here, branches, self._product)
+
+
+def _gradient(loss: LossAt, params: Mapping[str, Tensor], batch: Batch) -> tuple[Tensors, Branches]:
+    branches, leaves = Branches(), as_leaves(params)
+    with branches.recorded():
+        value = loss(leaves, batch.x, batch.y)
+    return grad(value, leaves), branches
+
+
+def _along(
+    loss: LossAt,
+    params: Mapping[str, Tensor],
+    batch: Batch,
+    direction: Mapping[str, Tensor],
+    here: Tensors,
+    branches: Branches,
+    stride: Stride,
+) -> Tensors:
+    def there(moved: Tensors) -> Sequence[Tensor]:
+        leaves = as_leaves(moved)
+        with branches.held():
+            value = loss(leaves, batch.x, batch.y)
+        return list(grad(value, leaves).values())
+
+    return dict(zip(here, stride.along(direction, params, list(here.values()), there), strict=True))

@@ -1,0 +1,1 @@
+"""Recipes: schema, checks, files, overrides and the registry of names."""

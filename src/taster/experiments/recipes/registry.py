@@ -1,0 +1,107 @@
+"""Functions that a recipe can name: their settings typed by their own signature, their sources by their docstring."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from taster.attacks import ATTACKS, UPDATE_ATTACKS
+from taster.defences import DEFENCES
+from taster.errors import RecipeError
+from taster.federated import AGGREGATORS
+from taster.models import MODELS
+from taster.scores.registry import SCORES
+from taster.utils.import_path import import_callable, is_import_path
+from taster.utils.settings import settings_model
+
+Kind = Literal["attack", "defence", "model", "score", "aggregator"]
+
+KINDS: dict[Kind, tuple[Mapping[str, Callable[..., Any]], tuple[str, ...]]] = {
+    "attack": (
+        {**ATTACKS, **UPDATE_ATTACKS},
+        ("trigger", "validation", "generator", "derivatives", "surrogates", "rehearsal", "rate"),
+    ),
+    "defence": ({**DEFENCES, **AGGREGATORS}, ("probe", "generator")),
+    "aggregator": (AGGREGATORS, ("probe",)),
+    "model": (MODELS, ("shape", "classes")),
+    "score": (SCORES, ("probe",)),
+}
+"""For each kind: the ones that come with taster, and what the harness can hand them as positional arguments."""
+
+
+@dataclass(frozen=True)
+class Factory:
+    """A function named in a recipe. Its positional parameters are what it needs of the harness, by name (one that has a
+    default and that the harness does not know is left alone); its keyword-only parameters are its settings."""
+
+    kind: Kind
+    name: str
+    function: Callable[..., Any]
+    needs: tuple[str, ...]
+    unnamed: frozenset[str]
+    settings: type[BaseModel]
+
+    def make(self, resources: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
+        """Calls the function."""
+        placed = [resources[need] for need in self.needs if need in self.unnamed]
+        named = {need: resources[need] for need in self.needs if need not in self.unnamed}
+        return self.function(*placed, **named, **settings)
+
+    @property
+    def summary(self) -> str:
+        """The first sentence of its docstring."""
+        return inspect.getdoc(self.function).split("\n\n")[0].replace("\n", " ") if self.function.__doc__ else ""  # type: ignore[union-attr]
+
+    @property
+    def source(self) -> str:
+        """What its docstring names after "Source:"."""
+        found = re.search(r"^Source: (.+?)(?:\n\n|\Z)", inspect.getdoc(self.function) or "", re.MULTILINE | re.DOTALL)
+        return " ".join(found.group(1).split()) if found else ""
+
+
+def find_factory(kind: Kind, name: str) -> Factory:
+    """The factory of a kind by its short name or its package.module:function.
+
+    Raises:
+        RecipeError: when there is none, or its signature asks for what the harness does not have.
+    """
+    known, available = KINDS[kind]
+    if name in known:
+        function = known[name]
+    elif is_import_path(name):
+        function = import_callable(name, RecipeError)
+    else:
+        raise RecipeError(f"got {name!r}, wanted one of {', '.join(known)}, or package.module:function")
+    return _describe(kind, name, function, available)
+
+
+def all_factories(kind: Kind) -> list[Factory]:
+    """Those that come with taster."""
+    known, available = KINDS[kind]
+    return [_describe(kind, name, function, available) for name, function in known.items()]
+
+
+def _describe(kind: Kind, name: str, function: Callable[..., Any], available: Iterable[str]) -> Factory:
+    try:
+        settings = settings_model(function)
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError, NameError) as error:
+        raise RecipeError(f"{name}: its signature cannot be read ({error})") from error
+    needs = [
+        p.name
+        for p in parameters
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and (p.default is p.empty or p.name in available)
+    ]
+    for need in needs:
+        if need not in available:
+            raise RecipeError(
+                f"{name}: got the positional parameter {need!r}, wanted some of {list(available)}; "
+                "settings are keyword-only parameters, after a *"
+            )
+    unnamed = frozenset(p.name for p in parameters if p.kind is p.POSITIONAL_ONLY)
+    return Factory(kind, name, function, tuple(needs), unnamed, settings)

@@ -1,0 +1,1 @@
+"""Running a recipe: tasks, engines and workers."""

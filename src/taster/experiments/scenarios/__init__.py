@@ -1,0 +1,1 @@
+"""Scenarios: what one cell of a recipe does, online and federated."""

@@ -1,0 +1,108 @@
+"""What scores say of clean samples and of those that are fed in their place."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+from taster.attacks.online_attack import changed
+from taster.core.guard import Stateful
+from taster.core.types import Batch, Phase, StepRecord
+from taster.core.view import View
+from taster.errors import RecipeError
+from taster.experiments.recipes.schema import Entry
+from taster.experiments.user_code import own_code
+from taster.scores.base import Score
+
+
+class Measures:
+    """Scores of each step's samples, taken before it is made: of those that were poisoned, and of the same when clean.
+
+    In phases where an attack changes nothing the clean samples are measured alone.
+
+    Args:
+        scores: by their entries in the recipe.
+    """
+
+    def __init__(self, scores: Mapping[Entry, Score]) -> None:
+        self._scores = list(scores.items())
+        self._alone: defaultdict[tuple[str, str], list[Tensor]] = defaultdict(list)
+        self._pairs: defaultdict[tuple[str, str], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+
+    def take(self, phase: Phase, clean: Batch, fed: Batch, view: View) -> dict[str, dict[str, float]]:
+        """Measures a step's samples; the means by score.
+
+        Raises:
+            RecipeError: when a score does not return one number a sample, or is the user's own and raises something.
+        """
+        if phase is Phase.DORMANT:
+            return {}
+        mask = changed(fed, clean)
+        found = {}
+        for entry, score in self._scores:
+            key = (entry.label, phase.value)
+            if bool(mask.any()):
+                pair = tuple(_measured(entry, score, batch.select(mask), view) for batch in (clean, fed))
+                self._pairs[key].append((pair[0], pair[1]))
+                found[entry.label] = _means(*pair)
+            else:
+                self._alone[key].append(_measured(entry, score, clean, view))
+                found[entry.label] = _means(self._alone[key][-1])
+        return found
+
+    def observe(self, record: StepRecord, view: View) -> None:
+        """Passes it on to scores that keep state."""
+        for entry, score in self._scores:
+            if isinstance(score, Stateful):
+                with own_code(entry):
+                    score.observe(record, view)
+
+    def summary(self) -> dict[str, dict[str, dict[str, float]]]:
+        """By score and phase: the means on clean and fed samples, and the area under the ROC curve, in %."""
+        return {
+            label: {
+                phase: {**_means(**parts), **({"auc": _area(**parts)} if "fed" in parts else {})}
+                for phase, parts in phases.items()
+            }
+            for label, phases in (self.values() or {}).items()
+        }
+
+    def values(self) -> dict[str, dict[str, dict[str, Tensor]]] | None:
+        """All that was measured, by score and phase: tensors [n] of clean and fed samples. None without scores."""
+        if not self._scores:
+            return None
+        found: dict[str, dict[str, dict[str, Tensor]]] = {}
+        for (label, phase), parts in self._alone.items():
+            found.setdefault(label, {})[phase] = {"clean": torch.cat(parts)}
+        for (label, phase), pairs in self._pairs.items():  # in the place of the steps that an attack left alone
+            clean, fed = zip(*pairs, strict=True)
+            found.setdefault(label, {})[phase] = {"clean": torch.cat(clean), "fed": torch.cat(fed)}
+        return found
+
+
+def _measured(entry: Entry, score: Score, batch: Batch, view: View) -> Tensor:
+    with own_code(entry), torch.no_grad():
+        values = score(batch, view)
+    if not isinstance(values, Tensor) or values.shape != (len(batch),):
+        got = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise RecipeError(
+            f"score {entry.label}: {entry.name} returned {got}, wanted one number a sample, [{len(batch)}]"
+        )
+    return values.detach().float().cpu()
+
+
+def _area(clean: Tensor, fed: Tensor) -> float:
+    truth = [0] * len(clean) + [1] * len(fed)
+    # An infinite score is the most suspicious there is; one that is no number as well.
+    values = torch.nan_to_num(torch.cat([clean, fed]), nan=torch.finfo(clean.dtype).max)
+    return 100 * float(roc_auc_score(truth, values.numpy()))
+
+
+def _means(clean: Tensor, fed: Tensor | None = None) -> dict[str, float]:
+    """Without what JSON cannot hold."""
+    means = {"clean": float(clean.mean()), **({} if fed is None else {"fed": float(fed.mean())})}
+    return {name: mean for name, mean in means.items() if abs(mean) < float("inf")}

@@ -1,0 +1,1 @@
+"""Aggregators: one vector from the clients' updates."""

@@ -1,0 +1,99 @@
+"""What is done to updates before they are aggregated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from taster.federated.aggregators.aggregator import Aggregator, Mix
+from taster.federated.aggregators.coordinate_wise import Count, coordinate_median, trimmed_mean
+from taster.federated.aggregators.krum import bulyan, krum, multi_krum
+from taster.federated.aggregators.pairwise import Geometry
+from taster.federated.aggregators.robust_centers import geometric_median
+from taster.perturbations.pgd import Norm
+from taster.utils.settings import checked
+
+Then = Literal["mean", "coordinate_median", "trimmed_mean", "krum", "multi_krum", "bulyan", "geometric_median"]
+
+
+def weighted_mean() -> Aggregator:
+    """The mean Σ wₙ vₙ / Σ wₙ by the weights that clients claim, as a rule that steps can be put before.
+
+    Source: McMahan et al. 2017, Algorithm 1.
+    """
+
+    def choose(rows: Geometry, weights: Tensor) -> Tensor:
+        return (weights / weights.sum()).double()[None]
+
+    return Aggregator("mean", choose)
+
+
+@checked
+def nearest_neighbour_mixing(*, byzantine: Count = 1, then: Then = "coordinate_median") -> Aggregator:
+    """Each update becomes the mean of its n − f nearest, itself among them; then another rule.
+
+    Args:
+        byzantine: f, for both.
+        then: the rule.
+
+    Source: Allouah et al. 2023, Algorithm 2 ("NNM").
+    """
+    return _rule(then, byzantine).after(mixing_of_nearest(byzantine))
+
+
+@checked
+def update_clipping(
+    *, bound: Annotated[float, Field(gt=0)] = 1.0, norm: Norm = "l2", then: Then = "mean", byzantine: Count = 1
+) -> Aggregator:
+    """Each update is scaled down to the bound before they are aggregated, where it exceeds it.
+
+        vₙ ← vₙ · min(1, η / ‖vₙ‖)
+
+    Args:
+        bound: η.
+        norm: "l2", or "linf" for the largest single value.
+        then: the rule that comes after.
+        byzantine: f of that rule, where it has one.
+
+    Source: the threat model of Pang et al. 2021, Appendix C.3; Sun et al. 2019 ("norm thresholding").
+    """
+    return _rule(then, byzantine).after(clipping_of_rows(bound, norm))
+
+
+def mixing_of_nearest(byzantine: int) -> Mix:
+    """The step of `nearest_neighbour_mixing`."""
+
+    def step(rows: Geometry, weights: Tensor) -> Tensor:
+        count = max(1, len(rows) - byzantine)
+        nearest = rows.distances.argsort(dim=1, stable=True)[:, :count]
+        mixing = torch.zeros_like(rows.distances)
+        return mixing.scatter_(1, nearest, 1 / count)
+
+    return step
+
+
+def clipping_of_rows(bound: float, norm: Norm) -> Mix:
+    """The step of `update_clipping`."""
+
+    def step(rows: Geometry, weights: Tensor) -> Tensor:
+        norms = rows.norms(norm)
+        return torch.diag((bound / norms.clamp_min(torch.finfo(norms.dtype).tiny)).clamp_max(1.0))
+
+    return step
+
+
+def _rule(name: Then, byzantine: int) -> Aggregator:
+    with_count: dict[str, Callable[..., Aggregator]] = {
+        "trimmed_mean": trimmed_mean,
+        "krum": krum,
+        "multi_krum": multi_krum,
+        "bulyan": bulyan,
+    }
+    if name in with_count:
+        return with_count[name](byzantine=byzantine)
+    plain = {"mean": weighted_mean, "coordinate_median": coordinate_median, "geometric_median": geometric_median}
+    return plain[name]()

@@ -1,0 +1,86 @@
+"""Rules that look for a centre which no few updates can pull far."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from taster.federated.aggregators.aggregator import Aggregator
+from taster.federated.aggregators.pairwise import Geometry
+from taster.utils.settings import checked
+
+_NEAR = 1e-12
+"""Where Weiszfeld's steps end: change of the centre, over the size of all there is."""
+_FEW = 4
+"""Steps of centred clipping that are taken on the matrix itself: each reads it once, where the inner products of all
+pairs cost as much as a dozen reads, and makes the rounding of float32 count for more."""
+
+
+@checked
+def geometric_median(*, steps: Annotated[int, Field(ge=1)] = 1000) -> Aggregator:
+    """The point with the least weighted sum of distances to the updates.
+
+        z ← Σ βᵢ vᵢ / Σ βᵢ, βᵢ = wᵢ / ‖vᵢ − z‖
+
+    All steps are taken on the matrix of distances, so that the updates are read twice, however many steps it takes.
+
+    Args:
+        steps: of Weiszfeld's algorithm, at most.
+
+    Source: Weiszfeld 1937; as an aggregation Chen et al. 2017 and Pillutla et al. 2022 ("RFA", Algorithm 2).
+    """
+
+    def choose(rows: Geometry, weights: Tensor) -> Tensor:
+        apart = rows.distances
+        weights = weights.to(apart)
+        scale = apart.max().sqrt()
+        z = weights / weights.sum()
+        for _ in range(steps if float(scale) else 0):
+            # ‖vᵢ − Σ zⱼ vⱼ‖² from the distances between the v alone, as the zⱼ add up to 1.
+            to_z = (apart @ z - 0.5 * (z @ apart @ z)).clamp_min(0).sqrt()
+            own = weights / to_z.clamp_min(scale * 1e-9)
+            new = own / own.sum()
+            moved = -0.5 * ((new - z) @ apart @ (new - z))  # ‖Σ (newⱼ − zⱼ) vⱼ‖²
+            z = new
+            if float(moved) <= (_NEAR * float(scale)) ** 2:
+                break
+        return z[None]
+
+    return Aggregator("geometric_median", choose)
+
+
+@checked
+def centred_clipping(
+    *, bound: Annotated[float, Field(gt=0)] = 1.0, steps: Annotated[int, Field(ge=1)] = 3
+) -> Aggregator:
+    """The mean of the updates, each clipped in its distance from the centre so far.
+
+        v ← v + (1/n) Σ (vᵢ − v) · min(1, τ / ‖vᵢ − v‖), from v = 0
+
+    From 0 in every round, not from the last round's result, so that it stays a pure function; nothing then moves the
+    model further than steps · τ.
+
+    Args:
+        bound: τ.
+        steps: how often.
+
+    Source: Karimireddy et al. 2021, Algorithm 2 ("centered clip").
+    """
+
+    def choose(rows: Geometry, weights: Tensor) -> Tensor:
+        if steps > _FEW:
+            rows.gram  # noqa: B018 (from here on no product reads the matrix)
+        z = torch.zeros_like(rows.squares)
+        for step in range(steps):
+            # A difference, but one that loses little where it counts, beyond τ: the centre is no longer than
+            # step · τ, so that no term is more than (2 · step + 1)² times the square of the distance.
+            own = rows.products(z) if step else z
+            to_z = (rows.squares - 2 * own + z @ own).clamp_min(0).sqrt()
+            shares = (bound / to_z.clamp_min(torch.finfo(to_z.dtype).tiny)).clamp_max(1.0)
+            z = z * (1 - shares.mean()) + shares / len(rows)
+        return z[None]
+
+    return Aggregator("centred_clipping", choose)

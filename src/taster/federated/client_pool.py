@@ -1,0 +1,203 @@
+"""Who the clients are: what samples each has, which are the attacker's, and who takes part in a round."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from taster.core.types import Batch
+from taster.data import Augment, Images, as_batch
+from taster.errors import DataError
+from taster.utils.seeds import generator
+
+
+def iid_shares(samples: int, clients: int, draws: torch.Generator) -> list[Tensor]:
+    """All samples dealt out at random, as evenly as it goes.
+
+    Raises:
+        DataError: for fewer samples than clients.
+    """
+    _check(samples, clients)
+    return list(torch.tensor_split(torch.randperm(samples, generator=draws), clients))
+
+
+def dirichlet_shares(y: Tensor, clients: int, alpha: float, draws: torch.Generator) -> list[Tensor]:
+    """The samples of each class dealt out in proportions of their own, drawn from Dir(α): the smaller α, the fewer
+    classes a client sees. A client that would get nothing gets one sample of whoever has most.
+
+    Args:
+        y: labels [n].
+        clients: N.
+        alpha: α, above 0.
+        draws: the generator.
+
+    Raises:
+        DataError: for fewer samples than clients, or an α that is not positive.
+
+    Source: Hsu et al. 2019.
+    """
+    _check(len(y), clients)
+    if not alpha > 0:
+        raise DataError(f"alpha: got {alpha}, wanted a positive number")
+    parts: list[list[Tensor]] = [[] for _ in range(clients)]
+    for label in torch.unique(y.cpu()):
+        members = (y.cpu() == label).nonzero().flatten()
+        members = members[torch.randperm(len(members), generator=draws)]
+        # In float64 and logarithms, as a small α draws gammas that float32 cannot hold.
+        proportions = _log_gamma(alpha, clients, draws).softmax(0)
+        cuts = (proportions.cumsum(0) * len(members)).round().long()[:-1]
+        for own, part in zip(parts, torch.tensor_split(members, cuts), strict=True):
+            own.append(part)
+    shares = [torch.cat(own) for own in parts]
+    for i, share in enumerate(shares):
+        if len(share) == 0:
+            richest = max(range(clients), key=lambda j: len(shares[j]))
+            shares[i], shares[richest] = shares[richest][:1], shares[richest][1:]
+    return shares
+
+
+def single_shares(samples: int, clients: int, draws: torch.Generator) -> list[Tensor]:
+    """One sample a client, drawn at random (Pang et al. 2021, Appendix C.1: "treat each data point as a client").
+
+    Raises:
+        DataError: for fewer samples than clients.
+    """
+    _check(samples, clients)
+    return list(torch.randperm(samples, generator=draws)[:clients, None])
+
+
+@dataclass(frozen=True, eq=False)
+class Invited:
+    """A round's clients with the samples that they go by.
+
+    Attributes:
+        clients: names.
+        malicious: [m], which of them are the attacker's.
+        batch: all their samples, client after client.
+        counts: samples of each.
+    """
+
+    clients: tuple[str, ...]
+    malicious: Tensor
+    batch: Batch
+    counts: list[int]
+
+
+class Population:
+    """All clients of a federation. Who is drawn, and what each draws of its own samples, comes from generators of their
+    own, so that neither changes with anything else.
+
+    Args:
+        images: of all clients.
+        shares: the indices of each client's samples.
+        per_round: clients of a round, drawn without replacement.
+        samples: how many of its samples a client draws a round; None takes all it has.
+        malicious: share of each round's clients that are the attacker's, at least one where it is above 0. Which
+            clients of the population are his stays the same throughout.
+        seed: of all draws.
+        augment: applied to the samples of a round.
+
+    Raises:
+        DataError: when more are to be drawn than there are, or a client has no samples.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        shares: Sequence[Tensor],
+        *,
+        per_round: int,
+        samples: int | None = None,
+        malicious: float = 0.0,
+        seed: int = 0,
+        augment: Augment | None = None,
+    ) -> None:
+        if not 0 < per_round <= len(shares):
+            raise DataError(f"got {per_round} clients a round of {len(shares)}, wanted 1 to {len(shares)}")
+        if not 0 <= malicious <= 1:
+            raise DataError(f"malicious: got {malicious}, wanted a share from 0 to 1")
+        if any(len(share) == 0 for share in shares):
+            raise DataError("got a client without samples, wanted at least one for each")
+        self.names = tuple(f"client-{i}" for i in range(len(shares)))
+        self._images = images
+        self._shares = [share.cpu() for share in shares]
+        self._samples = samples
+        self._seed = seed
+        self._augment = augment or Augment()
+        self._draws = generator(seed, "clients of a round")
+        self._changes = generator(seed, "clients' augmentation")
+        self._own: dict[int, torch.Generator] = {}
+        self._own_count = max(1, round(malicious * per_round)) if malicious else 0
+        self._others_count = per_round - self._own_count
+        in_all = max(self._own_count, round(malicious * len(shares)))
+        in_all = min(in_all, len(shares) - self._others_count)
+        order = torch.randperm(len(shares), generator=generator(seed, "malicious clients"))
+        self._pools = (order[:in_all], order[in_all:])
+
+    @property
+    def attackers(self) -> int:
+        """How many of each round's clients are the attacker's."""
+        return self._own_count
+
+    def draw(self) -> Invited:
+        """The next round's clients, each with samples of its own."""
+        chosen, malicious = self._choose()
+        indices = [self._draw_of(client) for client in chosen]
+        drawn = self._images.select(torch.cat(indices).to(self._images.x.device))
+        batch = as_batch(Images(self._augment(drawn.x, self._changes), drawn.y))
+        return self._invited(chosen, malicious, batch, [len(index) for index in indices])
+
+    def strike(self, trigger: Batch) -> Invited:
+        """The next round's clients, with the trigger batch dealt out among them in order.
+
+        Raises:
+            DataError: when it has fewer samples than the round has clients.
+        """
+        chosen, malicious = self._choose()
+        _check(len(trigger), len(chosen))
+        counts = [len(part) for part in torch.tensor_split(torch.arange(len(trigger)), len(chosen))]
+        return self._invited(chosen, malicious, trigger, counts)
+
+    def _choose(self) -> tuple[list[int], Tensor]:
+        parts = []
+        for pool, count in zip(self._pools, (self._own_count, self._others_count), strict=True):
+            parts.append(pool[torch.randperm(len(pool), generator=self._draws)[:count]])
+        chosen = torch.cat(parts)
+        malicious = torch.arange(len(chosen)) < self._own_count
+        # Mixed, so that nothing can be told by a client's place.
+        order = torch.randperm(len(chosen), generator=self._draws)
+        return chosen[order].tolist(), malicious[order]
+
+    def _draw_of(self, client: int) -> Tensor:
+        share = self._shares[client]
+        if self._samples is None or self._samples >= len(share):
+            return share
+        own = self._own.setdefault(client, generator(self._seed, f"samples of client {client}"))
+        return share[torch.randperm(len(share), generator=own)[: self._samples]]
+
+    def _invited(self, chosen: list[int], malicious: Tensor, batch: Batch, counts: list[int]) -> Invited:
+        names = tuple(self.names[client] for client in chosen)
+        return Invited(names, malicious.to(batch.x.device), batch, counts)
+
+
+def _log_gamma(alpha: float, count: int, draws: torch.Generator) -> Tensor:
+    """Logarithms of draws from Gamma(α, 1), [count]: log Γ(α + 1) plus log U / α, which no α is too small for."""
+    # Marsaglia and Tsang 2000, for a shape of at least 1.
+    d = alpha + 1 - 1 / 3
+    c = 1 / (9 * d) ** 0.5
+    found = torch.full((count,), torch.nan, dtype=torch.float64)
+    while bool((open_ := found.isnan()).any()):
+        x = torch.randn(count, generator=draws, dtype=torch.float64)
+        u = torch.rand(count, generator=draws, dtype=torch.float64)
+        v = (1 + c * x) ** 3
+        accepted = open_ & (v > 0) & (u.log() < 0.5 * x.square() + d - d * v + d * v.clamp_min(1e-300).log())
+        found[accepted] = (d * v[accepted]).log()
+    return found + torch.rand(count, generator=draws, dtype=torch.float64).log() / alpha
+
+
+def _check(samples: int, clients: int) -> None:
+    if not 0 < clients <= samples:
+        raise DataError(f"got {samples} samples for {clients} clients, wanted at least one for each")

@@ -1,0 +1,35 @@
+"""taster on Flower (extra `flower`): any guard and any rule as a strategy, and mods that make clients malicious."""
+
+from taster.errors import ExtraError
+
+try:
+    from flwr.app import MessageType as _  # noqa: F401 (older versions have no such name)
+    from flwr.serverapp.strategy import Strategy as _Strategy  # noqa: F401
+except ImportError as error:
+    raise ExtraError(
+        f'taster.integrations.flower needs flwr 1.41 or later ({error}); install the extra: pip install "taster[flower]"'
+    ) from error
+
+from taster.integrations.flower.arrays import load_model, model_arrays, packed
+from taster.integrations.flower.collusion_grid import Colluders
+from taster.integrations.flower.mods import colluding, malicious, poisoned
+from taster.integrations.flower.reply_codec import Form
+from taster.integrations.flower.simulated_clients import seats_app
+from taster.integrations.flower.simulation import FlowerSimulation
+from taster.integrations.flower.simulation_session import simulate
+from taster.integrations.flower.strategy import GuardedStrategy
+
+__all__ = [
+    "Colluders",
+    "FlowerSimulation",
+    "Form",
+    "GuardedStrategy",
+    "colluding",
+    "load_model",
+    "malicious",
+    "model_arrays",
+    "packed",
+    "poisoned",
+    "seats_app",
+    "simulate",
+]

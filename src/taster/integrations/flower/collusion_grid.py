@@ -1,0 +1,96 @@
+"""A red team that knows what every client would send: the threat model of most attacks on updates."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterable
+
+import torch
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+
+from taster.attacks import Collusion, UpdateCampaign
+from taster.core.types import Phase
+from taster.federated import Reply
+from taster.integrations.flower.grid_wrappers import Through
+from taster.integrations.flower.message_keys import ASKED, MARK, ORDER, is_train
+from taster.integrations.flower.strategy import GuardedStrategy
+
+_log = logging.getLogger(__name__)
+
+
+class Colluders(Through):
+    """A grid between strategy and nodes, which plays the attacker of all nodes that have the mod `colluding`.
+
+        strategy.start(Colluders(grid, strategy, alie()), num_rounds=10)
+
+    Each round all nodes are asked for what they would send honestly. Then the attack, which knows all of it, decides
+    what the attacker's nodes send, and they are asked once more and send it. The attack lives here, in one process, as
+    attackers who collude have one memory between them; nodes come and go with every message.
+
+    Args:
+        grid: the inner.
+        strategy: knows the form of replies and the model.
+        campaign: what the attacker's nodes send.
+        phase: of each round, from 0; None accumulates throughout.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        strategy: GuardedStrategy,
+        campaign: UpdateCampaign,
+        phase: Callable[[int], Phase] | None = None,
+    ) -> None:
+        super().__init__(grid)
+        self._strategy = strategy
+        self._campaign = campaign
+        self._phase = phase or (lambda _: Phase.ACCUMULATE)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """The replies, the attacker's in the place of theirs."""
+        messages = list(messages)
+        if not messages or not all(is_train(message) for message in messages):
+            return self.inner.send_and_receive(messages, timeout=timeout)
+        order = {message.metadata.dst_node_id: i for i, message in enumerate(messages)}
+        for content in {id(message.content): message.content for message in messages}.values():
+            content[ASKED] = ConfigRecord({"asked": True})
+        replies = list(self.inner.send_and_receive(messages, timeout=timeout))
+        replies.sort(key=lambda reply: order.get(reply.metadata.src_node_id, len(order)))
+        orders = self._orders(replies)
+        if not orders:
+            return replies
+        sent = list(self.inner.send_and_receive(orders, timeout=timeout))
+        attackers = {message.metadata.dst_node_id for message in orders}
+        return [reply for reply in replies if reply.metadata.src_node_id not in attackers] + sent
+
+    def _orders(self, replies: list[Message]) -> list[Message]:
+        """What each of the attacker's nodes is to send, as a message to it. Takes the marks off."""
+        learner, form = self._strategy.server.learner, self._strategy.form
+        mine, read = [], list[tuple[Message, Reply]]()
+        for message in replies:
+            marked = not message.has_error() and message.content.pop(MARK, None) is not None
+            reply = form.reply(str(message.metadata.src_node_id), message, learner.model)
+            if not reply.fault:
+                read.append((message, reply))
+                mine.append(marked)
+            elif marked:
+                _log.warning("the attacker's node %s is of no use to it: it %s", reply.client, reply.fault)
+        if not any(mine):
+            return []
+        values = torch.stack([reply.update for _, reply in read])
+        weights = torch.tensor([float(reply.weight) for _, reply in read]).to(values)
+        collusion = Collusion(values, weights, torch.tensor(mine, device=values.device))
+        rows = self._campaign.sent(collusion, learner.view(), self._phase(learner.steps))
+        if rows is None:
+            return []
+        orders = []
+        attackers = [message for (message, _), own in zip(read, mine, strict=True) if own]
+        for message, row in zip(attackers, rows, strict=True):
+            content = RecordDict(dict(copy.copy(message.content)))
+            (key,) = (name for name, record in content.array_records.items() if record is form.arrays(message))
+            content[key] = form.replaced(form.arrays(message), row, learner.model)
+            content[ORDER] = ConfigRecord({"order": True})
+            orders.append(Message(content, message.metadata.src_node_id, message.metadata.message_type))
+        return orders

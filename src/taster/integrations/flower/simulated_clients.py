@@ -1,0 +1,100 @@
+"""The clients of a `taster.federated.Population` as a ClientApp: a node is the seat of one of a round's clients."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from taster.client_gradients import ClientGradients
+from taster.core.functional_model import Functional, Precision
+from taster.core.losses import Loss
+from taster.core.param_vectors import unflattened
+from taster.core.view import View
+from taster.integrations.flower.arrays import packed, unpacked
+from taster.integrations.flower.mods import colluding
+from taster.integrations.flower.reply_codec import STATISTICS
+
+SAMPLES, SEAT, MODEL = "taster.samples", "taster.seat", "arrays"
+"""Records of a message to a seat; its model's has the name that Flower's strategies give it."""
+
+_made: dict[str, tuple[nn.Module, Functional, ClientGradients]] = {}
+"""What this process has made for an app, as apps are sent anew with every message."""
+
+
+def seats_app(
+    model: Callable[[], nn.Module],
+    gradients: Callable[[], ClientGradients] = ClientGradients,
+    *,
+    loss: Loss = cross_entropy,
+    precision: Precision = "float32",
+) -> ClientApp:
+    """An app whose nodes compute what `FlowerSimulation` asks of them, and send as the attacker says where it is his.
+
+    Args:
+        model: makes a model as the server's; called once in each process of the engine, to which it is sent.
+        gradients: makes what computes clients' updates.
+        loss: of (output, y).
+        precision: of the forward pass.
+    """
+    token = uuid.uuid4().hex
+    app = ClientApp(mods=[colluding(_is_attackers)])
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        if token not in _made:
+            _made.clear()
+            made = model()
+            _made[token] = (made, Functional(made, loss, precision), gradients())
+        return _computed(message, *_made[token])
+
+    return app
+
+
+def seat_content(
+    arrays: ArrayRecord, x: Tensor, y: Tensor, counts: Sequence[int], place: int, *, malicious: bool, scale: float
+) -> RecordDict:
+    """What a seat is sent.
+
+    Args:
+        arrays: the model.
+        x, y: samples; its own, or all of the round's where clients normalise together.
+        counts: samples of each client among them.
+        place: which of the clients it is.
+        malicious: whether it is the attacker's.
+        scale: factor on its update.
+    """
+    seat: dict[str, Any] = {"counts": list(counts), "place": place, "malicious": malicious, "scale": scale}
+    return RecordDict({MODEL: arrays, SAMPLES: packed({"x": x, "y": y}), SEAT: ConfigRecord(seat)})
+
+
+def _computed(message: Message, model: nn.Module, functional: Functional, gradients: ClientGradients) -> Message:
+    seat, samples = message.content.config_records[SEAT], message.content.array_records[SAMPLES]
+    own = unpacked(message.content.array_records[MODEL], model.state_dict())
+    params = {name: own.get(name, p) for name, p in model.named_parameters()}
+    buffers = {name: own.get(name, b) for name, b in model.named_buffers()}
+    view = View(lambda: functional, params, buffers, step=0)
+    device = next(model.parameters()).device
+    x, y = (torch.from_numpy(samples[name].numpy().copy()).to(device) for name in ("x", "y"))
+    counts, place = list(map(int, seat["counts"])), int(seat["place"])  # type: ignore[arg-type]
+    values, statistics = gradients(view, x, y, counts)
+    update = values[place] * float(seat["scale"])  # type: ignore[arg-type]
+    content: dict[str, Any] = {
+        MODEL: packed(unflattened(update, view.trainable)),
+        "metrics": MetricRecord({"num-examples": counts[place]}),
+    }
+    if statistics is not None:
+        content[STATISTICS] = packed({"statistics": statistics[place]})
+    return Message(RecordDict(content), reply_to=message)
+
+
+def _is_attackers(message: Message, context: Context) -> bool:
+    """An order has no seat any more, and goes to none but the attacker's."""
+    seat = message.content.config_records.get(SEAT)
+    return seat is None or bool(seat["malicious"])

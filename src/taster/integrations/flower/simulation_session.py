@@ -1,0 +1,126 @@
+"""A Flower simulation for as long as a function runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from flwr.app import Context
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+from taster.errors import ExtraError, WorkerError
+from taster.integrations.flower.grid_wrappers import Heeding
+
+
+def simulate(main: Callable[[Grid], None], app: ClientApp, *, nodes: int, workers: int = 1, gpus: float = 0.0) -> None:
+    """Runs a function as the ServerApp of Flower's simulation on Ray; what it raises is raised here.
+
+    Args:
+        main: is given the grid.
+        app: what nodes run.
+        nodes: how many there are.
+        workers: processes that they share.
+        gpus: share of a GPU that each process has.
+
+    Raises:
+        ExtraError: where Ray is not installed.
+        WorkerError: when the engine ends before the function has.
+        KeyboardInterrupt: on Ctrl-C, once what nodes are at is done; on a second one, at once.
+    """
+    need_ray()
+    from flwr.simulation import run_simulation
+
+    server, raised, stop, done = ServerApp(), list[BaseException](), threading.Event(), threading.Event()
+
+    @server.main()
+    def run(grid: Grid, context: Context) -> None:
+        # Kept here and not left to Flower, which would log it and wrap some of it.
+        try:
+            main(Heeding(grid, stop))
+        except BaseException as error:
+            raised.append(error)
+        finally:
+            done.set()
+
+    try:
+        with _environment(), _interruptible(stop) as interrupted:
+            run_simulation(
+                server,
+                app,
+                nodes,
+                backend_config={
+                    "init_args": {"num_cpus": workers, "logging_level": "error", "log_to_driver": False},
+                    "client_resources": {"num_cpus": 1, "num_gpus": gpus},
+                },
+            )
+    except RuntimeError as error:
+        if not raised:
+            raise WorkerError(f"Flower's simulation ended: {_root(error)}") from error
+    finally:
+        stop.set()
+    done.wait()
+    if interrupted.is_set():
+        raise KeyboardInterrupt
+    if raised:
+        raise raised[0]
+
+
+@contextmanager
+def _interruptible(stop: threading.Event) -> Iterator[threading.Event]:
+    """Ctrl-C stops the function first, and the engine with it: one that is torn down while a node is at work waits for
+    that node for ever. Gives what tells whether it came."""
+    came = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def heed(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, before)
+        came.set()
+        stop.set()
+
+    signal.signal(signal.SIGINT, heed)
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _root(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def need_ray() -> None:
+    """Makes sure that Flower can simulate.
+
+    Raises:
+        ExtraError: where Ray is not installed.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise ExtraError(
+            'Flower\'s simulation needs Ray, which is not installed; install the extra: pip install "taster[flower]"'
+        )
+
+
+@contextmanager
+def _environment() -> Iterator[None]:
+    """Ray sends no statistics of use and leaves the choice of GPUs alone, unless told to; the path is set back."""
+    path = os.environ.get("PYTHONPATH")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        yield
+    finally:
+        if path is None:
+            os.environ.pop("PYTHONPATH", None)
+        else:
+            os.environ["PYTHONPATH"] = path

@@ -1,0 +1,1 @@
+"""Norm balls, objectives and projected gradient descent."""

@@ -1,0 +1,1 @@
+"""Scores measure samples and decide nothing."""

@@ -1,0 +1,89 @@
+"""The scores that come with taster, by name. To add one, write it and name it here."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from taster.core.types import Batch
+from taster.core.view import View
+from taster.scores.base import Score
+from taster.scores.feature_detectors import Detector, Kind
+from taster.scores.influence import Influence
+from taster.scores.memorization_discrepancy import Divergence, MemorizationDiscrepancy
+from taster.utils.settings import checked
+
+Back = str | Annotated[int, Field(ge=1)]
+"""An earlier model: the label of a snapshot, or so many steps back."""
+
+
+@checked
+def memorization_discrepancy(*, against: Back, divergence: Divergence = "kl", of: Back | None = None) -> Score:
+    """How far the prediction of a sample has moved since an earlier model.
+
+    Args:
+        against: the earlier model; see `taster.scores.memorization_discrepancy.MemorizationDiscrepancy`.
+        divergence: "kl" or "js".
+        of: the model that is compared with it; None is the present one.
+
+    Source: Zhu et al. 2023, Eq. 5.
+    """
+    return MemorizationDiscrepancy(against, divergence, of)
+
+
+@checked
+def anomaly(
+    probe: Batch,
+    *,
+    kind: Kind = "gaussian",
+    layer: str | None = None,
+    bandwidth: Annotated[float, Field(gt=0)] | None = None,
+    neighbours: Annotated[int, Field(ge=1)] = 600,
+    every: Annotated[int, Field(ge=1)] = 10,
+) -> Score:
+    """How unlike those of clean samples a sample's features are.
+
+    Args:
+        probe: clean samples to fit to.
+        kind: of the detector, see `taster.scores.feature_detectors.Detector`.
+        layer: whose output is looked at; None is what goes into the last linear layer.
+        bandwidth: of the kernel density; None takes the median distance within a class.
+        neighbours: of the local intrinsic dimensionality.
+        every: steps between fits.
+
+    Source: the detectors of Pang et al. 2021, Section 4.1 and Appendix B.
+    """
+    return Detector(kind, probe, layer=layer, bandwidth=bandwidth, neighbours=neighbours, every=every)
+
+
+@checked
+def influence(probe: Batch, *, every: Annotated[int, Field(ge=1)] = 5) -> Score:
+    """What learning a sample would do to the loss on clean ones.
+
+    Args:
+        probe: clean samples.
+        every: steps between gradients of their loss.
+
+    Source: Koh and Liang 2017, to first order; see `taster.scores.influence.Influence`.
+    """
+    return Influence(probe, every)
+
+
+@checked
+def loss() -> Score:
+    """The learner's loss on a sample, as the model stands.
+
+    Source: what the loss alarm of Yang et al. 2017 watches; the left panel of Zhu et al. 2023, Fig. 1.
+    """
+
+    def score(batch: Batch, view: View) -> Tensor:
+        with torch.no_grad():
+            return view.sample_losses(batch.x, batch.y)
+
+    return score
+
+
+SCORES = {score.__name__: score for score in (memorization_discrepancy, anomaly, influence, loss)}

@@ -1,0 +1,1 @@
+"""Paired tests and bounds. Arrays in, numbers out: nothing here knows a model."""

@@ -1,0 +1,1 @@
+"""Settings, seeds, imports by path, logging and the allocator."""

@@ -1,0 +1,30 @@
+"""The allocator keeps what it is told to keep."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+PAGES = """
+import resource, torch
+from taster.utils.allocator import keep_memory
+{first}
+for turn in range(6):
+    if turn == 3:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**24)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def fresh_pages(first: str) -> int:
+    done = subprocess.run([sys.executable, "-c", PAGES.format(first=first)], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator alone")
+def test_freed_memory_is_used_again() -> None:
+    # 64 MiB at a time: given back, it comes as fresh pages each time (fewer where pages are large).
+    assert fresh_pages("assert keep_memory()") < fresh_pages("") / 4
