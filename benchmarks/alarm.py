@@ -68,7 +68,7 @@ def fall(learner: Learner, batch: Batch, probe: Batch) -> float:
             return float(learner.view().forward(probe.x).softmax(1).gather(1, probe.y[:, None]).mean())
 
     before, kept = mean(), {name: value.clone() for name, value in learner.model.state_dict().items()}
-    learner.feed(batch)
+    learner.step(batch)
     after = mean()
     learner.model.load_state_dict(kept)
     return 100 * (before - after)
@@ -80,12 +80,12 @@ def refused(recipe: Recipe, parts: dict[str, Any], name: str, batches: list[Batc
     learner = make_learner(recipe, parts["data"], parts["state"], entry, parts["probe"], parts["seed"], parts["device"])
     kept = {key: value.clone() for key, value in learner.model.state_dict().items()}
     first = parts["normal"]
-    learner.feed(first)  # what the guard starts from
+    learner.step(first)  # what the guard starts from
     learner.model.load_state_dict(kept)
     state = learner.guard.state_dict()
     for batch in batches:
         learner.guard.load_state_dict(state)
-        count += not learner.feed(batch).verdict.committed
+        count += not learner.step(batch).verdict.committed
         learner.model.load_state_dict(kept)
     return 100.0 * count / len(batches)
 

@@ -24,7 +24,7 @@ from taster.derivatives import agreement, normalised
 from taster.derivatives.activation_pattern import Branches
 from taster.derivatives.autodiff import DoubleBackward, gradient
 from taster.derivatives.finite_differences import HeldDifferences
-from taster.perturbations.pgd import Ball
+from taster.perturbations.pgd import LpBall
 
 CHANGES = {
     "float32": (1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 0.05, 0.1, 0.25, 0.5),
@@ -43,7 +43,7 @@ def main() -> None:
     (clean, other), classes = setting.draw(options, SIZE, 2)
     model = setting.make_model(options, tuple(clean.x.shape[1:]), classes)
     view = Learner(model, torch.optim.SGD(model.parameters(), lr=0.1), cross_entropy).view()
-    params, ball = view.trainable, Ball("linf", EPSILON)
+    params, ball = view.trainable, LpBall("linf", EPSILON)
 
     def loss(at: Tensors, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return view.loss(x, y, params=at)

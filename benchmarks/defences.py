@@ -100,7 +100,7 @@ def main() -> None:
         seconds["plain"].append(time.perf_counter() - start)
         for name, learner in learners.items():
             start = time.perf_counter()
-            records[name].append(learner.feed(batch))
+            records[name].append(learner.step(batch))
             seconds[name].append(time.perf_counter() - start)
         print(f"round {turn} of {options['rounds']}", flush=True)
     rows = []

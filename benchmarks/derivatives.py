@@ -41,7 +41,7 @@ from taster.core.functional_model import autocast
 from taster.core.learner import Learner
 from taster.core.view import View
 from taster.derivatives import Derivatives, Way, agreement, normalised
-from taster.perturbations.pgd import Ball
+from taster.perturbations.pgd import LpBall
 from taster.utils.allocator import keep_memory
 
 EPSILON, STEPS, SIZE = 0.1, 10, 100
@@ -125,7 +125,7 @@ def own_cases(
 ) -> tuple[dict[str, Any], Derivatives]:
     view: View = Learner(model, torch.optim.SGD(model.parameters(), lr=0.1), cross_entropy).view()
     derivatives = Derivatives(way)
-    budget = Budget(Ball("linf", EPSILON))
+    budget = Budget(LpBall("linf", EPSILON))
     crafting = Crafting(budget, STEPS, None, "per_tensor", True, "eval", derivatives)
     loss, params = crafting.loss(view), view.trainable
     clean, val, trigger = batches

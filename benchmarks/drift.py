@@ -101,7 +101,7 @@ def burnt_in(options: dict[str, Any], samples: Batch, shape: tuple[int, ...], cl
     for _ in range(options["epochs"]):
         for part in torch.split(torch.randperm(len(samples)), SIZE):
             if len(part) > 1:
-                learner.feed(samples.select(part))
+                learner.step(samples.select(part))
     return learner
 
 
@@ -120,8 +120,8 @@ def run(
     for step in range(options["steps"]):
         if step and step % options["lag"] == 0 and guard != "none":
             sources["probe"].at = 0
-            made.renew(sources["probe"].draw(PROBE, (step - options["lag"]) / options["steps"]))
-        record = learner.feed(sources["stream"].draw(SIZE, (step + 1) / options["steps"]))
+            made.set_trusted_data(sources["probe"].draw(PROBE, (step - options["lag"]) / options["steps"]))
+        record = learner.step(sources["stream"].draw(SIZE, (step + 1) / options["steps"]))
         refused += not record.verdict.committed
         if step >= options["steps"] - LAST:
             ended.append(learner.view().accuracy(last.x, last.y))

@@ -27,7 +27,7 @@ from taster.attacks.online_attack import Budget, Campaign
 from taster.core.learner import Learner
 from taster.data import Images, as_batch, load_images
 from taster.derivatives import Derivatives, Way
-from taster.perturbations.pgd import Ball
+from taster.perturbations.pgd import LpBall
 
 EPSILON, SIZE, TESTED = 0.1, 100, 2000
 VARIANTS = [
@@ -69,7 +69,7 @@ def by_textbook(trigger: Batch, validation: Batch, steps: int) -> Campaign:
 
         return Batch(textbook.poisoned(loss, params, batch, targets, EPSILON, steps, hoisted=True), clean.y)
 
-    return Campaign(Budget(Ball("linf", EPSILON)), accumulate=accumulate, trigger=strike)
+    return Campaign(Budget(LpBall("linf", EPSILON)), accumulate=accumulate, trigger=strike)
 
 
 def campaign_of(variant: str, trigger: Batch, validation: Batch) -> Campaign:
@@ -103,7 +103,7 @@ def attack(variant: str, options: dict[str, Any], images: Images, test: Batch, s
         poisoned = campaign.poison(clean, view, phase)
         seconds += time.perf_counter() - start
         model.train()
-        learner.feed(poisoned)
+        learner.step(poisoned)
         model.eval()
 
     for clean in stream:

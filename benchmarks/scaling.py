@@ -47,7 +47,7 @@ def seconds_of(options: dict[str, Any], sizes: dict[str, int], batches: list[Bat
         start = time.perf_counter()
         poisoned = campaign.accumulate(clean, learner.view())
         total += time.perf_counter() - start
-        learner.feed(poisoned)
+        learner.step(poisoned)
     return total
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from taster import Batch, Guard, History, Learner
+from taster import Batch, Guard, SnapshotBuffer, Learner
 from taster.data import as_batch, load_images
 from taster.experiments.scenarios.burn_in import load_weights
 from taster.models import MODELS
@@ -64,7 +64,7 @@ def make_model(options: dict[str, Any], shape: tuple[int, ...], classes: int) ->
 def make_learner(options: dict[str, Any], shape: tuple[int, ...], classes: int, guard: Guard | None = None) -> Learner:
     """At the checkpoint, with the weights of `--earlier` pinned under that label where they are given."""
     model = make_model(options, shape, classes)
-    history = History.reaching(guard.rewinds) if guard is not None and guard.rewinds else History(capacity=0)
+    history = SnapshotBuffer.for_rewind(guard.max_rewind) if guard is not None and guard.max_rewind else SnapshotBuffer(capacity=0)
     learner = Learner(
         model, torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9), cross_entropy, guard, history=history
     )

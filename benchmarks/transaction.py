@@ -19,7 +19,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from taster import Learner
-from taster.core.functional_model import Precision, autocast, full_precision
+from taster.core.functional_model import Precision, autocast, to_float32
 from taster.models import MODELS
 
 
@@ -44,7 +44,7 @@ def measure(name: str, rounds: int, precision: Precision, device: torch.device) 
         optimizers[1].zero_grad()
         with autocast(device, precision):
             output = models[1](x)
-        cross_entropy(full_precision(output), y).backward()  # type: ignore[no-untyped-call]
+        cross_entropy(to_float32(output), y).backward()  # type: ignore[no-untyped-call]
         optimizers[1].step()
 
     for _ in range(2):

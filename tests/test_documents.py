@@ -61,7 +61,7 @@ def test_the_guides_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             warnings.simplefilter("ignore")
             exec(code, names)
     assert names["learner"].counters["steps"] == 0  # type: ignore[attr-defined]
-    assert names["learner"].on_verdict.path == Path("quarantine")  # type: ignore[attr-defined]
+    assert names["learner"].on_refusal.path == Path("quarantine")  # type: ignore[attr-defined]
 
 
 def test_the_federated_guides_code_runs() -> None:
@@ -106,7 +106,7 @@ def test_contributors_examples_run() -> None:
     exec(defence, names)
     guard = names["sign"]()
     assert isinstance(guard, Guard)
-    assert tiny_learner(guard=guard).feed(tiny_batch()).verdict.committed
+    assert tiny_learner(guard=guard).step(tiny_batch()).verdict.committed
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
 """taster: models that keep learning, guarded against poisoned batches, and the attacks to prove it."""
 
 from taster.core.checkpoint import load_state, save_state
-from taster.core.guard import Admitted, Change, Gate, Guard, Screen, Transform
+from taster.core.guard import ScreenedBatch, CandidateUpdate, Gate, Guard, Screen, GradientTransform
 from taster.core.learner import Learner
 from taster.core.quarantine import Quarantine
-from taster.core.snapshots import History, Snapshot
+from taster.core.snapshots import SnapshotBuffer, Snapshot
 from taster.core.types import COMMIT, Action, Batch, Phase, StepRecord, Updates, Verdict, reject, rewind
 from taster.core.view import View
 from taster.defences.default_guard import guard
@@ -15,12 +15,12 @@ __version__ = "0.1.0"
 __all__ = [
     "COMMIT",
     "Action",
-    "Admitted",
+    "ScreenedBatch",
     "Batch",
-    "Change",
+    "CandidateUpdate",
     "Gate",
     "Guard",
-    "History",
+    "SnapshotBuffer",
     "Learner",
     "Phase",
     "Promise",
@@ -28,7 +28,7 @@ __all__ = [
     "Screen",
     "Snapshot",
     "StepRecord",
-    "Transform",
+    "GradientTransform",
     "Updates",
     "Verdict",
     "View",

@@ -31,7 +31,7 @@ class GuardError(TasterError, TypeError):
     """A stage that does not keep the protocol of its place in the guard."""
 
 
-class HistoryError(TasterError, LookupError):
+class SnapshotError(TasterError, LookupError):
     """A snapshot was asked for that the history does not hold."""
 
 

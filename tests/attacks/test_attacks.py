@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests.conftest import full_state, same_state, tiny_batch, tiny_learner
 
-from taster import Batch, History, Learner, Phase, View
+from taster import Batch, SnapshotBuffer, Learner, Phase, View
 from taster.attacks import ATTACKS, Campaign, accumulative
 from taster.attacks.online_attack import changed
 from taster.derivatives import inner, normalised
@@ -93,11 +93,11 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def trained() -> Learner:
     """With a past: a snapshot labelled "early", and the last three steps."""
-    learner = tiny_learner(history=History(capacity=3))
+    learner = tiny_learner(history=SnapshotBuffer(capacity=3))
     assert learner.history is not None
     learner.history.pin("early", learner.snapshot())
     for i in range(5):
-        learner.feed(tiny_batch(seed=i))
+        learner.step(tiny_batch(seed=i))
     return learner
 
 
@@ -156,7 +156,7 @@ def test_every_attack_is_pure_repeatable_and_within_its_budget(row: str) -> None
     stream, trigger = (1, 1) if settings.get("greedy") else expected.get(row if row == "clean" else name, (1, 1))
     assert bool(changed(fed[0], tiny_batch(seed=70)).any()) == bool(stream)
     assert bool(changed(fed[2], tiny_batch(8, seed=50)).any()) == bool(trigger)
-    assert fed[2].loss_scale == settings.get("loss_scale", 1.0)
+    assert fed[2].loss_weight == settings.get("loss_scale", 1.0)
     again = campaign_of(row, learner)
     assert all(torch.equal(a.x, b.x) for a, b in zip(fed, again, strict=True))
 
@@ -213,7 +213,7 @@ def test_the_trigger_is_kept_crafted_anew_or_moved_as_asked() -> None:
             campaign.poison(tiny_batch(seed=70 + i), learner.view(), Phase.ACCUMULATE)
             found.append(campaign.poison(clean, learner.view(), Phase.TRIGGER).x)
             for j in range(5):
-                learner.feed(tiny_batch(seed=80 + 5 * i + j))
+                learner.step(tiny_batch(seed=80 + 5 * i + j))
         return found
 
     fixed = triggers("accumulative")
@@ -273,7 +273,7 @@ def test_a_surrogate_is_crafted_on_in_place_of_the_learner() -> None:
     learner = trained()
     on_the_past = campaign_of("surrogate", learner)
     for _ in range(3):  # the learner moves on, the surrogate does not
-        learner.feed(tiny_batch(seed=90))
+        learner.step(tiny_batch(seed=90))
     assert all(torch.equal(a.x, b.x) for a, b in zip(on_the_past, campaign_of("surrogate", learner), strict=True))
     assert not torch.equal(on_the_past[0].x, campaign_of("accumulative", learner)[0].x)
 

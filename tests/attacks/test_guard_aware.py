@@ -8,10 +8,10 @@ import pytest
 import torch
 from tests.conftest import full_state, same_state, tiny_batch, tiny_learner
 
-from taster import Batch, Guard, History, Learner, Phase
+from taster import Batch, Guard, SnapshotBuffer, Learner, Phase
 from taster.attacks import Rehearsal, guard_aware
 from taster.attacks.online_attack import changed
-from taster.core.guard import Change
+from taster.core.guard import CandidateUpdate
 from taster.core.types import COMMIT, Verdict, reject
 from taster.derivatives import Derivatives, Way
 
@@ -25,7 +25,7 @@ class Bound:
         self.greatest = greatest
         self.seen = 0
 
-    def __call__(self, change: Change) -> Verdict:
+    def __call__(self, change: CandidateUpdate) -> Verdict:
         assert change.loss is not None
         return reject("too great") if change.loss > self.greatest else COMMIT
 
@@ -40,14 +40,14 @@ class Bound:
 
 
 def victim(guard: Guard | None = None) -> Learner:
-    learner = tiny_learner(guard=guard, history=History(capacity=2))
+    learner = tiny_learner(guard=guard, history=SnapshotBuffer(capacity=2))
     for i in range(4):
-        learner.feed(tiny_batch(seed=i))
+        learner.step(tiny_batch(seed=i))
     return learner
 
 
 def rehearsal(greatest: float = 1e9, held_out: Batch | None = None) -> tuple[Rehearsal, Learner]:
-    copy = tiny_learner(seed=5, guard=Guard(gates=[Bound(greatest)]), history=History(capacity=2))
+    copy = tiny_learner(seed=5, guard=Guard(gates=[Bound(greatest)]), history=SnapshotBuffer(capacity=2))
     return Rehearsal(copy, tiny_batch(30, seed=70) if held_out is None else held_out), copy
 
 
@@ -57,7 +57,7 @@ def test_a_rehearsal_takes_up_the_victims_state_and_not_its_guards() -> None:
     assert same_state(full_state(learner), full_state(copy))
     assert learner.guard.gates[0].seen == 4
     assert copy.guard.gates[0].seen == 0
-    record = learner.feed(tiny_batch(seed=9))
+    record = learner.step(tiny_batch(seed=9))
     stage.follow(learner, record)
     assert copy.guard.gates[0].seen == 1
     assert copy.steps == learner.steps
@@ -76,7 +76,7 @@ def test_what_is_tried_out_leaves_no_trace() -> None:
     assert copy.guard.gates[0].seen == 0
     assert torch.equal(random, torch.get_rng_state())
     for seed in (30, 31):
-        twin.feed(tiny_batch(seed=seed))
+        twin.step(tiny_batch(seed=seed))
     held_out = tiny_batch(30, seed=70)
     assert outcome.accuracy == twin.view().accuracy(held_out.x, held_out.y)
     assert stage.outcome(tiny_batch(seed=30), tiny_batch(seed=31)) == outcome

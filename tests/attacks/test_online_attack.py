@@ -13,7 +13,7 @@ from taster import Batch, Phase, View
 from taster.attacks import Budget, Campaign
 from taster.attacks.online_attack import changed, of_class
 from taster.errors import AttackError
-from taster.perturbations.pgd import Ball
+from taster.perturbations.pgd import LpBall
 
 
 @settings(max_examples=100, deadline=None)
@@ -25,7 +25,7 @@ from taster.perturbations.pgd import Ball
 def test_the_budget_holds_for_any_attack(x, ratio: float, norm: str) -> None:
     clean = tiny_batch(5)
     before = clean.x.clone()
-    budget = Budget(Ball(norm, 0.1), ratio)
+    budget = Budget(LpBall(norm, 0.1), ratio)
     campaign = Campaign(budget, trigger=lambda c, v: Batch(torch.from_numpy(x), c.y + 1))
     fed = campaign.poison(clean, tiny_learner().view(), Phase.TRIGGER)
     size = (fed.x - clean.x).flatten(1).abs().amax(1) if norm == "linf" else (fed.x - clean.x).flatten(1).norm(dim=1)
@@ -41,7 +41,7 @@ def test_the_budget_holds_for_any_attack(x, ratio: float, norm: str) -> None:
 def test_labels_are_bound_by_the_ratio_where_they_may_change(y, ratio: float) -> None:
     clean = tiny_batch(5)
     campaign = Campaign(
-        Budget(Ball("linf", 0.0), ratio, labels=True), trigger=lambda c, v: Batch(c.x, torch.from_numpy(y))
+        Budget(LpBall("linf", 0.0), ratio, labels=True), trigger=lambda c, v: Batch(c.x, torch.from_numpy(y))
     )
     fed = campaign.poison(clean, tiny_learner().view(), Phase.TRIGGER)
     kept = (fed.y != clean.y).sum()
@@ -68,7 +68,7 @@ def test_what_is_no_batch_is_told_and_loss_scaling_is_bound() -> None:
     with pytest.raises(AttackError, match="returned Tensor, wanted a Batch"):
         Campaign(trigger=lambda c, v: c.x).poison(tiny_batch(), view, Phase.TRIGGER)
     loud = Campaign(Budget(loss_scale=5.0), trigger=lambda c, v: Batch(c.x, c.y, 100.0))
-    assert loud.poison(tiny_batch(), view, Phase.TRIGGER).loss_scale == 5.0
+    assert loud.poison(tiny_batch(), view, Phase.TRIGGER).loss_weight == 5.0
 
 
 def test_phases_without_a_part_stay_clean() -> None:
@@ -104,8 +104,8 @@ def test_the_trigger_may_have_a_budget_of_its_own() -> None:
     def shout(batch: Batch, view: View) -> Batch:
         return Batch(batch.x + 9, (batch.y + 1) % 3)
 
-    wide = Budget(Ball("linf", 0.4), labels=True)
-    campaign = Campaign(Budget(Ball("linf", 0.1)), shout, shout, trigger_budget=wide)
+    wide = Budget(LpBall("linf", 0.4), labels=True)
+    campaign = Campaign(Budget(LpBall("linf", 0.1)), shout, shout, trigger_budget=wide)
     stream, trigger = (campaign.poison(clean, view, phase) for phase in (Phase.ACCUMULATE, Phase.TRIGGER))
     assert torch.equal(stream.y, clean.y)
     assert float((stream.x - clean.x).max()) == pytest.approx(0.1, abs=1e-6)

@@ -17,7 +17,7 @@ from taster.attacks import UPDATE_ATTACKS, Collusion, UpdateBudget, UpdateCampai
 from taster.attacks.updates.alie import most_deviations
 from taster.attacks.updates.recovered_offset import recovered_offset, spread_out
 from taster.client_gradients import ClientGradients
-from taster.core.param_vectors import flatten, unflattened
+from taster.core.param_vectors import flatten, unflatten
 from taster.defences import clipping
 from taster.derivatives import Derivatives, Way, inner
 from taster.errors import AttackError
@@ -215,7 +215,7 @@ def test_the_direction_is_that_in_which_the_inner_product_falls(normalise: str) 
     h = attack.sent(c, victim.view(), Phase.ACCUMULATE)[0]
     p = attack.sent(c, victim.view(), Phase.TRIGGER).mean(0)
     like = victim.view().trainable
-    along, aim = ({n: v.double() for n, v in unflattened(vector, like).items()} for vector in (h, p))
+    along, aim = ({n: v.double() for n, v in unflatten(vector, like).items()} for vector in (h, p))
 
     def product(step: float) -> float:
         model = tiny_learner().model.double().eval()

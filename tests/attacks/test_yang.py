@@ -40,7 +40,7 @@ def learner(dtype: torch.dtype = torch.float32, smooth: bool = False, rate: floa
     model.to(dtype)
     found = Learner(model, torch.optim.SGD(model.parameters(), lr=RATE), cross_entropy)
     for i in range(60):
-        found.feed(easy(30, seed=i, dtype=dtype))
+        found.step(easy(30, seed=i, dtype=dtype))
     found.optimizer.param_groups[0]["lr"] = rate
     return found
 
@@ -121,11 +121,11 @@ def test_each_way_raises_the_loss_of_normal_samples_above_the_start(gradient: st
     held_out, before = easy(200, seed=99), model.view()
     own = float(before.loss(held_out.x, held_out.y))
     harmed = copy.deepcopy(model.model)
-    model.feed(fed)
+    model.step(fed)
     after = float(model.view().loss(held_out.x, held_out.y))
     start = attack.forming.batches[0]
     twin = Learner(harmed, torch.optim.SGD(harmed.parameters(), lr=rate), cross_entropy)
-    twin.feed(start)
+    twin.step(start)
     assert after > float(twin.view().loss(held_out.x, held_out.y)) > own
 
 
@@ -259,7 +259,7 @@ def test_normal_datas_gradient_is_summed_over_the_group_after_the_update() -> No
     normal, poison = easy(15, seed=5, dtype=torch.float64), easy(2, seed=6, dtype=torch.float64)
     loss, direction = normal_data(Injection(model.view(), normal, RATE))(poison)
     twin = copy.deepcopy(model.model)
-    Learner(twin, torch.optim.SGD(twin.parameters(), lr=RATE), cross_entropy).feed(poison)
+    Learner(twin, torch.optim.SGD(twin.parameters(), lr=RATE), cross_entropy).step(poison)
     x = normal.x.clone().requires_grad_(True)
     value = cross_entropy(twin(x), normal.y)
     (slopes,) = torch.autograd.grad(value, x)
@@ -328,7 +328,7 @@ def test_such_a_trigger_is_kept_or_crafted_anew_as_asked() -> None:
         attack = phase(mode, trigger_by="direct_gradient", trigger_settings={"group_size": 20, "iterations": 3})
         first = struck(attack, model.view())
         for i in range(5):
-            model.feed(easy(30, seed=500 + i))
+            model.step(easy(30, seed=500 + i))
         assert torch.equal(struck(attack, model.view()).x, first.x) == same
 
 
@@ -348,7 +348,7 @@ def test_batch_norm_and_convolutions_are_no_obstacle() -> None:
     model = TinyNet()
     found = Learner(model, torch.optim.SGD(model.parameters(), lr=0.1), cross_entropy)
     for i in range(5):
-        found.feed(tiny_batch(seed=i))
+        found.step(tiny_batch(seed=i))
     attack = direct_gradient(lambda n: tiny_batch(n, seed=9), torch.Generator().manual_seed(0), 0.1, iterations=3)
     fed = attack.poison(tiny_batch(4, seed=50), found.view(), Phase.TRIGGER)
     assert bool(changed(fed, tiny_batch(4, seed=50)).all())

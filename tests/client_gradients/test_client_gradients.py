@@ -135,7 +135,7 @@ def test_synchronised_clients_are_one_large_batch() -> None:
         cross_entropy(plain.model(batch.x), batch.y).backward()
         expected = flatten({n: p.grad for n, p in plain.model.named_parameters()})
         torch.testing.assert_close(values.mean(0), expected, rtol=1e-4, atol=1e-6)
-        recorded = renewed(view.buffers, view.functional.layers, statistics)
+        recorded = renewed(view.buffers, view.functional_model.layers, statistics)
         for name, buffer in plain.model.named_buffers():
             torch.testing.assert_close(recorded[name], buffer)
     assert torch.equal(learner.model.bn.running_mean, torch.zeros(4))  # looking changes nothing

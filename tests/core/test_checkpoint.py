@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from taster import load_state, save_state
-from taster.core.checkpoint import placed
+from taster.core.checkpoint import move_to_device
 from taster.errors import CheckpointError
 
 
@@ -68,7 +68,7 @@ def test_a_write_that_fails_keeps_the_old_file(tmp_path: Path, monkeypatch: pyte
 
 def test_state_is_placed_where_the_model_is_but_for_what_generators_keep() -> None:
     state = {"a": [torch.ones(2), (torch.ones(1, dtype=torch.bool), None)], "draws": torch.Generator().get_state()}
-    moved = placed(state, torch.device("meta"))
+    moved = move_to_device(state, torch.device("meta"))
     assert moved["a"][0].is_meta
     assert moved["a"][1][0].is_meta
     assert moved["a"][1][1] is None

@@ -6,9 +6,9 @@ import pytest
 import torch
 from tests.conftest import tiny_batch
 
-from taster import Admitted, Batch, Guard
+from taster import ScreenedBatch, Batch, Guard
 from taster.core.guard import stage_name
-from taster.core.types import COMMIT, Updates, reject, rewind, worst
+from taster.core.types import COMMIT, Updates, reject, rewind, most_severe
 from taster.defences import clipping, none, probe_gate
 from taster.errors import BatchError, GuardError
 
@@ -46,7 +46,7 @@ def test_names_of_stages() -> None:
 
 
 def test_admitted_counts_what_screens_do() -> None:
-    admitted = Admitted(tiny_batch(6))
+    admitted = ScreenedBatch(tiny_batch(6))
     mask = torch.tensor([True, False, True, False, False, False])
     fewer = admitted.weight(torch.arange(6.0)).drop(mask, "odd")
     assert (len(fewer.batch), fewer.dropped) == (4, 2)
@@ -61,7 +61,7 @@ def test_admitted_counts_what_screens_do() -> None:
 
 
 def test_masks_and_weights_are_checked() -> None:
-    admitted = Admitted(tiny_batch(4))
+    admitted = ScreenedBatch(tiny_batch(4))
     with pytest.raises(GuardError, match="boolean one of shape"):
         admitted.drop(torch.zeros(3, dtype=torch.bool), "")
     with pytest.raises(GuardError, match="boolean"):
@@ -73,8 +73,8 @@ def test_masks_and_weights_are_checked() -> None:
 
 
 def test_the_worst_verdict_holds() -> None:
-    assert worst([]) == COMMIT
-    assert worst([COMMIT, reject("a"), rewind(2, "b"), rewind(5, "c"), reject("d")]).reason == "c"
+    assert most_severe([]) == COMMIT
+    assert most_severe([COMMIT, reject("a"), rewind(2, "b"), rewind(5, "c"), reject("d")]).reason == "c"
 
 
 def test_updates_are_checked() -> None:

@@ -11,7 +11,7 @@ from tests.conftest import TinyNet, full_state, same_state, tiny_batch, tiny_lea
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from taster import COMMIT, Admitted, Batch, Guard, History, Learner, Verdict, View, load_state, reject, save_state
+from taster import COMMIT, ScreenedBatch, Batch, Guard, SnapshotBuffer, Learner, Verdict, View, load_state, reject, save_state
 from taster.defences import probe_gate
 from taster.errors import BatchError, CheckpointError, ModelError
 
@@ -36,11 +36,11 @@ def test_an_unknown_precision_is_told() -> None:
 def test_state_travels_through_a_file(optimizer: str, tmp_path: Path) -> None:
     def make() -> Learner:
         guard = Guard() + probe_gate(tiny_batch(30, seed=99), tolerance=50)
-        return tiny_learner(optimizer=optimizer, guard=guard, history=History(capacity=2))
+        return tiny_learner(optimizer=optimizer, guard=guard, history=SnapshotBuffer(capacity=2))
 
     learner = make()
     for i in range(3):
-        learner.feed(tiny_batch(seed=i))
+        learner.step(tiny_batch(seed=i))
     learner.history.pin("release", learner.snapshot())
     save_state(tmp_path / "learner.safetensors", learner.state_dict())
     other = make()
@@ -53,14 +53,14 @@ def test_state_travels_through_a_file(optimizer: str, tmp_path: Path) -> None:
         assert torch.equal(theirs["anchor"][what], ours["anchor"][what])
         assert torch.equal(theirs["trail"][-1][what], ours["trail"][-1][what])
     for i in range(3, 6):
-        learner.feed(tiny_batch(seed=i))
-        other.feed(tiny_batch(seed=i))
+        learner.step(tiny_batch(seed=i))
+        other.step(tiny_batch(seed=i))
     assert same_state(full_state(learner), full_state(other))
 
 
 def test_the_state_of_another_model_is_told_and_nothing_is_loaded() -> None:
     learner = tiny_learner()
-    learner.feed(tiny_batch())
+    learner.step(tiny_batch())
     before = full_state(learner)
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
     other = Learner(model, torch.optim.SGD(model.parameters(), lr=0.1), cross_entropy)
@@ -81,59 +81,59 @@ def test_parameters_outside_the_model_are_told() -> None:
 
 
 def test_loading_takes_the_place_of_what_was_there() -> None:
-    empty, full = tiny_learner(history=History()), tiny_learner(history=History())
-    full.feed(tiny_batch())
+    empty, full = tiny_learner(history=SnapshotBuffer()), tiny_learner(history=SnapshotBuffer())
+    full.step(tiny_batch())
     full.history.pin("old", full.snapshot())
     full.load_state_dict(empty.state_dict())
     assert full.history.steps == ()
-    assert full.history.pinned == ()
+    assert full.history.labels == ()
 
 
 def test_a_loaded_state_is_not_written_into() -> None:
     learner, other = tiny_learner(), tiny_learner()
-    learner.feed(tiny_batch())
+    learner.step(tiny_batch())
     state = learner.state_dict()
     kept = [s["momentum_buffer"].clone() for s in state["optimizer"]["state"].values()]
     other.load_state_dict(state)
-    other.feed(tiny_batch(seed=1))
+    other.step(tiny_batch(seed=1))
     now = [s["momentum_buffer"] for s in state["optimizer"]["state"].values()]
     assert all(map(torch.equal, kept, now))
 
 
 @pytest.mark.parametrize("size", [1, 3, 5, 7, 12])
 def test_micro_batches_add_up_to_the_batch(size: int) -> None:
-    whole, parts = tiny_learner(), tiny_learner(micro_batch=size)
+    whole, parts = tiny_learner(), tiny_learner(micro_batch_size=size)
     for learner in (whole, parts):
         learner.model.eval()  # batch norm takes the statistics of what goes through at a time
     for i in range(5):
         batch = tiny_batch(12, seed=i)
-        one, other = whole.feed(batch), parts.feed(batch)
+        one, other = whole.step(batch), parts.step(batch)
         assert other.loss == pytest.approx(one.loss, rel=1e-5)
     for a, b in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-6)
 
 
 def test_micro_batches_of_weighted_samples_add_up() -> None:
-    def halved(admitted: Admitted[Batch], view: View) -> Admitted[Batch]:
+    def halved(admitted: ScreenedBatch[Batch], view: View) -> ScreenedBatch[Batch]:
         return admitted.weight(torch.linspace(0, 1, len(admitted.batch)))
 
     records = []
-    for options in ({}, {"micro_batch": 5}):
+    for options in ({}, {"micro_batch_size": 5}):
         learner = tiny_learner(guard=Guard(screens=[halved]), **options)
         learner.model.eval()
-        records.append(learner.feed(tiny_batch(12)))
+        records.append(learner.step(tiny_batch(12)))
     assert records[0].loss == pytest.approx(records[1].loss, rel=1e-5)
     assert records[0].gradient_norm_before == pytest.approx(records[1].gradient_norm_before, rel=1e-4)
 
 
 def test_the_last_micro_batch_is_never_a_single_sample() -> None:
     seen: list[int] = []
-    learner = tiny_learner(micro_batch=4)
+    learner = tiny_learner(micro_batch_size=4)
     learner.model.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
-    assert learner.feed(tiny_batch(13)).verdict.committed
+    assert learner.step(tiny_batch(13)).verdict.committed
     assert seen == [4, 4, 5]
-    with pytest.raises(BatchError, match="micro_batch 0"):
-        tiny_learner(micro_batch=0)
+    with pytest.raises(BatchError, match="micro_batch_size 0"):
+        tiny_learner(micro_batch_size=0)
 
 
 def half(**options: Any) -> Learner:
@@ -145,7 +145,7 @@ def test_float16_with_a_scaler_is_what_torch_does_by_hand() -> None:
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     for i in range(5):
         batch = tiny_batch(seed=i)
-        assert learner.feed(batch).verdict.committed
+        assert learner.step(batch).verdict.committed
         with torch.autocast("cpu", dtype=torch.float16):
             output = twin.model(batch.x)
         loss = cross_entropy(output.float(), batch.y)
@@ -161,19 +161,19 @@ def test_an_overflow_is_refused_and_the_scale_falls() -> None:
     assert learner.scaler is not None
     before = full_state(learner)
     loud = tiny_batch()
-    record = learner.feed(Batch(loud.x, loud.y, 1e30))
+    record = learner.step(Batch(loud.x, loud.y, 1e30))
     assert record.verdict.stage == "finite_values"
     assert same_state(before, full_state(learner))
     assert learner.scaler.get_scale() == 512.0
-    assert learner.feed(tiny_batch(seed=1)).verdict.committed
+    assert learner.step(tiny_batch(seed=1)).verdict.committed
 
 
 def test_parts_of_a_batch_are_scaled_as_one() -> None:
-    whole, parts = half(), half(micro_batch=4)
+    whole, parts = half(), half(micro_batch_size=4)
     # In eval mode, as batch norm has other statistics in parts.
     for learner in (whole, parts):
         learner.model.eval()
-        learner.feed(tiny_batch(8))
+        learner.step(tiny_batch(8))
     for a, b in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-4)
 
@@ -198,13 +198,13 @@ def test_a_checkpoint_in_the_middle_of_a_step_is_of_the_state_before_it(
             save_state(path, learner.state_dict())
             return reject("no") if seen == 0 else COMMIT
 
-    learner = tiny_learner(optimizer=optimizer, history=History(capacity=2))
+    learner = tiny_learner(optimizer=optimizer, history=SnapshotBuffer(capacity=2))
     for i in range(seen):
-        learner.feed(tiny_batch(seed=i))
+        learner.step(tiny_batch(seed=i))
     before, steps = full_state(learner), learner.steps
     learner.guard = Guard(gates=[Saves()])
-    learner.feed(tiny_batch(seed=9))
-    other = tiny_learner(seed=5, optimizer=optimizer, guard=Guard(gates=[Saves()]), history=History(capacity=2))
+    learner.step(tiny_batch(seed=9))
+    other = tiny_learner(seed=5, optimizer=optimizer, guard=Guard(gates=[Saves()]), history=SnapshotBuffer(capacity=2))
     other.load_state_dict(load_state(path))
     assert same_state(before, full_state(other))
     assert other.steps == steps

@@ -14,14 +14,14 @@ from typer.testing import CliRunner
 
 from taster import Batch, Guard, Quarantine, StepRecord, reject
 from taster.cli import app
-from taster.core.guard import Change
+from taster.core.guard import CandidateUpdate
 from taster.core.types import COMMIT, Verdict
 from taster.errors import QuarantineError
 from taster.federated import Reply, Server
 from taster.report.pictures import sheet
 
 
-def odd_ones(change: Change) -> Verdict:
+def odd_ones(change: CandidateUpdate) -> Verdict:
     """Refuses every other step."""
     return reject("odd") if change.step % 2 else COMMIT
 
@@ -29,10 +29,10 @@ def odd_ones(change: Change) -> Verdict:
 def filled(folder: Path, steps: int = 6, **options: Any) -> tuple[Quarantine, list[Batch]]:
     """With the batches of steps 1, 3, 5, ..."""
     quarantine = Quarantine(folder, **options)
-    learner = tiny_learner(guard=Guard(gates=[odd_ones]), on_verdict=quarantine)
+    learner = tiny_learner(guard=Guard(gates=[odd_ones]), on_refusal=quarantine)
     batches = [tiny_batch(seed=i) for i in range(steps)]
     for batch in batches:
-        learner.feed(batch)
+        learner.step(batch)
     return quarantine, batches[1::2]
 
 
@@ -72,7 +72,7 @@ def test_a_released_batch_is_learned_without_being_asked_again() -> None:
     class Watching:
         seen = 0
 
-        def __call__(self, change: Change) -> Verdict:
+        def __call__(self, change: CandidateUpdate) -> Verdict:
             return reject("never")
 
         def observe(self, record: StepRecord, view: object) -> None:
@@ -86,22 +86,22 @@ def test_a_released_batch_is_learned_without_being_asked_again() -> None:
 
     gate = Watching()
     guarded, plain = tiny_learner(guard=Guard(gates=[gate])), tiny_learner()
-    assert not guarded.feed(tiny_batch()).verdict.committed
-    assert guarded.feed(tiny_batch(), trusted=True).verdict.committed
-    plain.feed(tiny_batch())
+    assert not guarded.step(tiny_batch()).verdict.committed
+    assert guarded.step(tiny_batch(), trusted=True).verdict.committed
+    plain.step(tiny_batch())
     assert same_state(full_state(guarded), full_state(plain))
     assert gate.seen == 2
     broken = tiny_batch()
     broken.x[0] = float("nan")
-    assert not guarded.feed(broken, trusted=True).verdict.committed
+    assert not guarded.step(broken, trusted=True).verdict.committed
 
 
 def test_alarms_are_logged_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     told: list[tuple[int, int]] = []
-    learner = tiny_learner(guard=Guard(gates=[odd_ones]), on_verdict=lambda r, b: told.append((r.step, len(b))))
+    learner = tiny_learner(guard=Guard(gates=[odd_ones]), on_refusal=lambda r, b: told.append((r.step, len(b))))
     with caplog.at_level(logging.WARNING, "taster.core.learner"):
         for i in range(4):
-            learner.feed(tiny_batch(seed=i))
+            learner.step(tiny_batch(seed=i))
     assert told == [(1, 8), (3, 8)]
     assert [record.getMessage() for record in caplog.records] == [
         "step 1: rejected by odd_ones: odd",
@@ -158,7 +158,7 @@ def test_only_images_are_shown() -> None:
 def test_a_federation_raises_the_same_alarms_and_keeps_no_rounds(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    learner = tiny_learner(guard=Guard(gates=[odd_ones]), on_verdict=Quarantine(tmp_path / "q"))
+    learner = tiny_learner(guard=Guard(gates=[odd_ones]), on_refusal=Quarantine(tmp_path / "q"))
     server = Server(learner)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):

@@ -8,8 +8,8 @@ import pytest
 import torch
 from tests.conftest import tiny_batch, tiny_learner
 
-from taster import History, Snapshot
-from taster.errors import HistoryError
+from taster import SnapshotBuffer, Snapshot
+from taster.errors import SnapshotError
 
 
 def snapshot(step: int) -> Snapshot:
@@ -20,69 +20,69 @@ def snapshot(step: int) -> Snapshot:
 
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_the_ring_keeps_the_newest_and_copies_them(on_disk: bool, tmp_path: Path) -> None:
-    history = History(capacity=2, directory=tmp_path if on_disk else None)
+    history = SnapshotBuffer(capacity=2, directory=tmp_path if on_disk else None)
     live = snapshot(0)
-    history.record(live)
+    history.append(live)
     live.params["w"].fill_(9)
     assert torch.equal(history.at(0).params["w"], torch.zeros(2))
     for step in (1, 2):
-        history.record(snapshot(step))
+        history.append(snapshot(step))
     assert history.steps == (1, 2)
     assert history.before(5).step == 2
     assert history.before(1).step == 1
-    with pytest.raises(HistoryError, match="larger capacity"):
+    with pytest.raises(SnapshotError, match="larger capacity"):
         history.before(0)
     if on_disk:
         assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_directory_is_taken_up_again(tmp_path: Path) -> None:
-    first = History(capacity=3, directory=tmp_path)
+    first = SnapshotBuffer(capacity=3, directory=tmp_path)
     for step in range(3):
-        first.record(snapshot(step))
+        first.append(snapshot(step))
     first.pin("epoch-5", snapshot(7))
-    again = History(capacity=3, directory=tmp_path)
+    again = SnapshotBuffer(capacity=3, directory=tmp_path)
     assert again.steps == (0, 1, 2)
     assert again.at("epoch-5").step == 7
-    again.record(snapshot(1))  # a run that begins anew forgets what came later
+    again.append(snapshot(1))  # a run that begins anew forgets what came later
     assert again.steps == (0, 1)
 
 
 def test_state_travels() -> None:
-    history = History(capacity=2)
-    history.record(snapshot(4))
+    history = SnapshotBuffer(capacity=2)
+    history.append(snapshot(4))
     history.pin("x", snapshot(1))
-    other = History(capacity=2)
+    other = SnapshotBuffer(capacity=2)
     other.load_state_dict(history.state_dict())
     assert other.steps == (4,)
-    assert other.pinned == ("x",)
+    assert other.labels == ("x",)
 
 
 def test_snapshots_are_taken_when_due() -> None:
-    assert [step for step in range(7) if History(capacity=1, every=3).due(step)] == [0, 3, 6]
-    assert not History(capacity=0).due(0)
+    assert [step for step in range(7) if SnapshotBuffer(capacity=1, every=3).due(step)] == [0, 3, 6]
+    assert not SnapshotBuffer(capacity=0).due(0)
 
 
 @pytest.mark.parametrize(("capacity", "every"), [(-1, 1), (1, 0)])
 def test_bad_arguments_are_told(capacity: int, every: int) -> None:
-    with pytest.raises(HistoryError, match="wanted at least"):
-        History(capacity, every=every)
+    with pytest.raises(SnapshotError, match="wanted at least"):
+        SnapshotBuffer(capacity, every=every)
 
 
 def test_bad_labels_are_told() -> None:
-    with pytest.raises(HistoryError, match="label"):
-        History().pin("../x", snapshot(0))
+    with pytest.raises(SnapshotError, match="label"):
+        SnapshotBuffer().pin("../x", snapshot(0))
 
 
 def test_a_fork_shares_snapshots_and_goes_its_own_way(tmp_path: Path) -> None:
-    for history in (History(capacity=2), History(capacity=2, directory=tmp_path / "h")):
+    for history in (SnapshotBuffer(capacity=2), SnapshotBuffer(capacity=2, directory=tmp_path / "h")):
         learner = tiny_learner(history=history)
         for i in range(3):
-            learner.feed(tiny_batch(seed=i))
+            learner.step(tiny_batch(seed=i))
         history.pin("release", learner.snapshot())
-        fork = history.fork()
-        assert (fork.steps, fork.pinned) == (history.steps, history.pinned) == ((1, 2), ("release",))
-        learner.feed(tiny_batch(seed=3))
+        fork = history.shallow_copy()
+        assert (fork.steps, fork.labels) == (history.steps, history.labels) == ((1, 2), ("release",))
+        learner.step(tiny_batch(seed=3))
         assert history.steps == (2, 3)
         assert fork.steps == (1, 2)
         assert torch.equal(fork.at(2).params["fc.weight"], history.at(2).params["fc.weight"])
@@ -92,6 +92,6 @@ def test_a_fork_shares_snapshots_and_goes_its_own_way(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 8, 9, 40])
 def test_a_history_that_is_to_reach_so_far_does_with_five_snapshots(steps: int) -> None:
-    history = History.reaching(steps)
+    history = SnapshotBuffer.for_rewind(steps)
     assert history.reach >= steps
     assert history.capacity <= 5

@@ -10,7 +10,7 @@ from tests.conftest import TinyNet, full_state, same_state, tiny_batch, tiny_lea
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from taster import COMMIT, Action, Admitted, Batch, Guard, Learner, View, reject
+from taster import COMMIT, Action, ScreenedBatch, Batch, Guard, Learner, View, reject
 from taster.errors import BatchError, GuardError, LabelError, LossError, SmallBatchError, TasterError
 
 
@@ -50,12 +50,12 @@ def test_the_record_tells_all_of_a_step() -> None:
     def halve(gradient: dict[str, torch.Tensor], view: View) -> dict[str, torch.Tensor]:
         return {name: value / 2 for name, value in gradient.items()}
 
-    def drop_two(admitted: Admitted[Batch], view: View) -> Admitted[Batch]:
+    def drop_two(admitted: ScreenedBatch[Batch], view: View) -> ScreenedBatch[Batch]:
         mask = torch.zeros(len(admitted.batch), dtype=torch.bool)
         mask[:2] = True
         return admitted.drop(mask, "two too many")
 
-    def darken(admitted: Admitted[Batch], view: View) -> Admitted[Batch]:
+    def darken(admitted: ScreenedBatch[Batch], view: View) -> ScreenedBatch[Batch]:
         batch = admitted.batch
         mask = torch.zeros(len(batch), dtype=torch.bool)
         mask[0] = True
@@ -65,24 +65,24 @@ def test_the_record_tells_all_of_a_step() -> None:
         return COMMIT
 
     learner = tiny_learner(guard=Guard([drop_two, darken], [halve], [fine]))
-    record = learner.feed(tiny_batch())
+    record = learner.step(tiny_batch())
     assert (record.step, record.samples, record.dropped, record.corrected) == (0, 8, 2, 1)
     assert record.loss is not None
     assert record.loss > 0
     assert record.gradient_norm_after == pytest.approx(record.gradient_norm_before / 2, rel=1e-5)
     assert {"drop_two", "darken", "halve", "fine", "gradient", "update", "total"} <= set(record.seconds)
     assert record.phase is None
-    assert learner.feed(tiny_batch()).step == 1
+    assert learner.step(tiny_batch()).step == 1
 
 
 def test_screens_see_to_the_batch_in_their_order_and_weights_weigh() -> None:
-    def weigh(admitted: Admitted[Batch], view: View) -> Admitted[Batch]:
+    def weigh(admitted: ScreenedBatch[Batch], view: View) -> ScreenedBatch[Batch]:
         return admitted.weight(torch.tensor([2.0] * 4 + [0.0] * 4))
 
     batch = tiny_batch()
     weighted = tiny_learner(guard=Guard(screens=[weigh]))
     weighted.model.eval()
-    record = weighted.feed(batch)
+    record = weighted.step(batch)
     other = tiny_learner()
     other.model.eval()
     expected = cross_entropy(other.model(batch.x[:4]), batch.y[:4])
@@ -94,7 +94,7 @@ def test_the_worst_of_several_gates_speaks() -> None:
         return reject("first") if True else COMMIT
 
     learner = tiny_learner(guard=Guard(gates=[lambda c: COMMIT, objector, lambda c: reject("second")]))
-    record = learner.feed(tiny_batch())
+    record = learner.step(tiny_batch())
     assert (record.verdict.action, record.verdict.stage, record.verdict.reason) == (Action.REJECT, "objector", "first")
 
 
@@ -103,22 +103,22 @@ def test_the_worst_of_several_gates_speaks() -> None:
 def test_a_rejected_step_leaves_no_trace(optimizer: str, warm: int) -> None:
     learner = tiny_learner(optimizer=optimizer)
     for i in range(warm):
-        learner.feed(tiny_batch(seed=i))
+        learner.step(tiny_batch(seed=i))
     before = full_state(learner)
     learner.guard = Guard(gates=[lambda change: reject("no")])
     for i in range(3):
-        assert not learner.feed(tiny_batch(seed=10 + i)).verdict.committed
+        assert not learner.step(tiny_batch(seed=10 + i)).verdict.committed
         assert same_state(before, full_state(learner))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_samples_that_are_not_finite_are_refused(value: float) -> None:
     learner = tiny_learner()
-    learner.feed(tiny_batch())
+    learner.step(tiny_batch())
     before = full_state(learner)
     batch = tiny_batch(seed=1)
     batch.x[3, 0, 2, 2] = value
-    record = learner.feed(batch)
+    record = learner.step(batch)
     assert record.verdict.action is Action.REJECT
     assert record.verdict.stage == "finite_values"
     assert "NaN or infinity" in record.verdict.reason
@@ -127,10 +127,10 @@ def test_samples_that_are_not_finite_are_refused(value: float) -> None:
 
 def test_a_loss_that_is_not_finite_is_refused_and_its_batch_norm_undone() -> None:
     learner = tiny_learner()
-    learner.feed(tiny_batch())
+    learner.step(tiny_batch())
     before = full_state(learner)
     learner.loss = lambda output, y: cross_entropy(output, y) * math.inf
-    record = learner.feed(tiny_batch(seed=1))
+    record = learner.step(tiny_batch(seed=1))
     assert "loss" in record.verdict.reason
     assert record.to_dict()["loss"] is None
     assert same_state(before, full_state(learner))
@@ -149,7 +149,7 @@ def test_a_gradient_that_is_not_finite_is_refused() -> None:
     learner = tiny_learner()
     before = full_state(learner)
     learner.loss = lambda output, y: Steep.apply(cross_entropy(output, y))
-    record = learner.feed(tiny_batch())
+    record = learner.step(tiny_batch())
     assert "gradient norm" in record.verdict.reason
     assert same_state(before, full_state(learner))
 
@@ -157,7 +157,7 @@ def test_a_gradient_that_is_not_finite_is_refused() -> None:
 def test_a_transform_that_breaks_the_gradient_is_refused() -> None:
     learner = tiny_learner(guard=Guard(transforms=[lambda g, view: {k: v * math.nan for k, v in g.items()}]))
     before = full_state(learner)
-    assert not learner.feed(tiny_batch()).verdict.committed
+    assert not learner.step(tiny_batch()).verdict.committed
     assert same_state(before, full_state(learner))
 
 
@@ -192,13 +192,13 @@ def faulty_call(learner: Learner, kind: str) -> None:
         learner.step([1.0], batch.y)
     elif kind == "vector loss":
         learner.loss = lambda output, y: cross_entropy(output, y, reduction="none")
-        learner.feed(batch)
+        learner.step(batch)
     elif kind == "float loss":
         learner.loss = lambda output, y: 1.0
-        learner.feed(batch)
+        learner.step(batch)
     elif kind == "detached loss":
         learner.loss = lambda output, y: cross_entropy(output.detach(), y)
-        learner.feed(batch)
+        learner.step(batch)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def faulty_call(learner: Learner, kind: str) -> None:
 )
 def test_a_malformed_call_is_told_and_changes_nothing(kind: str, error: type[TasterError], message: str) -> None:
     learner = tiny_learner()
-    learner.feed(tiny_batch())
+    learner.step(tiny_batch())
     before = {k: v.clone() for k, v in learner.model.state_dict().items()}
     momentum = [s["momentum_buffer"].clone() for s in learner.optimizer.state.values()]
     with pytest.raises(error, match=message):
@@ -244,7 +244,7 @@ def test_ignored_labels_of_a_loss_are_let_through() -> None:
     learner.loss = nn.CrossEntropyLoss(ignore_index=-100)
     batch = tiny_batch()
     batch.y[0] = -100
-    assert learner.feed(batch).verdict.committed
+    assert learner.step(batch).verdict.committed
 
 
 def test_other_data_than_images_can_be_let_through() -> None:
@@ -256,12 +256,12 @@ def test_other_data_than_images_can_be_let_through() -> None:
 
 
 def test_a_screen_that_drops_everything_skips_the_step() -> None:
-    def nothing(admitted: Admitted[Batch], view: View) -> Admitted[Batch]:
+    def nothing(admitted: ScreenedBatch[Batch], view: View) -> ScreenedBatch[Batch]:
         return admitted.drop(torch.ones(len(admitted.batch), dtype=torch.bool), "all alike")
 
     learner = tiny_learner(guard=Guard(screens=[nothing]))
     before = full_state(learner)
-    record = learner.feed(tiny_batch())
+    record = learner.step(tiny_batch())
     assert (record.verdict.stage, record.verdict.reason, record.dropped, record.loss) == (
         "nothing",
         "all alike",
@@ -272,7 +272,7 @@ def test_a_screen_that_drops_everything_skips_the_step() -> None:
 
 
 def test_screens_that_leave_too_little_for_batch_norm_refuse_instead_of_raising() -> None:
-    def all_but_one(admitted: Admitted[Batch], view: View) -> Admitted[Batch]:
+    def all_but_one(admitted: ScreenedBatch[Batch], view: View) -> ScreenedBatch[Batch]:
         mask = torch.ones(len(admitted.batch), dtype=torch.bool)
         mask[0] = False
         return admitted.drop(mask, "odd ones")
@@ -280,7 +280,7 @@ def test_screens_that_leave_too_little_for_batch_norm_refuse_instead_of_raising(
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
     learner = Learner(model, torch.optim.SGD(model.parameters(), lr=0.1), cross_entropy, Guard(screens=[all_but_one]))
-    record = learner.feed(tiny_batch())
+    record = learner.step(tiny_batch())
     assert record.verdict.action is Action.REJECT
     assert "wanted at least 2" in record.verdict.reason
 
@@ -292,7 +292,7 @@ def test_an_exception_in_a_gate_undoes_the_update() -> None:
     learner = tiny_learner(guard=Guard(gates=[broken]))
     before = full_state(learner)
     with pytest.raises(RuntimeError, match="oops"):
-        learner.feed(tiny_batch())
+        learner.step(tiny_batch())
     assert same_state(before, full_state(learner))
 
 
@@ -309,26 +309,26 @@ def test_a_stage_that_breaks_its_protocol_is_named(guard: Guard, message: str) -
     learner = tiny_learner(guard=guard)
     before = full_state(learner)
     with pytest.raises(GuardError, match=message):
-        learner.feed(tiny_batch())
+        learner.step(tiny_batch())
     assert same_state(before, full_state(learner))
 
 
 def test_loss_scaling_scales_the_gradient() -> None:
     batch = tiny_batch()
     one, ten = tiny_learner(), tiny_learner()
-    a = one.feed(batch).gradient_norm_before
-    b = ten.feed(Batch(batch.x, batch.y, loss_scale=10.0)).gradient_norm_before
+    a = one.step(batch).gradient_norm_before
+    b = ten.step(Batch(batch.x, batch.y, loss_weight=10.0)).gradient_norm_before
     assert b == pytest.approx(10 * a, rel=1e-5)
 
 
 def test_bfloat16_trains_in_mixed_precision() -> None:
     learner = tiny_learner(precision="bfloat16")
-    losses = [learner.feed(tiny_batch()).loss for _ in range(30)]
+    losses = [learner.step(tiny_batch()).loss for _ in range(30)]
     assert losses[-1] < losses[0]
     assert all(p.dtype == torch.float32 for p in learner.model.parameters())
 
 
 def test_a_refused_gradient_does_not_stay_behind() -> None:
     learner = tiny_learner(guard=Guard(gates=[lambda change: reject("no")]))
-    learner.feed(tiny_batch())
+    learner.step(tiny_batch())
     assert all(p.grad is None for p in learner.model.parameters())

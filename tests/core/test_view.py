@@ -8,14 +8,14 @@ from tests.conftest import TinyNet, full_state, same_state, tiny_batch, tiny_lea
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from taster import History, Learner, Phase, View
+from taster import SnapshotBuffer, Learner, Phase, View
 from taster.attacks import accumulative
-from taster.errors import HistoryError, ModelError, StaleViewError
+from taster.errors import SnapshotError, ModelError, StaleViewError
 
 
 def test_nothing_done_through_a_view_changes_the_learner() -> None:
     learner = tiny_learner()
-    learner.feed(tiny_batch())
+    learner.step(tiny_batch())
     before = full_state(learner)
     view, batch = learner.view(), tiny_batch()
     for tensors in (view.params, view.buffers):
@@ -33,7 +33,7 @@ def test_nothing_done_through_a_view_changes_the_learner() -> None:
 
 def test_forward_is_the_model_in_either_mode() -> None:
     learner, batch = tiny_learner(), tiny_batch()
-    learner.feed(batch)
+    learner.step(batch)
     twin = TinyNet()
     twin.load_state_dict(learner.model.state_dict())
     view = learner.view()
@@ -58,7 +58,7 @@ def test_a_view_goes_stale_when_the_learner_moves_on() -> None:
     learner, batch = tiny_learner(), tiny_batch()
     view, kept = learner.view(), learner.view()
     copies, buffers = kept.params, kept.buffers
-    learner.feed(batch)
+    learner.step(batch)
     with pytest.raises(StaleViewError, match="step 0"):
         view.forward(batch.x)
     kept.forward(batch.x)  # its copies were made in time
@@ -67,20 +67,20 @@ def test_a_view_goes_stale_when_the_learner_moves_on() -> None:
 
 
 def test_the_past_can_be_looked_at() -> None:
-    learner = tiny_learner(history=History(capacity=3))
+    learner = tiny_learner(history=SnapshotBuffer(capacity=3))
     weights = []
     for i in range(4):
         weights.append(learner.model.fc.weight.detach().clone())
-        learner.feed(tiny_batch(seed=i))
+        learner.step(tiny_batch(seed=i))
     learner.history.pin("release", learner.snapshot())
     view = learner.view()
-    assert view.past == (1, 2, 3)
-    assert view.pinned == ("release",)
+    assert view.snapshot_steps == (1, 2, 3)
+    assert view.labels == ("release",)
     assert torch.equal(view.at(2).params["fc.weight"], weights[2])
     assert torch.equal(view.at("release").forward(tiny_batch().x), view.forward(tiny_batch().x))
-    with pytest.raises(HistoryError, match=r"steps \[1, 2, 3\] and labels \['release'\]"):
+    with pytest.raises(SnapshotError, match=r"steps \[1, 2, 3\] and labels \['release'\]"):
         view.at(0)
-    with pytest.raises(HistoryError, match="no snapshot"):
+    with pytest.raises(SnapshotError, match="no snapshot"):
         tiny_learner().view().at(0)
 
 
@@ -89,7 +89,7 @@ def test_frozen_parameters_are_not_trainable() -> None:
     model.conv.requires_grad_(False)
     learner = Learner(model, torch.optim.SGD(model.fc.parameters(), lr=0.1), cross_entropy)
     assert set(learner.view().trainable) == {"bn.weight", "bn.bias", "fc.weight", "fc.bias"}
-    assert learner.feed(tiny_batch()).verdict.committed
+    assert learner.step(tiny_batch()).verdict.committed
 
 
 class Attention(nn.Module):
@@ -119,9 +119,9 @@ class Tied(nn.Module):
 def test_all_kinds_of_models_work(build: type[nn.Module]) -> None:
     torch.manual_seed(0)
     model = build()
-    learner = Learner(model, torch.optim.Adam(model.parameters(), lr=0.01), cross_entropy, history=History())
+    learner = Learner(model, torch.optim.Adam(model.parameters(), lr=0.01), cross_entropy, history=SnapshotBuffer())
     batch = tiny_batch()
-    losses = [learner.feed(batch).loss for _ in range(20)]
+    losses = [learner.step(batch).loss for _ in range(20)]
     assert losses[-1] < losses[0]
     x = batch.x.clone().requires_grad_()
     learner.view().loss(x, batch.y).backward()
@@ -136,7 +136,7 @@ def test_a_model_that_cannot_be_copied_is_told() -> None:
     model = TinyNet()
     model.odd = (i for i in range(3))
     learner = Learner(model, torch.optim.SGD(model.parameters(), lr=0.1), cross_entropy)
-    assert learner.feed(tiny_batch()).verdict.committed  # an empty guard never looks
+    assert learner.step(tiny_batch()).verdict.committed  # an empty guard never looks
     with pytest.raises(ModelError, match="cannot be copied"):
         View.forward(learner.view(), tiny_batch().x)
 

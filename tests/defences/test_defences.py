@@ -8,10 +8,10 @@ import pytest
 import torch
 from tests.conftest import full_state, same_state, tiny_batch, tiny_learner
 
-from taster import Batch, Guard, History, Learner
-from taster.core.guard import Change
+from taster import Batch, Guard, SnapshotBuffer, Learner
+from taster.core.guard import CandidateUpdate
 from taster.defences import DEFENCES, clipping, dagc, probe_gate, probe_projection, quantile_clipping
-from taster.errors import CheckpointError, GuardError, HistoryError
+from taster.errors import CheckpointError, GuardError, SnapshotError
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
@@ -33,7 +33,7 @@ def test_clipping_scales_down_to_the_bound_and_keeps_the_direction(norm: str) ->
 def test_clipping_agrees_with_torch() -> None:
     learner, twin = tiny_learner(guard=clipping(bound=0.05)), tiny_learner()
     batch = tiny_batch()
-    learner.feed(batch)
+    learner.step(batch)
     torch.nn.functional.cross_entropy(twin.model(batch.x), batch.y).backward()
     torch.nn.utils.clip_grad_norm_(twin.model.parameters(), 0.05)
     twin.optimizer.step()
@@ -56,16 +56,16 @@ def easy(n: int, seed: int = 0) -> Batch:
 def test_clipping_at_a_quantile_goes_by_what_was_applied() -> None:
     guard = quantile_clipping(quantile=0.5, window=5, least=3)
     learner = tiny_learner(guard=guard)
-    records = [learner.feed(tiny_batch(16, seed=i)) for i in range(3)]
+    records = [learner.step(tiny_batch(16, seed=i)) for i in range(3)]
     assert all(r.gradient_norm_before == r.gradient_norm_after for r in records)
     usual = sorted(float(r.gradient_norm_after or 0) for r in records)[1]
     loud = tiny_batch(16, seed=9)
-    record = learner.feed(Batch(loud.x, loud.y, 1000.0))
+    record = learner.step(Batch(loud.x, loud.y, 1000.0))
     assert record.gradient_norm_before is not None
     assert record.gradient_norm_before > 100 * usual
     assert record.gradient_norm_after == pytest.approx(usual, rel=1e-5)
     for _ in range(10):
-        record = learner.feed(Batch(loud.x, loud.y, 1000.0))
+        record = learner.step(Batch(loud.x, loud.y, 1000.0))
     assert record.gradient_norm_after is not None
     assert record.gradient_norm_after <= 2 * max(float(r.gradient_norm_after or 0) for r in records)
     again = quantile_clipping(quantile=0.5, window=5, least=3)
@@ -105,20 +105,20 @@ def test_what_opposes_the_probe_is_projected_off() -> None:
 def test_the_probe_gate_refuses_harm_and_keeps_what_helps() -> None:
     learner = tiny_learner(guard=probe_gate(easy(60, seed=9), tolerance=2.0))
     for i in range(40):
-        learner.feed(easy(32, seed=i))
+        learner.step(easy(32, seed=i))
     reached = learner.view().accuracy(easy(60, seed=9).x, easy(60, seed=9).y)
     assert reached > 90
     before = full_state(learner)
-    record = learner.feed(poison(easy(32, seed=77), loss_scale=50.0))
+    record = learner.step(poison(easy(32, seed=77), loss_scale=50.0))
     assert record.verdict.stage == "probe_gate"
     assert "would fall by" in record.verdict.reason
     assert same_state(before, full_state(learner))
-    assert learner.feed(easy(32, seed=78)).verdict.committed
+    assert learner.step(easy(32, seed=78)).verdict.committed
 
 
 def trained(learner: Learner, steps: int = 40, draw: Callable[..., Batch] = easy) -> Learner:
     for i in range(steps):
-        learner.feed(draw(32, seed=i))
+        learner.step(draw(32, seed=i))
     return learner
 
 
@@ -138,7 +138,7 @@ def test_the_anchor_stops_drift_in_small_steps() -> None:
         learner.guard = guard
         for group in learner.optimizer.param_groups:
             group["lr"] = 0.001
-        records = [learner.feed(poison(noisy(32, seed=1000 + i))) for i in range(100)]
+        records = [learner.step(poison(noisy(32, seed=1000 + i))) for i in range(100)]
         return [r.verdict.reason for r in records if r.verdict.reason], learner.view().accuracy(probe.x, probe.y)
 
     reasons, held = fed_poison(probe_gate(probe, tolerance=1.0, alarm=0))
@@ -153,14 +153,14 @@ def test_the_anchor_stops_drift_in_small_steps() -> None:
 def test_the_anchor_is_the_start_and_moves_up_on_evidence_alone(every: int) -> None:
     probe = easy(200, seed=9)
     guard = probe_gate(probe, every=every)
-    learner = tiny_learner(guard=guard, history=History(capacity=every))
+    learner = tiny_learner(guard=guard, history=SnapshotBuffer(capacity=every))
     (gate,) = guard.gates
     start = learner.view().accuracy(probe.x, probe.y)
-    learner.feed(easy(32, seed=0))
+    learner.step(easy(32, seed=0))
     assert 100 * float(gate.state_dict()["anchor"]["right"].float().mean()) == pytest.approx(start)
     anchors = []
     for i in range(40):
-        learner.feed(easy(32, seed=i))
+        learner.step(easy(32, seed=i))
         anchors.append(float(gate.state_dict()["anchor"]["right"].float().mean()))
     assert anchors == sorted(anchors)
     assert anchors[-1] > 0.9
@@ -172,7 +172,7 @@ def test_calling_the_gate_changes_nothing_that_is_kept() -> None:
     (gate,) = guard.gates
     learner = tiny_learner(guard=Guard(gates=[lambda change: gate(change)]))  # called, never told
     for i in range(5):
-        learner.feed(easy(32, seed=i))
+        learner.step(easy(32, seed=i))
     assert gate.state_dict() == {"anchor": None, "trail": [], "unchecked": 0, "alarmed": 0}
 
 
@@ -188,7 +188,7 @@ def test_harm_to_one_class_does_not_hide_in_the_mean() -> None:
         for i in range(40):
             clean = easy(64, seed=1000 + i)
             wrong = Batch(clean.x, torch.where(clean.y == 1, 2, clean.y))
-            reasons.append(learner.feed(wrong).verdict.reason)
+            reasons.append(learner.step(wrong).verdict.reason)
         return [reason for reason in reasons if reason]
 
     assert any(", class 1," in reason for reason in refusals(5.0))
@@ -215,7 +215,7 @@ def test_harm_to_one_class_does_not_hide_where_the_loss_gets_better(forgotten: i
     (gate,) = probe_gate(Batch(torch.zeros(600, 1, 6, 6), y)).gates
     before, after = torch.where(y == 2, 0, y), y.clone()
     after[(y == 1).nonzero().squeeze(1)[:forgotten]] = 2
-    verdict = gate(Change(0, tiny_batch(), {}, 1.0, Seen(before), Seen(after)))  # type: ignore[arg-type]
+    verdict = gate(CandidateUpdate(0, tiny_batch(), {}, 1.0, Seen(before), Seen(after)))  # type: ignore[arg-type]
     assert verdict.committed is not refused
     assert ("accuracy on the probe, class 1, would fall by 30.0 points" in verdict.reason) is refused
 
@@ -223,11 +223,11 @@ def test_harm_to_one_class_does_not_hide_where_the_loss_gets_better(forgotten: i
 def test_checked_now_and_then_it_goes_back_to_the_last_check() -> None:
     probe = easy(200, seed=9)
     guard = probe_gate(probe, every=4, sieve=False)
-    learner = tiny_learner(guard=guard, history=History(capacity=6))
+    learner = tiny_learner(guard=guard, history=SnapshotBuffer(capacity=6))
     trained(learner)
     assert learner.steps == 40
     good = full_state(learner)
-    verdicts = [learner.feed(poison(easy(32, seed=i))).verdict for i in range(4)]
+    verdicts = [learner.step(poison(easy(32, seed=i))).verdict for i in range(4)]
     assert [v.action.name for v in verdicts] == ["COMMIT", "COMMIT", "COMMIT", "REWIND"]
     assert verdicts[-1].steps == 3
     assert same_state(good, full_state(learner))
@@ -241,16 +241,16 @@ def test_a_gate_goes_on_from_its_state() -> None:
     (ours,), (theirs,) = learner.guard.gates, twin.gates
     assert torch.equal(ours.state_dict()["trail"][-1]["probability"], theirs.state_dict()["trail"][-1]["probability"])
     learner.guard = twin
-    assert not learner.feed(poison(easy(32, seed=77), loss_scale=50.0)).verdict.committed
+    assert not learner.step(poison(easy(32, seed=77), loss_scale=50.0)).verdict.committed
 
 
 def test_a_gate_that_rewinds_wants_a_history_that_reaches_back_as_far() -> None:
     guard = probe_gate(easy(100, seed=1), every=4)
-    assert guard.rewinds == 3
-    for history in (History(capacity=3), History(capacity=1, every=4)):
-        with pytest.raises(HistoryError, match="rewinds up to 3 steps"):
+    assert guard.max_rewind == 3
+    for history in (SnapshotBuffer(capacity=3), SnapshotBuffer(capacity=1, every=4)):
+        with pytest.raises(SnapshotError, match="rewinds up to 3 steps"):
             tiny_learner(guard=guard, history=history)
-    for history in (None, History(capacity=4), History(capacity=2, every=4)):
+    for history in (None, SnapshotBuffer(capacity=4), SnapshotBuffer(capacity=2, every=4)):
         learner = tiny_learner(guard=guard, history=history)
         assert learner.history is not None
         assert learner.history.reach >= 3
@@ -261,26 +261,26 @@ def test_a_renewed_probe_is_the_one_that_counts() -> None:
     (gate,) = guard.gates
     learner = tiny_learner(guard=guard)
     for i in range(20):
-        learner.feed(easy(32, seed=10 + i))
+        learner.step(easy(32, seed=10 + i))
     fresh = tiny_batch(300, seed=3)
-    guard.renew(fresh)
+    guard.set_trusted_data(fresh)
     start = learner.view().forward(fresh.x).argmax(1) == fresh.y
     # What is learned of it is learned: the old probe's samples are not asked any more.
-    assert learner.feed(fresh).verdict.committed
+    assert learner.step(fresh).verdict.committed
     state = gate.state_dict()
     assert torch.equal(state["anchor"]["right"], start)
     assert torch.equal(state["trail"][-1]["right"], learner.view().forward(fresh.x).argmax(1) == fresh.y)
-    assert not learner.feed(Batch(fresh.x, fresh.y, 1000.0)).verdict.committed
+    assert not learner.step(Batch(fresh.x, fresh.y, 1000.0)).verdict.committed
 
 
 def test_what_has_no_probe_cannot_be_renewed() -> None:
     with pytest.raises(GuardError, match="none of whose stages has one"):
-        clipping(bound=1.0).renew(easy(10))
+        clipping(bound=1.0).set_trusted_data(easy(10))
 
 
 def test_the_state_of_a_gate_with_another_probe_is_refused() -> None:
     learner = tiny_learner(guard=probe_gate(easy(100, seed=1)))
-    learner.feed(easy(32))
+    learner.step(easy(32))
     other = tiny_learner(guard=probe_gate(easy(120, seed=1)))
     with pytest.raises(CheckpointError, match="a probe of 100 samples, wanted 120"):
         other.load_state_dict(learner.state_dict())
@@ -312,31 +312,31 @@ def test_all_defences_are_named_by_their_function() -> None:
 def test_discrepancy_aware_clipping_clips_what_makes_the_model_strange_to_its_past_and_nothing_else() -> None:
     def run(**options) -> tuple[Learner, Guard]:
         guard = dagc(easy(40), against="start", learning_rate=0.1, bound=0.01, **options)
-        learner = tiny_learner(guard=guard, history=History(capacity=0))
+        learner = tiny_learner(guard=guard, history=SnapshotBuffer(capacity=0))
         learner.history.pin("start", learner.snapshot())
         return learner, guard
 
     learner, guard = run(least=3, quantile=1.0)
-    records = [learner.feed(easy(16, seed=i)) for i in range(4)]
+    records = [learner.step(easy(16, seed=i)) for i in range(4)]
     assert all(r.gradient_norm_after == r.gradient_norm_before for r in records[:3])
     (stage,) = guard.transforms
     assert len(stage.recent) == 4
-    harmful = learner.feed(Batch(easy(16).x, (easy(16).y + 1) % 3, 200.0))
+    harmful = learner.step(Batch(easy(16).x, (easy(16).y + 1) % 3, 200.0))
     assert harmful.gradient_norm_after == pytest.approx(0.01, rel=1e-4)
     assert harmful.gradient_norm_before > 0.1
 
     never, _ = run(threshold=1e9)
     always, _ = run(threshold=-1.0)
-    assert never.feed(easy(16)).gradient_norm_after > 0.01
-    assert always.feed(easy(16)).gradient_norm_after == pytest.approx(0.01, rel=1e-4)
+    assert never.step(easy(16)).gradient_norm_after > 0.01
+    assert always.step(easy(16)).gradient_norm_after == pytest.approx(0.01, rel=1e-4)
     grown, _ = run(threshold=-1.0, growth=1e9)
-    assert grown.feed(easy(16)).gradient_norm_after == pytest.approx(0.01, rel=1e-4)
-    assert grown.feed(easy(16)).gradient_norm_after > 0.01
+    assert grown.step(easy(16)).gradient_norm_after == pytest.approx(0.01, rel=1e-4)
+    assert grown.step(easy(16)).gradient_norm_after > 0.01
 
 
 def test_discrepancy_aware_clipping_looks_ahead_to_the_step_that_is_made() -> None:
     guard = dagc(easy(40), against="start", learning_rate=0.1, threshold=1e9)
-    learner = tiny_learner(guard=guard, history=History(capacity=0))
+    learner = tiny_learner(guard=guard, history=SnapshotBuffer(capacity=0))
     for group in learner.optimizer.param_groups:
         group["momentum"] = group["weight_decay"] = 0.0
     learner.model.eval()
@@ -346,7 +346,7 @@ def test_discrepancy_aware_clipping_looks_ahead_to_the_step_that_is_made() -> No
     gradient = learner.view().loss_gradient(easy(16).x, easy(16).y)
     ahead = stage.ahead(gradient, learner.view())
     assert same_state(before, full_state(learner))
-    learner.feed(easy(16))
+    learner.step(easy(16))
     after = float(stage._score(stage._probe, learner.view()).mean())
     assert ahead == pytest.approx(after, rel=1e-3)
     state = guard.state_dict()
@@ -366,7 +366,7 @@ def test_momentum_that_does_harm_by_itself_is_let_go() -> None:
                 state["momentum_buffer"].shape, generator=torch.Generator().manual_seed(0)
             )
         learner.guard = probe_gate(probe, patience=patience)
-        refused = sum(not learner.feed(easy(32, seed=500 + i)).verdict.committed for i in range(30))
+        refused = sum(not learner.step(easy(32, seed=500 + i)).verdict.committed for i in range(30))
         return refused, learner.view().accuracy(probe.x, probe.y)
 
     assert refusals(0)[0] == 30

@@ -11,28 +11,28 @@ from tests.conftest import full_state, same_state, tiny_batch, tiny_learner
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 
-from taster import Admitted, Batch, History, Learner, View
+from taster import ScreenedBatch, Batch, SnapshotBuffer, Learner, View
 from taster.defences import adversarial_training, anomaly_screen, discrepancy_screen, dsc, fat, mart, mma, trades
 from taster.defences.screens.score_screen import ScoreScreen
-from taster.errors import GuardError, HistoryError
+from taster.errors import GuardError, SnapshotError
 from taster.perturbations.objectives import SampleLoss, divergence, margin, mart_loss, trades_loss
-from taster.perturbations.pgd import Ball
+from taster.perturbations.pgd import LpBall
 from taster.scores.base import CleanQuantile, Growing
 from taster.scores.memorization_discrepancy import MemorizationDiscrepancy
 
 
 def screened(guard: Any, batch: Batch, view: View) -> Any:
     (screen,) = guard.screens
-    return screen(Admitted(batch), view)
+    return screen(ScreenedBatch(batch), view)
 
 
 def learner_with_a_past(guard: Any = None, steps: int = 12) -> Learner:
     """Its past is pinned as "early"."""
-    learner = tiny_learner(guard=None, history=History(capacity=3))
+    learner = tiny_learner(guard=None, history=SnapshotBuffer(capacity=3))
     assert learner.history is not None
     learner.history.pin("early", learner.snapshot())
     for i in range(steps):
-        learner.feed(tiny_batch(16, seed=i))
+        learner.step(tiny_batch(16, seed=i))
     if guard is not None:
         learner.guard = guard
     return learner
@@ -47,19 +47,19 @@ def test_it_is_the_divergence_of_past_and_present() -> None:
     assert torch.allclose(score(batch, view), by_hand)
     assert bool((score(batch, view) > 0).all())
     assert bool((MemorizationDiscrepancy("early", "js")(batch, view) < score(batch, view)).any())
-    fresh = tiny_learner(history=History(capacity=3))
-    fresh.feed(tiny_batch())
+    fresh = tiny_learner(history=SnapshotBuffer(capacity=3))
+    fresh.step(tiny_batch())
     assert torch.allclose(MemorizationDiscrepancy(1)(batch, fresh.view().at(0)), torch.zeros(10), atol=1e-6)
 
 
 def test_the_past_by_steps_is_the_nearest_kept() -> None:
     learner = learner_with_a_past(steps=8)
     view = learner.view()
-    assert view.past == (5, 6, 7)
-    assert [view.earlier(k).step for k in (1, 2, 3, 20)] == [7, 6, 5, 5]
-    with pytest.raises(HistoryError, match=r"wanted a model of 2 steps ago.*history.capacity"):
+    assert view.snapshot_steps == (5, 6, 7)
+    assert [view.steps_ago(k).step for k in (1, 2, 3, 20)] == [7, 6, 5, 5]
+    with pytest.raises(SnapshotError, match=r"wanted a model of 2 steps ago.*history.capacity"):
         MemorizationDiscrepancy(2)(tiny_batch(), tiny_learner().view())
-    with pytest.raises(HistoryError, match="epoch-3"):
+    with pytest.raises(SnapshotError, match="epoch-3"):
         MemorizationDiscrepancy("epoch-3")(tiny_batch(), view)
 
 
@@ -72,7 +72,7 @@ def test_thresholds() -> None:
     assert float((score(clean, learner.view()) <= first).float().mean()) == pytest.approx(0.75, abs=0.03)
     values = []
     for i in range(6):
-        record = learner.feed(tiny_batch(16, seed=100 + i))
+        record = learner.step(tiny_batch(16, seed=100 + i))
         threshold.observe(record, learner.view())
         values.append(threshold(learner.view()))
     # steps 8 to 13, estimated after the third, sixth, ...: 8 and 11
@@ -89,7 +89,7 @@ def test_correction_lowers_the_loss_within_the_ball() -> None:
     (screen,) = adversarial_training(epsilon=0.1, steps=5, step_size=0.03).screens
     batch, view = tiny_batch(16, seed=60), learner.view()
     before = full_state(learner)
-    corrected = screen(Admitted(batch), view)
+    corrected = screen(ScreenedBatch(batch), view)
     assert corrected.corrected == 16
     assert same_state(before, full_state(learner))
     x = corrected.batch.x
@@ -142,7 +142,7 @@ def test_friendly_correction_stops_once_the_model_is_right(patience: int) -> Non
             if left < 0:
                 break
             (slope,) = torch.autograd.grad(cross_entropy(logits, batch.y[i : i + 1]), leaf)
-            x = Ball("linf", 0.9).step(x, -slope, 0.02, batch.x[i : i + 1])
+            x = LpBall("linf", 0.9).step(x, -slope, 0.02, batch.x[i : i + 1])
         assert torch.allclose(found.x[i], x[0], atol=1e-6), i
 
 
@@ -152,7 +152,7 @@ def test_any_score_corrects() -> None:
     (screen,) = anomaly_screen(tiny_batch(60, seed=9), quantile=0.5, action="correct", steps=4).screens
     suspicious = screen.score(batch, view) > screen.threshold(view)
     assert 0 < int(suspicious.sum()) < 20
-    found = screen(Admitted(batch), view)
+    found = screen(ScreenedBatch(batch), view)
     assert torch.equal((found.batch.x != batch.x).flatten(1).any(1), suspicious)
     assert found.corrected == int(suspicious.sum())
 
@@ -230,9 +230,9 @@ def test_a_score_screens_by_dropping_and_by_weighting() -> None:
     )
     assert torch.allclose(weighted.weights, torch.exp(bound - values).clamp(max=1))
     broken = ScoreScreen("broken", lambda b, v: torch.full((len(b),), float("nan")), Growing(1.0))
-    assert broken(Admitted(batch), view).empty
+    assert broken(ScreenedBatch(batch), view).empty
     broken.action = "weight"
-    assert torch.equal(broken(Admitted(batch), view).weights, torch.zeros(20))
+    assert torch.equal(broken(ScreenedBatch(batch), view).weights, torch.zeros(20))
 
 
 @pytest.mark.parametrize("build", [dsc, discrepancy_screen])
@@ -240,7 +240,7 @@ def test_guards_learn_with_an_estimated_threshold_and_keep_their_state(build: An
     probe = tiny_batch(40, seed=5)
     learner = learner_with_a_past(build(probe, against="early", every=2))
     for i in range(5):
-        record = learner.feed(tiny_batch(16, seed=200 + i))
+        record = learner.step(tiny_batch(16, seed=200 + i))
         assert record.verdict.committed
     state = learner.guard.state_dict()
     twin = build(probe, against="early", every=2)

@@ -10,11 +10,11 @@ from tests.conftest import full_state, same_state
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from taster import Batch, Guard, History, Learner
-from taster.core.guard import Change
+from taster import Batch, Guard, SnapshotBuffer, Learner
+from taster.core.guard import CandidateUpdate
 from taster.core.types import Action, Updates
 from taster.defences import loss_alarm
-from taster.errors import CheckpointError, GuardError, HistoryError
+from taster.errors import CheckpointError, GuardError, SnapshotError
 
 
 def easy(n: int, seed: int = 0) -> Batch:
@@ -43,7 +43,7 @@ def learner(guard: Guard, rate: float = 0.5, **options: Any) -> Learner:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
     plain = Learner(model, optimizer, cross_entropy)
     for i in range(80):
-        plain.feed(easy(40, i))
+        plain.step(easy(40, i))
     optimizer.param_groups[0]["lr"] = rate
     return Learner(model, optimizer, cross_entropy, guard, **options)
 
@@ -52,7 +52,7 @@ def test_clean_data_give_no_alarm_and_as_many_warnings_as_the_quantile_says() ->
     guard = alarm(quantile=0.9, warnings=10**6)
     victim = learner(guard, rate=1e-6)
     for i in range(200):
-        assert victim.feed(easy(10, 1000 + i)).verdict.committed
+        assert victim.step(easy(10, 1000 + i)).verdict.committed
     (gate,) = guard.gates
     assert 5 <= gate.warnings <= 40  # 20 expected
     assert gate.alarms == gate.looks == 0
@@ -61,9 +61,9 @@ def test_clean_data_give_no_alarm_and_as_many_warnings_as_the_quantile_says() ->
 def test_one_poisoned_sample_sets_off_the_alarm_and_leaves_no_trace() -> None:
     guard = alarm(warnings=0)
     victim = learner(guard, rate=3.0)
-    assert victim.feed(easy(1, 1)).verdict.committed
+    assert victim.step(easy(1, 1)).verdict.committed
     before = full_state(victim)
-    record = victim.feed(wrong(1, 2))
+    record = victim.step(wrong(1, 2))
     assert (record.verdict.action, record.verdict.stage) == (Action.REJECT, "loss_alarm")
     assert "alarm: after 1 warnings" in record.verdict.reason
     assert same_state(before, full_state(victim))
@@ -73,24 +73,24 @@ def test_one_poisoned_sample_sets_off_the_alarm_and_leaves_no_trace() -> None:
 def test_the_alarm_ends_the_learning_until_the_owner_has_looked() -> None:
     guard = alarm(warnings=0)
     victim = learner(guard, rate=3.0)
-    victim.feed(wrong(1, 2))
+    victim.step(wrong(1, 2))
     for i in range(3):
-        record = victim.feed(easy(10, i))
+        record = victim.step(easy(10, i))
         assert "the alarm of step 0 stands" in record.verdict.reason
-    guard.renew(easy(200, 901))
+    guard.set_trusted_data(easy(200, 901))
     assert guard.gates[0].alarm is None
-    assert victim.feed(easy(10, 4)).verdict.committed
+    assert victim.step(easy(10, 4)).verdict.committed
     assert guard.gates[0].alarms == 1
 
 
 def test_it_goes_on_where_asked() -> None:
     guard = alarm(warnings=0, after="go_on")
     victim = learner(guard, rate=3.0)
-    assert not victim.feed(wrong(1, 2)).verdict.committed
+    assert not victim.step(wrong(1, 2)).verdict.committed
     victim.optimizer.param_groups[0]["lr"] = 0.01
-    assert victim.feed(easy(10, 3)).verdict.committed
+    assert victim.step(easy(10, 3)).verdict.committed
     victim.optimizer.param_groups[0]["lr"] = 3.0
-    assert not victim.feed(wrong(1, 4)).verdict.committed
+    assert not victim.step(wrong(1, 4)).verdict.committed
     assert (guard.gates[0].alarms, guard.gates[0].alarm, guard.gates[0].warnings) == (2, 2, 0)
 
 
@@ -100,7 +100,7 @@ def test_warnings_add_up_and_a_look_that_finds_nothing_clears_them() -> None:
     victim = learner(guard, rate=1e-6)  # great losses, no harm
     seen = []
     for i in range(7):
-        assert victim.feed(wrong(5, i)).verdict.committed
+        assert victim.step(wrong(5, i)).verdict.committed
         seen.append((gate.warnings, gate.looks))
     assert seen == [(1, 0), (2, 0), (0, 1), (1, 1), (2, 1), (0, 2), (1, 2)]
     assert gate.alarms == 0
@@ -110,7 +110,7 @@ def test_harm_without_a_warning_is_not_looked_at() -> None:
     """What the alarm cannot do: it rests on the loss."""
     guard = alarm(loss_threshold=1e9, warnings=0)
     victim = learner(guard, rate=3.0)
-    assert victim.feed(wrong(1, 2)).verdict.committed
+    assert victim.step(wrong(1, 2)).verdict.committed
     probe = easy(200, 900)
     assert victim.view().accuracy(probe.x, probe.y) < 80
 
@@ -119,7 +119,7 @@ def test_samples_are_counted_one_by_one_where_asked() -> None:
     mixed = Batch(torch.cat([easy(20, 1).x, wrong(4, 2).x]), torch.cat([easy(20, 1).y, wrong(4, 2).y]))
     guard = alarm(datum="sample", warnings=100, quantile=1.0)
     victim = learner(guard, rate=1e-6)
-    victim.feed(mixed)
+    victim.step(mixed)
     (gate,) = guard.gates
     losses = victim.view().sample_losses(mixed.x, mixed.y)
     assert gate.warnings == int((losses > gate.threshold(1, victim.view())).sum()) == 4
@@ -141,7 +141,7 @@ def test_the_threshold_goes_with_the_model_as_far_as_it_is_known_to_be_good() ->
     victim, (gate,) = learner(guard, rate=0.05), guard.gates
     found = []
     for batch in (easy(40, 0), wrong(3, 1), easy(40, 2), wrong(3, 3), easy(40, 4)):
-        victim.feed(batch)
+        victim.step(batch)
         found.append((gate.looks, gate.threshold(1, victim.view())))
     assert [looks for looks, _ in found] == [0, 0, 0, 1, 1]
     thresholds = [value for _, value in found]
@@ -161,9 +161,9 @@ def test_how_many_warnings_is_estimated_from_how_often_to_look() -> None:
 def test_calling_the_gate_changes_nothing() -> None:
     guard = alarm(warnings=0)
     victim, (gate,) = learner(guard), guard.gates
-    victim.feed(easy(10, 0))
+    victim.step(easy(10, 0))
     poison, state = wrong(1, 2), guard.state_dict()
-    change = Change(1, poison, {}, 5.0, victim.view(), victim.view())
+    change = CandidateUpdate(1, poison, {}, 5.0, victim.view(), victim.view())
     for _ in range(3):
         gate(change)
     after = guard.state_dict()
@@ -176,12 +176,12 @@ def test_calling_the_gate_changes_nothing() -> None:
 
 def test_an_alarm_undoes_the_steps_before_it_where_asked() -> None:
     guard = alarm(warnings=2, back=3, tolerance=5.0)
-    victim = learner(guard, rate=1.0, history=History(capacity=4))
+    victim = learner(guard, rate=1.0, history=SnapshotBuffer(capacity=4))
     states = []
     record = None
     for i in range(12):
         states.append(full_state(victim))
-        record = victim.feed(wrong(3, i))
+        record = victim.step(wrong(3, i))
         if not record.verdict.committed:
             break
     assert record is not None
@@ -189,8 +189,8 @@ def test_an_alarm_undoes_the_steps_before_it_where_asked() -> None:
     undone = record.verdict.steps
     assert undone == min(3, record.step)
     assert same_state(full_state(victim), states[record.step - undone])
-    with pytest.raises(HistoryError, match="a guard that rewinds up to 3"):
-        learner(alarm(back=3), history=History(capacity=2))
+    with pytest.raises(SnapshotError, match="a guard that rewinds up to 3"):
+        learner(alarm(back=3), history=SnapshotBuffer(capacity=2))
 
 
 def test_the_reference_moves_up_with_a_clear_and_never_down() -> None:
@@ -198,7 +198,7 @@ def test_the_reference_moves_up_with_a_clear_and_never_down() -> None:
     victim, (gate,) = learner(guard, rate=0.5), guard.gates
     best = 0
     for i in range(10):
-        victim.feed(easy(40, i) if i % 2 else wrong(4, i))
+        victim.step(easy(40, i) if i % 2 else wrong(4, i))
         state = gate.state_dict()
         assert int(state["reference"].sum()) >= best
         best = int(state["reference"].sum())
@@ -215,7 +215,7 @@ def test_its_state_goes_on_to_the_same_end() -> None:
                 guard = alarm(quantile=0.8, warnings=1)
                 victim = learner(guard, rate=2.0)
                 victim.load_state_dict(state)
-            record = victim.feed(wrong(2, i) if i > 7 else easy(10, i))
+            record = victim.step(wrong(2, i) if i > 7 else easy(10, i))
             found.append(f"{record.verdict.action.name} {record.verdict.reason} {guard.gates[0].warnings}")
         return found
 
@@ -224,7 +224,7 @@ def test_its_state_goes_on_to_the_same_end() -> None:
     assert any("REJECT" in line for line in whole)
     guard = alarm()
     victim = learner(guard)
-    victim.feed(easy(10, 0))
+    victim.step(easy(10, 0))
     other = alarm(easy(50, 3))
     with pytest.raises(CheckpointError, match="a probe of 200 samples, wanted 50"):
         other.load_state_dict(guard.state_dict())
@@ -235,4 +235,4 @@ def test_federated_updates_have_no_loss_to_watch() -> None:
     view = learner(guard).view()
     updates = Updates(torch.zeros(2, 3), torch.ones(2))
     with pytest.raises(GuardError, match="an update without a loss"):
-        guard.gates[0](Change(0, updates, {}, None, view, view))
+        guard.gates[0](CandidateUpdate(0, updates, {}, None, view, view))

@@ -26,7 +26,7 @@ def learner() -> Learner:
     guard = metric_gate(regression(200, 9), negative_error, tolerance=0.01)
     made = Learner(model, torch.optim.SGD(model.parameters(), 0.3), nn.functional.mse_loss, guard)
     for i in range(60):
-        assert made.feed(regression(32, i)).verdict.committed
+        assert made.step(regression(32, i)).verdict.committed
     return made
 
 
@@ -36,12 +36,12 @@ def test_wrong_targets_are_refused_and_honest_ones_learned() -> None:
     error = float(made.view().loss(probe.x, probe.y))
     assert error < 0.02
     wrong = regression(32, 100)
-    record = made.feed(Batch(wrong.x, -wrong.y))
+    record = made.step(Batch(wrong.x, -wrong.y))
     assert not record.verdict.committed
     assert record.verdict.stage == "metric_gate"
     assert record.verdict.evidence["fall"] > 0.01 > record.verdict.evidence["p"] * 0.1
     assert "against the last check" in record.verdict.reason
-    assert made.feed(regression(32, 101)).verdict.committed
+    assert made.step(regression(32, 101)).verdict.committed
     assert float(made.view().loss(probe.x, probe.y)) <= error + 0.01
 
 
@@ -53,7 +53,7 @@ def test_harm_does_not_add_up() -> None:
     reasons = []
     for i in range(200):
         wrong = regression(32, 200 + i)
-        reasons.append(made.feed(Batch(wrong.x, -wrong.y)).verdict.reason)
+        reasons.append(made.step(Batch(wrong.x, -wrong.y)).verdict.reason)
     assert any("against the anchor" in reason for reason in reasons)
     assert float(made.view().loss(probe.x, probe.y)) < 0.06
 
@@ -69,4 +69,4 @@ def test_a_metric_that_is_none_is_told() -> None:
     guard = metric_gate(regression(20, 0), lambda output, y: (output - y).mean(), tolerance=0.1)
     made = Learner(model, torch.optim.SGD(model.parameters(), 0.1), nn.functional.mse_loss, guard)
     with pytest.raises(GuardError, match=r"returned \[\], wanted one number a sample, \[20\]"):
-        made.feed(regression(8, 1))
+        made.step(regression(8, 1))

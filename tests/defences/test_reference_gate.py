@@ -8,8 +8,8 @@ from tests.conftest import full_state, same_state, tiny_learner
 from tests.defences.test_defences import easy, poison, trained
 
 import taster
-from taster import Batch, Guard, History, Verdict, reject, rewind
-from taster.core.guard import Change
+from taster import Batch, Guard, SnapshotBuffer, Verdict, reject, rewind
+from taster.core.guard import CandidateUpdate
 from taster.core.types import COMMIT, Action
 from taster.defences import probe_gate
 from taster.errors import GuardError
@@ -25,9 +25,9 @@ def test_a_guard_that_has_watched_another_learner_says_so() -> None:
     trained(tiny_learner(guard=guard))
     other = tiny_learner(seed=1, guard=guard)
     with pytest.raises(GuardError, match="has watched another learner"):
-        other.feed(easy(32))
-    guard.renew(easy(200, seed=9))
-    assert other.feed(easy(32)).verdict.committed
+        other.step(easy(32))
+    guard.set_trusted_data(easy(200, seed=9))
+    assert other.step(easy(32)).verdict.committed
 
 
 def test_between_checks_a_part_of_a_refused_batch_is_looked_at_too() -> None:
@@ -39,7 +39,7 @@ def test_between_checks_a_part_of_a_refused_batch_is_looked_at_too() -> None:
     before = accuracy(learner)
     for i in range(8):
         clean, wrong = easy(32, seed=100 + i), poison(easy(96, seed=200 + i))
-        learner.feed(Batch(torch.cat([wrong.x, clean.x]), torch.cat([wrong.y, clean.y])))
+        learner.step(Batch(torch.cat([wrong.x, clean.x]), torch.cat([wrong.y, clean.y])))
         assert accuracy(learner) > before - 5
 
 
@@ -47,12 +47,12 @@ def test_refused_steps_do_not_push_out_what_can_be_gone_back_to() -> None:
     learner = tiny_learner(guard=probe_gate(easy(300, seed=9), every=4, sieve=False, alarm=0))
     trained(learner)
     before = accuracy(learner)
-    assert learner.feed(poison(easy(64, seed=1), loss_scale=20.0)).verdict.committed  # not looked at yet
+    assert learner.step(poison(easy(64, seed=1), loss_scale=20.0)).verdict.committed  # not looked at yet
     assert accuracy(learner) < before - 20
     for _ in range(12):
-        assert not learner.feed(poison(easy(8, seed=2), loss_scale=float("inf"))).verdict.committed
+        assert not learner.step(poison(easy(8, seed=2), loss_scale=float("inf"))).verdict.committed
     for i in range(4):
-        learner.feed(easy(32, seed=300 + i))
+        learner.step(easy(32, seed=300 + i))
     assert accuracy(learner) > before - 5
 
 
@@ -64,27 +64,27 @@ def test_what_makes_a_model_better_is_not_held_to_what_came_before_it() -> None:
     (good,) = guard.state_dict()
     learner.guard = Guard()
     for _ in range(3):
-        learner.feed(poison(easy(64, seed=1)))
+        learner.step(poison(easy(64, seed=1)))
     assert accuracy(learner) < 80
     learner.guard = guard
-    guard.renew(probe)
-    learner.feed(easy(32, seed=399))
+    guard.set_trusted_data(probe)
+    learner.step(easy(32, seed=399))
     (now,) = guard.state_dict()
     assert good is not None
     assert now is not None
     guard.load_state_dict([{**now, "anchor": good["anchor"]}])
-    committed = [learner.feed(easy(32, seed=400 + i)).verdict.committed for i in range(40)]
+    committed = [learner.step(easy(32, seed=400 + i)).verdict.committed for i in range(40)]
     assert sum(committed) > 30
     assert accuracy(learner) > 95
 
 
 def test_what_the_owner_answers_for_is_the_new_anchor() -> None:
-    learner = trained(tiny_learner(guard=probe_gate(easy(300, seed=9), back=4), history=History(capacity=6)))
-    record = learner.feed(poison(easy(64, seed=1), loss_scale=5.0), trusted=True)
+    learner = trained(tiny_learner(guard=probe_gate(easy(300, seed=9), back=4), history=SnapshotBuffer(capacity=6)))
+    record = learner.step(poison(easy(64, seed=1), loss_scale=5.0), trusted=True)
     assert record.verdict.committed
     assert record.trusted
     state = full_state(learner)
-    again = learner.feed(easy(32, seed=2))
+    again = learner.step(easy(32, seed=2))
     assert again.verdict.action is not Action.REWIND
     if not again.verdict.committed:
         assert same_state(state, full_state(learner))
@@ -92,13 +92,13 @@ def test_what_the_owner_answers_for_is_the_new_anchor() -> None:
 
 def test_a_rewind_leaves_the_learning_rate_to_its_schedule() -> None:
     class Back:
-        def __call__(self, change: Change) -> Verdict:
+        def __call__(self, change: CandidateUpdate) -> Verdict:
             return rewind(3, "back") if change.step == 5 else COMMIT
 
-    learner = tiny_learner(guard=Guard(gates=[Back()]), history=History(capacity=6))
+    learner = tiny_learner(guard=Guard(gates=[Back()]), history=SnapshotBuffer(capacity=6))
     schedule = torch.optim.lr_scheduler.ExponentialLR(learner.optimizer, 0.9)
     for i in range(8):
-        learner.feed(easy(32, seed=i))
+        learner.step(easy(32, seed=i))
         schedule.step()
     assert learner.counters["rewound"] == 1
     assert learner.optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * 0.9**8)
@@ -106,10 +106,10 @@ def test_a_rewind_leaves_the_learning_rate_to_its_schedule() -> None:
 
 def test_a_batch_refused_whole_is_told_as_it_was_refused_first() -> None:
     class Counts:
-        def __call__(self, change: Change) -> Verdict:
+        def __call__(self, change: CandidateUpdate) -> Verdict:
             return reject(f"attempt {change.attempt}", "", {"fall": float(change.attempt)})
 
     learner = tiny_learner(guard=Guard(gates=[Counts()]) + taster.defences.salvage(easy(100), least=8))
-    record = learner.feed(easy(64))
+    record = learner.step(easy(64))
     assert (record.verdict.reason, record.verdict.evidence, record.dropped) == ("attempt 0", {"fall": 0.0}, 0)
     assert record.attempts == 4

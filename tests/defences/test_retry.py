@@ -8,7 +8,7 @@ import torch
 from tests.conftest import full_state, same_state, tiny_batch, tiny_learner
 from tests.defences.test_defences import easy, poison, trained
 
-from taster import Batch, Change, Guard, Verdict, reject
+from taster import Batch, CandidateUpdate, Guard, Verdict, reject
 from taster.core.types import COMMIT
 from taster.defences import probe_gate, salvage
 from taster.federated import Server
@@ -24,7 +24,7 @@ class Among:
         self.anything = anything
         self.seen: list[int] = []
 
-    def __call__(self, change: Change) -> Verdict:
+    def __call__(self, change: CandidateUpdate) -> Verdict:
         assert isinstance(change.batch, Batch)
         self.seen.append(len(change.batch))
         wrong = change.batch.y != (2 * change.batch.x[:, 0, 0, 0]).round().long()
@@ -39,8 +39,8 @@ def test_the_honest_half_is_learned_as_if_it_had_come_alone() -> None:
     gate = Among()
     learner.guard = Guard(gates=[gate]) + salvage(probe, least=8)
     alarms = []
-    learner.on_verdict = lambda record, batch: alarms.append((record, batch))
-    record = learner.feed(mixed)
+    learner.on_refusal = lambda record, batch: alarms.append((record, batch))
+    record = learner.step(mixed)
     assert learner.counters["salvaged"] == 1
     assert alarms[0][0].verdict == record.verdict
     assert alarms[0][1] is mixed
@@ -48,7 +48,7 @@ def test_the_honest_half_is_learned_as_if_it_had_come_alone() -> None:
     assert gate.seen == [64, 32]
     assert record.verdict.stage == "among"
     assert record.verdict.reason == "learned 32 of 64 samples: a bad one"
-    twin.feed(honest)
+    twin.step(honest)
     assert same_state(full_state(learner), full_state(twin))
 
 
@@ -57,7 +57,7 @@ def test_where_no_part_passes_nothing_is_learned() -> None:
     before = full_state(learner)
     gate = Among(anything=True)
     learner.guard = Guard(gates=[gate]) + salvage(easy(200, seed=9), least=16)
-    record = learner.feed(easy(64, seed=3))
+    record = learner.step(easy(64, seed=3))
     assert not record.verdict.committed
     assert gate.seen == [64, 32, 16]
     assert record.attempts == 3
@@ -69,7 +69,7 @@ def test_what_was_refused_for_its_numbers_is_not_tried_again() -> None:
     learner = tiny_learner(guard=salvage(tiny_batch(50)))
     bad = tiny_batch(64, seed=1)
     bad.x[0, 0, 0, 0] = float("nan")
-    assert learner.feed(bad).attempts == 0
+    assert learner.step(bad).attempts == 0
 
 
 def test_behind_a_real_gate_it_learns_more() -> None:
@@ -81,7 +81,7 @@ def test_behind_a_real_gate_it_learns_more() -> None:
         count = 0
         for i in range(20):
             clean, wrong = easy(32, seed=100 + i), poison(easy(32, seed=200 + i))
-            record = learner.feed(Batch(torch.cat([wrong.x, clean.x]), torch.cat([wrong.y, clean.y])))
+            record = learner.step(Batch(torch.cat([wrong.x, clean.x]), torch.cat([wrong.y, clean.y])))
             count += (record.samples - record.dropped) * record.verdict.committed
         return count, learner.view().accuracy(probe.x, probe.y)
 
@@ -93,7 +93,7 @@ def test_behind_a_real_gate_it_learns_more() -> None:
 def test_a_guard_shows_and_renews_its_salvage() -> None:
     guard: Any = probe_gate(easy(200)) + salvage(easy(200))
     assert repr(guard) == "Guard(gates=[probe_gate], salvage=[salvage])"
-    guard.renew(easy(100, seed=5))
+    guard.set_trusted_data(easy(100, seed=5))
     assert len(guard.gates[0].probe) == 100
 
 

@@ -32,7 +32,7 @@ def formed(count: int = 4) -> tuple[Forming, Batch]:
 def test_the_replay_is_what_the_learner_does() -> None:
     learner, test = tiny_learner(), tiny_batch(40, seed=2)
     for i in range(5):
-        learner.feed(tiny_batch(seed=i))
+        learner.step(tiny_batch(seed=i))
     learner.model.eval()  # as the replay takes batch norm
     forming, _ = formed()
     course = replay(forming, learner.view(), 0.7, test)
@@ -40,7 +40,7 @@ def test_the_replay_is_what_the_learner_does() -> None:
     for batch, accuracy in zip(forming.batches, course["accuracy"], strict=True):
         twin = copy.deepcopy(learner.model)
         other = Learner(twin, torch.optim.SGD(twin.parameters(), lr=0.7), torch.nn.functional.cross_entropy)
-        other.feed(batch)
+        other.step(batch)
         assert accuracy == other.view().accuracy(test.x, test.y)
     told = outcome(course)
     assert (told["iterations"], told["loss"], told["accuracy"]) == (3, 3.0, min(course["accuracy"]))

@@ -22,7 +22,7 @@ from taster.federated import (
     fltrust,
     krum,
     mean,
-    unflatten,
+    as_gradient,
 )
 
 
@@ -36,7 +36,7 @@ def test_one_client_under_mean_aggregation_is_one_online_step() -> None:
     for learner in (online, federated):
         learner.model.eval()  # clients compute gradients at the server's batch-norm statistics
     for i in range(10):
-        online.feed(tiny_batch(seed=i))
+        online.step(tiny_batch(seed=i))
         updates = Updates(client_update(federated, i)[None], torch.tensor([3.0]))
         assert guarded_step(federated, updates, Guard(), aggregated(mean)).verdict.committed
         assert same_state(full_state(online), full_state(federated))
@@ -69,7 +69,7 @@ def test_a_round_of_nothing_but_broken_clients_is_skipped() -> None:
 def test_flattening_is_undone() -> None:
     learner = tiny_learner()
     params = learner.view().trainable
-    back = unflatten(flatten(params), learner)
+    back = as_gradient(flatten(params), learner)
     assert all(torch.equal(back[k], params[k]) for k in params)
 
 

@@ -137,7 +137,7 @@ def test_synchronised_one_sample_clients_are_online_learning() -> None:
         outcome = run.round(Phase.ACCUMULATE)
         assert outcome.record.verdict.committed
         assert outcome.record.phase is Phase.ACCUMULATE
-        online.feed(twin.population.draw().batch)
+        online.step(twin.population.draw().batch)
         for (name, a), b in zip(federated.model.state_dict().items(), online.model.state_dict().values(), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
 
@@ -208,7 +208,7 @@ def test_the_trigger_is_dealt_out_among_the_clients_of_its_round() -> None:
     twin = tiny_learner()
     twin.model.eval()
     run.round(Phase.TRIGGER, trigger)
-    twin.feed(Batch(trigger.x, trigger.y))
+    twin.step(Batch(trigger.x, trigger.y))
     for a, b in zip(learner.model.parameters(), twin.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
 

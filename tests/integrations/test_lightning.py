@@ -13,7 +13,7 @@ from tests.conftest import TinyNet, tiny_batch, tiny_learner
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from taster import Admitted, Batch, Change, Guard, Verdict, reject
+from taster import ScreenedBatch, Batch, CandidateUpdate, Guard, Verdict, reject
 from taster.core.types import COMMIT
 from taster.errors import BatchError, GuardError
 
@@ -71,7 +71,7 @@ class Refuses:
     def __init__(self, *steps: int) -> None:
         self.steps, self.seen = steps, 0
 
-    def __call__(self, change: Change) -> Verdict:
+    def __call__(self, change: CandidateUpdate) -> Verdict:
         return reject("asked to") if change.step in self.steps else COMMIT
 
     def observe(self, record: Any, view: Any) -> None:
@@ -101,7 +101,7 @@ def test_an_empty_guard_changes_nothing() -> None:
 
 def test_what_is_refused_is_as_if_it_had_not_been_drawn() -> None:
     module, refused = Module(), []
-    callback = GuardCallback(Guard(gates=[Refuses(2, 3)]), on_verdict=lambda record, batch: refused.append(batch))
+    callback = GuardCallback(Guard(gates=[Refuses(2, 3)]), on_refusal=lambda record, batch: refused.append(batch))
     fit(module, callback)
     assert [r.verdict.committed for r in callback.records] == [True, True, False, False, True, True]
     assert torch.equal(refused[0].x, BATCHES[2].x)
@@ -109,13 +109,13 @@ def test_what_is_refused_is_as_if_it_had_not_been_drawn() -> None:
     # The same by hand; StepLR counts epochs, so that the rate is one all through.
     other = tiny_learner()
     for i in (0, 1, 4, 5):
-        other.feed(BATCHES[i])
+        other.step(BATCHES[i])
     for name, value in other.model.state_dict().items():
         assert torch.equal(value, module.net.state_dict()[name]), name
 
 
 def test_screens_change_what_the_module_sees() -> None:
-    def first_half(admitted: Admitted[Batch], view: Any) -> Admitted[Batch]:
+    def first_half(admitted: ScreenedBatch[Batch], view: Any) -> ScreenedBatch[Batch]:
         return admitted.drop(torch.arange(len(admitted.batch)) >= 4, "")
 
     module = Module()
@@ -124,7 +124,7 @@ def test_screens_change_what_the_module_sees() -> None:
     assert [r.dropped for r in callback.records] == [4] * 6
     other = tiny_learner()
     for batch in BATCHES:
-        other.feed(batch.select(slice(4)))
+        other.step(batch.select(slice(4)))
     for name, value in other.model.state_dict().items():
         assert torch.equal(value, module.net.state_dict()[name]), name
 
@@ -211,11 +211,11 @@ def test_a_checkpoint_in_the_middle_of_a_step_holds_no_update_that_is_not_judged
     class Saves:
         name = "saves"
 
-        def __call__(self, change: Change) -> Verdict:
+        def __call__(self, change: CandidateUpdate) -> Verdict:
             if change.step == 3:
                 whole.append(change.before.params)
                 assert any(not torch.equal(change.after.params[name], value) for name, value in whole[0].items())
-                seen.append(callback.learner.unsettled)
+                seen.append(callback.learner.in_transaction)
                 trainer.save_checkpoint(tmp_path / "signal.ckpt")
             return COMMIT
 
@@ -227,7 +227,7 @@ def test_a_checkpoint_in_the_middle_of_a_step_holds_no_update_that_is_not_judged
     module = Module()
     trainer.fit(module, loader())
     assert seen == [True]
-    assert not callback.learner.unsettled
+    assert not callback.learner.in_transaction
     saved = torch.load(tmp_path / "signal.ckpt", weights_only=True)
     for name, value in whole[0].items():
         assert torch.equal(saved["state_dict"][name], value)

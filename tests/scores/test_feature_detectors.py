@@ -129,7 +129,7 @@ def test_as_a_screen_it_learns_and_keeps_its_state(kind: Any) -> None:
         return anomaly_screen(tiny_batch(120, seed=5), kind=kind, neighbours=10, every=2, quantile=0.8)
 
     learner = tiny_learner(guard=build())
-    records = [learner.feed(tiny_batch(16, seed=i)) for i in range(5)]
+    records = [learner.step(tiny_batch(16, seed=i)) for i in range(5)]
     assert any(record.dropped for record in records)
     assert any(record.verdict.committed for record in records)
     twin = build()

@@ -16,7 +16,7 @@ from taster.scores.influence import Influence
 def trained() -> Learner:
     learner = tiny_learner()
     for i in range(5):
-        learner.feed(tiny_batch(16, seed=i))
+        learner.step(tiny_batch(16, seed=i))
     return learner
 
 
@@ -49,7 +49,7 @@ def test_a_step_on_a_sample_of_great_influence_harms_the_probe() -> None:
         model.model.eval()
         for group in model.optimizer.param_groups:
             group.update(lr=1e-3, momentum=0.0, weight_decay=0.0)
-        model.feed(batch.select(torch.tensor([i])))
+        model.step(batch.select(torch.tensor([i])))
         return float(model.view().loss(probe.x, probe.y))
 
     before = float(learner.view().loss(probe.x, probe.y))
@@ -61,14 +61,14 @@ def test_the_direction_is_taken_now_and_then_and_kept() -> None:
     batch = tiny_batch(10, seed=9)
     fresh = score(batch, learner.view())
     assert score.state_dict()["direction"] is None  # being asked changes nothing
-    record = learner.feed(tiny_batch(16, seed=20))
+    record = learner.step(tiny_batch(16, seed=20))
     score.observe(record, learner.view())
     first = score.state_dict()["direction"]
     assert first is not None
     again = Influence(tiny_batch(30, seed=8), every=3)
     again.load_state_dict(score.state_dict())
     assert torch.equal(again(batch, learner.view()), score(batch, learner.view()))
-    score.renew(tiny_batch(30, seed=50))
+    score.set_trusted_data(tiny_batch(30, seed=50))
     assert not torch.equal(score(batch, learner.view()), fresh)
     with pytest.raises(GuardError, match="every 0"):
         Influence(batch, every=0)
@@ -81,10 +81,10 @@ def test_wrong_labels_are_dropped_more_than_right_ones() -> None:
         return Batch((y.float() / 2)[:, None, None, None].expand(n, 1, 6, 6) * 0.8 + 0.2 * torch.rand(n, 1, 6, 6), y)
 
     learner = tiny_learner(guard=influence_screen(labelled(100, 1)))
-    clean = learner.feed(labelled(60, 2)).dropped
+    clean = learner.step(labelled(60, 2)).dropped
     for i in range(10):
-        learner.feed(labelled(32, 10 + i))
+        learner.step(labelled(32, 10 + i))
     flipped = labelled(60, 3)
-    wrong = learner.feed(Batch(flipped.x, (flipped.y + 1) % 3))
+    wrong = learner.step(Batch(flipped.x, (flipped.y + 1) % 3))
     assert clean < 15
     assert wrong.dropped > 30

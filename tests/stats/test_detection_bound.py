@@ -11,7 +11,7 @@ import torch
 from taster import Batch, promise
 from taster.defences import probe_gate
 from taster.errors import GuardError
-from taster.stats.paired_tests import accuracy_fell
+from taster.stats.paired_tests import mcnemar_pvalue
 
 
 def passes(samples: int, fall: float, churn: float, level: float, runs: int, seed: int = 0) -> float:
@@ -23,7 +23,7 @@ def passes(samples: int, fall: float, churn: float, level: float, runs: int, see
     for i in range(runs):
         before = torch.from_numpy(~gained[i])
         after = torch.from_numpy(~lost[i])
-        count += accuracy_fell(before, after, 0.01) >= level
+        count += mcnemar_pvalue(before, after, 0.01) >= level
     return count / runs
 
 

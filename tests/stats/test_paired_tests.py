@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import binomtest, ttest_rel
 
-from taster.stats.paired_tests import accuracy_fell, mean_fell
+from taster.stats.paired_tests import mcnemar_pvalue, mean_fell
 
 
 def outcomes(n: int, lost: float, gained: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -19,7 +19,7 @@ def outcomes(n: int, lost: float, gained: float, seed: int) -> tuple[torch.Tenso
 
 @pytest.mark.parametrize(("lost", "gained", "tolerance"), [(0.05, 0.05, 0.0), (0.02, 0.01, 0.02), (0.12, 0.1, 0.03)])
 def test_an_update_within_the_tolerance_is_seldom_refused(lost: float, gained: float, tolerance: float) -> None:
-    found = [accuracy_fell(*outcomes(300, lost, gained, seed), tolerance) for seed in range(1000)]
+    found = [mcnemar_pvalue(*outcomes(300, lost, gained, seed), tolerance) for seed in range(1000)]
     for level in (0.1, 0.05, 0.01):
         # three deviations of a thousand draws
         assert sum(p < level for p in found) / len(found) <= level + 3 * (level / len(found)) ** 0.5
@@ -27,7 +27,7 @@ def test_an_update_within_the_tolerance_is_seldom_refused(lost: float, gained: f
 
 def test_harm_is_seen_and_more_of_it_sooner() -> None:
     seen = [
-        sum(accuracy_fell(*outcomes(1000, lost, 0.01, seed), 0.01) < 0.01 for seed in range(100))
+        sum(mcnemar_pvalue(*outcomes(1000, lost, 0.01, seed), 0.01) < 0.01 for seed in range(100))
         for lost in (0.02, 0.04, 0.06)
     ]
     assert seen == sorted(seen)
@@ -38,7 +38,7 @@ def test_harm_is_seen_and_more_of_it_sooner() -> None:
 def test_without_a_tolerance_they_are_mcnemars_and_students() -> None:
     before, after = outcomes(200, 0.1, 0.04, 3)
     lost, gained = int((before & ~after).sum()), int((~before & after).sum())
-    assert accuracy_fell(before, after) == pytest.approx(binomtest(lost, lost + gained, alternative="greater").pvalue)
+    assert mcnemar_pvalue(before, after) == pytest.approx(binomtest(lost, lost + gained, alternative="greater").pvalue)
     g = torch.Generator().manual_seed(0)
     a, b = torch.rand(50, generator=g), torch.rand(50, generator=g)
     assert mean_fell(a, b) == pytest.approx(ttest_rel(a.double(), b.double(), alternative="greater").pvalue)
@@ -47,9 +47,9 @@ def test_without_a_tolerance_they_are_mcnemars_and_students() -> None:
 
 def test_cases_without_any_spread() -> None:
     right, wrong = torch.ones(9, dtype=torch.bool), torch.zeros(9, dtype=torch.bool)
-    assert accuracy_fell(right, right) == accuracy_fell(wrong, right) == 1
-    assert accuracy_fell(right, wrong) == pytest.approx(2**-9)
-    assert accuracy_fell(right, wrong, 1.0) == 1
-    assert accuracy_fell(right[:0], wrong[:0]) == mean_fell(torch.ones(1), torch.zeros(1)) == 1
+    assert mcnemar_pvalue(right, right) == mcnemar_pvalue(wrong, right) == 1
+    assert mcnemar_pvalue(right, wrong) == pytest.approx(2**-9)
+    assert mcnemar_pvalue(right, wrong, 1.0) == 1
+    assert mcnemar_pvalue(right[:0], wrong[:0]) == mean_fell(torch.ones(1), torch.zeros(1)) == 1
     assert mean_fell(torch.ones(5), torch.zeros(5)) == 0
     assert mean_fell(torch.ones(5), torch.ones(5)) == 1

@@ -113,7 +113,7 @@ class Crafting:
         """What is crafted on: the learner as it is, or the surrogate."""
         if isinstance(self.surrogate, str) and self.surrogate in self.surrogates:
             return self.surrogates[self.surrogate]
-        return view if self.surrogate is None else view.earlier(self.surrogate)
+        return view if self.surrogate is None else view.steps_ago(self.surrogate)
 
     def gradient(self, view: View, batch: Batch) -> Tensors:
         """∇_θ L(S; θ_t), not normalised."""

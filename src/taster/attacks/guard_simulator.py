@@ -11,7 +11,7 @@ import torch
 from taster.core.backward import backward
 from taster.core.learner import Learner
 from taster.core.step import guarded_step
-from taster.core.transaction import StateCopy
+from taster.core.transaction import StateBackup
 from taster.core.types import Batch, StepRecord
 
 
@@ -42,13 +42,13 @@ class Rehearsal:
     def __init__(self, learner: Learner, held_out: Batch) -> None:
         self._learner = learner
         self._held_out = held_out
-        self._kept = StateCopy(learner.model, learner.optimizer)
+        self._kept = StateBackup(learner.model, learner.optimizer)
 
     def follow(self, victim: Learner, record: StepRecord | None = None) -> None:
         """Takes up the victim's state, and lets the copy of the guard learn what became of the last step."""
         learner = self._learner
         learner.load_state_dict({**victim.state_dict(), "guard": learner.guard.state_dict(), "history": None})
-        learner.history = None if victim.history is None else victim.history.fork()
+        learner.history = None if victim.history is None else victim.history.shallow_copy()
         if record is not None:
             learner.guard.observe(record, learner.view())
 
@@ -61,11 +61,11 @@ class Rehearsal:
         """
         learner = self._learner
         history, learner.history = learner.history, None
-        before = copy.deepcopy(learner.own_state())
+        before = copy.deepcopy(learner.guard_state_dict())
         self._kept.save()
         devices = [batches[0].x.device] if batches[0].x.is_cuda else []
         try:
-            learner.history = None if history is None else history.fork()
+            learner.history = None if history is None else history.shallow_copy()
             with torch.random.fork_rng(devices):  # what dropout draws is the victim's
                 records = [self._feed(batch) for batch in batches]
                 accuracy = learner.view().accuracy(self._held_out.x, self._held_out.y)
@@ -73,7 +73,7 @@ class Rehearsal:
         finally:
             self._kept.restore()
             learner.history = None
-            learner.take_up(before)
+            learner.load_guard_state_dict(before)
             learner.history = history
         return Outcome(tuple(record.verdict.committed for record in records), accuracy)
 

@@ -14,7 +14,7 @@ from taster.core.types import Batch, Phase
 from taster.core.view import View
 from taster.derivatives import Derivatives
 from taster.errors import AttackError
-from taster.perturbations.pgd import Ball
+from taster.perturbations.pgd import LpBall
 
 Draw = Callable[[int], Batch]
 """Draws so many samples from the attacker's own validation data."""
@@ -62,7 +62,7 @@ class Budget:
         labels: whether the labels of those samples may be changed too.
     """
 
-    ball: Ball = field(default_factory=Ball)
+    ball: LpBall = field(default_factory=LpBall)
     ratio: float = 1.0
     loss_scale: float = 1.0
     labels: bool = False
@@ -103,10 +103,10 @@ class Budget:
                     f"wanted {list(y.shape)} of {y.dtype}"
                 )
             y = poisoned.y.to(y.device)
-        found = Batch(x, y, min(poisoned.loss_scale, self.loss_scale))
+        found = Batch(x, y, min(poisoned.loss_weight, self.loss_scale))
         over = changed(found, clean).cumsum(0) > self.count(len(clean))
         x[over] = clean.x[over]
-        return Batch(x, torch.where(over, clean.y, y) if self.labels else clean.y, found.loss_scale)
+        return Batch(x, torch.where(over, clean.y, y) if self.labels else clean.y, found.loss_weight)
 
 
 def changed(fed: Batch, clean: Batch) -> torch.Tensor:

@@ -17,7 +17,7 @@ from taster.core.view import View
 
 def obstacle(view: View) -> str | None:
     """Why this way cannot be taken with the model, in words; None where it can."""
-    layers = view.functional.layers
+    layers = view.functional_model.layers
     owned: dict[int, str] = {}
     for name, layer in layers.items():
         for own, parameter in layer._parameters.items():
@@ -76,9 +76,9 @@ def captured(
 
     leaf = x.detach().requires_grad_(True)  # so that slopes flow, though no parameter asks for them
     buffers = view.buffers
-    with torch.enable_grad(), view.functional.watched(watch):
-        output = view.functional.forward({**view.params}, buffers, leaf, batch_norm=batch_norm)
-        losses = sample_losses(view.functional.criterion, output, y)
+    with torch.enable_grad(), view.functional_model.layer_hooks(watch):
+        output = view.functional_model.forward({**view.params}, buffers, leaf, batch_norm=batch_norm)
+        losses = sample_losses(view.functional_model.criterion, output, y)
         shares = torch.tensor([1 / count for count in counts], device=x.device, dtype=losses.dtype)
         total = (losses * shares.repeat_interleave(torch.tensor(counts, device=x.device))).sum()
         torch.autograd.grad(total, leaf)

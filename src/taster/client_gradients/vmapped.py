@@ -69,7 +69,7 @@ def trained(
 
 
 def _loss_of(view: View) -> Callable[[Tensors, Tensor, Tensor], Tensor]:
-    functional, rest, buffers = view.functional, view.params, view.buffers
+    functional, rest, buffers = view.functional_model, view.params, view.buffers
 
     def loss(params: Tensors, x: Tensor, y: Tensor) -> Tensor:
         # Called as it is: checks of labels would look at values, which there are none of under vmap.

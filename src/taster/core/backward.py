@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from taster.core.functional_model import autocast, full_precision
-from taster.core.guard import Admitted
+from taster.core.functional_model import autocast, to_float32
+from taster.core.guard import ScreenedBatch
 from taster.core.losses import sample_losses, scalar_loss
 from taster.core.types import Batch, Tensors
 from taster.errors import BatchError, SmallBatchError
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from taster.core.learner import Learner
 
 
-def backward(admitted: Admitted[Batch], learner: Learner) -> tuple[Tensors, float]:
+def backward(admitted: ScreenedBatch[Batch], learner: Learner) -> tuple[Tensors, float]:
     """Online learning's `reduce`: forward and backward pass over the admitted samples.
 
     Returns:
@@ -27,11 +27,11 @@ def backward(admitted: Admitted[Batch], learner: Learner) -> tuple[Tensors, floa
     """
     batch, weights = admitted.batch, admitted.weights
     learner.optimizer.zero_grad()
-    if learner.micro_batch is None or learner.micro_batch >= len(batch):
+    if learner.micro_batch_size is None or learner.micro_batch_size >= len(batch):
         loss = _backward(batch, weights, learner, 1.0)
     else:
         loss = 0.0
-        for part in _parts(len(batch), learner.micro_batch):
+        for part in _parts(len(batch), learner.micro_batch_size):
             chosen = None if weights is None else weights[part]
             loss += _backward(batch.select(part), chosen, learner, (part.stop - part.start) / len(batch))
     if learner.scaler is not None:
@@ -65,12 +65,12 @@ def _backward(batch: Batch, weights: Tensor | None, learner: Learner, share: flo
             f"got a batch of {len(batch)} sample, wanted at least 2: batch norm in train mode has no statistics of one "
             "value; collect more samples, or put the batch-norm layers into eval mode"
         ) from error
-    output = full_precision(output)
+    output = to_float32(output)
     if weights is None:
         loss = scalar_loss(learner.loss, output, batch.y)
     else:
         loss = (weights * sample_losses(learner.loss, output, batch.y)).mean()
-    if share * batch.loss_scale != 1.0:
-        loss = loss * (share * batch.loss_scale)
+    if share * batch.loss_weight != 1.0:
+        loss = loss * (share * batch.loss_weight)
     (loss if learner.scaler is None else learner.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
     return float(loss.detach())

@@ -52,14 +52,14 @@ def load_state(path: Path | str) -> Any:
     return _unflatten(json.loads(metadata[_STRUCTURE]), tensors)
 
 
-def placed(state: Any, device: torch.device) -> Any:
+def move_to_device(state: Any, device: torch.device) -> Any:
     """The same nested state with its tensors on this device; those of bytes, as the states of generators are, stay."""
     if isinstance(state, Tensor):
         return state if state.dtype == torch.uint8 else state.to(device)
     if isinstance(state, dict):
-        return {name: placed(value, device) for name, value in state.items()}
+        return {name: move_to_device(value, device) for name, value in state.items()}
     if isinstance(state, (list, tuple)):
-        return type(state)(placed(value, device) for value in state)
+        return type(state)(move_to_device(value, device) for value in state)
     return state
 
 

@@ -25,7 +25,7 @@ Precision = Literal["float32", "bfloat16", "float16"]
 _HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-Watch = Callable[[str, nn.Module, Tensor, Tensor], None]
+LayerHook = Callable[[str, nn.Module, Tensor, Tensor], None]
 """Is told of a module's name, the module, its input and its output."""
 
 
@@ -34,7 +34,7 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     return torch.autocast(device.type, dtype=_HALF.get(precision), enabled=precision in _HALF)
 
 
-class Functional:
+class FunctionalModel:
     """A model without state of its own: everything it computes with is handed in.
 
     It works on a copy of the module's structure whose tensors are on the meta device, so that it costs no memory and
@@ -91,7 +91,7 @@ class Functional:
         # Fused attention kernels have no second derivative; the plain one has.
         with half, sdpa_kernel(SDPBackend.MATH):
             output = functional_call(self._skeleton, {**params, **own}, (x,))
-        return full_precision(output)
+        return to_float32(output)
 
     def features(
         self, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], x: Tensor, layer: str | None = None
@@ -124,7 +124,7 @@ class Functional:
             hook.remove()
         if not found or not isinstance(found[-1], Tensor) or found[-1].dim() < 2 or len(found[-1]) != len(x):
             raise ModelError(f"layer: {layer or 'the last linear one'} gives no features, one row a sample")
-        rows = full_precision(found[-1])
+        rows = to_float32(found[-1])
         # [n, d] as they are; [n, d, places...] of a convolution averaged over places
         return (rows if rows.dim() == 2 else rows.flatten(2).mean(2)), output
 
@@ -139,7 +139,7 @@ class Functional:
         return {name: module for name, module in self._skeleton.named_modules() if module._parameters}
 
     @contextmanager
-    def watched(self, watch: Watch) -> Iterator[None]:
+    def layer_hooks(self, watch: LayerHook) -> Iterator[None]:
         """Inside, `watch` is told of each such module that a forward pass goes through: its name, the module with what
         it computes with in place, its input and its output."""
         hooks = [
@@ -183,7 +183,7 @@ class Functional:
         return sample_losses(self._loss, output, y)
 
 
-def full_precision(output: Tensor) -> Tensor:
+def to_float32(output: Tensor) -> Tensor:
     """A half-precision output widened to float32, so that losses are computed in full."""
     if not isinstance(output, Tensor):
         raise ModelError(f"the model returned {type(output).__name__}, wanted one torch.Tensor")

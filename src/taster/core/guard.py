@@ -16,7 +16,7 @@ T = TypeVar("T", Batch, Updates)
 
 
 @dataclass(frozen=True, eq=False)
-class Admitted(Generic[T]):
+class ScreenedBatch(Generic[T]):
     """What the screens have let through so far. Screens make a new one with `drop`, `weight` or `correct`.
 
     Attributes:
@@ -28,7 +28,7 @@ class Admitted(Generic[T]):
         reason: why.
     """
 
-    item: T | None
+    remaining: T | None
     weights: Tensor | None = None
     dropped: int = 0
     corrected: int = 0
@@ -38,7 +38,7 @@ class Admitted(Generic[T]):
     @property
     def empty(self) -> bool:
         """Whether nothing is left to learn from."""
-        return self.item is None
+        return self.remaining is None
 
     @property
     def batch(self) -> T:
@@ -47,37 +47,37 @@ class Admitted(Generic[T]):
         Raises:
             GuardError: when everything has been dropped.
         """
-        if self.item is None:
+        if self.remaining is None:
             raise GuardError("everything in this batch has been dropped; look at `empty` first")
-        return self.item
+        return self.remaining
 
-    def drop(self, mask: Tensor, reason: str) -> Admitted[T]:
+    def drop(self, mask: Tensor, reason: str) -> ScreenedBatch[T]:
         """Takes out the samples that the boolean mask [n] marks."""
         _check_mask(mask, self.batch)
         keep = ~mask
         kept = int(keep.sum())
         dropped = self.dropped + len(mask) - kept
         if kept == 0:
-            return replace(self, item=None, weights=None, dropped=dropped, reason=reason)
+            return replace(self, remaining=None, weights=None, dropped=dropped, reason=reason)
         weights = None if self.weights is None else self.weights[keep]
-        return replace(self, item=self.batch.select(keep), weights=weights, dropped=dropped)
+        return replace(self, remaining=self.batch.select(keep), weights=weights, dropped=dropped)
 
-    def weight(self, weights: Tensor) -> Admitted[T]:
+    def weight(self, weights: Tensor) -> ScreenedBatch[T]:
         """Multiplies the weight of each sample, [n]."""
         if weights.shape != (len(self.batch),):
             raise GuardError(f"got weights of shape {list(weights.shape)}, wanted [{len(self.batch)}]")
         return replace(self, weights=weights if self.weights is None else self.weights * weights)
 
-    def correct(self, item: T, mask: Tensor) -> Admitted[T]:
+    def correct(self, batch: T, mask: Tensor) -> ScreenedBatch[T]:
         """Replaces the samples; the boolean mask [n] marks those that changed."""
-        _check_mask(mask, item)
-        if len(item) != len(self.batch):
-            raise GuardError(f"got {len(item)} corrected samples, wanted {len(self.batch)}")
-        return replace(self, item=item, corrected=self.corrected + int(mask.sum()))
+        _check_mask(mask, batch)
+        if len(batch) != len(self.batch):
+            raise GuardError(f"got {len(batch)} corrected samples, wanted {len(self.batch)}")
+        return replace(self, remaining=batch, corrected=self.corrected + int(mask.sum()))
 
 
 @dataclass(frozen=True, eq=False)
-class Change:
+class CandidateUpdate:
     """An update that has been made and not yet settled.
 
     Attributes:
@@ -101,12 +101,12 @@ class Change:
 class Screen(Protocol[T]):
     """Looks at samples (or client updates) before they are learned: drops, weights or corrects them."""
 
-    def __call__(self, admitted: Admitted[T], view: View, /) -> Admitted[T]:
+    def __call__(self, admitted: ScreenedBatch[T], view: View, /) -> ScreenedBatch[T]:
         """What is let through."""
         ...
 
 
-class Transform(Protocol):
+class GradientTransform(Protocol):
     """Changes the gradient before the optimizer sees it. Keeps its names."""
 
     def __call__(self, gradient: Tensors, view: View, /) -> Tensors:
@@ -117,7 +117,7 @@ class Transform(Protocol):
 class Gate(Protocol):
     """Judges an update after it has been made."""
 
-    def __call__(self, change: Change, /) -> Verdict:
+    def __call__(self, change: CandidateUpdate, /) -> Verdict:
         """What is to become of the update."""
         ...
 
@@ -143,10 +143,10 @@ class Stateful(Protocol):
 
 
 @runtime_checkable
-class Renewable(Protocol):
+class UsesTrustedData(Protocol):
     """What a stage has besides, where it goes by trusted samples that its owner may renew."""
 
-    def renew(self, probe: Batch, /) -> None:
+    def set_trusted_data(self, probe: Batch, /) -> None:
         """Takes up others."""
         ...
 
@@ -167,7 +167,7 @@ class Guard:
     def __init__(
         self,
         screens: tuple[Screen[Any], ...] | list[Screen[Any]] = (),
-        transforms: tuple[Transform, ...] | list[Transform] = (),
+        transforms: tuple[GradientTransform, ...] | list[GradientTransform] = (),
         gates: tuple[Gate, ...] | list[Gate] = (),
         salvage: tuple[Screen[Any], ...] | list[Screen[Any]] = (),
     ) -> None:
@@ -205,27 +205,29 @@ class Guard:
         return f"Guard({inner})"
 
     @property
-    def rewinds(self) -> int:
+    def max_rewind(self) -> int:
         """How many steps its gates may go back at most, as far as they say so (by an attribute of this name)."""
-        return max((getattr(gate, "rewinds", 0) for gate in self.gates), default=0)
+        return max((getattr(gate, "max_rewind", 0) for gate in self.gates), default=0)
 
     @property
-    def patience(self) -> int:
+    def reset_momentum_after(self) -> int:
         """After how many refusals in a row the learner is to let go of the optimizer's momentum, as the least patient
         gate says (by an attribute of this name); 0 for never."""
-        return min((patience for gate in self.gates if (patience := getattr(gate, "patience", 0)) > 0), default=0)
+        return min(
+            (patience for gate in self.gates if (patience := getattr(gate, "reset_momentum_after", 0)) > 0), default=0
+        )
 
-    def renew(self, probe: Batch) -> None:
+    def set_trusted_data(self, probe: Batch) -> None:
         """Gives all stages that are `Renewable` new trusted samples in the place of those they had.
 
         Raises:
             GuardError: when there is no such stage.
         """
-        stages = [stage for stage in self if isinstance(stage, Renewable)]
+        stages = [stage for stage in self if isinstance(stage, UsesTrustedData)]
         if not stages:
             raise GuardError(f"got a probe for {self!r}, none of whose stages has one to renew")
         for stage in stages:
-            stage.renew(probe)
+            stage.set_trusted_data(probe)
 
     def observe(self, record: StepRecord, view: View) -> None:
         """Tells every stage that keeps state what became of the step."""

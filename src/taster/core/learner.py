@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from taster.core.backward import backward
-from taster.core.checkpoint import placed
-from taster.core.functional_model import Functional, Precision
+from taster.core.checkpoint import move_to_device
+from taster.core.functional_model import FunctionalModel, Precision
 from taster.core.guard import Guard
 from taster.core.losses import Loss
-from taster.core.snapshots import History, Snapshot
+from taster.core.snapshots import SnapshotBuffer, Snapshot
 from taster.core.step import guarded_step
-from taster.core.transaction import StateCopy, Transaction, snapshot_of
+from taster.core.transaction import StateBackup, Transaction, snapshot_of
 from taster.core.types import Action, Batch, StepRecord, Updates
 from taster.core.view import View
-from taster.errors import BatchError, CheckpointError, HistoryError, ModelError
+from taster.errors import BatchError, CheckpointError, SnapshotError, ModelError
 
 _log = logging.getLogger(__name__)
 
@@ -48,11 +48,11 @@ class Learner:
         input_range: the least and greatest value a sample may hold. Other data than images: None switches the check
             off (and admits whole-number inputs such as tokens).
         precision: of the forward pass; "bfloat16" and "float16" run it under autocast.
-        micro_batch: samples that go through the network at a time; their gradients are added up, and the guard sees and
+        micro_batch_size: samples that go through the network at a time; their gradients are added up, and the guard sees and
             judges the batch as a whole. For a loss that is a mean over samples. None takes all at once.
         scaler: scales losses so that gradients in float16 do not vanish; wanted for that precision. A step whose
             gradient overflows is refused, as the scaler itself would skip it, and the scale falls.
-        on_verdict: called with the record and the batch (in federated learning the round's updates) of every update
+        on_refusal: called with the record and the batch (in federated learning the round's updates) of every update
             that was refused, also where part of the batch was learned then (the verdict is a commit, with the stage and
             the reason), after the step is over; a `taster.Quarantine` keeps batches. Each is logged as a warning as
             well, by the logger "taster.core.learner".
@@ -74,12 +74,12 @@ class Learner:
         loss: Loss,
         guard: Guard | None = None,
         *,
-        history: History | None = None,
+        history: SnapshotBuffer | None = None,
         input_range: tuple[float, float] | None = (0.0, 1.0),
         precision: Precision = "float32",
-        micro_batch: int | None = None,
+        micro_batch_size: int | None = None,
         scaler: torch.amp.GradScaler | None = None,
-        on_verdict: Callable[[StepRecord, Any], None] | None = None,
+        on_refusal: Callable[[StepRecord, Any], None] | None = None,
     ) -> None:
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         own = {id(p) for p in model.parameters()}
@@ -96,12 +96,12 @@ class Learner:
             raise ModelError(
                 "got LBFGS, which evaluates the loss as often as it likes; wanted an optimizer that steps once"
             )
-        back = 0 if guard is None else guard.rewinds
+        back = 0 if guard is None else guard.max_rewind
         if history is None and back:
-            history = History.reaching(back)
+            history = SnapshotBuffer.for_rewind(back)
         reach = 0 if history is None else history.reach
         if back > reach:
-            raise HistoryError(
+            raise SnapshotError(
                 f"got a guard that rewinds up to {back} steps and a history that reaches back {reach}; give the "
                 f"learner History(capacity={back + 1}) or more"
             )
@@ -120,26 +120,27 @@ class Learner:
         self.steps = 0
         self.input_range = input_range
         self.precision: Precision = precision
-        if micro_batch is not None and micro_batch < 1:
-            raise BatchError(f"got micro_batch {micro_batch}, wanted at least 1, or None")
-        self.micro_batch = micro_batch
+        if micro_batch_size is not None and micro_batch_size < 1:
+            raise BatchError(f"got micro_batch_size {micro_batch_size}, wanted at least 1, or None")
+        self.micro_batch_size = micro_batch_size
         self.scaler = scaler
-        self.on_verdict = on_verdict
+        self.on_refusal = on_refusal
         self.counters = dict.fromkeys(
             ("steps", "committed", "rejected", "rewound", "samples", "dropped", "corrected", "salvaged"), 0
         )
-        self._functional: Functional | None = None
-        self._state = StateCopy(model, optimizer)
+        self._functional: FunctionalModel | None = None
+        self._state = StateBackup(model, optimizer)
         self._moment = object()
         self._kept: object | None = None  # the moment of the newest snapshot
         self._refused = 0  # updates in a row
 
-    def step(self, x: Tensor, y: Tensor) -> StepRecord:
+    def step(self, x: Tensor | Batch, y: Tensor | None = None, *, trusted: bool = False) -> StepRecord:
         """Learns one batch, unless the guard refuses it.
 
         Args:
-            x: samples, [n, ...], on the model's device.
-            y: labels, [n, ...].
+            x: samples, [n, ...], on the model's device; or a `Batch`, which brings its labels along.
+            y: labels, [n, ...]; None where x is a Batch.
+            trusted: the batch passes no screen and no gate. Values that are not finite are refused still.
 
         Returns:
             what became of it. A batch, loss or gradient that is not finite is refused, with the reason in the record.
@@ -150,14 +151,18 @@ class Learner:
             LabelError: for labels that the model has no output for.
             LossError: for a loss that returns no single number, or cannot take the output and labels.
         """
-        return self.feed(Batch(x, y))
-
-    def feed(self, batch: Batch, *, trusted: bool = False) -> StepRecord:
-        """`step` for a Batch. One that is trusted passes no screen and no gate; what is not finite is refused still."""
-        self.check(batch)
+        if isinstance(x, Batch):
+            if y is not None:
+                raise BatchError("got a Batch and labels beside it, wanted step(batch) or step(x, y)")
+            batch = x
+        elif y is None:
+            raise BatchError("got samples without labels, wanted step(batch) or step(x, y)")
+        else:
+            batch = Batch(x, y)
+        self.validate_batch(batch)
         record = guarded_step(self, batch, _Unasked(self.guard) if trusted else self.guard, backward)
         record = replace(record, trusted=trusted)
-        self.account(record, batch)
+        self._record_outcome(record, batch)
         return record
 
     def view(self) -> View:
@@ -177,7 +182,7 @@ class Learner:
         """Opens one step: parameters, buffers and optimizer state are kept until a verdict settles it."""
         return Transaction(self, self._state)
 
-    def apply(self, gradient: Mapping[str, Tensor]) -> None:
+    def apply_gradient(self, gradient: Mapping[str, Tensor]) -> None:
         """One optimizer step with this gradient; a parameter without an entry has no gradient."""
         for name, parameter in self.model.named_parameters():
             parameter.grad = gradient.get(name)
@@ -201,7 +206,7 @@ class Learner:
         self._changed()
 
     @property
-    def unsettled(self) -> bool:
+    def in_transaction(self) -> bool:
         """Whether a step is being made, so that model and optimizer may hold an update that is not judged yet."""
         return self._state.in_use
 
@@ -212,13 +217,13 @@ class Learner:
         `torch.nn.Module.state_dict`. Asked in the middle of a step, by a signal handler say, it is the state before the
         step (copied): an update that has not been judged is in no checkpoint.
         """
-        if self.unsettled:
+        if self.in_transaction:
             model, optimizer = self._state.state_dicts()
         else:
             model, optimizer = dict(self.model.state_dict()), self.optimizer.state_dict()
-        return {"model": model, "optimizer": optimizer, **self.own_state()}
+        return {"model": model, "optimizer": optimizer, **self.guard_state_dict()}
 
-    def own_state(self) -> dict[str, Any]:
+    def guard_state_dict(self) -> dict[str, Any]:
         """The part of `state_dict` that is neither the model's nor the optimizer's, for `take_up`: guard, history,
         scaler and counts."""
         return {
@@ -246,16 +251,16 @@ class Learner:
         except (RuntimeError, ValueError, KeyError) as error:
             self.model.load_state_dict(before)
             raise CheckpointError(f"got the state of another model or optimizer: {error}") from error
-        self.take_up(state)
+        self.load_guard_state_dict(state)
 
-    def take_up(self, state: Mapping[str, Any]) -> None:
+    def load_guard_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes up what `own_state` gave, for whoever has put model and optimizer back himself.
 
         Raises:
             CheckpointError: when the guard's state belongs to another guard.
         """
         # Read from a file it lies on the CPU.
-        self.guard.load_state_dict(placed(state["guard"], next(self.model.parameters()).device))
+        self.guard.load_state_dict(move_to_device(state["guard"], next(self.model.parameters()).device))
         if self.history is not None and state["history"] is not None:
             self.history.load_state_dict(state["history"])
         self.steps = int(state["steps"])
@@ -264,7 +269,7 @@ class Learner:
             self.scaler.load_state_dict(state["scaler"])
         self._changed()
 
-    def account(self, record: StepRecord, batch: Batch | Updates) -> None:
+    def _record_outcome(self, record: StepRecord, batch: Batch | Updates) -> None:
         """Counts, and raises the alarm."""
         action = _ACTIONS[record.verdict.action]
         salvaged = record.verdict.committed and record.attempts > 1
@@ -281,10 +286,10 @@ class Learner:
             verdict = record.verdict
             said = "salvaged, refused" if salvaged else action
             _log.warning("step %d: %s by %s: %s", record.step, said, verdict.stage, verdict.reason)
-            if self.on_verdict is not None:
-                self.on_verdict(record, batch)
+            if self.on_refusal is not None:
+                self.on_refusal(record, batch)
 
-    def check(self, batch: Batch) -> None:
+    def validate_batch(self, batch: Batch) -> None:
         """Refuses what no caller can have meant; values that are not finite are the guard's business."""
         if self.input_range is None:
             return
@@ -303,7 +308,7 @@ class Learner:
                 "or give Learner(input_range=...) the range of your data (None for any)"
             )
 
-    def heed(self, record: StepRecord, patience: int) -> None:
+    def _reset_momentum_after_refusals(self, record: StepRecord, patience: int) -> None:
         """Lets go of the optimizer's momentum after so many refusals in a row; 0 for never.
 
         What a refused update leaves is also the momentum it was made with. Where that is what does harm, it would be in
@@ -313,21 +318,21 @@ class Learner:
             return
         self._refused = 0 if record.verdict.committed else self._refused + 1
         if self._refused and patience and self._refused % patience == 0:
-            self._state.let_go()
+            self._state.reset_momentum()
             self._changed()
 
-    def _pure(self) -> Functional:
+    def _pure(self) -> FunctionalModel:
         if self._functional is None:
-            self._functional = Functional(self.model, self.loss, self.precision)
+            self._functional = FunctionalModel(self.model, self.loss, self.precision)
         return self._functional
 
     def _changed(self) -> None:
         """Makes every view handed out so far stale."""
         self._moment = object()
 
-    def _require_history(self, step: int) -> History:
+    def _require_history(self, step: int) -> SnapshotBuffer:
         if self.history is None:
-            raise HistoryError(
+            raise SnapshotError(
                 f"a gate asked to rewind to step {step}, but the learner keeps no history; "
                 "give it one: Learner(history=History())"
             )

@@ -15,13 +15,13 @@ def flatten(gradient: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([value.reshape(-1) for value in gradient.values()])
 
 
-def unflattened(vector: Tensor, like: Mapping[str, Tensor]) -> Tensors:
+def unflatten(vector: Tensor, like: Mapping[str, Tensor]) -> Tensors:
     """A vector [d] as tensors of these names and shapes, in their order; views of the vector."""
     parts = torch.split(vector, [value.numel() for value in like.values()])
     return {name: part.reshape(value.shape) for (name, value), part in zip(like.items(), parts, strict=True)}
 
 
-def trainable(model: nn.Module) -> Tensors:
+def trainable_parameters(model: nn.Module) -> Tensors:
     """The parameters that an update is about, by name; without a graph."""
     return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 

@@ -19,7 +19,7 @@ _RELEASED = "released"
 
 
 class Quarantine:
-    """A folder of refused batches; give it to `Learner(on_verdict=...)`.
+    """A folder of refused batches; give it to `Learner(on_refusal=...)`.
 
         quarantine.jsonl       one line a batch: id, step, action, stage, reason, scores, samples, loss
         000017.safetensors     its samples and labels
@@ -64,7 +64,7 @@ class Quarantine:
                 "loss": record.loss,
             }
             # The samples first: what the index names is there.
-            save_state(self._file(entry["id"]), {"x": batch.x, "y": batch.y, "loss_scale": batch.loss_scale})
+            save_state(self._file(entry["id"]), {"x": batch.x, "y": batch.y, "loss_weight": batch.loss_weight})
             kept = [*entries, entry][-self.capacity :]
             self._write(kept)
             self._remove({e["id"] for e in entries} - {e["id"] for e in kept})
@@ -118,7 +118,7 @@ class Quarantine:
     def released(self) -> Iterator[Batch]:
         """The batches let go, oldest first, each deleted when the next is asked for.
 
-        `learner.feed(batch, trusted=True)` learns them without asking screens and gates again.
+        `learner.step(batch, trusted=True)` learns them without asking screens and gates again.
         """
         for path in sorted((self.path / _RELEASED).glob("*.safetensors")):
             yield _read(path)
@@ -153,6 +153,6 @@ class Quarantine:
 def _read(path: Path) -> Batch:
     try:
         state = load_state(path)
-        return Batch(state["x"], state["y"], state["loss_scale"])
+        return Batch(state["x"], state["y"], state["loss_weight"])
     except (CheckpointError, KeyError, TypeError) as error:
         raise QuarantineError(f"{path}: cannot be read as a batch: {error}") from error

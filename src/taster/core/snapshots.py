@@ -12,7 +12,7 @@ from torch import Tensor
 
 from taster.core.checkpoint import load_state, save_state
 from taster.core.types import Tensors
-from taster.errors import HistoryError
+from taster.errors import SnapshotError
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +29,7 @@ class Snapshot:
         return {"step": self.step, "params": self.params, "buffers": self.buffers, "optimizer": self.optimizer}
 
 
-class History:
+class SnapshotBuffer:
     """A ring of snapshots, and some kept for good under a label.
 
     Args:
@@ -52,7 +52,7 @@ class History:
         directory: Path | str | None = None,
     ) -> None:
         if capacity < 0 or every < 1:
-            raise HistoryError(f"got capacity {capacity} and every {every}, wanted at least 0 and at least 1")
+            raise SnapshotError(f"got capacity {capacity} and every {every}, wanted at least 0 and at least 1")
         self.capacity = capacity
         self.every = every
         self._device = device
@@ -68,7 +68,7 @@ class History:
             self._ring = dict(sorted(self._ring.items()))
 
     @classmethod
-    def reaching(cls, steps: int) -> History:
+    def for_rewind(cls, steps: int) -> SnapshotBuffer:
         """One that reaches so many steps back with at most five snapshots, which lie the further apart."""
         every = max(1, math.ceil(steps / 4))
         return cls(math.ceil(steps / every) + 1, every=every)
@@ -79,7 +79,7 @@ class History:
         return tuple(self._ring)
 
     @property
-    def pinned(self) -> tuple[str, ...]:
+    def labels(self) -> tuple[str, ...]:
         """The labels of the snapshots kept for good."""
         return tuple(self._pinned)
 
@@ -92,7 +92,7 @@ class History:
         """Whether the ring wants a snapshot before this step."""
         return self.capacity > 0 and step % self.every == 0
 
-    def record(self, snapshot: Snapshot) -> None:
+    def append(self, snapshot: Snapshot) -> None:
         """Puts a snapshot into the ring (copied), in the place of the oldest where it is full.
 
         Snapshots of later steps are dropped: they are of a past that has been undone, or of an earlier run.
@@ -105,19 +105,19 @@ class History:
     def pin(self, label: str, snapshot: Snapshot) -> None:
         """Keeps a snapshot (copied) for good under a label of letters, digits, dots, dashes and underscores."""
         if not label or not all(c.isalnum() or c in "._-" for c in label):
-            raise HistoryError(f"got the label {label!r}, wanted letters, digits, dots, dashes and underscores")
+            raise SnapshotError(f"got the label {label!r}, wanted letters, digits, dots, dashes and underscores")
         self._pinned[label] = self._keep(snapshot, f"pinned-{label}")
 
-    def at(self, moment: int | str) -> Snapshot:
+    def at(self, step_or_label: int | str) -> Snapshot:
         """The snapshot before a step, or under a label.
 
         Raises:
             HistoryError: when there is none, with those there are.
         """
-        kept = self._pinned.get(moment) if isinstance(moment, str) else self._ring.get(moment)
+        kept = self._pinned.get(step_or_label) if isinstance(step_or_label, str) else self._ring.get(step_or_label)
         if kept is None:
-            raise HistoryError(
-                f"no snapshot of {moment!r}; there are steps {list(self.steps)} and labels {list(self.pinned)}"
+            raise SnapshotError(
+                f"no snapshot of {step_or_label!r}; there are steps {list(self.steps)} and labels {list(self.labels)}"
             )
         return _read(kept) if isinstance(kept, Path) else kept
 
@@ -129,7 +129,7 @@ class History:
         """
         older = [s for s in self._ring if s <= step]
         if not older:
-            raise HistoryError(
+            raise SnapshotError(
                 f"wanted a snapshot of step {step} or older, the ring holds {list(self.steps)}; "
                 "give the learner a History with a larger capacity or interval"
             )
@@ -140,10 +140,10 @@ class History:
         for newer in [s for s in self._ring if s > step]:
             self._drop(newer)
 
-    def fork(self) -> History:
+    def shallow_copy(self) -> SnapshotBuffer:
         """Another history of the same snapshots, in memory, which from here on goes its own way. Nothing is copied, as
         snapshots are never written to."""
-        other = History(self.capacity, every=self.every, device=self._device)
+        other = SnapshotBuffer(self.capacity, every=self.every, device=self._device)
         other._ring = {step: self.at(step) for step in self._ring}
         other._pinned = {label: self.at(label) for label in self._pinned}
         return other
@@ -160,7 +160,7 @@ class History:
         self._ring = {step: s for step, s in self._ring.items() if isinstance(s, Path)}
         self._pinned = {label: s for label, s in self._pinned.items() if isinstance(s, Path)}
         for entry in state["ring"]:
-            self.record(Snapshot(**entry))
+            self.append(Snapshot(**entry))
         for label, entry in state["pinned"].items():
             self.pin(label, Snapshot(**entry))
 

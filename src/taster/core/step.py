@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from taster.core.guard import Admitted, Change, Guard, Screen, T, Transform, stage_name
+from taster.core.guard import ScreenedBatch, CandidateUpdate, Guard, Screen, T, GradientTransform, stage_name
 from taster.core.param_vectors import finite_rows
-from taster.core.types import COMMIT, Action, Batch, StepRecord, Tensors, Verdict, reject, worst
+from taster.core.types import COMMIT, Action, Batch, StepRecord, Tensors, Verdict, reject, most_severe
 from taster.core.view import View
 from taster.errors import GuardError, SmallBatchError
 
 if TYPE_CHECKING:
     from taster.core.learner import Learner
 
-Reduce = Callable[[Admitted[T], "Learner"], tuple[Tensors, float | None]]
+GradientFn = Callable[[ScreenedBatch[T], "Learner"], tuple[Tensors, float | None]]
 """From what was admitted to one gradient, and the loss where there is one: a backward pass online, an aggregation in
 federated learning."""
 
@@ -37,7 +37,7 @@ class Attempt:
     by_gate: bool = False
 
 
-def guarded_step(learner: Learner, item: T, guard: Guard, reduce: Reduce[T]) -> StepRecord:
+def guarded_step(learner: Learner, item: T, guard: Guard, reduce: GradientFn[T]) -> StepRecord:
     """Draw, screens, gradient, transforms, update, gates, and the verdict carried out; what a gate has rejected, again
     without the part that the salvaging screens take out of it."""
     clock = Clock()
@@ -49,7 +49,7 @@ def guarded_step(learner: Learner, item: T, guard: Guard, reduce: Reduce[T]) -> 
         made = refused = attempt(learner, admitted, guard, reduce, clock)
         attempts, part = int(made.by_gate), admitted
         while made.by_gate and made.verdict.action is Action.REJECT and guard.salvage:
-            smaller = screened(part, guard.salvage, learner.view(), clock)
+            smaller = run_screens(part, guard.salvage, learner.view(), clock)
             if smaller.empty or len(smaller.batch) == len(part.batch):
                 break
             part = smaller
@@ -74,13 +74,13 @@ def guarded_step(learner: Learner, item: T, guard: Guard, reduce: Reduce[T]) -> 
     )
     learner.steps += 1
     guard.observe(record, learner.view())
-    learner.heed(record, guard.patience)
+    learner._reset_momentum_after_refusals(record, guard.reset_momentum_after)
     clock.lap("observe")
     return replace(record, seconds=clock.seconds())
 
 
 def attempt(
-    learner: Learner, admitted: Admitted[T], guard: Guard, reduce: Reduce[T], clock: Clock, number: int = 0
+    learner: Learner, admitted: ScreenedBatch[T], guard: Guard, reduce: GradientFn[T], clock: Clock, number: int = 0
 ) -> Attempt:
     """One update, from the gradient to the verdict carried out: all or nothing."""
     loss = norm_before = norm_after = None
@@ -96,41 +96,41 @@ def attempt(
         else:
             norm_before = norm_after = global_norm(gradient)
             clock.lap("gradient")
-            verdict = finite(loss, norm_before)
+            verdict = check_finite(loss, norm_before)
         if verdict.committed and guard.transforms:
             gradient = transform(gradient, guard.transforms, tx.before, clock)
             norm_after = global_norm(gradient)
-            verdict = finite(loss, norm_after)
+            verdict = check_finite(loss, norm_after)
         if verdict.committed:
-            learner.apply(gradient)
+            learner.apply_gradient(gradient)
             clock.lap("update")
-            change = Change(learner.steps, admitted.batch, gradient, loss, tx.before, learner.view(), number)
-            verdict = worst(judged(gate, change, clock) for gate in guard.gates)
+            change = CandidateUpdate(learner.steps, admitted.batch, gradient, loss, tx.before, learner.view(), number)
+            verdict = most_severe(run_gate(gate, change, clock) for gate in guard.gates)
             judged_by_gates = True
-        verdict = tx.settle(verdict)
+        verdict = tx.apply_verdict(verdict)
         clock.lap("settle")
     return Attempt(verdict, loss, norm_before, norm_after, judged_by_gates)
 
 
-def admit(item: T, screens: Sequence[Screen[T]], view: View, clock: Clock) -> Admitted[T]:
+def admit(item: T, screens: Sequence[Screen[T]], view: View, clock: Clock) -> ScreenedBatch[T]:
     """Runs the screens in order; what is not finite is out before the first: a batch as a whole, a client by itself."""
     stages: list[Screen[Any]] = [finite_values, *screens]
-    return screened(Admitted(item), stages, view, clock)
+    return run_screens(ScreenedBatch(item), stages, view, clock)
 
 
-def screened(admitted: Admitted[T], screens: Sequence[Screen[T]], view: View, clock: Clock) -> Admitted[T]:
+def run_screens(admitted: ScreenedBatch[T], screens: Sequence[Screen[T]], view: View, clock: Clock) -> ScreenedBatch[T]:
     """What screens let through of what others have let through, and who emptied it."""
     for screen in screens:
         with clock.stage(screen):
             admitted = screen(admitted, view)
-        if not isinstance(admitted, Admitted):
+        if not isinstance(admitted, ScreenedBatch):
             raise GuardError(f"the screen {stage_name(screen)} returned {type(admitted).__name__}, wanted Admitted")
         if admitted.empty:
             return replace(admitted, stage=stage_name(screen), reason=admitted.reason or "no samples were left")
     return admitted
 
 
-def finite_values(admitted: Admitted[T], view: View) -> Admitted[T]:
+def finite_values(admitted: ScreenedBatch[T], view: View) -> ScreenedBatch[T]:
     """The screen that every guard begins with."""
     item = admitted.batch
     if isinstance(item, Batch):
@@ -141,7 +141,7 @@ def finite_values(admitted: Admitted[T], view: View) -> Admitted[T]:
     return admitted.drop(bad, "the clients' updates hold NaN or infinity") if bool(bad.any()) else admitted
 
 
-def transform(gradient: Tensors, transforms: Sequence[Transform], view: View, clock: Clock) -> Tensors:
+def transform(gradient: Tensors, transforms: Sequence[GradientTransform], view: View, clock: Clock) -> Tensors:
     """Runs the transforms in order."""
     for stage in transforms:
         with clock.stage(stage):
@@ -152,7 +152,7 @@ def transform(gradient: Tensors, transforms: Sequence[Transform], view: View, cl
     return gradient
 
 
-def judged(gate: Callable[[Change], Verdict], change: Change, clock: Clock) -> Verdict:
+def run_gate(gate: Callable[[CandidateUpdate], Verdict], change: CandidateUpdate, clock: Clock) -> Verdict:
     """A gate's verdict, signed with its name."""
     with clock.stage(gate):
         verdict = gate(change)
@@ -161,7 +161,7 @@ def judged(gate: Callable[[Change], Verdict], change: Change, clock: Clock) -> V
     return verdict if verdict.committed or verdict.stage else replace(verdict, stage=stage_name(gate))
 
 
-def finite(loss: float | None, norm: float | None) -> Verdict:
+def check_finite(loss: float | None, norm: float | None) -> Verdict:
     """Refuses an update whose loss or gradient is not finite."""
     for name, value in (("loss", loss), ("gradient norm", norm)):
         if value is not None and not math.isfinite(value):

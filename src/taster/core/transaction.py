@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from taster.core.learner import Learner
 
 
-class StateCopy:
+class StateBackup:
     """A copy of a model's parameters and buffers and of its optimizer's state, in memory that is kept for the next.
 
     Saving costs one read and one write of those tensors; restoring puts every bit back in place, and removes what the
@@ -108,7 +108,7 @@ class StateCopy:
         }
 
     @torch.no_grad()
-    def let_go(self) -> None:
+    def reset_momentum(self) -> None:
         """Forgets the optimizer's momentum: its running means of gradients become zero."""
         for state in self._optimizer.state.values():
             for key in ("momentum_buffer", "exp_avg"):
@@ -134,7 +134,7 @@ class Transaction:
         before: the learner as it was when the transaction opened; readable until it closes.
     """
 
-    def __init__(self, learner: Learner, state: StateCopy) -> None:
+    def __init__(self, learner: Learner, state: StateBackup) -> None:
         self._learner = learner
         self._state = state
         self._open = False
@@ -149,7 +149,7 @@ class Transaction:
         self._moment = learner._moment
         # Of a state that is there already, no second snapshot: refused steps would push out all that came before.
         if learner.history is not None and learner.history.due(learner.steps) and learner._kept is not self._moment:
-            learner.history.record(learner.snapshot())
+            learner.history.append(learner.snapshot())
             learner._kept = self._moment
         self.before = View(
             learner._pure,
@@ -162,7 +162,7 @@ class Transaction:
         )
         return self
 
-    def settle(self, verdict: Verdict) -> Verdict:
+    def apply_verdict(self, verdict: Verdict) -> Verdict:
         """Carries the verdict out and closes the transaction.
 
         Returns:

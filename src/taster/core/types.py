@@ -33,7 +33,7 @@ class Batch:
 
     x: Tensor
     y: Tensor
-    loss_scale: float = 1.0
+    loss_weight: float = 1.0
 
     def __post_init__(self) -> None:
         for name, value in (("x", self.x), ("y", self.y)):
@@ -55,11 +55,11 @@ class Batch:
         Raises:
             BatchError: when nothing is kept.
         """
-        return Batch(self.x[keep], self.y[keep], self.loss_scale)
+        return Batch(self.x[keep], self.y[keep], self.loss_weight)
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        return Batch(self.x.to(device), self.y.to(device), self.loss_scale)
+        return Batch(self.x.to(device), self.y.to(device), self.loss_weight)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +142,7 @@ def rewind(steps: int, reason: str, stage: str = "", evidence: Mapping[str, floa
     return Verdict(Action.REWIND, steps, reason, stage, evidence or {})
 
 
-def worst(verdicts: Iterable[Verdict]) -> Verdict:
+def most_severe(verdicts: Iterable[Verdict]) -> Verdict:
     """The most severe of several verdicts; the first to speak wins among equals; COMMIT when nobody speaks."""
     return max(verdicts, key=lambda v: (v.action, v.steps), default=COMMIT)
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from taster.core.functional_model import BatchNormMode, Functional
-from taster.core.snapshots import History
+from taster.core.functional_model import BatchNormMode, FunctionalModel
+from taster.core.snapshots import SnapshotBuffer
 from taster.core.types import Tensors
-from taster.errors import HistoryError, StaleViewError
+from taster.errors import SnapshotError, StaleViewError
 
 
 class View:
@@ -26,12 +26,12 @@ class View:
 
     def __init__(
         self,
-        functional: Callable[[], Functional],
+        functional: Callable[[], FunctionalModel],
         params: Mapping[str, Tensor],
         buffers: Mapping[str, Tensor],
         *,
         step: int,
-        history: History | None = None,
+        history: SnapshotBuffer | None = None,
         moment: object | None = None,
         current: Callable[[], bool] = lambda: True,
     ) -> None:
@@ -66,46 +66,46 @@ class View:
         return self._copied_buffers
 
     @property
-    def past(self) -> tuple[int, ...]:
+    def snapshot_steps(self) -> tuple[int, ...]:
         """The steps whose snapshots `at` can show, oldest first."""
         return () if self._history is None else self._history.steps
 
     @property
-    def pinned(self) -> tuple[str, ...]:
+    def labels(self) -> tuple[str, ...]:
         """The labels of the snapshots that are kept for good and that `at` can show."""
-        return () if self._history is None else self._history.pinned
+        return () if self._history is None else self._history.labels
 
-    def at(self, moment: int | str) -> View:
+    def at(self, step_or_label: int | str) -> View:
         """The learner as it was before an earlier step, or at a labelled snapshot.
 
         Raises:
             HistoryError: when the learner keeps no history, or not of that moment.
         """
-        history = History(capacity=0) if self._history is None else self._history
-        snapshot = history.at(moment)
+        history = SnapshotBuffer(capacity=0) if self._history is None else self._history
+        snapshot = history.at(step_or_label)
         # Snapshots may lie elsewhere, on the CPU say; the past is computed where the present is.
         params = {name: tensor.to(self._params[name].device) for name, tensor in snapshot.params.items()}
         buffers = {name: tensor.to(self._buffers[name].device) for name, tensor in snapshot.buffers.items()}
         return View(self._functional, params, buffers, step=snapshot.step, history=self._history)
 
-    def earlier(self, moment: int | str) -> View:
+    def steps_ago(self, step_or_label: int | str) -> View:
         """The learner at a labelled snapshot, or so many steps ago: at the nearest kept that is no younger, or else at
         the oldest there is; before the first was taken, as it is now.
 
         Raises:
             HistoryError: when the learner keeps no history, or has no such label.
         """
-        if isinstance(moment, str):
-            return self.at(moment)
-        if not self.past and self._history is not None and self._history.capacity:
+        if isinstance(step_or_label, str):
+            return self.at(step_or_label)
+        if not self.snapshot_steps and self._history is not None and self._history.capacity:
             return self
-        if not self.past:
-            raise HistoryError(
-                f"wanted a model of {moment} steps ago, the learner keeps none; give it a History "
+        if not self.snapshot_steps:
+            raise SnapshotError(
+                f"wanted a model of {step_or_label} steps ago, the learner keeps none; give it a History "
                 "(in a recipe: history.capacity)"
             )
-        wanted = self.step - moment
-        return self.at(max((step for step in self.past if step <= wanted), default=self.past[0]))
+        wanted = self.step - step_or_label
+        return self.at(max((step for step in self.snapshot_steps if step <= wanted), default=self.snapshot_steps[0]))
 
     def forward(
         self, x: Tensor, *, params: Mapping[str, Tensor] | None = None, batch_norm: BatchNormMode = "eval"
@@ -128,7 +128,7 @@ class View:
         return self._functional().loss(*self._state(params), x, y, batch_norm=batch_norm)
 
     @property
-    def functional(self) -> Functional:
+    def functional_model(self) -> FunctionalModel:
         """The model as a pure function, which computes with whatever parameters and buffers it is given."""
         return self._functional()
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 
-from taster.core.guard import Admitted, Guard, Renewable
+from taster.core.guard import ScreenedBatch, Guard, UsesTrustedData
 from taster.core.types import Batch
 from taster.core.view import View
 from taster.scores.base import Score
@@ -55,12 +55,12 @@ class BetterHalf:
         self._score = score
         self._least = least
 
-    def renew(self, probe: Batch) -> None:
+    def set_trusted_data(self, probe: Batch) -> None:
         """Passes other trusted samples on, where the score wants any."""
-        if isinstance(self._score, Renewable):
-            self._score.renew(probe.select(slice(_ASKED)))
+        if isinstance(self._score, UsesTrustedData):
+            self._score.set_trusted_data(probe.select(slice(_ASKED)))
 
-    def __call__(self, admitted: Admitted[Batch], view: View) -> Admitted[Batch]:
+    def __call__(self, admitted: ScreenedBatch[Batch], view: View) -> ScreenedBatch[Batch]:
         """The other half; of clients' updates nothing, as it takes samples to have a loss."""
         count = len(admitted.batch)
         if not isinstance(admitted.batch, Batch) or count // 2 < self._least:

@@ -172,7 +172,7 @@ class Derivatives:
         return {name: _channels_last(tensor) for name, tensor in tensors.items()} if self.way.channels_last else tensors
 
     def _laid_out_batch(self, batch: Batch) -> Batch:
-        return Batch(_channels_last(batch.x), batch.y, batch.loss_scale) if self.way.channels_last else batch
+        return Batch(_channels_last(batch.x), batch.y, batch.loss_weight) if self.way.channels_last else batch
 
 
 def agreement(found: Tensor | Tensors, truth: Tensor | Tensors) -> float:
@@ -190,7 +190,7 @@ def _channels_last(tensor: Tensor) -> Tensor:
 
 
 def _few(batch: Batch) -> Batch:
-    return Batch(batch.x[:_CHECKED_ON], batch.y[:_CHECKED_ON], batch.loss_scale)
+    return Batch(batch.x[:_CHECKED_ON], batch.y[:_CHECKED_ON], batch.loss_weight)
 
 
 def _parts(found: Tensor | Tensors) -> list[Tensor]:

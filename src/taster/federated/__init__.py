@@ -1,6 +1,6 @@
 """Client updates and their aggregation; a round is one `taster.core.step.guarded_step` over `Updates`."""
 
-from taster.federated.aggregation import Aggregate, Rule, Situated, aggregated, flatten, mean, unflatten
+from taster.federated.aggregation import Aggregate, Rule, Situated, aggregated, flatten, mean, as_gradient
 from taster.federated.aggregators.aggregator import Aggregator
 from taster.federated.aggregators.coordinate_wise import coordinate_median, trimmed_mean
 from taster.federated.aggregators.fltrust import fltrust
@@ -61,7 +61,7 @@ __all__ = [
     "receive",
     "single_shares",
     "trimmed_mean",
-    "unflatten",
+    "as_gradient",
     "update_clipping",
     "vetted",
     "weighted_mean",

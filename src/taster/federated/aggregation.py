@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from taster.client_gradients import renewed
-from taster.core.guard import Admitted
+from taster.core.guard import ScreenedBatch
 from taster.core.learner import Learner
-from taster.core.param_vectors import flatten, floating_buffers, trainable, unflattened
-from taster.core.step import Reduce
+from taster.core.param_vectors import flatten, floating_buffers, trainable_parameters, unflatten
+from taster.core.step import GradientFn
 from taster.core.types import Tensors, Updates
 from taster.core.view import View
 from taster.federated.client_updates import ClientUpdates
@@ -38,7 +38,7 @@ def mean(values: Tensor, weights: Tensor) -> Tensor:
     return (weights / weights.sum()) @ values
 
 
-def aggregated(rule: Rule) -> Reduce[Updates]:
+def aggregated(rule: Rule) -> GradientFn[Updates]:
     """Federated learning's `reduce` for `guarded_step`: the clients' updates, aggregated, as the gradient.
 
     Weights that screens set multiply the ones that clients claim. Batch-norm statistics that clients bring along are
@@ -46,7 +46,7 @@ def aggregated(rule: Rule) -> Reduce[Updates]:
     become the model's: their weighted mean where the rule is the mean, else their median, coordinate by coordinate.
     """
 
-    def reduce(admitted: Admitted[Updates], learner: Learner) -> tuple[Tensors, None]:
+    def reduce(admitted: ScreenedBatch[Updates], learner: Learner) -> tuple[Tensors, None]:
         updates = admitted.batch
         weights = updates.weights if admitted.weights is None else updates.weights * admitted.weights
         aggregate = rule.at(learner.view()) if isinstance(rule, Situated) else rule
@@ -55,7 +55,7 @@ def aggregated(rule: Rule) -> Reduce[Updates]:
             _record(updates.statistics, learner)
         if isinstance(updates, ClientUpdates) and updates.buffers is not None:
             _renew(mean(updates.buffers, weights) if _plain(rule) else _median(updates.buffers), learner)
-        return unflatten(update, learner), None
+        return as_gradient(update, learner), None
 
     return reduce
 
@@ -65,14 +65,14 @@ def _plain(rule: Rule) -> bool:
     return rule is mean or (getattr(rule, "name", "") == "mean" and not getattr(rule, "before", ()))
 
 
-def unflatten(vector: Tensor, learner: Learner) -> Tensors:
+def as_gradient(vector: Tensor, learner: Learner) -> Tensors:
     """A vector [d] as a gradient of the learner's trainable parameters, in their order."""
-    return unflattened(vector, trainable(learner.model))
+    return unflatten(vector, trainable_parameters(learner.model))
 
 
 def _record(statistics: Tensor, learner: Learner) -> None:
     view = learner.view()
-    new = renewed(view.buffers, view.functional.layers, statistics)
+    new = renewed(view.buffers, view.functional_model.layers, statistics)
     with torch.no_grad():
         for name, buffer in learner.model.named_buffers():
             buffer.copy_(new[name])
@@ -87,8 +87,8 @@ def _renew(buffers: Tensor, learner: Learner) -> None:
     """Writes merged buffers [b] into the model; those of whole numbers stay as they are."""
     own = floating_buffers(learner.model)
     with torch.no_grad():
-        for name, value in unflattened(buffers, own).items():
+        for name, value in unflatten(buffers, own).items():
             own[name].copy_(value)
 
 
-__all__ = ["Aggregate", "Rule", "Situated", "aggregated", "flatten", "mean", "unflatten"]
+__all__ = ["Aggregate", "Rule", "Situated", "aggregated", "flatten", "mean", "as_gradient"]

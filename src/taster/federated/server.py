@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from taster.core.learner import Learner
-from taster.core.param_vectors import trainable
+from taster.core.param_vectors import trainable_parameters
 from taster.core.step import guarded_step
 from taster.core.types import StepRecord
 from taster.federated.aggregation import Rule, aggregated, mean
@@ -49,11 +49,11 @@ class Server:
     @property
     def size(self) -> int:
         """d: how many numbers an update has."""
-        return sum(p.numel() for p in trainable(self.learner.model).values())
+        return sum(p.numel() for p in trainable_parameters(self.learner.model).values())
 
     def receive(self, replies: Iterable[Reply], invited: Sequence[str]) -> Round:
         """A round from what came of the clients that were asked."""
-        first = next(iter(trainable(self.learner.model).values()))
+        first = next(iter(trainable_parameters(self.learner.model).values()))
         return self._step(receive(replies, invited, first.new_empty(self.size), self.heaviest))
 
     def step(self, updates: ClientUpdates) -> Round:
@@ -62,5 +62,5 @@ class Server:
 
     def _step(self, updates: ClientUpdates) -> Round:
         record = guarded_step(self.learner, updates, self.learner.guard, aggregated(self.rule))
-        self.learner.account(record, updates)
+        self.learner._record_outcome(record, updates)
         return Round(record, updates.faults)

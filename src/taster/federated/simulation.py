@@ -68,4 +68,4 @@ class Simulation:
         own = self.campaign.poison(batch.select(mine), self.server.learner.view(), phase)
         x, y = batch.x.clone(), batch.y.clone()
         x[mine], y[mine] = own.x, own.y
-        return Batch(x, y), own.loss_scale
+        return Batch(x, y), own.loss_weight

@@ -9,10 +9,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from taster.core.guard import Admitted, Guard
+from taster.core.guard import ScreenedBatch, Guard
 from taster.core.learner import Learner
 from taster.core.losses import Loss
-from taster.core.snapshots import History
+from taster.core.snapshots import SnapshotBuffer
 from taster.core.step import guarded_step
 from taster.core.types import Batch, StepRecord, Tensors
 from taster.errors import BatchError, GuardError, ModelError
@@ -33,7 +33,7 @@ class GuardCallback(Callback):
             correct samples, not weight them.
         loss: of (output, y), for stages that compute losses of their own.
         samples: what a batch of the data loader is, as (x, y); by default its two parts.
-        input_range, history, on_verdict: as in `taster.Learner`; the guard sees a model through its `forward`.
+        input_range, history, on_refusal: as in `taster.Learner`; the guard sees a model through its `forward`.
 
     Attributes:
         records: of the last fit.
@@ -50,14 +50,14 @@ class GuardCallback(Callback):
         *,
         samples: Callable[[Any], tuple[Tensor, Tensor]] | None = None,
         input_range: tuple[float, float] | None = (0.0, 1.0),
-        history: History | None = None,
-        on_verdict: Callable[[StepRecord, Any], None] | None = None,
+        history: SnapshotBuffer | None = None,
+        on_refusal: Callable[[StepRecord, Any], None] | None = None,
     ) -> None:
         self.guard = guard
         self.records: list[StepRecord] = []
         self._loss = loss
         self._samples = samples
-        self._options: dict[str, Any] = {"input_range": input_range, "history": history, "on_verdict": on_verdict}
+        self._options: dict[str, Any] = {"input_range": input_range, "history": history, "on_refusal": on_refusal}
         self._learner: Learner | None = None
         self._batch: Any = None
         self._loaded: dict[str, Any] | None = None
@@ -86,7 +86,7 @@ class GuardCallback(Callback):
             raise GuardError(f"this module cannot be guarded: {error}") from error
         self.records = []
         if self._loaded is not None:
-            learner.take_up(self._loaded)
+            learner.load_guard_state_dict(self._loaded)
             self._loaded = None
         own_step = optimizer.step
         inside = False
@@ -125,11 +125,11 @@ class GuardCallback(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """That of the guard and the history, and the count of steps."""
-        return {} if self._learner is None else self._learner.own_state()
+        return {} if self._learner is None else self._learner.guard_state_dict()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Where a checkpoint is asked for in the middle of a step, by a signal say, it is of the state before it."""
-        if self._learner is not None and self._learner.unsettled:
+        if self._learner is not None and self._learner.in_transaction:
             state = self._learner.state_dict()
             checkpoint["state_dict"], checkpoint["optimizer_states"] = state["model"], [state["optimizer"]]
 
@@ -140,7 +140,7 @@ class GuardCallback(Callback):
     def _step(self, learner: Learner, closure: Callable[[], Any]) -> tuple[Any, StepRecord]:
         item, result, called = self._item(), None, False
 
-        def reduce(admitted: Admitted[Batch], learner: Learner) -> tuple[Tensors, float | None]:
+        def reduce(admitted: ScreenedBatch[Batch], learner: Learner) -> tuple[Tensors, float | None]:
             nonlocal result, called
             called = True
             self._admit(admitted, item)
@@ -150,12 +150,12 @@ class GuardCallback(Callback):
                 None if result is None else float(result)
             )
 
-        learner.check(item)
+        learner.validate_batch(item)
         record = guarded_step(learner, item, learner.guard, reduce)
         if not called:
             with learner.transaction():  # left unsettled, it undoes itself: Lightning wants the closure to be called
                 result = closure()
-        learner.account(record, item)
+        learner._record_outcome(record, item)
         return result, record
 
     def _item(self) -> Batch:
@@ -167,7 +167,7 @@ class GuardCallback(Callback):
             )
         return Batch(*parts)
 
-    def _admit(self, admitted: Admitted[Batch], item: Batch) -> None:
+    def _admit(self, admitted: ScreenedBatch[Batch], item: Batch) -> None:
         """Puts what the screens have let through where the module will find it."""
         if admitted.weights is not None:
             raise GuardError(

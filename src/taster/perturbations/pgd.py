@@ -15,7 +15,7 @@ Norm = Literal["linf", "l2"]
 
 
 @dataclass(frozen=True)
-class Ball:
+class LpBall:
     """All samples within a distance of a clean one, and within the range of the data.
 
     Attributes:
@@ -79,7 +79,7 @@ class Ball:
 def pgd(
     gradient: Callable[[Tensor], Tensor],
     clean: Tensor,
-    ball: Ball,
+    ball: LpBall,
     *,
     steps: int,
     step_size: float,
@@ -117,7 +117,7 @@ def pgd(
 def selective_pgd(
     gradient: Callable[[Tensor, Tensor], tuple[Tensor, Tensor] | None],
     clean: Tensor,
-    ball: Ball,
+    ball: LpBall,
     chosen: Tensor,
     *,
     steps: int,

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from taster.core.guard import Renewable, Stateful
+from taster.core.guard import UsesTrustedData, Stateful
 from taster.core.types import Batch, StepRecord
 from taster.core.view import View
 from taster.errors import GuardError
@@ -84,7 +84,7 @@ class CleanQuantile:
         if self._value is None or (record.step + 1) % self._every == 0:
             self._value = self._estimate(view)
 
-    def renew(self, probe: Batch) -> None:
+    def set_trusted_data(self, probe: Batch) -> None:
         """Takes up other clean samples."""
         self._clean, self._value = probe, None
 
@@ -133,11 +133,11 @@ class Thresholded:
         for part in self._parts().values():
             part.observe(record, view)
 
-    def renew(self, probe: Batch) -> None:
+    def set_trusted_data(self, probe: Batch) -> None:
         """Passes other clean samples on, half to each where score and threshold both want some."""
-        parts = [part for part in (self.score, self.threshold) if isinstance(part, Renewable)]
+        parts = [part for part in (self.score, self.threshold) if isinstance(part, UsesTrustedData)]
         for part, clean in zip(parts, halves(probe) if len(parts) == 2 else (probe,), strict=False):
-            part.renew(clean)
+            part.set_trusted_data(clean)
 
     def state_dict(self) -> dict[str, Any]:
         """That of score and threshold, where they keep any."""

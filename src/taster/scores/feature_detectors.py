@@ -89,7 +89,7 @@ class Detector:
         if self._fitted is None or (record.step + 1) % self._every == 0:
             self.fit(view)
 
-    def renew(self, probe: Batch) -> None:
+    def set_trusted_data(self, probe: Batch) -> None:
         """Takes up other clean samples."""
         self._clean = probe
         self._features = self._fitted = self._fresh = None

@@ -56,7 +56,7 @@ class Influence:
         if self._direction is None or (record.step + 1) % self._every == 0:
             self._direction = self._look(view)
 
-    def renew(self, probe: Batch) -> None:
+    def set_trusted_data(self, probe: Batch) -> None:
         """Takes up other trusted samples."""
         self._probe, self._direction = probe, None
 

@@ -44,8 +44,8 @@ class MemorizationDiscrepancy:
 
     def of(self, x: Tensor, view: View) -> Tensor:
         """[n], differentiable in the samples x [n, ...]."""
-        subject = view if self.subject is None else view.earlier(self.subject)
-        return self.between(view.earlier(self.against).forward(x), subject.forward(x))
+        subject = view if self.subject is None else view.steps_ago(self.subject)
+        return self.between(view.steps_ago(self.against).forward(x), subject.forward(x))
 
     def between(self, past: Tensor, present: Tensor) -> Tensor:
         """The same from the two models' logits, [n, classes] each."""

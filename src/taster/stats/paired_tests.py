@@ -8,7 +8,7 @@ from scipy.stats import binom, t
 from torch import Tensor
 
 
-def accuracy_fell(before: Tensor, after: Tensor, tolerance: float = 0.0) -> float:
+def mcnemar_pvalue(before: Tensor, after: Tensor, tolerance: float = 0.0) -> float:
     """The p-value of "accuracy falls by no more than the tolerance".
 
     Of m samples that one model has right and the other wrong, as many are lost as gained where accuracy stays the same;

@@ -26,10 +26,10 @@ from taster.attacks import (
     sign_flip,
 )
 from taster.attacks.online_attack import Budget
-from taster.core.param_vectors import trainable
+from taster.core.param_vectors import trainable_parameters
 from taster.errors import AttackError
 from taster.integrations.flower import Colluders, Form, GuardedStrategy, colluding, malicious, model_arrays, poisoned
-from taster.perturbations.pgd import Ball
+from taster.perturbations.pgd import LpBall
 
 
 def rows(mods: Any = None, nodes: int = 3, rounds: int = 1) -> list[torch.Tensor]:
@@ -103,7 +103,7 @@ def test_an_attack_on_samples_is_what_the_client_learns() -> None:
 
 
 def test_the_factor_of_an_attack_on_samples_is_on_the_update() -> None:
-    budget = Budget(Ball("linf", 0.0), loss_scale=5.0)
+    budget = Budget(LpBall("linf", 0.0), loss_scale=5.0)
 
     def attack(draws: torch.Generator) -> Campaign:
         return Campaign(budget, accumulate=lambda clean, view: type(clean)(clean.x, clean.y, 5.0))
@@ -194,7 +194,7 @@ def test_attacks_that_a_client_can_do_alone_say_so() -> None:
 
 def test_an_update_put_into_weights_comes_out_again() -> None:
     model = TinyNet()
-    size = sum(p.numel() for p in trainable(model).values())
+    size = sum(p.numel() for p in trainable_parameters(model).values())
     row = torch.randn(size, generator=torch.Generator().manual_seed(0))
     for form in (Form(unit=0.5), Form("updates")):
         arrays = form.replaced(model_arrays(model), row, model)

@@ -19,7 +19,7 @@ from tests.integrations.flower.nodes import Nodes, honest, learned
 from torch.nn.functional import cross_entropy
 
 import taster
-from taster import Change, Guard, History, Learner, Verdict, reject, rewind
+from taster import CandidateUpdate, Guard, SnapshotBuffer, Learner, Verdict, reject, rewind
 from taster.core.types import COMMIT
 from taster.errors import BatchError, CheckpointError, ExtraError, ModelError
 from taster.federated import Rule, Server, krum, mean, update_clipping
@@ -149,18 +149,18 @@ def test_a_round_without_any_answer_changes_nothing() -> None:
 class Says:
     """A gate that says what it is told to, call by call."""
 
-    rewinds = 2
+    max_rewind = 2
 
     def __init__(self, *verdicts: Verdict) -> None:
         self.verdicts = list(verdicts)
 
-    def __call__(self, change: Change) -> Verdict:
+    def __call__(self, change: CandidateUpdate) -> Verdict:
         return self.verdicts[change.step] if change.step < len(self.verdicts) else COMMIT
 
 
 def test_what_the_guard_refuses_or_rewinds_is_not_what_clients_are_sent() -> None:
     gate = Says(COMMIT, COMMIT, reject("bad"), rewind(2, "worse"), COMMIT)
-    strategy = GuardedStrategy(server(Guard(gates=[gate]), history=History(capacity=8)))
+    strategy = GuardedStrategy(server(Guard(gates=[gate]), history=SnapshotBuffer(capacity=8)))
     nodes = Nodes({1: honest(), 2: honest()})
     result = strategy.start(nodes, num_rounds=5)
     sent = [m.content["arrays"] for m in nodes.got if m.metadata.dst_node_id == 1 and "arrays" in m.content]

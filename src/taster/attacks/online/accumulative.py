@@ -20,7 +20,7 @@ from taster.core.view import View
 from taster.derivatives import Derivatives, Normalise
 from taster.errors import AttackError, SettingError
 from taster.perturbations.objectives import ObjectiveName
-from taster.perturbations.pgd import Ball, Norm
+from taster.perturbations.pgd import LpBall, Norm
 from taster.utils.settings import checked, faults, settings_model
 
 Trigger = Literal["clean", "fixed", "recrafted", "optimised"]
@@ -112,7 +112,7 @@ def accumulative(
 
     Source: Pang et al. 2021, Algorithm 1 and Eq. 9.
     """
-    budget = Budget(Ball(norm, epsilon), ratio, loss_scale)
+    budget = Budget(LpBall(norm, epsilon), ratio, loss_scale)
     crafting = Crafting(
         budget,
         pgd_steps,

@@ -15,7 +15,7 @@ from taster.core.functional_model import BatchNormMode
 from taster.core.types import Batch
 from taster.core.view import View
 from taster.derivatives import Derivatives
-from taster.perturbations.pgd import Ball, Norm
+from taster.perturbations.pgd import LpBall, Norm
 from taster.utils.settings import checked
 
 
@@ -80,7 +80,7 @@ def direct_gradient(
 
     Source: Yang et al. 2017, Algorithm 1 ("direct gradient method").
     """
-    budget = Budget(Ball(norm, epsilon), ratio, labels=True)
+    budget = Budget(LpBall(norm, epsilon), ratio, labels=True)
     begin = Start(budget, validation, generator, start, target, source, group_size)
     computing = Derivatives(UNROLLED) if gradient == "exact" else derivatives or Derivatives()
     forming = Forming()

@@ -19,7 +19,7 @@ from taster.core.functional_model import BatchNormMode
 from taster.core.types import Batch
 from taster.core.view import View
 from taster.derivatives import Derivatives
-from taster.perturbations.pgd import Ball, Norm
+from taster.perturbations.pgd import LpBall, Norm
 from taster.utils.settings import checked
 
 Policy = Literal["normal_data", "unrolled"]
@@ -95,7 +95,7 @@ def generative(
 
     Source: Yang et al. 2017, Algorithm 2 ("generative method").
     """
-    budget = Budget(Ball(norm, epsilon), ratio, labels=True)
+    budget = Budget(LpBall(norm, epsilon), ratio, labels=True)
     begin = Start(budget, validation, generator, start, target, source, group_size)
     forming, computing = Forming(), Derivatives(UNROLLED)
     trained: list[Autoencoder] = []

@@ -104,7 +104,7 @@ def guard_aware(
 
     def candidates(clean: Batch, poisoned: Batch) -> list[Batch]:
         made = [
-            Batch(clean.x + share * (poisoned.x - clean.x), clean.y, poisoned.loss_scale)
+            Batch(clean.x + share * (poisoned.x - clean.x), clean.y, poisoned.loss_weight)
             for share in sorted(shares, reverse=True)
         ]
         return [inner.budget.enforce(batch, clean) for batch in made]

@@ -11,7 +11,7 @@ from taster.attacks.labels import wrong_labels
 from taster.attacks.online_attack import Budget, Campaign
 from taster.core.types import Batch
 from taster.core.view import View
-from taster.perturbations.pgd import Ball
+from taster.perturbations.pgd import LpBall
 from taster.utils.settings import checked
 
 
@@ -38,7 +38,7 @@ def label_flip(
 
     Source: Biggio et al. 2011; the targeted form Tolpegin et al. 2020.
     """
-    budget = Budget(Ball("linf", 0.0), ratio, labels=True)
+    budget = Budget(LpBall("linf", 0.0), ratio, labels=True)
 
     def attack(clean: Batch, view: View) -> Batch:
         chosen = budget.choose(len(clean), generator).to(clean.y.device)

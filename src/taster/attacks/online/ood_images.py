@@ -14,7 +14,7 @@ from taster.attacks.online_attack import Budget, Campaign
 from taster.core.types import Batch
 from taster.core.view import View
 from taster.data import Images, as_batch, load_images
-from taster.perturbations.pgd import Ball
+from taster.perturbations.pgd import LpBall
 from taster.utils.settings import checked
 
 
@@ -44,7 +44,7 @@ def foreign_images(
 
     Source: the out-of-distribution samples of Zhu et al. 2023, Fig. 5.
     """
-    budget = Budget(Ball("linf", 1.0), ratio)
+    budget = Budget(LpBall("linf", 1.0), ratio)
     images = _images(source, config, image, label)
 
     def attack(clean: Batch, view: View) -> Batch:

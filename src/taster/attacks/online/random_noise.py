@@ -10,7 +10,7 @@ from pydantic import Field
 from taster.attacks.online_attack import Budget, Campaign
 from taster.core.types import Batch
 from taster.core.view import View
-from taster.perturbations.pgd import Ball, Norm
+from taster.perturbations.pgd import LpBall, Norm
 from taster.utils.settings import checked
 
 
@@ -32,7 +32,7 @@ def random_noise(
 
     Source: control of Pang et al. 2021, Fig. 2.
     """
-    budget = Budget(Ball(norm, epsilon), ratio)
+    budget = Budget(LpBall(norm, epsilon), ratio)
 
     def attack(clean: Batch, view: View) -> Batch:
         x = clean.x.clone()

@@ -15,7 +15,7 @@ from taster.core.types import Batch
 from taster.core.view import View
 from taster.derivatives import Derivatives, Normalise
 from taster.perturbations.objectives import ObjectiveName
-from taster.perturbations.pgd import Ball, Norm
+from taster.perturbations.pgd import LpBall, Norm
 from taster.utils.settings import checked
 
 
@@ -79,7 +79,7 @@ def vanilla_trigger(
 
     Source: Pang et al. 2021, Eq. 6 ("poisoned trigger").
     """
-    budget = Budget(Ball(norm, epsilon), ratio, loss_scale)
+    budget = Budget(LpBall(norm, epsilon), ratio, loss_scale)
     draw = of_class(validation, victim_class)
     crafting = Crafting(
         budget,

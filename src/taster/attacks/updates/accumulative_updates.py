@@ -14,7 +14,7 @@ from taster.attacks.update_attack import Collusion, UpdateBudget, UpdateCampaign
 from taster.attacks.updates.recovered_offset import recovered_offset, spread_out
 from taster.client_gradients import ClientGradients
 from taster.core.functional_model import BatchNormMode
-from taster.core.param_vectors import flatten, unflattened
+from taster.core.param_vectors import flatten, unflatten
 from taster.core.types import Batch
 from taster.core.view import View
 from taster.derivatives import Derivatives, LossAt, Normalise, normalised
@@ -146,7 +146,7 @@ class AccumulativeUpdates:
         if self.mode == "clean":
             towards = self.derivatives.accumulation_direction(loss, params, s_val, self.trigger, self.normalise)
         else:
-            mean = unflattened(self._trigger_updates(collusion, view).mean(0), params)
+            mean = unflatten(self._trigger_updates(collusion, view).mean(0), params)
             own = self.derivatives.gradient(loss, params, s_val)
             along = pull(own, normalised(mean, self.normalise), self.normalise)
             towards = self.derivatives.hessian_vector_product(loss, params, s_val, along)

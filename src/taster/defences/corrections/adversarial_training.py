@@ -8,7 +8,7 @@ from pydantic import Field
 
 from taster.core.guard import Guard
 from taster.defences.corrections.correction import Correction, Descent
-from taster.perturbations.pgd import Ball, Norm
+from taster.perturbations.pgd import LpBall, Norm
 from taster.utils.settings import checked
 
 
@@ -32,4 +32,4 @@ def adversarial_training(
 
     Source: Tao et al. 2021; as "AT" in Zhu et al. 2023, Table 1, whose code's constants are the defaults.
     """
-    return Guard(screens=[Correction("adversarial_training", Descent(Ball(norm, epsilon), steps, step_size))])
+    return Guard(screens=[Correction("adversarial_training", Descent(LpBall(norm, epsilon), steps, step_size))])

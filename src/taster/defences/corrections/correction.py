@@ -9,11 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from taster.core.guard import Admitted
+from taster.core.guard import ScreenedBatch
 from taster.core.types import Batch
 from taster.core.view import View
 from taster.perturbations.objectives import SampleLoss, plain
-from taster.perturbations.pgd import Ball, selective_pgd
+from taster.perturbations.pgd import LpBall, selective_pgd
 from taster.scores.base import Score, Threshold, Thresholded
 from taster.scores.memorization_discrepancy import MemorizationDiscrepancy
 
@@ -37,7 +37,7 @@ class Descent:
         loss: L.
     """
 
-    ball: Ball
+    ball: LpBall
     steps: int
     step_size: float
     loss: SampleLoss = plain
@@ -90,7 +90,7 @@ class Correction:
         self.descent = descent
         self.patience = patience
 
-    def __call__(self, admitted: Admitted[Batch], view: View) -> Admitted[Batch]:
+    def __call__(self, admitted: ScreenedBatch[Batch], view: View) -> ScreenedBatch[Batch]:
         """Samples of lower loss."""
         batch = admitted.batch
         everything = torch.arange(len(batch), device=batch.x.device)
@@ -132,7 +132,7 @@ class SelectiveCorrection(Thresholded):
         self.descent = descent
         self.granularity = granularity
 
-    def __call__(self, admitted: Admitted[Batch], view: View) -> Admitted[Batch]:
+    def __call__(self, admitted: ScreenedBatch[Batch], view: View) -> ScreenedBatch[Batch]:
         """The batch with suspicious samples moved."""
         batch, scores, bound = admitted.batch, self._scores(view), self.threshold(view)
 
@@ -148,7 +148,7 @@ class SelectiveCorrection(Thresholded):
         if not isinstance(score, MemorizationDiscrepancy) or score.subject is not None:
             return lambda samples, _: score(samples, view)
         # The model's own logits are there already: half the passes.
-        past = view.earlier(score.against)
+        past = view.steps_ago(score.against)
         return lambda samples, logits: score.between(past.forward(samples.x), logits)
 
     def _above(self, scores: Tensor, bound: float) -> Tensor:
@@ -157,7 +157,7 @@ class SelectiveCorrection(Thresholded):
         return ~(scores <= bound)  # what is not a number is suspicious
 
 
-def corrected(admitted: Admitted[Batch], x: Tensor) -> Admitted[Batch]:
+def corrected(admitted: ScreenedBatch[Batch], x: Tensor) -> ScreenedBatch[Batch]:
     """The batch with these samples, those that differ marked."""
     batch = admitted.batch
-    return admitted.correct(Batch(x, batch.y, batch.loss_scale), (x != batch.x).flatten(1).any(1))
+    return admitted.correct(Batch(x, batch.y, batch.loss_weight), (x != batch.x).flatten(1).any(1))

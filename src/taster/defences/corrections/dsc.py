@@ -10,7 +10,7 @@ from pydantic import Field
 from taster.core.guard import Guard
 from taster.core.types import Batch
 from taster.defences.corrections.correction import Descent, Granularity, SelectiveCorrection
-from taster.perturbations.pgd import Ball, Norm
+from taster.perturbations.pgd import LpBall, Norm
 from taster.scores.base import threshold_of
 from taster.scores.memorization_discrepancy import Divergence, MemorizationDiscrepancy
 from taster.utils.settings import checked
@@ -55,5 +55,5 @@ def dsc(
     """
     score = MemorizationDiscrepancy(against, divergence)
     bound = threshold_of(score, probe, threshold, growth, quantile, every)
-    descent = Descent(Ball(norm, epsilon), steps, step_size)
+    descent = Descent(LpBall(norm, epsilon), steps, step_size)
     return Guard(screens=[SelectiveCorrection("dsc", descent, score, bound, granularity)])

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from taster.core.guard import Guard
 from taster.defences.corrections.correction import Correction, Descent
-from taster.perturbations.pgd import Ball, Norm
+from taster.perturbations.pgd import LpBall, Norm
 from taster.utils.settings import checked
 
 
@@ -38,4 +38,4 @@ def fat(
     Source: Zhang et al. 2020 ("Attacks which do not kill training make adversarial learning stronger"), Algorithm 1; as
         a correction in Zhu et al. 2023, Table 10.
     """
-    return Guard(screens=[Correction("fat", Descent(Ball(norm, epsilon), steps, step_size), patience)])
+    return Guard(screens=[Correction("fat", Descent(LpBall(norm, epsilon), steps, step_size), patience)])

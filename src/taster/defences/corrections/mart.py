@@ -9,7 +9,7 @@ from pydantic import Field
 from taster.core.guard import Guard
 from taster.defences.corrections.correction import Correction, Descent
 from taster.perturbations.objectives import mart_loss
-from taster.perturbations.pgd import Ball, Norm
+from taster.perturbations.pgd import LpBall, Norm
 from taster.utils.settings import checked
 
 
@@ -37,4 +37,4 @@ def mart(
 
     Source: Wang et al. 2020, Eq. 10; as a correction in Zhu et al. 2023, Table 10.
     """
-    return Guard(screens=[Correction("mart", Descent(Ball(norm, epsilon), steps, step_size, mart_loss(weight)))])
+    return Guard(screens=[Correction("mart", Descent(LpBall(norm, epsilon), steps, step_size, mart_loss(weight)))])

@@ -10,7 +10,7 @@ from torch import Tensor
 from taster.core.guard import Guard
 from taster.defences.corrections.correction import Correction, Descent
 from taster.perturbations.objectives import margin
-from taster.perturbations.pgd import Ball, Norm
+from taster.perturbations.pgd import LpBall, Norm
 from taster.utils.settings import checked
 
 
@@ -42,4 +42,4 @@ def mma(
 
     Source: Ding et al. 2020, Section 2.3; as a correction in Zhu et al. 2023, Table 10.
     """
-    return Guard(screens=[Correction("mma", Descent(Ball(norm, epsilon), steps, step_size, _margin))])
+    return Guard(screens=[Correction("mma", Descent(LpBall(norm, epsilon), steps, step_size, _margin))])

@@ -9,7 +9,7 @@ from pydantic import Field
 from taster.core.guard import Guard
 from taster.defences.corrections.correction import Correction, Descent
 from taster.perturbations.objectives import trades_loss
-from taster.perturbations.pgd import Ball, Norm
+from taster.perturbations.pgd import LpBall, Norm
 from taster.utils.settings import checked
 
 
@@ -39,4 +39,4 @@ def trades(
 
     Source: Zhang et al. 2019, Eq. 5; as a correction in Zhu et al. 2023, Table 10.
     """
-    return Guard(screens=[Correction("trades", Descent(Ball(norm, epsilon), steps, step_size, trades_loss(weight)))])
+    return Guard(screens=[Correction("trades", Descent(LpBall(norm, epsilon), steps, step_size, trades_loss(weight)))])

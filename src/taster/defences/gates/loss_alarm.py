@@ -9,12 +9,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from taster.core.guard import Change, Guard
+from taster.core.guard import CandidateUpdate, Guard
 from taster.core.types import COMMIT, Batch, StepRecord, Verdict, reject, rewind
 from taster.core.view import View
 from taster.defences.rows import check_rows
 from taster.errors import GuardError
-from taster.stats.paired_tests import accuracy_fell
+from taster.stats.paired_tests import mcnemar_pvalue
 from taster.utils.settings import checked
 
 Datum = Literal["batch", "sample"]
@@ -46,7 +46,7 @@ def loss_alarm(
             it is not          all clear, R_w ← 0; the update is committed
 
     As printed, the alarm ends the learning: every later update is refused until the owner has looked, and has given the
-    guard a probe anew (`Guard.renew`), which clears alarm and warnings. Abnormal is an accuracy for which McNemar's
+    guard a probe anew (`Guard.set_trusted_data`), which clears alarm and warnings. Abnormal is an accuracy for which McNemar's
     paired test (`taster.stats.paired_tests`) says, that it has fallen by more than the tolerance below the best that was found at
     the start or at a clear. Poison committed while warnings were counted stays, unless `back` reaches it; where a
     single poisoned sample is enough, W_th has to be 0.
@@ -123,7 +123,7 @@ class LossAlarm:
         self.warning_threshold = warning_threshold
         self._tolerance = tolerance
         self._level = level
-        self.rewinds = back
+        self.max_rewind = back
         self._stops = after == "stop"
         self.warnings = self.alarms = self.looks = 0
         self.alarm: int | None = None
@@ -145,7 +145,7 @@ class LossAlarm:
             losses = losses[drawn.to(losses.device)].mean(1)
         return float(torch.quantile(losses, self._quantile, interpolation="higher"))
 
-    def __call__(self, change: Change) -> Verdict:
+    def __call__(self, change: CandidateUpdate) -> Verdict:
         """Counts, and looks where it is time."""
         if self.alarm is not None and self._stops:
             self._seen = None
@@ -163,7 +163,7 @@ class LossAlarm:
             return COMMIT
         reference, right = start if self._reference is None else self._reference, self._right(change.after)
         assert reference is not None
-        p = accuracy_fell(reference, right, self._tolerance / 100)
+        p = mcnemar_pvalue(reference, right, self._tolerance / 100)
         alarm = p < self._level
         self._seen = _Seen(change.step, new, losses, start, right, alarm)
         if not alarm:
@@ -173,8 +173,8 @@ class LossAlarm:
             f"alarm: after {self.warnings + new} warnings of an unusual loss, accuracy on the probe would have fallen "
             f"by {fall:.1f} points: more than {self._tolerance:g} (p = {p:.1g})"
         )
-        past = change.before.past
-        steps = min(self.rewinds, change.step - past[0]) if past else 0
+        past = change.before.snapshot_steps
+        steps = min(self.max_rewind, change.step - past[0]) if past else 0
         return rewind(steps, reason) if steps > 0 else reject(reason)
 
     def observe(self, record: StepRecord, view: View) -> None:
@@ -185,7 +185,7 @@ class LossAlarm:
         if self._reference is None:
             self._reference = self._right(view)
 
-    def renew(self, probe: Batch) -> None:
+    def set_trusted_data(self, probe: Batch) -> None:
         """Takes up another probe, or the same; clears alarm and warnings. The model as it is is the new reference."""
         self._probe = probe
         self.warnings, self.alarm = 0, None

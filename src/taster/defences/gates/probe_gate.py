@@ -15,7 +15,7 @@ from taster.core.guard import Guard
 from taster.core.types import Batch, Tensors
 from taster.defences.gates.reference_gate import AnchoredGate, Finding, Watch
 from taster.stats.detection_bound import Promise, promise
-from taster.stats.paired_tests import accuracy_fell, mean_fell
+from taster.stats.paired_tests import mcnemar_pvalue, mean_fell
 from taster.utils.settings import checked
 
 _log = logging.getLogger(__name__)
@@ -164,7 +164,7 @@ class _Accuracy:
     def fell(self, before: Tensors, now: Tensors, when: str, *, alarmed: bool) -> Finding | None:
         """By either."""
         tests: tuple[tuple[str, str, Callable[[Tensor, Tensor, float], float]], ...] = (
-            ("right", "accuracy", accuracy_fell),
+            ("right", "accuracy", mcnemar_pvalue),
             ("probability", "probability of the true class", mean_fell),
         )
         # What is new to the model costs it confidence in the old before it pays in accuracy; in the loss it pays at
@@ -193,7 +193,7 @@ class _Accuracy:
 
     def better(self, anchor: Tensors, now: Tensors) -> bool:
         """Where the accuracy has grown for certain."""
-        return accuracy_fell(now["right"], anchor["right"]) < self._level / len(self._groups)
+        return mcnemar_pvalue(now["right"], anchor["right"]) < self._level / len(self._groups)
 
     def sound(self, anchor: Tensors, now: Tensors) -> bool:
         """Where it lies at most half the tolerance under the anchor's."""

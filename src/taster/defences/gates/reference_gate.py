@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from taster.core.guard import Change
+from taster.core.guard import CandidateUpdate
 from taster.core.types import COMMIT, Batch, StepRecord, Tensors, Verdict, reject, rewind
 from taster.core.view import View
 from taster.defences.rows import check_rows
@@ -117,12 +117,12 @@ class AnchoredGate:
         return self._probe
 
     @property
-    def rewinds(self) -> int:
+    def max_rewind(self) -> int:
         """How many steps it may go back."""
         return max(self._watch.every - 1, self._watch.back)
 
     @property
-    def patience(self) -> int:
+    def reset_momentum_after(self) -> int:
         """After how many refusals in a row the learner is to let go of its momentum."""
         return self._watch.patience
 
@@ -131,7 +131,7 @@ class AnchoredGate:
         """In how many ways a refusal can turn out."""
         return self._watch.back + 1
 
-    def renew(self, probe: Batch) -> None:
+    def set_trusted_data(self, probe: Batch) -> None:
         """Takes up another probe. What the model does on it before the next step is the new anchor.
 
         The owner answers for the model as it stands: harm that came before is not held against what comes after.
@@ -142,14 +142,14 @@ class AnchoredGate:
         self._trail = {}
         self._unchecked = self._alarmed = 0
 
-    def __call__(self, change: Change) -> Verdict:
+    def __call__(self, change: CandidateUpdate) -> Verdict:
         """Measures the probe after the update, where it is time."""
         if self._trail:
             checked, last = next(reversed(self._trail.items()))
             if checked > change.step:
                 raise GuardError(
                     f"{self.name}: got step {change.step} of a learner after a check before step {checked}: this guard "
-                    "has watched another learner; wanted a new guard, or this one's probe renewed (Guard.renew)"
+                    "has watched another learner; wanted a new guard, or this one's probe renewed (Guard.set_trusted_data)"
                 )
         else:
             checked, last = change.step, self._measure(change.before)
@@ -171,7 +171,7 @@ class AnchoredGate:
         if found is None:
             return COMMIT
         # No further than the snapshots reach: where others refused steps in between, the last check is longer ago.
-        steps = change.step - max(back_to, min(change.before.past, default=back_to))
+        steps = change.step - max(back_to, min(change.before.snapshot_steps, default=back_to))
         return rewind(steps, found.reason, "", found.evidence) if steps else reject(found.reason, "", found.evidence)
 
     def observe(self, record: StepRecord, view: View) -> None:
@@ -224,7 +224,7 @@ class AnchoredGate:
         self._trail, self._unchecked = trail, state["unchecked"]
         self._alarmed = state["alarmed"]
 
-    def _strange(self, change: Change, last: Tensors) -> bool:
+    def _strange(self, change: CandidateUpdate, last: Tensors) -> bool:
         """What the sieve says of a batch."""
         if change.loss is None or not self._watch.sieve:
             return False

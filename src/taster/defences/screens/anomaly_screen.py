@@ -10,7 +10,7 @@ from taster.core.guard import Guard
 from taster.core.types import Batch
 from taster.defences.corrections.correction import Descent, SelectiveCorrection
 from taster.defences.screens.score_screen import Action, ScoreScreen
-from taster.perturbations.pgd import Ball, Norm
+from taster.perturbations.pgd import LpBall, Norm
 from taster.scores.base import CleanQuantile, halves
 from taster.scores.feature_detectors import Detector, Kind
 from taster.utils.settings import checked
@@ -60,5 +60,5 @@ def anomaly_screen(
     threshold = CleanQuantile(detector, held_out, quantile, every)
     if action != "correct":
         return Guard(screens=[ScoreScreen("anomaly_screen", detector, threshold, action)])
-    descent = Descent(Ball(norm, epsilon), steps, step_size)
+    descent = Descent(LpBall(norm, epsilon), steps, step_size)
     return Guard(screens=[SelectiveCorrection("anomaly_screen", descent, detector, threshold)])

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from taster.core.guard import Admitted
+from taster.core.guard import ScreenedBatch
 from taster.core.types import Batch
 from taster.core.view import View
 from taster.scores.base import Score, Threshold, Thresholded
@@ -29,7 +29,7 @@ class ScoreScreen(Thresholded):
         self.name = name
         self.action: Action = action
 
-    def __call__(self, admitted: Admitted[Batch], view: View) -> Admitted[Batch]:
+    def __call__(self, admitted: ScreenedBatch[Batch], view: View) -> ScreenedBatch[Batch]:
         """What is let through."""
         scores, bound = self.score(admitted.batch, view), self.threshold(view)
         above = ~(scores <= bound)  # what is not a number is suspicious

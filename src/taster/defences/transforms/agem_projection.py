@@ -36,9 +36,9 @@ class ProbeProjection:
 
     def __init__(self, probe: Batch, samples: int) -> None:
         self._samples = samples
-        self.renew(probe)
+        self.set_trusted_data(probe)
 
-    def renew(self, probe: Batch) -> None:
+    def set_trusted_data(self, probe: Batch) -> None:
         """Takes up other trusted samples."""
         self._probe = Batch(probe.x[: self._samples], probe.y[: self._samples])
 

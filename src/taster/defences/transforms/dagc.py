@@ -99,7 +99,7 @@ class DiscrepancyAwareClipping:
     def ahead(self, gradient: Tensors, view: View) -> float:
         """The probe's mean discrepancy as a plain step along this gradient would leave it, in nats."""
         params = {name: view.params[name] - self._rate * value for name, value in gradient.items()}
-        past = view.earlier(self._score.against).forward(self._probe.x)
+        past = view.steps_ago(self._score.against).forward(self._probe.x)
         return float(self._score.between(past, view.forward(self._probe.x, params=params)).mean())
 
     @torch.no_grad()
@@ -108,7 +108,7 @@ class DiscrepancyAwareClipping:
         if record.verdict.committed and self._threshold is None:
             self.recent.append(float(self._score(self._probe, view).mean()))
 
-    def renew(self, probe: Batch) -> None:
+    def set_trusted_data(self, probe: Batch) -> None:
         """Takes up other trusted samples, as many."""
         count = len(self._probe)
         self._probe = Batch(probe.x[:count], probe.y[:count])

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from taster.core.guard import Guard
 from taster.core.learner import Learner
-from taster.core.snapshots import History
+from taster.core.snapshots import SnapshotBuffer
 from taster.core.types import Batch
 from taster.data import ImageSet
 from taster.errors import RecipeError
@@ -42,19 +42,19 @@ def join(recipe: Recipe, defence: Defence, guards: Sequence[Guard]) -> Guard:
     """
     guard = sum(guards, Guard())
     reach = make_history(recipe, guard).reach
-    if guard.rewinds > reach:
+    if guard.max_rewind > reach:
         raise RecipeError(
-            f"defence {defence.label}: rewinds up to {guard.rewinds} steps where the history reaches back {reach}, "
+            f"defence {defence.label}: rewinds up to {guard.max_rewind} steps where the history reaches back {reach}, "
             "wanted a larger history.capacity"
         )
     return guard
 
 
-def make_history(recipe: Recipe, guard: Guard) -> History:
+def make_history(recipe: Recipe, guard: Guard) -> SnapshotBuffer:
     """The snapshots that the learner keeps: as the recipe says, or, where it says none, what the guard wants."""
-    if guard.rewinds and not recipe.history.capacity:
-        return History.reaching(guard.rewinds)
-    return History(recipe.history.capacity, every=recipe.history.every)
+    if guard.max_rewind and not recipe.history.capacity:
+        return SnapshotBuffer.for_rewind(guard.max_rewind)
+    return SnapshotBuffer(recipe.history.capacity, every=recipe.history.every)
 
 
 def learner_behind(

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from taster.core.checkpoint import load_state
 from taster.core.guard import Guard
 from taster.core.learner import Learner
-from taster.core.snapshots import History
+from taster.core.snapshots import SnapshotBuffer
 from taster.data import Augment, Images, ImageSet, Stream
 from taster.errors import CheckpointError, ModelError
 from taster.experiments.recipes.schema import Recipe, Surrogate
@@ -79,7 +79,7 @@ def burn_in(
     model = build_model(recipe, data, seed, device)
     optimizer = build_optimizer(recipe, model)
     learner = Learner(
-        model, optimizer, cross_entropy, Guard(), history=History(capacity=0), precision=recipe.compute.precision
+        model, optimizer, cross_entropy, Guard(), history=SnapshotBuffer(capacity=0), precision=recipe.compute.precision
     )
     if recipe.burn_in.checkpoint is not None:
         assert learner.history is not None
@@ -96,7 +96,7 @@ def burn_in(
     model.train()
     for epoch in range(1, section.epochs + 1):
         for _ in range(stream.batches_per_epoch):
-            record = learner.feed(stream.draw())
+            record = learner.step(stream.draw())
             if not record.verdict.committed:
                 raise ModelError(
                     f"the burn-in of seed {seed} came to nothing in epoch {epoch}: {record.verdict.reason}; "

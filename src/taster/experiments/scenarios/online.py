@@ -89,7 +89,7 @@ def run_cell(
             pictures["forming"] = frames(campaign.forming, clean)
         scores = measures.take(phase, clean, fed, learner.view())
         with own_code(defence), weight_momentum(learner, campaign, phase):
-            record = replace(learner.feed(fed), phase=phase)
+            record = replace(learner.step(fed), phase=phase)
         measures.observe(record, learner.view())
         out.append(
             {

@@ -46,7 +46,7 @@ class FLTrust:
         """The rule with the server's gradient at this moment."""
         return TrustIn(flatten(view.loss_gradient(self._probe.x, self._probe.y)))
 
-    def renew(self, probe: Batch) -> None:
+    def set_trusted_data(self, probe: Batch) -> None:
         """Takes up other trusted samples, as many."""
         count = len(self._probe)
         self._probe = Batch(probe.x[:count], probe.y[:count])

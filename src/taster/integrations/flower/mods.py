@@ -159,7 +159,7 @@ class _Poison:
 
     def __call__(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         fed = self.campaign.poison(Batch(x, y), self.view, self.phase)
-        self.scale = fed.loss_scale
+        self.scale = fed.loss_weight
         return fed.x, fed.y
 
 

@@ -10,7 +10,7 @@ import torch
 from flwr.app import ArrayRecord, Message
 from torch import Tensor, nn
 
-from taster.core.param_vectors import flatten, floating_buffers, trainable, unflattened
+from taster.core.param_vectors import flatten, floating_buffers, trainable_parameters, unflatten
 from taster.errors import BatchError
 from taster.federated import Reply
 from taster.integrations.flower.arrays import packed, unpacked
@@ -79,7 +79,7 @@ class Form:
         Raises:
             ValueError: for what is missing or of another shape.
         """
-        own = trainable(model)
+        own = trainable_parameters(model)
         sent = unpacked(arrays, own)
         if self.sends == "weights":
             sent = {name: (own[name] - value) / self.unit for name, value in sent.items()}
@@ -87,8 +87,8 @@ class Form:
 
     def replaced(self, arrays: ArrayRecord, update: Tensor, model: nn.Module) -> ArrayRecord:
         """The record with another update [d] in it, and all else as it was."""
-        own = trainable(model)
-        new = unflattened(update, own)
+        own = trainable_parameters(model)
+        new = unflatten(update, own)
         if self.sends == "weights":
             new = {name: own[name] - self.unit * value for name, value in new.items()}
         return ArrayRecord({**arrays, **packed(new)})

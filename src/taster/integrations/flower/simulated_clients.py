@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from taster.client_gradients import ClientGradients
-from taster.core.functional_model import Functional, Precision
+from taster.core.functional_model import FunctionalModel, Precision
 from taster.core.losses import Loss
-from taster.core.param_vectors import unflattened
+from taster.core.param_vectors import unflatten
 from taster.core.view import View
 from taster.integrations.flower.arrays import packed, unpacked
 from taster.integrations.flower.mods import colluding
@@ -24,7 +24,7 @@ from taster.integrations.flower.reply_codec import STATISTICS
 SAMPLES, SEAT, MODEL = "taster.samples", "taster.seat", "arrays"
 """Records of a message to a seat; its model's has the name that Flower's strategies give it."""
 
-_made: dict[str, tuple[nn.Module, Functional, ClientGradients]] = {}
+_made: dict[str, tuple[nn.Module, FunctionalModel, ClientGradients]] = {}
 """What this process has made for an app, as apps are sent anew with every message."""
 
 
@@ -51,7 +51,7 @@ def seats_app(
         if token not in _made:
             _made.clear()
             made = model()
-            _made[token] = (made, Functional(made, loss, precision), gradients())
+            _made[token] = (made, FunctionalModel(made, loss, precision), gradients())
         return _computed(message, *_made[token])
 
     return app
@@ -74,7 +74,7 @@ def seat_content(
     return RecordDict({MODEL: arrays, SAMPLES: packed({"x": x, "y": y}), SEAT: ConfigRecord(seat)})
 
 
-def _computed(message: Message, model: nn.Module, functional: Functional, gradients: ClientGradients) -> Message:
+def _computed(message: Message, model: nn.Module, functional: FunctionalModel, gradients: ClientGradients) -> Message:
     seat, samples = message.content.config_records[SEAT], message.content.array_records[SAMPLES]
     own = unpacked(message.content.array_records[MODEL], model.state_dict())
     params = {name: own.get(name, p) for name, p in model.named_parameters()}
@@ -86,7 +86,7 @@ def _computed(message: Message, model: nn.Module, functional: Functional, gradie
     values, statistics = gradients(view, x, y, counts)
     update = values[place] * float(seat["scale"])  # type: ignore[arg-type]
     content: dict[str, Any] = {
-        MODEL: packed(unflattened(update, view.trainable)),
+        MODEL: packed(unflatten(update, view.trainable)),
         "metrics": MetricRecord({"num-examples": counts[place]}),
     }
     if statistics is not None:
