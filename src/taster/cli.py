@@ -199,7 +199,7 @@ def compare(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Put runs side by side: the drop of each attack against each defence, mean and deviation over seeds."""
+    """Put runs side by side: the drop of each attack against each defence, mean and standard deviation over seeds."""
     from taster.experiments import RunDirectory
     from taster.report.compare import compare_runs
 
@@ -240,7 +240,7 @@ def quarantine(
     """List the batches that a guard refused, look at them, let them go or delete them."""
     from taster.core.quarantine import Quarantine
     from taster.errors import QuarantineError
-    from taster.report.pictures import sheet as draw
+    from taster.report.pictures import contact_sheet as draw
 
     if not directory.is_dir():
         raise QuarantineError(f"{directory}: no such folder, wanted one that taster.Quarantine keeps")
@@ -298,7 +298,7 @@ def _close(recipe: Recipe, rows: list[dict[str, Any]], page: Path, *, quiet: boo
 
 
 def _show_results(recipe: Recipe, rows: list[dict[str, Any]], console: Console) -> None:
-    from taster.report import legend, summarise, tabulated
+    from taster.report import legend, result_table, summarize
 
     table = Table(
         title=f"{recipe.name}: what one trigger step did",
@@ -308,9 +308,8 @@ def _show_results(recipe: Recipe, rows: list[dict[str, Any]], console: Console) 
         pad_edge=False,
         collapse_padding=True,
     )
-    published = [entry.model_dump() for entry in recipe.published]
-    lines = summarise(rows, published)
-    headings, texts = tabulated(lines, narrow=True, published=bool(published))
+    lines = summarize(rows, recipe.published)
+    headings, texts = result_table(lines, narrow=True, published=bool(recipe.published))
     for i, heading in enumerate(headings):
         table.add_column(heading, justify="left" if i < 2 else "right", no_wrap=i == 2, overflow="fold")
     attack = ""

@@ -18,7 +18,7 @@ from taster.core.guard import CandidateUpdate
 from taster.core.types import COMMIT, Verdict
 from taster.errors import QuarantineError
 from taster.federated import Reply, Server
-from taster.report.pictures import sheet
+from taster.report.pictures import contact_sheet
 
 
 def odd_ones(change: CandidateUpdate) -> Verdict:
@@ -150,9 +150,9 @@ def test_the_command(tmp_path: Path) -> None:
 
 def test_only_images_are_shown() -> None:
     with pytest.raises(QuarantineError, match="wanted batches of images"):
-        sheet([("a", torch.zeros(2, 3), torch.zeros(2))])
+        contact_sheet([("a", torch.zeros(2, 3), torch.zeros(2))])
     with pytest.raises(QuarantineError, match="wanted batches of images"):
-        sheet([])
+        contact_sheet([])
 
 
 def test_a_federation_raises_the_same_alarms_and_keeps_no_rounds(

@@ -16,7 +16,7 @@ from taster.attacks import Forming
 from taster.experiments import RunDirectory, read_recipe, run_recipe
 from taster.experiments.scenarios.crafting_replay import frames, outcome, replay
 from taster.report import write_report
-from taster.report.crafting_curves import forming_lines, seconds
+from taster.report.crafting_curves import crafting_table, format_seconds
 
 
 def formed(count: int = 4) -> tuple[Forming, Batch]:
@@ -80,7 +80,7 @@ def test_lines_take_medians_of_seconds_and_means_of_the_rest() -> None:
     rows = [row("a", 1.0, 2.0, 10.0), row("a", 9.0, 4.0, 20.0), row("a", 2.0, 3.0, 30.0), row("b", 120.0, None, 5.0)]
     rows.append({"attack": "none", "defence": "none"})
     published = [{"attack": "a", "defence": "none", "before": 96.82, "after": 8.84, "seconds": 345.85, "loss": 13.32}]
-    first, second = forming_lines(rows, published)
+    first, second = crafting_table(rows, published)
     assert first == [
         "a",
         "none",
@@ -93,8 +93,8 @@ def test_lines_take_medians_of_seconds_and_means_of_the_rest() -> None:
         "96.8 → 8.8, 345.85 s, loss 13.32",
     ]
     assert second == ["b", "none", "30.0", "120.0", "240.0", "–", "–", "5.0", "–"]
-    assert len(forming_lines(rows)[0]) == len(first) - 1
-    assert [seconds(value) for value in (0.0, 0.0123, 3.456, 45.67)] == ["–", "0.012", "3.46", "45.7"]
+    assert len(crafting_table(rows)[0]) == len(first) - 1
+    assert [format_seconds(value) for value in (0.0, 0.0123, 3.456, 45.67)] == ["–", "0.012", "3.46", "45.7"]
 
 
 def test_a_run_keeps_the_course_and_the_page_shows_it(recipe_with: Callable[..., Path], tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from taster.experiments import RunDirectory, read_recipe, run_recipe
-from taster.report import summarise, write_report
-from taster.report.defence_ranking import HEADINGS, standings
+from taster.report import summarize, write_report
+from taster.report.defence_ranking import HEADINGS, rank_defences
 from taster.report.summary_text import sentences
 
 FIGURES = {
@@ -38,7 +38,7 @@ def rows(figures: dict[tuple[str, str], tuple[float, float, int]] = FIGURES) -> 
 
 
 def test_each_defence_is_held_to_the_worst_that_got_past_it() -> None:
-    bare, gate = standings(summarise(rows()), "honest", "bare")
+    bare, gate = rank_defences(summarize(rows()), "honest", "bare")
     assert bare.cells() == ["bare", "0.0", "0.0", "−50.0", "flip", "−45.0", "trigger", "2.00"]
     assert gate.cells() == ["gate", "−0.2", "25.0", "−1.0", "trigger", "−0.9", "trigger", "2.00"]
     assert len(gate.cells()) == len(HEADINGS)
@@ -46,9 +46,9 @@ def test_each_defence_is_held_to_the_worst_that_got_past_it() -> None:
 
 @pytest.mark.parametrize(("honest", "undefended"), [(None, "bare"), ("honest", None), ("honest", "none such")])
 def test_without_a_control_nobody_stands(honest: str | None, undefended: str | None) -> None:
-    assert standings(summarise(rows()), honest, undefended) == []
+    assert rank_defences(summarize(rows()), honest, undefended) == []
     alone = {key: value for key, value in FIGURES.items() if key[0] == "honest"}
-    assert standings(summarise(rows(alone)), "honest", "bare") == []
+    assert rank_defences(summarize(rows(alone)), "honest", "bare") == []
 
 
 def test_the_page_shows_how_defences_stand_and_what_gates_promise(
@@ -76,12 +76,12 @@ def test_a_page_of_many_defences_opens_with_the_best_and_the_worst_of_them() -> 
         figures["honest", defence] = (91.0, 0.0, 0)
         figures["noise", defence] = (91.0 - 10 * i if i else 20.0, -1.0, 0)
         figures["flip", defence] = (60.0, -1.0, 0) if defence == "clip" else (90.5, -1.0, 0)
-    lines = summarise(rows(figures))
+    lines = summarize(rows(figures))
     labels = dict.fromkeys(line.defence for line in lines)
     names = [SimpleNamespace(name="none" if label == "bare" else label, label=label) for label in labels]
     recipe = SimpleNamespace(model=SimpleNamespace(name="net"), data=SimpleNamespace(source="d"), attack=[1, 2, 3])
     recipe.defence = names
-    done, stand = sentences(recipe, lines, standings(lines, "honest", "bare"), "bare")  # type: ignore[arg-type]
+    done, stand = sentences(recipe, lines, rank_defences(lines, "honest", "bare"), "bare")  # type: ignore[arg-type]
     assert "behind each of 5 defences" in done
     assert "was −71.0 points (noise) with no defence, −10.0 points (noise) behind gate, which lost least, and" in stand
     assert stand.endswith("−40.0 points (noise) behind mix, which lost most.")

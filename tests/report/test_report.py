@@ -8,20 +8,21 @@ import subprocess
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from taster.errors import RunDirectoryError
 from taster.experiments import RunDirectory, read_recipe, run_recipe
-from taster.experiments.recipes.schema import Entry
+from taster.experiments.recipes.schema import Entry, PublishedResult
 from taster.experiments.running.progress import Silence
-from taster.report import Spread, summarise, tabulated, write_report
+from taster.report import MeanStd, result_table, summarize, write_report
 from taster.report.compare import compare_runs
-from taster.report.figures import colour
-from taster.report.pictures import magnified_difference, strip
-from taster.report.score_figures import over_past, over_radius
-from taster.report.scores import score_lines
+from taster.report.figures import attack_color
+from taster.report.pictures import image_strip, magnified_difference
+from taster.report.score_figures import series_by_epsilon, series_by_snapshot
+from taster.report.scores import score_table
 from taster.report.summary import headings
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -46,20 +47,20 @@ def row(drop: float, seed: int = 0, **changes: object) -> dict[str, object]:
 
 
 def test_rows_are_brought_together_over_seeds() -> None:
-    lines = summarise([row(-1.0), row(-3.0, 1, stopped_by="accuracy_floor", cost=None), row(0.0, attack="b")])
+    lines = summarize([row(-1.0), row(-3.0, 1, stopped_by="accuracy_floor", cost=None), row(0.0, attack="b")])
     assert [(line.attack, line.seeds) for line in lines] == [("a", 2), ("b", 1)]
-    assert (lines[0].drop.mean, lines[0].drop.deviation) == (-2.0, pytest.approx(2**0.5))
-    assert lines[0].drop.text(sign=True) == "−2.0 ± 1.4"
+    assert (lines[0].accuracy_change.mean, lines[0].accuracy_change.std) == (-2.0, pytest.approx(2**0.5))
+    assert lines[0].accuracy_change.text(sign=True) == "−2.0 ± 1.4"
     assert lines[0].stopped_by == "steps 1, accuracy_floor 1"
-    assert lines[0].cost == Spread(1.5, None)
-    assert lines[1].drop.text(sign=True) == "0.0"
-    assert Spread(-0.01, None).text(sign=True) == "0.0"
-    assert Spread(0.26, 0.0).text(sign=True) == "+0.3 ± 0.0"
+    assert lines[0].cost == MeanStd(1.5, None)
+    assert lines[1].accuracy_change.text(sign=True) == "0.0"
+    assert MeanStd(-0.01, None).text(sign=True) == "0.0"
+    assert MeanStd(0.26, 0.0).text(sign=True) == "+0.3 ± 0.0"
 
 
 def test_what_was_screened_has_a_column_where_something_was() -> None:
-    plain = tabulated(summarise([row(-1.0, screened=0.0)]))
-    some = tabulated(summarise([row(-1.0, screened=0.0), row(-1.0, attack="b", screened=12.0)]))
+    plain = result_table(summarize([row(-1.0, screened=0.0)]))
+    some = result_table(summarize([row(-1.0, screened=0.0), row(-1.0, attack="b", screened=12.0)]))
     assert "screened" not in plain[0]
     assert some[0].index("screened") == 7
     assert [cells[7] for cells in some[1]] == ["0", "12"]
@@ -67,15 +68,15 @@ def test_what_was_screened_has_a_column_where_something_was() -> None:
 
 
 def test_a_paper_may_report_other_things_than_drops() -> None:
-    def text(**published: object) -> str:
-        (line,) = summarise([row(-1.0)], [{"attack": "a", "defence": "d", **published}])
+    def text(**published: Any) -> str:
+        (line,) = summarize([row(-1.0)], [PublishedResult(attack="a", defence="d", **published)])
         return line.cells(published=True)[-1]
 
     assert text(after=84.7, screened=28.0) == "84.7, 28 % screened"
     assert text(before=76.0, after=50.0, drop=-26.0, steps=3, cost=15.73) == "−26.0 (76.0 → 50.0), 3 steps, cost 15.7"
     assert text(before=66.5) == "66.5"
     assert text() == "–"
-    (line,) = summarise([row(-1.0)], [{"attack": "a", "defence": None, "score": "s", "clean": 1.0}])
+    (line,) = summarize([row(-1.0)], [PublishedResult(attack="a", score="s", clean=1.0)])
     assert line.published is None
 
 
@@ -85,14 +86,14 @@ def scored(seed: int, fed: float | None) -> dict[str, object]:
 
 
 def test_scores_are_brought_together_over_seeds() -> None:
-    published = [{"attack": "a", "defence": None, "score": "s", "clean": 0.4, "fed": 0.7, "auc": None}]
-    (line,) = score_lines([scored(0, 3.0), scored(1, 5.0)], published)
+    published = [PublishedResult(attack="a", score="s", clean=0.4, fed=0.7)]
+    (line,) = score_table([scored(0, 3.0), scored(1, 5.0)], published)
     assert line.cells(published=True) == [
         "s", "a", "d", "stream", "1.500 ± 0.707", "4.000 ± 1.414", "70.5 ± 0.7", "clean 0.4, poisoned 0.7",
     ]  # fmt: skip
-    (line,) = score_lines([scored(0, None)])
+    (line,) = score_table([scored(0, None)])
     assert line.cells() == ["s", "a", "d", "stream", "1.000", "–", "–"]
-    assert score_lines([row(-1.0)]) == []
+    assert score_table([row(-1.0)]) == []
 
 
 def test_attacks_over_the_radius_and_scores_over_the_past_are_lines() -> None:
@@ -105,15 +106,15 @@ def test_attacks_over_the_radius_and_scores_over_the_past_are_lines() -> None:
         entry("accumulative", "half", epsilon=0.1, ratio=0.5),
         entry("none", "none"),
     ]
-    assert over_radius(attacks) == [("a2", [(0.1, "a1"), (0.2, "a2")])]
+    assert series_by_epsilon(attacks) == [("a2", [(0.1, "a1"), (0.2, "a2")])]
     worded = [entry("accumulative", f"phase, ε={e}", epsilon=e) for e in (0.1, 0.2)]
-    assert over_radius(worded)[0][0] == "phase"
+    assert series_by_epsilon(worded)[0][0] == "phase"
     scores = [
         entry("md", "far", against="epoch-1"),
         entry("md", "near", against="epoch-2"),
         entry("md", "k", against=3),
     ]
-    assert over_past(scores, ["epoch-1", "epoch-2"]) == [("far", [(0.0, "far"), (1.0, "near")])]
+    assert series_by_snapshot(scores, ["epoch-1", "epoch-2"]) == [("far", [(0.0, "far"), (1.0, "near")])]
 
 
 def test_labels_are_drawn_as_they_are(recipe_with: Callable[..., Path], tmp_path: Path) -> None:
@@ -136,7 +137,7 @@ def test_a_score_that_is_infinite_everywhere_has_no_picture_and_breaks_no_page(
 
 
 def test_colours_do_not_repeat_where_a_recipe_has_many_attacks() -> None:
-    assert len({colour(i) for i in range(24)}) == 24
+    assert len({attack_color(i) for i in range(24)}) == 24
 
 
 def test_the_page_shows_what_scores_say(recipe_with: Callable[..., Path], tmp_path: Path) -> None:
@@ -158,8 +159,8 @@ def test_the_page_shows_what_scores_say(recipe_with: Callable[..., Path], tmp_pa
 
 
 def test_a_papers_figures_stand_beside_ours() -> None:
-    published = [{"attack": "a", "defence": "d", "before": 83.4, "after": 80.0, "drop": -3.4, "spread": 0.5}]
-    with_them, without = summarise([row(-1.0), row(-2.0, attack="b")], published)
+    published = [PublishedResult(attack="a", defence="d", before=83.4, after=80.0, drop=-3.4, std=0.5)]
+    with_them, without = summarize([row(-1.0), row(-2.0, attack="b")], published)
     assert headings(published=True)[-1] == "published"
     assert len(headings()) == len(with_them.cells()) == len(headings(published=True)) - 1
     assert with_them.cells(published=True)[-1] == "−3.4 ± 0.5 (83.4 → 80.0)"
@@ -189,8 +190,8 @@ def test_the_page_asks_for_nothing_from_anywhere(run: RunDirectory) -> None:
 def test_the_page_tells_the_run(run: RunDirectory) -> None:
     page = (run.path / "report.html").read_text()
     assert "&lt;tiny&gt; &amp; co" in page
-    for line in summarise(run.results()["rows"]):
-        for cell in tabulated([line])[1][0]:
+    for line in summarize(run.results()["rows"]):
+        for cell in result_table([line])[1][0]:
             assert f">{cell}</td>" in page
     assert "<dt>derivatives</dt><dd>held_difference (accumulative)</dd>" in page
     for part in (
@@ -260,7 +261,7 @@ def test_pictures() -> None:
     assert float(difference[1].std()) == 0.0
     assert magnified_difference(clean, clean)[1] == 1.0
     for channels, mode in ((1, "L"), (3, "RGB"), (5, "L")):
-        picture = Image.open(BytesIO(strip(torch.rand(4, channels, 8, 8))))
+        picture = Image.open(BytesIO(image_strip(torch.rand(4, channels, 8, 8))))
         assert (picture.mode, picture.size) == (mode, (35 * 7, 8 * 7))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from taster.report.summary import Spread
+from taster.report.summary import MeanStd
 
 LEGEND = (
     "Worst fall of test accuracy between two measurements, in points, and the test accuracy at the end, in %; mean ± "
@@ -13,7 +13,7 @@ LEGEND = (
 )
 
 
-def grid(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+def attack_defence_table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Headings (the defences) and a line for each attack; nothing where rows hold no worst drop.
 
     Args:
@@ -27,7 +27,7 @@ def grid(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
         for defence in defences:
             own = [row for row in rows if (row["attack"], row["defence"]) == (attack, defence)]
             if own:
-                worst, left = (Spread.of([row[key] for row in own]) for key in ("worst_step", "acc_after"))
+                worst, left = (MeanStd.of([row[key] for row in own]) for key in ("worst_step", "acc_after"))
                 cells.append(f"{worst.text(sign=True)} / {left.text()}")
             else:
                 cells.append("–")

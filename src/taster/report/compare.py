@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from taster.report.summary import Line, summarise
+from taster.report.summary import SummaryRow, summarize
 
 
 def compare_runs(runs: Sequence[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
@@ -15,11 +15,11 @@ def compare_runs(runs: Sequence[tuple[str, dict[str, Any]]]) -> list[dict[str, A
         runs: name and content of results.json of each; differences are to the first.
 
     Returns:
-        for each attack and defence that any run has: an entry a run (None where it has not), with mean, deviation,
+        for each attack and defence that any run has: an entry a run (None where it has not), with mean, std,
         seeds, text, and the difference of the means.
     """
-    tables: list[dict[tuple[str, str], Line]] = [
-        {(line.attack, line.defence): line for line in summarise(results["rows"])} for _, results in runs
+    tables: list[dict[tuple[str, str], SummaryRow]] = [
+        {(line.attack, line.defence): line for line in summarize(results["rows"])} for _, results in runs
     ]
     keys = list(dict.fromkeys(key for table in tables for key in table))
     lines = []
@@ -33,11 +33,11 @@ def compare_runs(runs: Sequence[tuple[str, dict[str, Any]]]) -> list[dict[str, A
                 if line is None
                 else {
                     "run": name,
-                    "mean": line.drop.mean,
-                    "deviation": line.drop.deviation,
+                    "mean": line.accuracy_change.mean,
+                    "std": line.accuracy_change.std,
                     "seeds": line.seeds,
-                    "text": line.drop.text(sign=True),
-                    "difference": None if base is None else line.drop.mean - base.drop.mean,
+                    "text": line.accuracy_change.text(sign=True),
+                    "difference": None if base is None else line.accuracy_change.mean - base.accuracy_change.mean,
                 }
             )
         lines.append({"attack": key[0], "defence": key[1], "runs": entries})

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 
-def promises(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def detection_bounds(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """For each defence whose gate promises something: the range of what it does over its cells."""
     found: dict[str, list[dict[str, Any]]] = {}
     for cell in cells:
@@ -51,7 +51,7 @@ def refusals(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def derivatives(cells: list[dict[str, Any]]) -> dict[str, list[str]]:
+def derivatives_by_method(cells: list[dict[str, Any]]) -> dict[str, list[str]]:
     """How each attack's derivatives were computed, with what fell back to another way; the attacks of each."""
     found: dict[str, list[str]] = {}
     for cell in cells:

@@ -8,8 +8,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from taster.report.figures import Theme, colour, ink, style
-from taster.report.summary import Reported, Spread
+from taster.experiments.recipes.schema import PublishedResult
+from taster.report.figures import Theme, attack_color, style_axes, text_color
+from taster.report.summary import MeanStd, published_text
 
 HEADINGS = ["attack", "defence", "iterations", "seconds", "processor", "before", "loss", "accuracy"]
 LEGEND = (
@@ -20,29 +21,29 @@ LEGEND = (
 )
 
 
-def forming_lines(rows: Sequence[dict[str, Any]], published: Sequence[dict[str, Any]] = ()) -> list[list[str]]:
+def crafting_table(rows: Sequence[dict[str, Any]], published: Sequence[PublishedResult] = ()) -> list[list[str]]:
     """The texts of a line for each attack and defence whose crafting was noted, in the order of `HEADINGS`; with the
     paper's figures at the end, where there are any.
 
     Args:
         rows: of results.json.
-        published: what a paper reports for some of them, as in a recipe.
+        published: the recipe's `[[published]]` entries.
     """
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         if row.get("forming"):
             groups.setdefault((row["attack"], row["defence"]), []).append(row["forming"])
-    reported = {(p["attack"], p["defence"]): Reported.of(p) for p in published if p.get("defence") is not None}
+    reported = {(p.attack, p.defence): p for p in published if p.defence is not None}
     return [
         [
             *key,
-            Spread.of([float(entry["iterations"]) for entry in entries]).text(),
-            seconds(statistics.median(entry["seconds"] for entry in entries)),
-            seconds(statistics.median(entry.get("processor", 0.0) for entry in entries)),
-            seconds(statistics.median(entry["prepared"] for entry in entries)),
+            MeanStd.of([float(entry["iterations"]) for entry in entries]).text(),
+            format_seconds(statistics.median(entry["seconds"] for entry in entries)),
+            format_seconds(statistics.median(entry.get("processor", 0.0) for entry in entries)),
+            format_seconds(statistics.median(entry["prepared"] for entry in entries)),
             _spread([entry["loss"] for entry in entries], 2),
             _spread([entry["accuracy"] for entry in entries], 1),
-            *([reported[key].text() if key in reported else "–"] if published else []),
+            *([published_text(reported[key]) if key in reported else "–"] if published else []),
         ]
         for key, entries in groups.items()
     ]
@@ -50,15 +51,17 @@ def forming_lines(rows: Sequence[dict[str, Any]], published: Sequence[dict[str, 
 
 def _spread(values: Sequence[float | None], digits: int) -> str:
     known = [value for value in values if value is not None]
-    return Spread.of(known).text(digits=digits) if known else "–"
+    return MeanStd.of(known).text(digits=digits) if known else "–"
 
 
-def seconds(value: float) -> str:
+def format_seconds(value: float) -> str:
     """To three digits or so; nothing at all for none."""
     return "–" if value == 0 else f"{value:.3f}" if value < 1 else f"{value:.2f}" if value < 10 else f"{value:.1f}"
 
 
-def formation(cells: Sequence[dict[str, Any]], attacks: Sequence[str], defence: str, theme: Theme) -> Figure | None:
+def crafting_figure(
+    cells: Sequence[dict[str, Any]], attacks: Sequence[str], defence: str, theme: Theme
+) -> Figure | None:
     """Test accuracy (left) and the attacker's loss (right) by iteration, a line for each seed; None without any.
 
     Args:
@@ -73,13 +76,13 @@ def formation(cells: Sequence[dict[str, Any]], attacks: Sequence[str], defence: 
     figure = Figure(figsize=(9.0, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for axes, label in ((left, "test accuracy, %"), (right, "loss of normal samples")):
-        style(axes, theme)
+        style_axes(axes, theme)
         axes.set_xlabel("iteration")
         axes.set_ylabel(label)
     named: set[str] = set()
     for cell in own:
         attack, course = cell["row"]["attack"], cell["forming"]
-        tint, fresh = colour(list(attacks).index(attack)), attack not in named
+        tint, fresh = attack_color(list(attacks).index(attack)), attack not in named
         named.add(attack)
         # The first point is the model untouched, the second the one poisoned by the start, as in the paper's Fig. 4.
         accuracy = [course["untouched"], *course["accuracy"]]
@@ -88,5 +91,5 @@ def formation(cells: Sequence[dict[str, Any]], attacks: Sequence[str], defence: 
         xs, ys = zip(*known, strict=True) if known else ((), ())
         right.plot(xs, ys, color=tint, linewidth=1.2, alpha=0.8, label=attack if fresh else None)
     left.set_ylim(0, 101)
-    figure.legend(loc="outside lower center", ncols=3, fontsize=7, frameon=False, labelcolor=ink(theme))
+    figure.legend(loc="outside lower center", ncols=3, fontsize=7, frameon=False, labelcolor=text_color(theme))
     return figure

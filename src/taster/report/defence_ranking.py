@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from taster.report.summary import Line, Spread
+from taster.report.summary import MeanStd, SummaryRow
 
 HEADINGS = ("defence", "honest", "refused", "worst final", "by", "worst step", "by", "cost")
 
@@ -17,37 +17,37 @@ LEGEND = (
 
 
 @dataclass(frozen=True)
-class Standing:
+class DefenceRank:
     """Of one defence; figures as in `LEGEND`."""
 
     defence: str
-    honest: float
+    honest_accuracy_change: float
     refused: float
-    final: float
-    final_by: str
-    step: float | None
-    step_by: str
+    final_accuracy_change: float
+    final_attack: str
+    worst_step: float | None
+    worst_step_attack: str
     cost: float | None
 
     def cells(self) -> list[str]:
         """Texts, in the order of `HEADINGS`."""
 
         def points(value: float | None) -> str:
-            return "–" if value is None else Spread(value, None).text(sign=True)
+            return "–" if value is None else MeanStd(value, None).text(sign=True)
 
         return [
             self.defence,
-            points(self.honest),
+            points(self.honest_accuracy_change),
             f"{self.refused:.1f}",
-            points(self.final),
-            self.final_by,
-            points(self.step),
-            self.step_by,
+            points(self.final_accuracy_change),
+            self.final_attack,
+            points(self.worst_step),
+            self.worst_step_attack,
             "–" if self.cost is None else f"{self.cost:.2f}",
         ]
 
 
-def standings(lines: Sequence[Line], honest: str | None, undefended: str | None) -> list[Standing]:
+def rank_defences(lines: Sequence[SummaryRow], honest: str | None, undefended: str | None) -> list[DefenceRank]:
     """One for each defence, in the order of the lines.
 
     Args:
@@ -71,7 +71,7 @@ def standings(lines: Sequence[Line], honest: str | None, undefended: str | None)
         steps = [(line.worst_step.mean, line.attack) for line in attacked if line.worst_step is not None]
         step, step_by = min(steps, default=(None, ""))
         found.append(
-            Standing(
+            DefenceRank(
                 defence,
                 clean.after.mean - base.after.mean,
                 100 * clean.rejected.mean / (clean.steps.mean + 1),

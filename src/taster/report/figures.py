@@ -11,24 +11,24 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from taster.report.summary import Line
+from taster.report.summary import SummaryRow
 
 Theme = Literal["light", "dark"]
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; the first is for the control.
-_COLOURS = ("#8a8a8a", "#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#0072b2", "#f0e442")
+_PALETTE = ("#8a8a8a", "#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#0072b2", "#f0e442")
 _TONES = (1.0, 0.6, 0.35)
-_INK = {"light": "#1f2328", "dark": "#e6edf3"}
-_FAINT = {"light": "#d8dee4", "dark": "#30363d"}
+_TEXT_COLORS = {"light": "#1f2328", "dark": "#e6edf3"}
+_GRID_COLORS = {"light": "#d8dee4", "dark": "#30363d"}
 
 
-def colour(index: int) -> str:
+def attack_color(index: int) -> str:
     """The colour of the attack at this place; after the last begin darker ones."""
-    tone, full = _TONES[index // len(_COLOURS) % len(_TONES)], _COLOURS[index % len(_COLOURS)]
+    tone, full = _TONES[index // len(_PALETTE) % len(_TONES)], _PALETTE[index % len(_PALETTE)]
     return "#" + "".join(f"{round(tone * int(full[i : i + 2], 16)):02x}" for i in (1, 3, 5))
 
 
-def curves(cells: Sequence[dict[str, Any]], attacks: Sequence[str], defence: str, theme: Theme) -> Figure:
+def accuracy_curves(cells: Sequence[dict[str, Any]], attacks: Sequence[str], defence: str, theme: Theme) -> Figure:
     """Test accuracy by step behind one defence: a line for each seed, a ring where the trigger struck.
 
     Args:
@@ -39,7 +39,7 @@ def curves(cells: Sequence[dict[str, Any]], attacks: Sequence[str], defence: str
     """
     figure = Figure(figsize=(4.2, 3.0), layout="constrained")
     axes = figure.subplots()
-    style(axes, theme)
+    style_axes(axes, theme)
     for index, attack in enumerate(attacks):
         for cell in cells:
             row = cell["row"]
@@ -47,14 +47,14 @@ def curves(cells: Sequence[dict[str, Any]], attacks: Sequence[str], defence: str
                 continue
             shown = [(i + 1, s["test_accuracy"]) for i, s in enumerate(cell["steps"]) if s["test_accuracy"] is not None]
             xs, ys = zip(*[(0, row["acc_start"]), *shown], strict=True)
-            axes.plot(xs, ys, color=colour(index), linewidth=1.3, alpha=0.85)
+            axes.plot(xs, ys, color=attack_color(index), linewidth=1.3, alpha=0.85)
             axes.plot(
                 xs[-1],
                 ys[-1],
                 "o",
                 markersize=6,
                 markerfacecolor="none",
-                markeredgecolor=colour(index),
+                markeredgecolor=attack_color(index),
                 markeredgewidth=1.6,
             )
     seen = [s["test_accuracy"] for cell in cells for s in cell["steps"] if s["test_accuracy"] is not None]
@@ -65,7 +65,9 @@ def curves(cells: Sequence[dict[str, Any]], attacks: Sequence[str], defence: str
     return figure
 
 
-def drops(lines: Sequence[Line], attacks: Sequence[str], defences: Sequence[str], theme: Theme) -> Figure:
+def accuracy_change_bars(
+    lines: Sequence[SummaryRow], attacks: Sequence[str], defences: Sequence[str], theme: Theme
+) -> Figure:
     """The drop at the trigger step for each attack, a panel for each of the defences; whiskers are one deviation.
 
     Args:
@@ -76,40 +78,40 @@ def drops(lines: Sequence[Line], attacks: Sequence[str], defences: Sequence[str]
     """
     figure = Figure(figsize=(1.4 + 2.8 * len(defences), 0.9 + 0.33 * len(attacks)), layout="constrained")
     panels = figure.subplots(1, len(defences), sharey=True, squeeze=False)[0]
-    low = min(0.0, *(line.drop.mean - (line.drop.deviation or 0.0) for line in lines))
-    high = max(0.0, *(line.drop.mean + (line.drop.deviation or 0.0) for line in lines))
+    low = min(0.0, *(line.accuracy_change.mean - (line.accuracy_change.std or 0.0) for line in lines))
+    high = max(0.0, *(line.accuracy_change.mean + (line.accuracy_change.std or 0.0) for line in lines))
     by_key = {(line.attack, line.defence): line for line in lines}
     for axes, defence in zip(panels, defences, strict=True):
-        style(axes, theme)
+        style_axes(axes, theme)
         for y, attack in enumerate(attacks):
             line = by_key.get((attack, defence))
             if line is None:
                 continue
-            mean, deviation = line.drop.mean, line.drop.deviation or 0.0
-            axes.barh(y, mean, height=0.7, color=colour(y))
-            axes.errorbar(mean, y, xerr=deviation, color=ink(theme), linewidth=1, capsize=2, zorder=3)
+            mean, deviation = line.accuracy_change.mean, line.accuracy_change.std or 0.0
+            axes.barh(y, mean, height=0.7, color=attack_color(y))
+            axes.errorbar(mean, y, xerr=deviation, color=text_color(theme), linewidth=1, capsize=2, zorder=3)
             axes.annotate(
-                line.drop.text(sign=True),
+                line.accuracy_change.text(sign=True),
                 (min(0.0, mean - deviation), y),
                 xytext=(-4, 0),
                 textcoords="offset points",
                 ha="right",
                 va="center",
                 fontsize=8,
-                color=ink(theme),
+                color=text_color(theme),
             )
         axes.set_yticks(range(len(attacks)), attacks)
         axes.set_ylim(len(attacks) - 0.4, -0.6)
         # Room for the numbers on the left.
         axes.set_xlim(low - 0.6 * (high - low + 0.5), high + 0.05 * (high - low + 1))
-        axes.axvline(0, color=ink(theme), linewidth=0.8)
+        axes.axvline(0, color=text_color(theme), linewidth=0.8)
         if len(defences) > 1:
-            axes.set_title(f"defence: {defence}", color=ink(theme), fontsize=10)
-    figure.supxlabel("change of test accuracy by the one trigger step, points", color=ink(theme), fontsize=9)
+            axes.set_title(f"defence: {defence}", color=text_color(theme), fontsize=10)
+    figure.supxlabel("change of test accuracy by the one trigger step, points", color=text_color(theme), fontsize=9)
     return figure
 
 
-def plain_text() -> AbstractContextManager[None]:
+def without_mathtext() -> AbstractContextManager[None]:
     """Inside it, labels are drawn as they are: a dollar sign begins no formula."""
     return matplotlib.rc_context({"text.parse_math": False})
 
@@ -129,19 +131,19 @@ def as_png(figure: Figure, *, background: str = "white") -> bytes:
     return buffer.getvalue()
 
 
-def ink(theme: Theme) -> str:
+def text_color(theme: Theme) -> str:
     """The colour of text."""
-    return _INK[theme]
+    return _TEXT_COLORS[theme]
 
 
-def style(axes: Axes, theme: Theme) -> None:
+def style_axes(axes: Axes, theme: Theme) -> None:
     """Axes as the page has them."""
     axes.set_facecolor("none")
-    axes.grid(True, color=_FAINT[theme], linewidth=0.6)
+    axes.grid(True, color=_GRID_COLORS[theme], linewidth=0.6)
     axes.set_axisbelow(True)
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(_FAINT[theme])
-    axes.tick_params(colors=ink(theme), labelsize=9)
-    axes.xaxis.label.set_color(ink(theme))
-    axes.yaxis.label.set_color(ink(theme))
+        spine.set_color(_GRID_COLORS[theme])
+    axes.tick_params(colors=text_color(theme), labelsize=9)
+    axes.xaxis.label.set_color(text_color(theme))
+    axes.yaxis.label.set_color(text_color(theme))

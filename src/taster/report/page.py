@@ -13,21 +13,35 @@ from matplotlib.figure import Figure
 
 from taster.errors import RunDirectoryError
 from taster.report.attack_defence_table import LEGEND as GRID_LEGEND
-from taster.report.attack_defence_table import grid
-from taster.report.counts import derivatives, promises, refusals
+from taster.report.attack_defence_table import attack_defence_table
+from taster.report.counts import derivatives_by_method, detection_bounds, refusals
 from taster.report.crafting_curves import HEADINGS as FORMING_HEADINGS
 from taster.report.crafting_curves import LEGEND as FORMING_LEGEND
-from taster.report.crafting_curves import formation, forming_lines
+from taster.report.crafting_curves import crafting_figure, crafting_table
 from taster.report.defence_ranking import HEADINGS as STANDING_HEADINGS
 from taster.report.defence_ranking import LEGEND as STANDING_LEGEND
-from taster.report.defence_ranking import standings
-from taster.report.figures import Theme, as_png, as_svg, colour, curves, drops, plain_text
-from taster.report.pictures import magnified_difference, strip
-from taster.report.score_figures import distributions, over_past, over_radius, past_plot, radius_plot
+from taster.report.defence_ranking import rank_defences
+from taster.report.figures import (
+    Theme,
+    accuracy_change_bars,
+    accuracy_curves,
+    as_png,
+    as_svg,
+    attack_color,
+    without_mathtext,
+)
+from taster.report.pictures import image_strip, magnified_difference
+from taster.report.score_figures import (
+    epsilon_plot,
+    score_histogram,
+    series_by_epsilon,
+    series_by_snapshot,
+    snapshot_plot,
+)
 from taster.report.scores import HEADINGS as SCORE_HEADINGS
 from taster.report.scores import LEGEND as SCORE_LEGEND
-from taster.report.scores import ScoreLine, score_lines
-from taster.report.summary import legend, summarise, tabulated
+from taster.report.scores import ScoreRow, score_table
+from taster.report.summary import legend, result_table, summarize
 from taster.report.summary_text import sentences
 
 if TYPE_CHECKING:
@@ -48,27 +62,27 @@ def write_report(run: RunDirectory) -> Path:
     cells = list(run.finished(recipe))
     if not cells:
         raise RunDirectoryError(f"{run.path}: no cell is finished yet, so there is nothing to report")
-    published = [entry.model_dump() for entry in recipe.published]
-    lines = summarise([cell["row"] for cell in cells], published)
+    published = recipe.published
+    lines = summarize([cell["row"] for cell in cells], published)
     attacks = [entry.label for entry in recipe.attack]
     defences = [entry.label for entry in recipe.defence]
     bars, panels = [], []
     for i, defence in enumerate(defences, 1):
-        bars.append((defence, _draw(run, f"drops-{i}", partial(drops, lines, attacks, [defence]))))
-        panels.append((defence, _draw(run, f"curves-{i}", partial(curves, cells, attacks, defence))))
-    with plain_text():
-        overview = as_png(drops(lines, attacks, defences, "light"))
+        bars.append((defence, _draw(run, f"drops-{i}", partial(accuracy_change_bars, lines, attacks, [defence]))))
+        panels.append((defence, _draw(run, f"curves-{i}", partial(accuracy_curves, cells, attacks, defence))))
+    with without_mathtext():
+        overview = as_png(accuracy_change_bars(lines, attacks, defences, "light"))
     run.write_bytes("figures/overview.png", overview)
-    heads, texts = tabulated(lines, published=bool(published))
-    grid_headings, grid_lines = grid([cell["row"] for cell in cells])
-    found = score_lines([cell["row"] for cell in cells], published)
+    heads, texts = result_table(lines, published=bool(published))
+    grid_headings, grid_lines = attack_defence_table([cell["row"] for cell in cells])
+    found = score_table([cell["row"] for cell in cells], published)
     formed = [
-        (defence, _draw(run, f"forming-{i}", partial(formation, cells, attacks, defence)))
+        (defence, _draw(run, f"forming-{i}", partial(crafting_figure, cells, attacks, defence)))
         for i, defence in enumerate(defences, 1)
     ]
     alone = [entry for entry in recipe.defence if not entry.plus]
     plain = _named(alone, "none") or _named(alone, "mean")  # federations have a rule of aggregation at least
-    standing = standings(lines, _named(recipe.attack, "none"), plain)
+    standing = rank_defences(lines, _named(recipe.attack, "none"), plain)
     wanted = len(attacks) * len(defences) * len(recipe.seeds)
     page = _template().render(
         recipe=recipe,
@@ -86,16 +100,16 @@ def write_report(run: RunDirectory) -> Path:
         grid_legend=GRID_LEGEND,
         bars=bars,
         panels=panels,
-        attacks=[(label, colour(i)) for i, label in enumerate(attacks)],
-        forming=forming_lines([cell["row"] for cell in cells], published),
+        attacks=[(label, attack_color(i)) for i, label in enumerate(attacks)],
+        forming=crafting_table([cell["row"] for cell in cells], published),
         forming_headings=[*FORMING_HEADINGS, *(["published"] if published else [])],
         forming_legend=FORMING_LEGEND,
         forming_figures=[(defence, figure) for defence, figure in formed if figure],
         forming_strips=forming_strips(cells, attacks),
         pictures=pictures(cells, attacks),
         refusals=refusals(cells),
-        derivatives=derivatives(cells),
-        promises=promises(cells),
+        derivatives=derivatives_by_method(cells),
+        promises=detection_bounds(cells),
         standings=standing,
         standing_headings=STANDING_HEADINGS,
         standing_legend=STANDING_LEGEND,
@@ -110,7 +124,7 @@ def write_report(run: RunDirectory) -> Path:
 
 
 def _score_figures(
-    run: RunDirectory, recipe: Recipe, cells: list[dict[str, Any]], lines: list[ScoreLine]
+    run: RunDirectory, recipe: Recipe, cells: list[dict[str, Any]], lines: list[ScoreRow]
 ) -> list[tuple[str, dict[str, str], bool]]:
     """Titles and pictures of what the scores say, and whether a picture is a wide one."""
     attacks, pasts = [entry.label for entry in recipe.attack], recipe.burn_in.labels
@@ -118,16 +132,16 @@ def _score_figures(
     cells = [cell for cell in cells if cell["row"]["defence"] == first]
     lines = [line for line in lines if line.defence == first]
     shown: list[tuple[str, str, Callable[[Theme], Figure | None]]] = []
-    radius, past = over_radius(recipe.attack), over_past(recipe.score, pasts)
+    radius, past = series_by_epsilon(recipe.attack), series_by_snapshot(recipe.score, pasts)
     if past:
-        shown.append(("score-pasts", "over the model compared to", partial(past_plot, lines, past, attacks, pasts)))
+        shown.append(("score-pasts", "over the model compared to", partial(snapshot_plot, lines, past, attacks, pasts)))
     if radius:
         for i, entry in enumerate(recipe.score, 1):
-            draw = partial(radius_plot, lines, entry.label, radius)
+            draw = partial(epsilon_plot, lines, entry.label, radius)
             shown.append((f"score-{i}-radius", f"{entry.label}, over ε", draw))
     wide = len(shown)
     for i, entry in enumerate(recipe.score, 1):
-        shown.append((f"score-{i}", entry.label, partial(distributions, cells, entry.label, attacks)))
+        shown.append((f"score-{i}", entry.label, partial(score_histogram, cells, entry.label, attacks)))
     found = [(title, _draw(run, name, draw), i < wide) for i, (name, title, draw) in enumerate(shown)]
     return [entry for entry in found if entry[1]]
 
@@ -136,7 +150,7 @@ def _draw(run: RunDirectory, name: str, draw: Callable[[Theme], Figure | None]) 
     """Writes a figure in both themes; returns them as data URIs, nothing where there is none to draw."""
     found: dict[str, str] = {}
     for theme in _THEMES:
-        with plain_text():
+        with without_mathtext():
             figure = draw(theme)
             svg = None if figure is None else as_svg(figure)
         if svg is None:
@@ -169,7 +183,7 @@ def pictures(cells: list[dict[str, Any]], attacks: list[str]) -> list[dict[str, 
                 {
                     "phase": "a stream batch" if phase == "accumulate" else "the trigger batch",
                     "strips": [
-                        (name, _data_uri(strip(strip_of), "image/png"))
+                        (name, _data_uri(image_strip(strip_of), "image/png"))
                         for name, strip_of in (
                             ("clean", clean),
                             ("poisoned", poisoned),
@@ -189,7 +203,7 @@ def forming_strips(cells: list[dict[str, Any]], attacks: list[str]) -> list[tupl
     for attack in attacks:
         cell = next((c for c in cells if c["row"]["attack"] == attack and c.get("forming")), None)
         if cell is not None:
-            shown.append((attack, _data_uri(strip(cell["cell"].images()["forming"]), "image/png")))
+            shown.append((attack, _data_uri(image_strip(cell["cell"].images()["forming"]), "image/png")))
     return shown
 
 

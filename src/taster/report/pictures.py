@@ -17,7 +17,7 @@ _GAP = 1
 _WIDTH = 56
 
 
-def strip(images: Tensor) -> bytes:
+def image_strip(images: Tensor) -> bytes:
     """Images [n, c, h, w] in [0, 1] in a row, as a PNG with every pixel enlarged to a visible size."""
     n, channels, height, width = images.shape
     row = torch.full((channels, height, n * (width + _GAP) - _GAP), 0.5)
@@ -36,7 +36,7 @@ def strip(images: Tensor) -> bytes:
     return buffer.getvalue()
 
 
-def sheet(rows: Sequence[tuple[str, Tensor, Tensor]], *, shown: int = 12) -> bytes:
+def contact_sheet(rows: Sequence[tuple[str, Tensor, Tensor]], *, shown: int = 12) -> bytes:
     """A PNG with a strip for each row: its title, the first of its images [n, c, h, w] in [0, 1], and their labels [n].
 
     Raises:
@@ -47,7 +47,9 @@ def sheet(rows: Sequence[tuple[str, Tensor, Tensor]], *, shown: int = 12) -> byt
     figure = Figure(figsize=(0.62 * shown + 0.4, 1.15 * len(rows) + 0.2), layout="constrained")
     for axes, (title, x, y) in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows, strict=True):
         labels = " ".join(str(int(label)) if label.dim() == 0 else "" for label in y[:shown])
-        axes.imshow(Image.open(io.BytesIO(strip(x[:shown].float().clamp(0, 1)))), cmap="gray", interpolation="nearest")
+        axes.imshow(
+            Image.open(io.BytesIO(image_strip(x[:shown].float().clamp(0, 1)))), cmap="gray", interpolation="nearest"
+        )
         axes.set_title(f"{title}   labels {labels}", fontsize=8, loc="left")
         axes.set_axis_off()
     return as_png(figure)

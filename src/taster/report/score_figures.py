@@ -11,9 +11,9 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from taster.report.figures import Theme, colour, ink, style
-from taster.report.scores import SAMPLES, ScoreLine
-from taster.report.summary import Spread
+from taster.report.figures import Theme, attack_color, style_axes, text_color
+from taster.report.scores import SAMPLES, ScoreRow
+from taster.report.summary import MeanStd
 
 Series = list[tuple[str, list[tuple[float, str]]]]
 """Lines of a plot: a name, and for each point its place and the label of the attack or score it is taken from."""
@@ -22,12 +22,12 @@ _MARKERS = {"accumulate": "o", "trigger": "s"}
 _STROKES = {"accumulate": "-", "trigger": ":"}
 
 
-def over_radius(attacks: Sequence[Any]) -> Series:
+def series_by_epsilon(attacks: Sequence[Any]) -> Series:
     """The attacks that differ in nothing but ε, as lines over it; those with a single ε are none."""
     return _series(attacks, "epsilon", float)
 
 
-def over_past(scores: Sequence[Any], labels: Sequence[str]) -> Series:
+def series_by_snapshot(scores: Sequence[Any], labels: Sequence[str]) -> Series:
     """The scores that differ in nothing but the snapshot compared to, as lines over it, in the order of `labels`."""
     kept = [entry for entry in scores if entry.settings.get("against") in labels]
     return _series(kept, "against", lambda value: float(labels.index(value)))
@@ -50,47 +50,47 @@ def _common(points: Sequence[tuple[float, str]]) -> str:
     return " ".join(shared).rstrip(",") or points[0][1]
 
 
-def radius_plot(lines: Sequence[ScoreLine], score: str, series: Series, theme: Theme) -> Figure:
+def epsilon_plot(lines: Sequence[ScoreRow], score: str, series: Series, theme: Theme) -> Figure:
     """A score over ε: its mean on poisoned samples (broken: on the clean ones), and the area under the ROC curve."""
     figure = Figure(figsize=(7.2, 3.0), layout="constrained")
     left, right = figure.subplots(1, 2)
     for axes, label in ((left, "mean of the score"), (right, "AUC, %")):
-        style(axes, theme)
+        style_axes(axes, theme)
         axes.set_xlabel("ε")
         axes.set_ylabel(label)
-    right.axhline(50, color=ink(theme), linewidth=0.8, linestyle=":")
+    right.axhline(50, color=text_color(theme), linewidth=0.8, linestyle=":")
     for i, (name, points) in enumerate(series, 1):
         for phase in SAMPLES:
             known = _known(lines, [(x, score, attack) for x, attack in points], phase)
-            _line(left, known, "fed", phase, colour(i), name)
-            _line(right, known, "auc", phase, colour(i), name)
-            _clean(left, known, colour(i))
+            _line(left, known, "poisoned", phase, attack_color(i), name)
+            _line(right, known, "auc", phase, attack_color(i), name)
+            _clean(left, known, attack_color(i))
     _legend(right, theme)
     return figure
 
 
-def past_plot(
-    lines: Sequence[ScoreLine], series: Series, attacks: Sequence[str], labels: Sequence[str], theme: Theme
+def snapshot_plot(
+    lines: Sequence[ScoreRow], series: Series, attacks: Sequence[str], labels: Sequence[str], theme: Theme
 ) -> Figure:
     """A score's mean over the model compared to: on poisoned samples, and (broken) on the clean ones."""
     figure = Figure(figsize=(3.8 * len(series), 3.0), layout="constrained")
     panels = figure.subplots(1, len(series), squeeze=False)[0]
     for axes, (name, points) in zip(panels, series, strict=True):
-        style(axes, theme)
-        axes.set_title(name, color=ink(theme), fontsize=9)
+        style_axes(axes, theme)
+        axes.set_title(name, color=text_color(theme), fontsize=9)
         axes.set_xlabel("compared to")
         axes.set_ylabel("mean of the score")
         axes.set_xticks([x for x, _ in points], [labels[int(x)] for x, _ in points], rotation=45, ha="right")
         for i, attack in enumerate(attacks):
             for phase in SAMPLES:
                 known = _known(lines, [(x, score, attack) for x, score in points], phase)
-                _line(axes, known, "fed", phase, colour(i), attack)
-                _clean(axes, known, colour(i))
+                _line(axes, known, "poisoned", phase, attack_color(i), attack)
+                _clean(axes, known, attack_color(i))
         _legend(axes, theme)
     return figure
 
 
-def distributions(cells: Sequence[dict[str, Any]], score: str, attacks: Sequence[str], theme: Theme) -> Figure | None:
+def score_histogram(cells: Sequence[dict[str, Any]], score: str, attacks: Sequence[str], theme: Theme) -> Figure | None:
     """How a score spreads over samples, clean (filled) and poisoned (lines), of all seeds; None where none changed.
 
     Args:
@@ -116,15 +116,17 @@ def distributions(cells: Sequence[dict[str, Any]], score: str, attacks: Sequence
     bins = [low + (high - low) * i / 40 for i in range(41)] if high > low else 40
     figure = Figure(figsize=(4.2, 3.0), layout="constrained")
     axes = figure.subplots()
-    style(axes, theme)
-    axes.hist(torch.cat(clean).clamp(low, high).numpy(), bins, density=True, color=colour(0), alpha=0.5, label="clean")
+    style_axes(axes, theme)
+    axes.hist(
+        torch.cat(clean).clamp(low, high).numpy(), bins, density=True, color=attack_color(0), alpha=0.5, label="clean"
+    )
     for (attack, phase), parts in fed.items():
         axes.hist(
             torch.cat(parts).clamp(low, high).numpy(),
             bins,
             density=True,
             histtype="step",
-            color=colour(attacks.index(attack)),
+            color=attack_color(attacks.index(attack)),
             linestyle=_STROKES[phase],
             linewidth=1.3,
             label=f"{attack}, {SAMPLES[phase]}",
@@ -136,20 +138,20 @@ def distributions(cells: Sequence[dict[str, Any]], score: str, attacks: Sequence
 
 
 def _known(
-    lines: Sequence[ScoreLine], wanted: Sequence[tuple[float, str, str]], phase: str
-) -> list[tuple[float, ScoreLine]]:
+    lines: Sequence[ScoreRow], wanted: Sequence[tuple[float, str, str]], phase: str
+) -> list[tuple[float, ScoreRow]]:
     """The lines there are for places, scores and attacks."""
     found = {(line.score, line.attack, line.phase): line for line in lines}
     return [(x, found[score, attack, phase]) for x, score, attack in wanted if (score, attack, phase) in found]
 
 
-def _line(axes: Axes, known: list[tuple[float, ScoreLine]], what: str, phase: str, tint: str, name: str) -> None:
-    points: list[tuple[float, Spread]] = [(x, getattr(line, what)) for x, line in known if getattr(line, what)]
+def _line(axes: Axes, known: list[tuple[float, ScoreRow]], what: str, phase: str, tint: str, name: str) -> None:
+    points: list[tuple[float, MeanStd]] = [(x, getattr(line, what)) for x, line in known if getattr(line, what)]
     if points:
         axes.errorbar(
             [x for x, _ in points],
             [spread.mean for _, spread in points],
-            [spread.deviation or 0.0 for _, spread in points],
+            [spread.std or 0.0 for _, spread in points],
             color=tint,
             marker=_MARKERS[phase],
             linestyle=_STROKES[phase],
@@ -160,11 +162,11 @@ def _line(axes: Axes, known: list[tuple[float, ScoreLine]], what: str, phase: st
         )
 
 
-def _clean(axes: Axes, known: list[tuple[float, ScoreLine]], tint: str) -> None:
+def _clean(axes: Axes, known: list[tuple[float, ScoreRow]], tint: str) -> None:
     points = [(x, line.clean.mean) for x, line in known if line.clean]
     axes.plot([x for x, _ in points], [y for _, y in points], "--", color=tint, linewidth=0.9)
 
 
 def _legend(axes: Axes, theme: Theme) -> None:
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=7, frameon=False, labelcolor=ink(theme))
+        axes.legend(fontsize=7, frameon=False, labelcolor=text_color(theme))

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from taster.report.summary import Spread
+from taster.experiments.recipes.schema import PublishedResult
+from taster.report.summary import MeanStd
 
 HEADINGS = ["score", "attack", "defence", "samples", "clean", "poisoned", "AUC"]
 LEGEND = (
@@ -18,16 +19,16 @@ SAMPLES = {"accumulate": "stream", "trigger": "trigger"}
 
 
 @dataclass(frozen=True)
-class ScoreLine:
+class ScoreRow:
     """One score of one attack's samples of one phase, over all seeds; `fed` and `auc` are None where none changed."""
 
     score: str
     attack: str
     defence: str
     phase: str
-    clean: Spread | None
-    fed: Spread | None
-    auc: Spread | None
+    clean: MeanStd | None
+    poisoned: MeanStd | None
+    auc: MeanStd | None
     published: str = ""
 
     def cells(self, *, published: bool = False) -> list[str]:
@@ -38,20 +39,20 @@ class ScoreLine:
             self.defence,
             SAMPLES[self.phase],
             _text(self.clean),
-            _text(self.fed),
+            _text(self.poisoned),
             _text(self.auc, 1),
             *([self.published or "–"] if published else []),
         ]
 
 
-def score_lines(rows: Sequence[dict[str, Any]], published: Sequence[dict[str, Any]] = ()) -> list[ScoreLine]:
+def score_table(rows: Sequence[dict[str, Any]], published: Sequence[PublishedResult] = ()) -> list[ScoreRow]:
     """One line for each score, attack, defence and phase.
 
     Args:
         rows: of results.json.
-        published: what a paper reports for some of them, as in a recipe.
+        published: the recipe's `[[published]]` entries.
     """
-    reported = {(p["score"], p["attack"]): _reported(p) for p in published if p.get("score") is not None}
+    reported = {(p.score, p.attack): _published_text(p) for p in published if p.score is not None}
     first = rows[0]["defence"] if rows else ""  # a paper's figures are of the undefended model, which comes first
     groups: dict[tuple[str, str, str, str], list[dict[str, float]]] = {}
     labels = list(dict.fromkeys(label for row in rows for label in row.get("scores", {})))
@@ -60,10 +61,10 @@ def score_lines(rows: Sequence[dict[str, Any]], published: Sequence[dict[str, An
             for phase, entry in row.get("scores", {}).get(label, {}).items():
                 groups.setdefault((label, row["attack"], row["defence"], phase), []).append(entry)
     return [
-        ScoreLine(
+        ScoreRow(
             *key,
             clean=_spread(entries, "clean"),
-            fed=_spread(entries, "fed"),
+            poisoned=_spread(entries, "fed"),
             auc=_spread(entries, "auc"),
             published=reported.get(key[:2], "") if key[2] == first else "",
         )
@@ -71,19 +72,19 @@ def score_lines(rows: Sequence[dict[str, Any]], published: Sequence[dict[str, An
     ]
 
 
-def _spread(entries: list[dict[str, float]], name: str) -> Spread | None:
+def _spread(entries: list[dict[str, float]], name: str) -> MeanStd | None:
     values = [entry[name] for entry in entries if name in entry]
-    return Spread.of(values) if values else None
+    return MeanStd.of(values) if values else None
 
 
-def _text(spread: Spread | None, digits: int | None = None) -> str:
+def _text(spread: MeanStd | None, digits: int | None = None) -> str:
     if spread is None:
         return "–"
     return spread.text(digits=digits if digits is not None else 3 if abs(spread.mean) < 10 else 1)
 
 
-def _reported(published: dict[str, Any]) -> str:
-    parts = [] if published.get("clean") is None else [f"clean {published['clean']:g}"]
-    parts += [] if published.get("fed") is None else [f"poisoned {published['fed']:g}"]
-    parts += [] if published.get("auc") is None else [f"AUC {published['auc']:g}"]
+def _published_text(published: PublishedResult) -> str:
+    parts = [] if published.clean is None else [f"clean {published.clean:g}"]
+    parts += [] if published.fed is None else [f"poisoned {published.fed:g}"]
+    parts += [] if published.auc is None else [f"AUC {published.auc:g}"]
     return ", ".join(parts)

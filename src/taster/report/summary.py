@@ -5,84 +5,67 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
+
+from taster.experiments.recipes.schema import PublishedResult
 
 
 @dataclass(frozen=True)
-class Spread:
+class MeanStd:
     """Mean and standard deviation over seeds; the deviation is None for a single one."""
 
     mean: float
-    deviation: float | None
+    std: float | None
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
+    def of(cls, values: Sequence[float]) -> MeanStd:
         """Of at least one value."""
         return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
     def text(self, *, sign: bool = False, digits: int = 1) -> str:
         """As "mean ± sd"."""
-        # Adding zero turns a rounded minus zero into zero.
+        # Adding zero turns a rounded −0.0 into 0.0.
         mean = round(self.mean, digits) + 0.0
         text = f"{mean:{'+' if sign and mean else ''}.{digits}f}".replace("-", "−")
-        return text if self.deviation is None else f"{text} ± {self.deviation:.{digits}f}"
+        return text if self.std is None else f"{text} ± {self.std:.{digits}f}"
+
+
+def published_text(published: PublishedResult, *, narrow: bool = False) -> str:
+    """A paper's accuracy change; unless narrow, with everything else it reports."""
+    change = "" if published.drop is None else MeanStd(published.drop, published.std).text(sign=True)
+    if narrow and change:
+        return change
+    parts = [change] if change else []
+    sides = " → ".join(f"{side:.1f}" for side in (published.before, published.after) if side is not None)
+    if sides:
+        parts = [f"{change} ({sides})" if change else sides]
+    parts += [] if published.steps is None else [f"{published.steps:g} steps"]
+    parts += [] if published.screened is None else [f"{published.screened:g} % screened"]
+    parts += [] if published.cost is None else [f"cost {published.cost:.1f}"]
+    parts += [] if published.seconds is None else [f"{published.seconds:g} s"]
+    parts += [] if published.loss is None else [f"loss {published.loss:g}"]
+    return ", ".join(parts) or "–"
 
 
 @dataclass(frozen=True)
-class Reported:
-    """What a paper reports, in its own setting; None is what it does not."""
-
-    before: float | None = None
-    after: float | None = None
-    drop: float | None = None
-    spread: float | None = None
-    steps: float | None = None
-    cost: float | None = None
-    screened: float | None = None
-    seconds: float | None = None
-    loss: float | None = None
-
-    @classmethod
-    def of(cls, published: dict[str, Any]) -> Reported:
-        """Of an entry of a recipe's `[[published]]`."""
-        return cls(**{field.name: published.get(field.name) for field in fields(cls)})
-
-    def text(self, *, narrow: bool = False) -> str:
-        """The drop; unless narrow, with whatever else there is."""
-        drop = "" if self.drop is None else Spread(self.drop, self.spread).text(sign=True)
-        if narrow and drop:
-            return drop
-        parts = [drop] if drop else []
-        sides = " → ".join(f"{side:.1f}" for side in (self.before, self.after) if side is not None)
-        if sides:
-            parts = [f"{drop} ({sides})" if drop else sides]
-        parts += [] if self.steps is None else [f"{self.steps:g} steps"]
-        parts += [] if self.screened is None else [f"{self.screened:g} % screened"]
-        parts += [] if self.cost is None else [f"cost {self.cost:.1f}"]
-        parts += [] if self.seconds is None else [f"{self.seconds:g} s"]
-        parts += [] if self.loss is None else [f"loss {self.loss:g}"]
-        return ", ".join(parts) or "–"
-
-
-@dataclass(frozen=True)
-class Line:
+class SummaryRow:
     """One attack against one defence, over all seeds."""
 
     attack: str
     defence: str
     seeds: int
-    start: Spread
-    before: Spread
-    after: Spread
-    drop: Spread
-    steps: Spread
-    worst_step: Spread | None
+    start: MeanStd
+    before: MeanStd
+    after: MeanStd
+    accuracy_change: MeanStd
+    steps: MeanStd
+    worst_step: MeanStd | None
     stopped_by: str
-    rejected: Spread
-    screened: Spread | None
-    cost: Spread | None
-    published: Reported | None = None
+    rejected: MeanStd
+    screened: MeanStd | None
+    cost: MeanStd | None
+    published: PublishedResult | None = None
 
     def cells(self, *, narrow: bool = False, published: bool = False) -> list[str]:
         """The texts of the table, in the order of `headings`.
@@ -92,13 +75,13 @@ class Line:
             published: with the paper's figures at the end.
         """
         before, after, steps, rejected = (
-            Spread(spread.mean, None if narrow else spread.deviation)
+            MeanStd(spread.mean, None if narrow else spread.std)
             for spread in (self.before, self.after, self.steps, self.rejected)
         )
         return [
             self.attack,
             self.defence,
-            self.drop.text(sign=True),
+            self.accuracy_change.text(sign=True),
             before.text(),
             after.text(),
             steps.text(),
@@ -106,7 +89,11 @@ class Line:
             "–" if self.worst_step is None else self.worst_step.text(sign=True).split(" ")[0],
             "–" if self.screened is None else f"{self.screened.mean:.0f}",
             "–" if self.cost is None else f"{self.cost.mean:.2f}",
-            *([("–" if self.published is None else self.published.text(narrow=narrow))] if published else []),
+            *(
+                [("–" if self.published is None else published_text(self.published, narrow=narrow))]
+                if published
+                else []
+            ),
         ]
 
 
@@ -116,8 +103,8 @@ def headings(*, published: bool = False) -> list[str]:
     return [*own, "published"] if published else own
 
 
-def tabulated(
-    lines: Sequence[Line], *, narrow: bool = False, published: bool = False
+def result_table(
+    lines: Sequence[SummaryRow], *, narrow: bool = False, published: bool = False
 ) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of the table; without the columns of what was screened where nothing was, and of the worst step
     where it is not known, or the table is to be narrow."""
@@ -146,37 +133,39 @@ def legend(*, published: bool = False) -> str:
     )
 
 
-def summarise(rows: Sequence[dict[str, Any]], published: Sequence[dict[str, Any]] = ()) -> list[Line]:
+def summarize(rows: Sequence[dict[str, Any]], published: Sequence[PublishedResult] = ()) -> list[SummaryRow]:
     """One line for each attack and defence, in the order of the rows.
 
     Args:
         rows: of results.json.
-        published: what a paper reports for some of them, as in a recipe.
+        published: the recipe's `[[published]]` entries.
     """
-    reported = {(p["attack"], p["defence"]): Reported.of(p) for p in published if p.get("defence") is not None}
+    reported = {(p.attack, p.defence): p for p in published if p.defence is not None}
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["attack"], row["defence"]), []).append(row)
     return [_line(attack, defence, group, reported) for (attack, defence), group in groups.items()]
 
 
-def _line(attack: str, defence: str, rows: list[dict[str, Any]], reported: dict[tuple[str, str], Reported]) -> Line:
-    def over(key: str) -> Spread:
-        return Spread.of([row[key] for row in rows])
+def _line(
+    attack: str, defence: str, rows: list[dict[str, Any]], reported: dict[tuple[str, str], PublishedResult]
+) -> SummaryRow:
+    def over(key: str) -> MeanStd:
+        return MeanStd.of([row[key] for row in rows])
 
-    def where_known(key: str) -> Spread | None:
+    def where_known(key: str) -> MeanStd | None:
         values = [row[key] for row in rows if row.get(key) is not None]
-        return Spread.of(values) if values else None
+        return MeanStd.of(values) if values else None
 
     stopped = Counter(row["stopped_by"] for row in rows)
-    return Line(
+    return SummaryRow(
         attack=attack,
         defence=defence,
         seeds=len(rows),
         start=over("acc_start"),
         before=over("acc_before"),
         after=over("acc_after"),
-        drop=over("drop"),
+        accuracy_change=over("drop"),
         steps=over("steps"),
         stopped_by=", ".join(f"{reason} {count}" for reason, count in stopped.most_common()),
         rejected=over("rejected"),
@@ -187,6 +176,6 @@ def _line(attack: str, defence: str, rows: list[dict[str, Any]], reported: dict[
     )
 
 
-def worst(lines: Sequence[Line]) -> Line:
+def largest_drop(lines: Sequence[SummaryRow]) -> SummaryRow:
     """The line with the greatest mean drop."""
-    return min(lines, key=lambda line: line.drop.mean)
+    return min(lines, key=lambda line: line.accuracy_change.mean)

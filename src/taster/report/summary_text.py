@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from taster.report.defence_ranking import Standing
-from taster.report.summary import Line, Spread, worst
+from taster.report.defence_ranking import DefenceRank
+from taster.report.summary import MeanStd, SummaryRow, largest_drop
 
 if TYPE_CHECKING:
     from taster.experiments.recipes.schema import Recipe
@@ -15,7 +15,9 @@ _FEW = 4
 """Defences that one sentence can go through one by one."""
 
 
-def sentences(recipe: Recipe, lines: list[Line], standing: Sequence[Standing], undefended: str | None) -> list[str]:
+def sentences(
+    recipe: Recipe, lines: list[SummaryRow], standing: Sequence[DefenceRank], undefended: str | None
+) -> list[str]:
     """What was done, and what came of it: of a run with many defences, how the best and the worst of them stand.
 
     Args:
@@ -24,7 +26,7 @@ def sentences(recipe: Recipe, lines: list[Line], standing: Sequence[Standing], u
         standing: of its defences.
         undefended: the label of the defence that defends nothing, where there is one.
     """
-    start = Spread.of([line.start.mean for line in lines]).mean
+    start = MeanStd.of([line.start.mean for line in lines]).mean
     seeds = max(line.seeds for line in lines)
     names = [entry.name for entry in recipe.defence]
     behind = f"behind each of {len(names)} defences" if len(names) > 1 else f"behind {recipe.defence[0].label}"
@@ -36,27 +38,27 @@ def sentences(recipe: Recipe, lines: list[Line], standing: Sequence[Standing], u
     )
     if len(names) > _FEW and standing:
         return [done, _stand(standing, undefended)]
-    hurt = worst([line for line in lines if line.defence == undefended] or lines)
+    hurt = largest_drop([line for line in lines if line.defence == undefended] or lines)
     if hurt.defence != undefended:
-        drop = hurt.drop.text(sign=True)
+        drop = hurt.accuracy_change.text(sign=True)
         return [done, f"The greatest drop in one step was {drop} points, by “{hurt.attack}” against {hurt.defence}."]
     others = [line for line in lines if line.attack == hurt.attack and line.defence != undefended]
-    held = "; ".join(f"behind {line.defence} by {line.drop.text(sign=True)}" for line in others)
+    held = "; ".join(f"behind {line.defence} by {line.accuracy_change.text(sign=True)}" for line in others)
     came = (
         f"With no defence, “{hurt.attack}” did most harm: its one trigger step changed the accuracy by "
-        f"{hurt.drop.text(sign=True)} points" + (f"; {held}." if held else ".")
+        f"{hurt.accuracy_change.text(sign=True)} points" + (f"; {held}." if held else ".")
     )
     return [done, came]
 
 
-def _stand(standing: Sequence[Standing], undefended: str | None) -> str:
+def _stand(standing: Sequence[DefenceRank], undefended: str | None) -> str:
     """How the defences that lost least and most stand beside none."""
 
-    def end(one: Standing) -> str:
-        return f"{Spread(one.final, None).text(sign=True)} points ({one.final_by})"
+    def end(one: DefenceRank) -> str:
+        return f"{MeanStd(one.final_accuracy_change, None).text(sign=True)} points ({one.final_attack})"
 
     none = next(one for one in standing if one.defence == undefended)
-    others = sorted((one for one in standing if one.defence != undefended), key=lambda one: -one.final)
+    others = sorted((one for one in standing if one.defence != undefended), key=lambda one: -one.final_accuracy_change)
     best, last = others[0], others[-1]
     return (
         "Under the attack that is worst for each, accuracy at the end, beside that of the stream which nobody attacks, "

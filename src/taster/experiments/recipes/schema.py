@@ -60,11 +60,11 @@ class Defence(Entry):
 _OF_SCORES = {"clean", "fed", "auc"}
 
 
-class Published(Section):
+class PublishedResult(Section):
     """What a paper reports, in the words of the results: for an attack and a defence accuracies in %, the drop in
-    points with its deviation `spread`, steps, cost, the share of samples screened in %, the seconds that one poisoned
-    sample takes and the loss of normal samples that it brings about; or for an attack and a score its means on `clean`
-    and `fed` samples, and the area under the ROC curve in %."""
+    points with its standard deviation `std`, steps, cost, the share of samples screened in %, the seconds that one
+    poisoned sample takes and the loss of normal samples that it brings about; or for an attack and a score its means on
+    `clean` and `fed` samples, and the area under the ROC curve in %."""
 
     attack: str
     defence: str | None = None
@@ -72,7 +72,7 @@ class Published(Section):
     before: float | None = None
     after: float | None = None
     drop: float | None = None
-    spread: float | None = None
+    std: float | None = None
     steps: float | None = None
     cost: float | None = None
     screened: float | None = None
@@ -83,7 +83,7 @@ class Published(Section):
     auc: float | None = None
 
     @model_validator(mode="after")
-    def _of_one_thing(self) -> Published:
+    def _of_one_thing(self) -> PublishedResult:
         if (self.defence is None) == (self.score is None):
             raise ValueError("a defence or a score, and not both")
         others = _OF_SCORES if self.score is None else set(type(self).model_fields) - _OF_SCORES - {"attack", "score"}
@@ -265,7 +265,7 @@ class Recipe(Section):
     defence: Annotated[list[Defence], Field(min_length=1), BeforeValidator(_labelled)]
     score: Annotated[list[Entry], BeforeValidator(_labelled)] = []
     surrogate: list[Surrogate] = []
-    published: list[Published] = []
+    published: list[PublishedResult] = []
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, defaults filled in, those that are None left out as TOML has no null."""
