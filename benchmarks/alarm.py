@@ -33,7 +33,7 @@ from taster.experiments.recipes.schema import Defence, Recipe
 from taster.experiments.running.tasks import recipe_data
 from taster.experiments.scenarios.build_online import make_learner, stream_rate
 from taster.experiments.scenarios.burn_in import burn_in
-from taster.experiments.scenarios.burn_in_cache import shared
+from taster.experiments.scenarios.burn_in_cache import cached_burn_in
 from taster.scores.memorization_discrepancy import MemorizationDiscrepancy
 from taster.utils.seeds import generator
 
@@ -129,7 +129,7 @@ def main() -> None:
     for seed in range(options.seeds):
         roles = split_roles(data, recipe.split.sizes(), seed)
         images = roles["burn_in"]
-        state = shared(recipe, images, seed, device, lambda: burn_in(recipe, data, images, seed, device))  # noqa: B023 (called at once)
+        state = cached_burn_in(recipe, images, seed, device, lambda: burn_in(recipe, data, images, seed, device))  # noqa: B023 (called at once)
         probe, stream = as_batch(roles["probe"]), as_batch(roles["stream"].select(torch.arange(options.injections + 1)))
         parts = {"data": data, "state": state, "probe": probe, "seed": seed, "device": device}
         parts["normal"] = stream.select(slice(options.injections, options.injections + 1))

@@ -30,8 +30,8 @@ from taster.experiments.recipes.schema import Recipe
 from taster.experiments.running.tasks import recipe_data
 from taster.experiments.scenarios.build_online import make_learner, stream_rate
 from taster.experiments.scenarios.burn_in import burn_in
-from taster.experiments.scenarios.burn_in_cache import shared
-from taster.experiments.scenarios.crafting_replay import outcome, replay
+from taster.experiments.scenarios.burn_in_cache import cached_burn_in
+from taster.experiments.scenarios.crafting_replay import summarize_replay, replay
 from taster.utils.allocator import keep_memory
 from taster.utils.seeds import generator
 
@@ -62,7 +62,7 @@ def make(method: str, recipe: Recipe, sampler: Sampler, seed: int, group: int, d
 def measured(campaign: Campaign, clean: Batch, view: View, rate: float, test: Batch) -> dict[str, Any]:
     campaign.poison(clean, view, Phase.TRIGGER)
     assert campaign.forming is not None
-    found = outcome(replay(campaign.forming, view, rate, test))
+    found = summarize_replay(replay(campaign.forming, view, rate, test))
     return {**found, "an_iteration": found["processor"] / max(1, found["iterations"])}
 
 
@@ -84,7 +84,7 @@ def main() -> None:
     for seed in range(options.seeds):
         roles = split_roles(data, recipe.split.sizes(), seed)
         images = roles["burn_in"]
-        state = shared(recipe, images, seed, device, lambda: burn_in(recipe, data, images, seed, device))  # noqa: B023 (called at once)
+        state = cached_burn_in(recipe, images, seed, device, lambda: burn_in(recipe, data, images, seed, device))  # noqa: B023 (called at once)
         probe = as_batch(roles["probe"].select(torch.arange(1)))
         view = make_learner(recipe, data, state, recipe.defence[0], probe, seed, device).view()
         clean, test = (

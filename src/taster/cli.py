@@ -126,7 +126,7 @@ def run(
     directory = _directory(chosen.name, out, resume)
     with _progress(quiet) as progress:
         try:
-            rows = run_recipe(chosen, directory, resume=resume, jobs=jobs, engine=engine, watcher=_Bars(progress))
+            rows = run_recipe(chosen, directory, resume=resume, jobs=jobs, engine=engine, progress=_Bars(progress))
         except KeyboardInterrupt:
             _messages.print(f"stopped; go on with: taster run ... --resume --out {directory}", highlight=False)
             raise typer.Exit(130) from None

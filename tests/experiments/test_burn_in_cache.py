@@ -11,7 +11,7 @@ import torch
 
 from taster.data import Images
 from taster.experiments import Recipe, read_recipe
-from taster.experiments.scenarios.burn_in_cache import shared
+from taster.experiments.scenarios.burn_in_cache import cached_burn_in
 
 IMAGES = Images(torch.zeros(6, 1, 8, 8, dtype=torch.uint8), torch.arange(6))
 OTHERS = Images(torch.ones(6, 1, 8, 8, dtype=torch.uint8), torch.arange(6))
@@ -28,7 +28,7 @@ class Trainer:
         return {"made": self.times, "tensor": torch.full((2,), float(self.times))}
 
     def burn_in(self, recipe: Recipe, images: Images = IMAGES, seed: int = 0) -> int:
-        made: int = shared(recipe, images, seed, torch.device("cpu"), self)["made"]
+        made: int = cached_burn_in(recipe, images, seed, torch.device("cpu"), self)["made"]
         return made
 
 

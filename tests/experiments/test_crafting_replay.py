@@ -14,7 +14,7 @@ from tests.conftest import tiny_batch, tiny_learner
 from taster import Batch, Learner
 from taster.attacks import Forming
 from taster.experiments import RunDirectory, read_recipe, run_recipe
-from taster.experiments.scenarios.crafting_replay import frames, outcome, replay
+from taster.experiments.scenarios.crafting_replay import frames, summarize_replay, replay
 from taster.report import write_report
 from taster.report.crafting_curves import crafting_table, format_seconds
 
@@ -42,7 +42,7 @@ def test_the_replay_is_what_the_learner_does() -> None:
         other = Learner(twin, torch.optim.SGD(twin.parameters(), lr=0.7), torch.nn.functional.cross_entropy)
         other.step(batch)
         assert accuracy == other.view().accuracy(test.x, test.y)
-    told = outcome(course)
+    told = summarize_replay(course)
     assert (told["iterations"], told["loss"], told["accuracy"]) == (3, 3.0, min(course["accuracy"]))
     assert (told["seconds"], told["processor"], told["prepared"]) == (forming.seconds, forming.processor, 0.0)
 
@@ -52,7 +52,7 @@ def test_losses_without_a_number_can_be_written() -> None:
     forming.losses[1] = float("inf")
     course = replay(forming, tiny_learner().view(), 0.1, tiny_batch(10))
     assert course["loss"] == [0.0, None]
-    assert outcome(course)["loss"] == 0.0
+    assert summarize_replay(course)["loss"] == 0.0
     json.dumps(course, allow_nan=False)
 
 

@@ -17,9 +17,9 @@ from taster.report import write_report
 FEDERATED = """
 [federated]
 clients = 12
-per_round = 8
+clients_per_round = 8
 samples = 3
-malicious = 0.25
+malicious_fraction = 0.25
 [federated.aggregator]
 name = "coordinate_median"
 [compute]"""
@@ -72,7 +72,7 @@ def test_a_run_goes_on_where_it_was_stopped(federated: Callable[..., Path], tmp_
 def test_splits_and_local_epochs(split: str, federated: Callable[..., Path], tmp_path: Path) -> None:
     recipe = read_recipe(
         str(federated()),
-        [f"federated.split={split}", "federated.local_epochs=2", "federated.local_batch_size=2", "seeds=1"],
+        [f"federated.partition={split}", "federated.local_epochs=2", "federated.local_batch_size=2", "seeds=1"],
     )
     rows = run_recipe(recipe, tmp_path / "run", jobs=1)
     assert all(row["acc_after"] > 0 for row in rows)
@@ -108,9 +108,9 @@ def test_every_rule_can_be_a_defence_and_every_attack_run_against_it(
 @pytest.mark.parametrize(
     ("change", "wanted"),
     [
-        ("federated.per_round=13", "wanted at most clients = 12"),
+        ("federated.clients_per_round=13", "wanted at most clients = 12"),
         ("split.trigger=7", "sample for each client"),
-        ("federated.malicious=1.5", "federated.malicious"),
+        ("federated.malicious_fraction=1.5", "federated.malicious_fraction"),
         ("federated.clienst=3", "federated.clienst: got an unknown key"),
         ("federated.aggregator.name=krumm", "got 'krumm', wanted one of mean"),
         ("federated.aggregator.byzantine=2", "federated.aggregator.byzantine: got an unknown key"),

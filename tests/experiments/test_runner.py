@@ -20,7 +20,7 @@ from taster import load_state, save_state
 from taster.errors import CheckpointError, DataError, ModelError, RecipeError, RunDirectoryError
 from taster.experiments import Recipe, RunDirectory, parse_recipe, read_recipe
 from taster.experiments import run_recipe as run_recipe_anywhere
-from taster.experiments.running.progress import Silence
+from taster.experiments.running.progress import NoProgress
 
 
 def run_recipe(recipe: Recipe, out: Path, *, jobs: int = 1, **options: Any) -> list[dict[str, Any]]:
@@ -92,7 +92,7 @@ def test_all_attacks_meet_the_same_stream_and_start(reference: tuple[Path, list[
     assert len({s["loss"] for s in first}) == 1
 
 
-class Stop(Silence):
+class Stop(NoProgress):
     """Kills the run after so many steps, as a power cut would."""
 
     def __init__(self, after: int) -> None:
@@ -461,7 +461,7 @@ def test_scores_surrogates_and_a_rehearsal_go_through_a_run(recipe_with: Callabl
         assert set(scores["loss"]) == {"accumulate", "trigger"}
         assert ("auc" in scores["loss"]["trigger"]) == (attack != "none")
     # Poison crafted on another model is other poison.
-    losses = {a: by_attack[a]["loss"]["accumulate"]["fed"] for a in ("accumulative", "other seed", "other model")}
+    losses = {a: by_attack[a]["loss"]["accumulate"]["poisoned"] for a in ("accumulative", "other seed", "other model")}
     assert len(set(losses.values())) == 3
     state = load_state(tmp_path / "run" / "burn_in" / "seed-0.safetensors")
     assert list(state["surrogates"]) == ["seed", "cnn"]

@@ -1,4 +1,4 @@
-"""Scores taken of what is fed and of what it was."""
+"""Scores taken of what is poisoned and of what it was."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tests.conftest import tiny_batch, tiny_learner
 from taster import Batch, Phase, View
 from taster.errors import RecipeError
 from taster.experiments.recipes.schema import Entry
-from taster.experiments.scenarios.score_tracker import Measures
+from taster.experiments.scenarios.score_tracker import ScoreTracker
 from taster.scores.base import Score
 
 
-def measured(score: Score) -> Measures:
-    return Measures({Entry(name="mine:score", label="s"): score})
+def measured(score: Score) -> ScoreTracker:
+    return ScoreTracker({Entry(name="mine:score", label="s"): score})
 
 
 def brightness(batch: Batch, view: View) -> torch.Tensor:
@@ -33,14 +33,14 @@ def test_the_changed_samples_are_held_against_what_they_were() -> None:
     measures, clean, view = measured(brightness), tiny_batch(10), tiny_learner().view()
     found = measures.take(Phase.ACCUMULATE, clean, brightened(clean, 4), view)
     assert found == {
-        "s": {"clean": pytest.approx(float(clean.x[:4].mean()), rel=1e-5), "fed": pytest.approx(1.0)},
+        "s": {"clean": pytest.approx(float(clean.x[:4].mean()), rel=1e-5), "poisoned": pytest.approx(1.0)},
     }
     measures.take(Phase.ACCUMULATE, clean, brightened(clean, 6, by=-1.0), view)
     summary = measures.summary()["s"]["accumulate"]
     assert summary["auc"] == pytest.approx(40.0)  # four samples are above all clean ones, six under all
     values = measures.values()
     assert values is not None
-    assert len(values["s"]["accumulate"]["clean"]) == len(values["s"]["accumulate"]["fed"]) == 10
+    assert len(values["s"]["accumulate"]["clean"]) == len(values["s"]["accumulate"]["poisoned"]) == 10
 
 
 def test_where_nothing_changed_clean_samples_are_measured_alone() -> None:
@@ -63,7 +63,7 @@ def test_what_is_not_finite_is_the_most_suspicious_and_not_written_as_a_mean(odd
 
 
 def test_without_scores_there_is_nothing() -> None:
-    measures = Measures({})
+    measures = ScoreTracker({})
     assert measures.take(Phase.TRIGGER, tiny_batch(), tiny_batch(), tiny_learner().view()) == {}
     assert measures.values() is None
     assert measures.summary() == {}

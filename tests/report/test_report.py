@@ -16,7 +16,7 @@ import torch
 from taster.errors import RunDirectoryError
 from taster.experiments import RunDirectory, read_recipe, run_recipe
 from taster.experiments.recipes.schema import Entry, PublishedResult
-from taster.experiments.running.progress import Silence
+from taster.experiments.running.progress import NoProgress
 from taster.report import MeanStd, result_table, summarize, write_report
 from taster.report.compare import compare_runs
 from taster.report.figures import attack_color
@@ -81,12 +81,12 @@ def test_a_paper_may_report_other_things_than_drops() -> None:
 
 
 def scored(seed: int, fed: float | None) -> dict[str, object]:
-    entry = {"clean": 1.0 + seed} if fed is None else {"clean": 1.0 + seed, "fed": fed, "auc": 70.0 + seed}
+    entry = {"clean": 1.0 + seed} if fed is None else {"clean": 1.0 + seed, "poisoned": fed, "auc": 70.0 + seed}
     return row(-1.0, seed, scores={"s": {"accumulate": entry}})
 
 
 def test_scores_are_brought_together_over_seeds() -> None:
-    published = [PublishedResult(attack="a", score="s", clean=0.4, fed=0.7)]
+    published = [PublishedResult(attack="a", score="s", clean=0.4, poisoned=0.7)]
     (line,) = score_table([scored(0, 3.0), scored(1, 5.0)], published)
     assert line.cells(published=True) == [
         "s", "a", "d", "stream", "1.500 ± 0.707", "4.000 ± 1.414", "70.5 ± 0.7", "clean 0.4, poisoned 0.7",
@@ -225,7 +225,7 @@ def test_refusals_are_told_with_their_reason(tmp_path: Path, recipe_with) -> Non
     assert "would fall by" in page
 
 
-class StopAfter(Silence):
+class StopAfter(NoProgress):
     def __init__(self, steps: int) -> None:
         self.left = steps
 
@@ -237,10 +237,10 @@ class StopAfter(Silence):
 
 def test_an_unfinished_run_is_reported_as_such_and_an_empty_one_refused(tmp_path: Path, tiny_recipe: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        run_recipe(read_recipe(str(tiny_recipe)), tmp_path / "run", watcher=StopAfter(48), jobs=1)
+        run_recipe(read_recipe(str(tiny_recipe)), tmp_path / "run", progress=StopAfter(48), jobs=1)
     assert "cells are missing" in write_report(RunDirectory(tmp_path / "run")).read_text()
     with pytest.raises(KeyboardInterrupt):
-        run_recipe(read_recipe(str(tiny_recipe)), tmp_path / "early", watcher=StopAfter(2), jobs=1)
+        run_recipe(read_recipe(str(tiny_recipe)), tmp_path / "early", progress=StopAfter(2), jobs=1)
     with pytest.raises(RunDirectoryError, match="no cell is finished"):
         write_report(RunDirectory(tmp_path / "early"))
     with pytest.raises(RunDirectoryError, match="not a run directory"):

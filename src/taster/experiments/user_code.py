@@ -11,7 +11,7 @@ from taster.utils.import_path import is_import_path
 
 
 @contextmanager
-def own_code(entry: Entry) -> Iterator[None]:
+def user_code(entry: Entry) -> Iterator[None]:
     """Names the recipe's entry where code of the user's own raises something. Errors in taster's code pass as they are.
 
     Raises:

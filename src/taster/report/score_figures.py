@@ -100,15 +100,15 @@ def score_histogram(cells: Sequence[dict[str, Any]], score: str, attacks: Sequen
         theme: of the page it stands on.
     """
     clean: list[torch.Tensor] = []
-    fed: dict[tuple[str, str], list[torch.Tensor]] = {}
+    poisoned: dict[tuple[str, str], list[torch.Tensor]] = {}
     for cell in cells:
         for phase, values in ((cell["cell"].scores() or {}).get(score) or {}).items():
-            if "fed" in values:
+            if "poisoned" in values:
                 clean.append(values["clean"])
-                fed.setdefault((cell["row"]["attack"], phase), []).append(values["fed"])
-    if not fed:
+                poisoned.setdefault((cell["row"]["attack"], phase), []).append(values["poisoned"])
+    if not poisoned:
         return None
-    every = torch.cat([*clean, *(part for parts in fed.values() for part in parts)])
+    every = torch.cat([*clean, *(part for parts in poisoned.values() for part in parts)])
     every = every[every.isfinite()]
     if len(every) == 0:
         return None
@@ -120,7 +120,7 @@ def score_histogram(cells: Sequence[dict[str, Any]], score: str, attacks: Sequen
     axes.hist(
         torch.cat(clean).clamp(low, high).numpy(), bins, density=True, color=attack_color(0), alpha=0.5, label="clean"
     )
-    for (attack, phase), parts in fed.items():
+    for (attack, phase), parts in poisoned.items():
         axes.hist(
             torch.cat(parts).clamp(low, high).numpy(),
             bins,

@@ -20,7 +20,7 @@ SAMPLES = {"accumulate": "stream", "trigger": "trigger"}
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One score of one attack's samples of one phase, over all seeds; `fed` and `auc` are None where none changed."""
+    """One score of one attack's samples of one phase, over all seeds; `poisoned` and `auc` are None where none changed."""
 
     score: str
     attack: str
@@ -64,7 +64,7 @@ def score_table(rows: Sequence[dict[str, Any]], published: Sequence[PublishedRes
         ScoreRow(
             *key,
             clean=_spread(entries, "clean"),
-            poisoned=_spread(entries, "fed"),
+            poisoned=_spread(entries, "poisoned"),
             auc=_spread(entries, "auc"),
             published=reported.get(key[:2], "") if key[2] == first else "",
         )
@@ -85,6 +85,6 @@ def _text(spread: MeanStd | None, digits: int | None = None) -> str:
 
 def _published_text(published: PublishedResult) -> str:
     parts = [] if published.clean is None else [f"clean {published.clean:g}"]
-    parts += [] if published.fed is None else [f"poisoned {published.fed:g}"]
+    parts += [] if published.poisoned is None else [f"poisoned {published.poisoned:g}"]
     parts += [] if published.auc is None else [f"AUC {published.auc:g}"]
     return ", ".join(parts)

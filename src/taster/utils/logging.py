@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def quiet(name: str, level: int = logging.ERROR) -> Iterator[None]:
+def suppress_log_messages(name: str, level: int = logging.ERROR) -> Iterator[None]:
     """Inside it, the logger of this name tells nothing under a level: errors alone, by default."""
     logger = logging.getLogger(name)
     before = logger.level

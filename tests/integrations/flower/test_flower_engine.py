@@ -193,9 +193,9 @@ batch_size = 20
 steps = 2
 [federated]
 clients = 8
-per_round = 5
+clients_per_round = 5
 samples = 3
-malicious = 0.25
+malicious_fraction = 0.25
 [compute]
 threads = 1
 [[attack]]

@@ -219,11 +219,13 @@ def _impossible_federation(recipe: Recipe) -> list[str]:
                 )
     if section is None:
         return faults
-    if section.per_round > section.clients:
-        faults.append(f"federated.per_round: got {section.per_round}, wanted at most clients = {section.clients}")
-    if recipe.split.trigger < section.per_round:
+    if section.clients_per_round > section.clients:
         faults.append(
-            f"split.trigger: got {recipe.split.trigger}, wanted at least federated.per_round = {section.per_round}: a "
+            f"federated.clients_per_round: got {section.clients_per_round}, wanted at most clients = {section.clients}"
+        )
+    if recipe.split.trigger < section.clients_per_round:
+        faults.append(
+            f"split.trigger: got {recipe.split.trigger}, wanted at least federated.clients_per_round = {section.clients_per_round}: a "
             "sample for each client of the trigger's round"
         )
     if recipe.split.stream is not None and recipe.split.stream < section.clients:

@@ -9,7 +9,7 @@ from typing import Any
 
 from taster.errors import RecipeError
 from taster.experiments.recipes.checks import parse_recipe
-from taster.experiments.recipes.overrides import apply_change
+from taster.experiments.recipes.overrides import apply_override
 from taster.experiments.recipes.schema import Recipe
 
 
@@ -18,26 +18,26 @@ def shipped_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(_folder().glob("*.toml"))}
 
 
-def read_recipe(name: str, changes: list[str] | None = None) -> Recipe:
+def read_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
     """A recipe by the name of a shipped one or the path of a TOML file, with `key=value` changes applied.
 
     Raises:
         RecipeError: with every fault, one a line.
     """
     raw = _read(name, Path(), ())
-    for change in changes or []:
-        apply_change(raw, change)
+    for change in overrides or []:
+        apply_override(raw, change)
     return parse_recipe(raw, name)
 
 
-def merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+def merge_recipes(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """`own` laid over `base`: tables are merged key by key; anything else, lists of entries too, is replaced, and so is
     a table that names another function: settings of the old one mean nothing to it."""
     found = dict(base)
     for key, value in own.items():
         under = found.get(key)
         if isinstance(value, dict) and isinstance(under, dict) and _same_function(value, under):
-            found[key] = merged(under, value)
+            found[key] = merge_recipes(under, value)
         else:
             found[key] = value
     return found
@@ -70,8 +70,8 @@ def _read(name: str, folder: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         raise RecipeError(f"{name}: extends: got {bases!r}, wanted the name or file of a recipe, or a list of such")
     found: dict[str, Any] = {}
     for base in bases:
-        found = merged(found, _read(base, path.parent, (*above, path.resolve())))
-    return merged(found, raw)
+        found = merge_recipes(found, _read(base, path.parent, (*above, path.resolve())))
+    return merge_recipes(found, raw)
 
 
 def _folder() -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 from taster.errors import RecipeError
 
 
-def apply_change(raw: dict[str, Any], change: str) -> None:
+def apply_override(raw: dict[str, Any], override: str) -> None:
     """Sets one value by its path: `burn_in.epochs=5`, `attack.0.epsilon=0.1` or `attack.accumulative.epsilon=0.1`.
 
     Args:
@@ -18,10 +18,10 @@ def apply_change(raw: dict[str, Any], change: str) -> None:
     Raises:
         RecipeError: when the path leads nowhere, or the entry it names is not the only one.
     """
-    path, equals, text = change.partition("=")
+    path, equals, text = override.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
-        raise RecipeError(f"--set: got {change!r}, wanted key=value, as in burn_in.epochs=5")
+        raise RecipeError(f"--set: got {override!r}, wanted key=value, as in burn_in.epochs=5")
     try:
         value = tomllib.loads(f"value = {text.strip()}")["value"]
     except tomllib.TOMLDecodeError:
@@ -30,12 +30,12 @@ def apply_change(raw: dict[str, Any], change: str) -> None:
     for i, key in enumerate(keys):
         last = i == len(keys) - 1
         if isinstance(node, list):
-            node = _member(node, key, change)
+            node = _member(node, key, override)
             if last:
-                raise RecipeError(f"--set: got {change!r}, wanted a key of the entry, as in {path}.epsilon=0.1")
+                raise RecipeError(f"--set: got {override!r}, wanted a key of the entry, as in {path}.epsilon=0.1")
             continue
         if not isinstance(node, dict):
-            raise RecipeError(f"--set: got {change!r}, but {'.'.join(keys[:i])} has no keys below it")
+            raise RecipeError(f"--set: got {override!r}, but {'.'.join(keys[:i])} has no keys below it")
         if last:
             node[key] = value
         else:

@@ -14,8 +14,8 @@ from taster.derivatives.method import Precision
 from taster.errors import SettingError
 from taster.experiments.recipes.registry import Factory, Kind, find_factory
 
-Count = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(gt=0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0)]
 
 
 def _way(text: str) -> str:
@@ -57,14 +57,14 @@ class Defence(Entry):
     plus: list[str] | None = None
 
 
-_OF_SCORES = {"clean", "fed", "auc"}
+_OF_SCORES = {"clean", "poisoned", "auc"}
 
 
 class PublishedResult(Section):
     """What a paper reports, in the words of the results: for an attack and a defence accuracies in %, the drop in
     points with its standard deviation `std`, steps, cost, the share of samples screened in %, the seconds that one
     poisoned sample takes and the loss of normal samples that it brings about; or for an attack and a score its means on
-    `clean` and `fed` samples, and the area under the ROC curve in %."""
+    `clean` and `poisoned` samples, and the area under the ROC curve in %."""
 
     attack: str
     defence: str | None = None
@@ -79,7 +79,7 @@ class PublishedResult(Section):
     seconds: float | None = None
     loss: float | None = None
     clean: float | None = None
-    fed: float | None = None
+    poisoned: float | None = None
     auc: float | None = None
 
     @model_validator(mode="after")
@@ -114,13 +114,13 @@ class Data(Section):
 class Split(Section):
     """Samples of each role. `stream` takes what is left where it is not given, `test` all of the set's test split."""
 
-    burn_in: Count
-    stream: Count | None = None
-    trigger: Count
-    validation: Count
-    monitor: Count
-    probe: Count
-    test: Count | None = None
+    burn_in: PositiveInt
+    stream: PositiveInt | None = None
+    trigger: PositiveInt
+    validation: PositiveInt
+    monitor: PositiveInt
+    probe: PositiveInt
+    test: PositiveInt | None = None
 
     def sizes(self) -> dict[Role, int | None]:
         """By role."""
@@ -135,14 +135,14 @@ class BurnIn(Section):
     """
 
     epochs: Annotated[int, Field(ge=0)] = 10
-    batch_size: Count = 100
-    learning_rate: Rate = 0.1
+    batch_size: PositiveInt = 100
+    learning_rate: PositiveFloat = 0.1
     momentum: Annotated[float, Field(ge=0)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     crop: Annotated[int, Field(ge=0)] = 0
     flip: bool = False
     checkpoint: str | None = None
-    keep_epochs: list[Count] = []
+    keep_epochs: list[PositiveInt] = []
     earlier: dict[str, str] = {}
 
     @property
@@ -160,8 +160,8 @@ class StreamSection(Section):
     """Learning after release. `learning_rate` is that of the burn-in where it is not given; `fresh_optimizer` starts
     without the burn-in's momentum."""
 
-    batch_size: Count = 100
-    learning_rate: Rate | None = None
+    batch_size: PositiveInt = 100
+    learning_rate: PositiveFloat | None = None
     fresh_optimizer: bool = False
     crop: Annotated[int, Field(ge=0)] = 0
     flip: bool = False
@@ -170,7 +170,7 @@ class StreamSection(Section):
 class ScheduleSection(Section):
     """When attacks strike: after `steps` accumulative steps at the latest, earlier by the other conditions."""
 
-    steps: Count = 40
+    steps: PositiveInt = 40
     dormant: Annotated[int, Field(ge=0)] = 0
     accuracy_floor: Annotated[float, Field(ge=0, le=100)] | None = None
     margin: Annotated[float, Field(ge=0, le=100)] = 0.0
@@ -181,33 +181,33 @@ class HistorySection(Section):
     """Snapshots the learner keeps for stages that rewind or look back; 0 keeps none but the burn-in's epochs."""
 
     capacity: Annotated[int, Field(ge=0)] = 0
-    every: Count = 1
+    every: PositiveInt = 1
 
 
 class Federated(Section):
     """Learning from rounds of clients' updates instead of a stream of batches.
 
-    `clients` share the stream's samples by `split`: "iid", "dirichlet" by label with `alpha`, or "single", one sample
-    each. Each round `per_round` of them are drawn, each draws `samples` of its own (all, where it is not given) and
+    `clients` share the stream's samples by `partition`: "iid", "dirichlet" by label with `alpha`, or "single", one sample
+    each. Each round `clients_per_round` of them are drawn, each draws `samples` of its own (all, where it is not given) and
     sends the gradient, or after `local_epochs` of plain SGD what came of them. Of each round's clients the share
-    `malicious` is the attacker's. `aggregator` is the rule of aggregation where the defence is none itself.
+    `malicious_fraction` is the attacker's. `aggregator` is the rule of aggregation where the defence is none itself.
     `batch_norm` is what clients normalise with: the "recorded" statistics, or those of the round's samples together
-    ("synchronised"), which the server then records. A client that claims more than `heaviest` times the median weight
+    ("synchronised"), which the server then records. A client that claims more than `max_weight_ratio` times the median weight
     is dropped.
     """
 
-    clients: Count = 100
-    per_round: Count = 100
-    split: Literal["iid", "dirichlet", "single"] = "iid"
-    alpha: Rate = 0.5
-    samples: Count | None = None
-    malicious: Annotated[float, Field(ge=0, le=1)] = 0.2
+    clients: PositiveInt = 100
+    clients_per_round: PositiveInt = 100
+    partition: Literal["iid", "dirichlet", "single"] = "iid"
+    alpha: PositiveFloat = 0.5
+    samples: PositiveInt | None = None
+    malicious_fraction: Annotated[float, Field(ge=0, le=1)] = 0.2
     batch_norm: Statistics = "recorded"
     local_epochs: Annotated[int, Field(ge=0)] = 0
-    local_batch_size: Count | None = None
-    local_learning_rate: Rate = 0.1
+    local_batch_size: PositiveInt | None = None
+    local_learning_rate: PositiveFloat = 0.1
     aggregator: Named = Named(name="mean")
-    heaviest: Rate = 10.0
+    max_weight_ratio: PositiveFloat = 10.0
 
 
 class Compute(Section):
@@ -223,9 +223,9 @@ class Compute(Section):
     device: str = "auto"
     precision: Precision = "float32"
     channels_last: bool = False
-    threads: Count | None = None
+    threads: PositiveInt | None = None
     derivatives: Annotated[str, AfterValidator(_way)] = "held_difference"
-    test_every: Count = 1
+    eval_every: PositiveInt = 1
 
     @property
     def way(self) -> Way | None:

@@ -13,11 +13,11 @@ from taster.core.types import Tensors
 from taster.data import Images, Role, as_batch
 from taster.derivatives import Derivatives, Way, exact_ways, fast_ways, fastest, measure, normalised
 from taster.experiments.recipes.schema import Recipe
-from taster.experiments.running.progress import Watcher
+from taster.experiments.running.progress import Progress
 from taster.experiments.scenarios.burn_in import build_optimizer
 
 
-def decide_derivatives(recipe: Recipe, model: nn.Module, roles: Mapping[Role, Images], watcher: Watcher) -> Recipe:
+def choose_derivatives(recipe: Recipe, model: nn.Module, roles: Mapping[Role, Images], progress: Progress) -> Recipe:
     """The recipe with its way named: the fastest that agrees, of those it is open to, on a batch of S_val's split.
 
     A recipe that names a way, or none of whose attacks computes derivatives, comes back as it is.
@@ -37,9 +37,9 @@ def decide_derivatives(recipe: Recipe, model: nn.Module, roles: Mapping[Role, Im
     ways = (fast_ways if recipe.compute.derivatives == "fast" else exact_ways)(images=batch.x.dim() == 4)
     direction = normalised(Derivatives(Way("double_backward")).gradient(loss, view.trainable, other), "per_tensor")
     stage = "try ways to differentiate"
-    watcher.begin(stage, len(ways))
+    progress.begin(stage, len(ways))
     found = []
     for way in ways:
         found += measure(loss, view.trainable, batch, direction, [way])
-        watcher.step(stage, 1, str(way))
+        progress.step(stage, 1, str(way))
     return recipe.computed_with(derivatives=str(fastest(found)))

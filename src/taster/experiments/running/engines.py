@@ -15,11 +15,11 @@ from taster.errors import RecipeError, RunDirectoryError
 from taster.experiments.environment import pick_device
 from taster.experiments.recipes.schema import Recipe
 from taster.experiments.run_directory import RunDirectory
-from taster.experiments.running.tasks import Task, perform, recipe_data, set_up_torch
-from taster.experiments.running.workers import Workers, workers
-from taster.experiments.scenarios.build_federated import make_gradients, section_of
+from taster.experiments.running.tasks import Task, run_task, recipe_data, set_up_torch
+from taster.experiments.running.workers import Workers, open_workers
+from taster.experiments.scenarios.build_federated import make_gradients, federated_section
 from taster.experiments.scenarios.burn_in import make_model
-from taster.utils.logging import quiet
+from taster.utils.logging import suppress_log_messages
 
 if TYPE_CHECKING:
     from flwr.serverapp import Grid
@@ -64,13 +64,13 @@ def choose_engine(asked: str | None, recipe: Recipe, run: RunDirectory) -> Engin
 def on_engine(engine: Engine, jobs: int, cells: int, recipe: Recipe, directory: str) -> Iterator[Workers]:
     """Whatever does the tasks of a run: `jobs` processes, those of Ray where that is the engine."""
     if engine == "flower":
-        yield OnFlower(recipe, directory, jobs)
+        yield FlowerWorkers(recipe, directory, jobs)
         return
-    with workers(min(jobs, cells or 1), recipe, directory) as pool:
+    with open_workers(min(jobs, cells or 1), recipe, directory) as pool:
         yield pool
 
 
-class OnFlower:
+class FlowerWorkers:
     """One Flower simulation for all cells of a run: its nodes are the seats of a round's clients. Burn-ins, which have
     no clients, are done in this process."""
 
@@ -88,7 +88,7 @@ class OnFlower:
         cells = [task for task in tasks if task.attack is not None]
         for task in tasks:
             if task.attack is None:
-                perform(task, self._recipe, self._directory, partial(on_step, task))
+                run_task(task, self._recipe, self._directory, partial(on_step, task))
                 on_done(task)
         if not cells:
             return
@@ -98,7 +98,7 @@ class OnFlower:
         def main(grid: Grid) -> None:
             for task in cells:
                 simulation = partial(FlowerSimulation, grid=grid)
-                perform(task, self._recipe, self._directory, partial(on_step, task), simulation)
+                run_task(task, self._recipe, self._directory, partial(on_step, task), simulation)
                 on_done(task)
 
         recipe = self._recipe
@@ -108,11 +108,11 @@ class OnFlower:
             partial(make_gradients, recipe),
             precision=recipe.compute.precision,
         )
-        with quiet("flwr", logging.CRITICAL):  # what nodes raise is raised here
+        with suppress_log_messages("flwr", logging.CRITICAL):  # what nodes raise is raised here
             simulate(
                 main,
                 app,
-                nodes=section_of(recipe).per_round,
+                nodes=federated_section(recipe).clients_per_round,
                 workers=self._jobs,
                 gpus=1 / self._jobs if device.type == "cuda" else 0.0,
             )

@@ -1,12 +1,12 @@
-"""Who is told how a run goes on."""
+"""Progress reporting."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
 
-class Watcher(Protocol):
-    """Is told how a run goes on."""
+class Progress(Protocol):
+    """Receives the progress of a run."""
 
     def begin(self, stage: str, steps: int) -> None:
         """A stage of so many steps begins."""
@@ -15,8 +15,8 @@ class Watcher(Protocol):
         """So many steps more are done, the last of them in the task of this title."""
 
 
-class Silence:
-    """A watcher that does not care."""
+class NoProgress:
+    """Ignores progress."""
 
     def begin(self, stage: str, steps: int) -> None:
         """Nothing."""

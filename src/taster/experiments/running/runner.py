@@ -14,12 +14,12 @@ from taster.errors import RecipeError, RunDirectoryError
 from taster.experiments.environment import describe_environment, pick_device
 from taster.experiments.recipes.schema import Recipe
 from taster.experiments.run_directory import RunDirectory
-from taster.experiments.running.choose_derivatives import decide_derivatives
+from taster.experiments.running.choose_derivatives import choose_derivatives
 from taster.experiments.running.engines import choose_engine, on_engine
-from taster.experiments.running.progress import Silence, Watcher
-from taster.experiments.running.tasks import Task, pending, recipe_data, set_up_torch
+from taster.experiments.running.progress import NoProgress, Progress
+from taster.experiments.running.tasks import Task, pending_tasks, recipe_data, set_up_torch
 from taster.experiments.running.workers import Workers
-from taster.experiments.scenarios.build_federated import rehearse_federation
+from taster.experiments.scenarios.build_federated import dry_run_federation
 from taster.experiments.scenarios.build_online import make_campaign, make_guard, make_score
 from taster.experiments.scenarios.burn_in import build_model, load_weights, surrogate_recipe
 
@@ -31,7 +31,7 @@ def run_recipe(
     resume: bool = False,
     jobs: int | None = None,
     engine: str | None = None,
-    watcher: Watcher | None = None,
+    progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Runs every cell of a recipe and leaves all of it in a directory.
 
@@ -42,7 +42,7 @@ def run_recipe(
         jobs: worker processes; None picks as many as the recipe's threads leave room for, one on a GPU.
         engine: what a federation runs on, "local" or "flower"; None goes on with that of the run that is there, and
             else is local.
-        watcher: is told of the progress.
+        progress: receives the progress of the run.
 
     Returns:
         the rows of results.json.
@@ -54,7 +54,7 @@ def run_recipe(
         ExtraError: when the engine is not installed.
         WorkerError: when a worker process died.
     """
-    watcher = watcher or Silence()
+    progress = progress or NoProgress()
     run = RunDirectory(out)
     going_on = resume and run.exists()
     if going_on:
@@ -69,17 +69,17 @@ def run_recipe(
     before = torch.get_num_threads()
     set_up_torch(threads, device)
     try:
-        model, roles = _rehearse(recipe, device, watcher)
+        model, roles = _dry_run(recipe, device, progress)
         batches = len(roles["burn_in"]) // recipe.burn_in.batch_size
-        recipe = decide_derivatives(recipe, model, roles, watcher)
+        recipe = choose_derivatives(recipe, model, roles, progress)
         del model, roles
         if not going_on or not run.complete():
             run.begin(recipe, describe_environment(device, threads, jobs, chosen))
-        burn_ins, cells = pending(recipe, run, batches)
+        burn_ins, cells = pending_tasks(recipe, run, batches)
         with on_engine(chosen, jobs, len(cells), recipe, str(run.path)) as pool:
             for stage, tasks in (("burn-in", burn_ins), ("attacks × defences", cells)):
                 if tasks:
-                    _perform_all(stage, tasks, recipe, run, pool, watcher)
+                    _run_stage(stage, tasks, recipe, run, pool, progress)
         run.gather_steps(recipe)
         return run.gather(recipe)
     finally:
@@ -87,10 +87,10 @@ def run_recipe(
 
 
 class _Decoding:
-    """Tells a watcher of images being decoded; a second split of a data set is a second stage."""
+    """Tells the progress of images being decoded; a second split of a data set is a second stage."""
 
-    def __init__(self, watcher: Watcher) -> None:
-        self._watcher = watcher
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
         self._stage = ""
         self._stages = 0
         self._done = 0
@@ -99,15 +99,15 @@ class _Decoding:
         if not self._stage or done < self._done:
             self._stages += 1
             self._stage = f"decode images, part {self._stages}"
-            self._watcher.begin(self._stage, total)
+            self._progress.begin(self._stage, total)
             self._done = 0
-        self._watcher.step(self._stage, done - self._done, f"{total} images")
+        self._progress.step(self._stage, done - self._done, f"{total} images")
         self._done = done
 
 
-def _rehearse(recipe: Recipe, device: torch.device, watcher: Watcher) -> tuple[nn.Module, dict[Role, Images]]:
+def _dry_run(recipe: Recipe, device: torch.device, progress: Progress) -> tuple[nn.Module, dict[Role, Images]]:
     """Builds everything once, so that faults are told before hours are spent; the first seed's model and roles."""
-    data = recipe_data(recipe, _Decoding(watcher))
+    data = recipe_data(recipe, _Decoding(progress))
     seed = recipe.seeds[0]
     roles = split_roles(data, recipe.split.sizes(), seed)
     if recipe.federated is None and recipe.stream.batch_size > len(roles["stream"]):
@@ -121,7 +121,7 @@ def _rehearse(recipe: Recipe, device: torch.device, watcher: Watcher) -> tuple[n
             load_weights(model, path)
     probe, trigger = (as_batch(roles[role].select(torch.arange(1))).to(device) for role in ("probe", "trigger"))
     if recipe.federated is not None:
-        rehearse_federation(recipe, roles, probe, trigger, seed)
+        dry_run_federation(recipe, roles, probe, trigger, seed)
     else:
         for defence in recipe.defence:
             make_guard(recipe, defence, probe, seed)
@@ -162,17 +162,17 @@ def _share_cores(recipe: Recipe, device: torch.device, jobs: int | None) -> tupl
     return recipe.computed_with(device=device.type if device.index is None else str(device), threads=threads), jobs
 
 
-def _perform_all(
-    stage: str, tasks: list[Task], recipe: Recipe, run: RunDirectory, pool: Workers, watcher: Watcher
+def _run_stage(
+    stage: str, tasks: list[Task], recipe: Recipe, run: RunDirectory, pool: Workers, progress: Progress
 ) -> None:
     """Does all tasks of a stage; results.json grows with every finished cell."""
-    watcher.begin(stage, sum(task.steps for task in tasks))
+    progress.begin(stage, sum(task.steps for task in tasks))
     taken = dict.fromkeys(tasks, 0)
 
     def advance(task: Task, steps: int = 1) -> None:
         if task in taken:  # a worker's last word can come after its result
             taken[task] += steps
-            watcher.step(stage, steps, task.title(recipe))
+            progress.step(stage, steps, task.title(recipe))
 
     def finish(task: Task) -> None:
         advance(task, task.steps - taken[task])  # what a phase that ended early left out

@@ -15,11 +15,11 @@ from taster.experiments.environment import pick_device
 from taster.experiments.recipes.schema import Recipe
 from taster.experiments.run_directory import RunDirectory
 from taster.experiments.scenarios.burn_in import burn_in, surrogate_recipe
-from taster.experiments.scenarios.burn_in_cache import shared
+from taster.experiments.scenarios.burn_in_cache import cached_burn_in
 from taster.experiments.scenarios.federated import run_federated_cell
 from taster.experiments.scenarios.online import run_cell
 from taster.federated import Simulation
-from taster.utils.logging import quiet
+from taster.utils.logging import suppress_log_messages
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Task:
         return f"{recipe.attack[self.attack].label} × {recipe.defence[self.defence].label}, seed {self.seed}"
 
 
-def pending(recipe: Recipe, run: RunDirectory, burn_in_batches: int) -> tuple[list[Task], list[Task]]:
+def pending_tasks(recipe: Recipe, run: RunDirectory, burn_in_batches: int) -> tuple[list[Task], list[Task]]:
     """The burn-ins and the cells that are still to be done."""
     burn_ins = [
         Task(seed, recipe.burn_in.epochs * burn_in_batches * (1 + len(recipe.surrogate)))
@@ -60,7 +60,7 @@ def pending(recipe: Recipe, run: RunDirectory, burn_in_batches: int) -> tuple[li
     return burn_ins, cells
 
 
-def perform(
+def run_task(
     task: Task,
     recipe: Recipe,
     directory: str,
@@ -68,7 +68,10 @@ def perform(
     simulation_of: Callable[..., Simulation] = Simulation,
 ) -> None:
     """Does one task and leaves its files in the run directory; a federation's rounds with the simulation given."""
-    with quiet("taster.core.learner"), quiet("taster.federated"):  # what is refused here is in steps.jsonl
+    with (
+        suppress_log_messages("taster.core.learner"),
+        suppress_log_messages("taster.federated"),
+    ):  # what is refused here is in steps.jsonl
         _perform(task, recipe, directory, on_step, simulation_of)
 
 
@@ -87,7 +90,9 @@ def _perform(
         images = roles["burn_in"]
 
         def burnt_in(recipe: Recipe, seed: int) -> dict[str, Any]:
-            return shared(recipe, images, seed, device, lambda: burn_in(recipe, data, images, seed, device, on_step))
+            return cached_burn_in(
+                recipe, images, seed, device, lambda: burn_in(recipe, data, images, seed, device, on_step)
+            )
 
         state = burnt_in(recipe, task.seed)
         if recipe.surrogate:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from taster.errors import WorkerError
 from taster.experiments.environment import pick_device
 from taster.experiments.recipes.schema import Recipe
-from taster.experiments.running.tasks import Task, perform, set_up_torch
+from taster.experiments.running.tasks import Task, run_task, set_up_torch
 from taster.utils.allocator import keep_memory
 
 
@@ -27,7 +27,7 @@ class Workers(Protocol):
         """Does all of them; tells of every step, and of every task that is done."""
 
 
-class Here:
+class InProcess:
     """This process."""
 
     def __init__(self, recipe: Recipe, directory: str) -> None:
@@ -37,11 +37,11 @@ class Here:
     def do(self, tasks: list[Task], on_step: Callable[[Task], None], on_done: Callable[[Task], None]) -> None:
         """In the order given."""
         for task in tasks:
-            perform(task, self._recipe, self._directory, lambda task=task: on_step(task))  # type: ignore[misc]
+            run_task(task, self._recipe, self._directory, lambda task=task: on_step(task))  # type: ignore[misc]
             on_done(task)
 
 
-class Processes:
+class ProcessPool:
     """A pool of processes, kept for all stages of a run."""
 
     def __init__(self, pool: ProcessPoolExecutor, ticks: Any, recipe: Recipe, directory: str) -> None:
@@ -82,16 +82,16 @@ class Processes:
 
 
 @contextmanager
-def workers(jobs: int, recipe: Recipe, directory: str) -> Iterator[Workers]:
+def open_workers(jobs: int, recipe: Recipe, directory: str) -> Iterator[Workers]:
     """As many workers as asked for; 1 is this process. None is left behind, whatever happens."""
     if jobs == 1:
-        yield Here(recipe, directory)
+        yield InProcess(recipe, directory)
         return
     context = multiprocessing.get_context("spawn")
     ticks: Any = context.Queue()
     pool = ProcessPoolExecutor(jobs, context, initializer=_set_up, initargs=(ticks, recipe))
     try:
-        yield Processes(pool, ticks, recipe, directory)
+        yield ProcessPool(pool, ticks, recipe, directory)
     finally:
         # On an error or Ctrl-C nobody waits for half-done cells: they are done anew when the run is resumed.
         processes = list((pool._processes or {}).values())
@@ -120,4 +120,4 @@ def _end_with_parent() -> None:
 
 
 def _perform(task: Task, recipe: Recipe, directory: str) -> None:
-    perform(task, recipe, directory, lambda: _ticks.put(task))
+    run_task(task, recipe, directory, lambda: _ticks.put(task))

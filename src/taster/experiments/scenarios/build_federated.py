@@ -33,7 +33,7 @@ def make_server(
     """A server whose learner is at the burnt-in state, behind the defence."""
     guard, rule = make_defence(recipe, defence, probe, seed)
     learner = learner_behind(guard, recipe, data, burnt_in, seed, device)
-    return Server(learner, rule, heaviest=section_of(recipe).heaviest)
+    return Server(learner, rule, heaviest=federated_section(recipe).max_weight_ratio)
 
 
 def make_defence(recipe: Recipe, defence: Defence, probe: Batch, seed: int) -> tuple[Guard, Rule]:
@@ -56,24 +56,24 @@ def make_defence(recipe: Recipe, defence: Defence, probe: Batch, seed: int) -> t
         raise RecipeError(f"defence {defence.label}: got {len(rules)} rules of aggregation, wanted one at most")
     if rules:
         return guard, rules[0]
-    entry = section_of(recipe).aggregator
+    entry = federated_section(recipe).aggregator
     return guard, recipe.factory("aggregator", entry).make({"probe": probe}, entry.settings)
 
 
 def make_population(recipe: Recipe, images: Images, seed: int) -> Population:
     """The clients, who share the stream's samples."""
-    section, draws = section_of(recipe), generator(seed, "clients' shares")
-    if section.split == "dirichlet":
+    section, draws = federated_section(recipe), generator(seed, "clients' shares")
+    if section.partition == "dirichlet":
         shares = dirichlet_shares(images.y, section.clients, section.alpha, draws)
     else:
-        deal = iid_shares if section.split == "iid" else single_shares
+        deal = iid_shares if section.partition == "iid" else single_shares
         shares = deal(len(images), section.clients, draws)
     return Population(
         images,
         shares,
-        per_round=section.per_round,
+        per_round=section.clients_per_round,
         samples=section.samples,
-        malicious=section.malicious,
+        malicious=section.malicious_fraction,
         seed=seed,
         augment=Augment(recipe.stream.crop, recipe.stream.flip),
     )
@@ -81,7 +81,7 @@ def make_population(recipe: Recipe, images: Images, seed: int) -> Population:
 
 def make_gradients(recipe: Recipe) -> ClientGradients:
     """What clients compute."""
-    section = section_of(recipe)
+    section = federated_section(recipe)
     local = LocalTraining(section.local_epochs, section.local_batch_size, section.local_learning_rate)
     return ClientGradients(section.batch_norm, local)
 
@@ -112,7 +112,7 @@ def make_clients_attack(
     return made
 
 
-def rehearse_federation(recipe: Recipe, roles: dict[Role, Images], probe: Batch, trigger: Batch, seed: int) -> None:
+def dry_run_federation(recipe: Recipe, roles: dict[Role, Images], probe: Batch, trigger: Batch, seed: int) -> None:
     """Makes everything once, so that faults are told before hours are spent."""
     for defence in recipe.defence:
         make_defence(recipe, defence, probe, seed)
@@ -122,7 +122,7 @@ def rehearse_federation(recipe: Recipe, roles: dict[Role, Images], probe: Batch,
     make_gradients(recipe)
 
 
-def section_of(recipe: Recipe) -> Federated:
+def federated_section(recipe: Recipe) -> Federated:
     """The recipe's `[federated]`."""
     assert recipe.federated is not None
     return recipe.federated

@@ -17,8 +17,8 @@ from taster.errors import RecipeError
 from taster.experiments.recipes.registry import find_factory
 from taster.experiments.recipes.schema import Defence, Recipe
 from taster.experiments.scenarios.burn_in import build_model, build_optimizer
-from taster.experiments.user_code import own_code
-from taster.utils.logging import quiet
+from taster.experiments.user_code import user_code
+from taster.utils.logging import suppress_log_messages
 from taster.utils.seeds import generator
 
 
@@ -26,7 +26,7 @@ def make_parts(recipe: Recipe, defence: Defence, probe: Batch, seed: int, draws:
     """What the defence's function returns, and those that follow it (`plus`); all draw from the generator so named."""
     resources = {"probe": probe, "generator": generator(seed, draws)}
     # A probe that is small for what it promises is the recipe's affair, and told by its results.
-    with own_code(defence), quiet("taster.defences.gates.probe_gate"):
+    with user_code(defence), suppress_log_messages("taster.defences.gates.probe_gate"):
         parts = [recipe.factory("defence", defence).make(resources, defence.settings)]
         for name in defence.plus or []:
             factory = find_factory("defence", name)

@@ -19,7 +19,7 @@ from taster.errors import RecipeError
 from taster.experiments.recipes.schema import Defence, Entry, Recipe, ScheduleSection
 from taster.experiments.scenarios.build_guarded import join, learner_behind, make_parts
 from taster.experiments.scenarios.burn_in import build_model, build_optimizer, surrogate_recipe
-from taster.experiments.user_code import own_code
+from taster.experiments.user_code import user_code
 from taster.scores.base import Score
 from taster.utils.seeds import generator
 
@@ -66,7 +66,7 @@ def make_surrogates(
 
 def make_score(recipe: Recipe, entry: Entry, probe: Batch) -> Score:
     """The score, with the clean samples that belong to it."""
-    with own_code(entry):
+    with user_code(entry):
         made = recipe.factory("score", entry).make({"probe": probe}, entry.settings)
     if not callable(made):
         raise RecipeError(f"score {entry.label}: {entry.name} returned {type(made).__name__}, wanted a Score")
@@ -112,7 +112,7 @@ def make_attack(
         "rehearsal": rehearsal,
         "rate": stream_rate(recipe),
     }
-    with own_code(attack):
+    with user_code(attack):
         return recipe.factory("attack", attack).make(resources, attack.settings)
 
 

@@ -18,7 +18,7 @@ from taster.experiments.recipes.schema import Recipe
 from taster.utils.import_path import is_import_path
 
 
-def shared(
+def cached_burn_in(
     recipe: Recipe, images: Images, seed: int, device: torch.device, train: Callable[[], dict[str, Any]]
 ) -> dict[str, Any]:
     """What `train` returns, read back where a burn-in determined by the same things has been made before.

@@ -16,20 +16,20 @@ from taster.data import Role
 from taster.stats.detection_bound import Promising
 
 
-class Course:
+class CellTrace:
     """Asks the schedule for phases, takes the accuracies, and keeps the records.
 
     Args:
         accuracy: of the learner as it is, on the split of this role, in points.
         schedule: when the attack acts.
-        test_every: steps between measurements on the test split, which neither attack nor defence sees.
+        eval_every: steps between measurements on the test split, which neither attack nor defence sees.
     """
 
-    def __init__(self, accuracy: Callable[[Role], float], schedule: Schedule, test_every: int) -> None:
+    def __init__(self, accuracy: Callable[[Role], float], schedule: Schedule, eval_every: int) -> None:
         self._began = time.perf_counter()
         self._accuracy = accuracy
         self._schedule = schedule
-        self._test_every = test_every
+        self._test_every = eval_every
         self._tested = [accuracy("test")]
         self._before = self._tested[0]
         self._observations = [Observation(None, accuracy("monitor"))]

@@ -40,7 +40,7 @@ def replay(forming: Forming, view: View, rate: float, test: Batch) -> dict[str, 
     }
 
 
-def outcome(course: dict[str, Any]) -> dict[str, Any]:
+def summarize_replay(course: dict[str, Any]) -> dict[str, Any]:
     """The course in a few numbers: iterations, seconds, the greatest loss and the least accuracy on the way."""
     return {
         "iterations": len(course["accuracy"]) - 1,

@@ -18,8 +18,8 @@ from taster.experiments.scenarios.build_federated import (
     make_server,
 )
 from taster.experiments.scenarios.build_online import make_schedule, make_surrogates
-from taster.experiments.scenarios.cell_trace import Course
-from taster.experiments.user_code import own_code
+from taster.experiments.scenarios.cell_trace import CellTrace
+from taster.experiments.user_code import user_code
 from taster.federated import Simulation
 from taster.utils.seeds import derived_seed
 
@@ -57,12 +57,12 @@ def run_federated_cell(
     torch.manual_seed(derived_seed(seed, "dropout"))
     out.begin()
     whose = {"attack": attack.label, "defence": defence.label, "seed": seed}
-    course = Course(accuracy, schedule, recipe.compute.test_every)
+    course = CellTrace(accuracy, schedule, recipe.compute.eval_every)
     dropped = 0
     phase = Phase.DORMANT
     while phase is not Phase.TRIGGER:
         phase = course.next_phase()
-        with own_code(defence), own_code(attack):
+        with user_code(defence), user_code(attack):
             result = simulation.round(phase, batches["trigger"] if phase is Phase.TRIGGER else None)
         dropped += len(result.faults)
         out.append(

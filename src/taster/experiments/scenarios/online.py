@@ -25,10 +25,10 @@ from taster.experiments.scenarios.build_online import (
     make_surrogates,
     stream_rate,
 )
-from taster.experiments.scenarios.cell_trace import Course, step_cost
-from taster.experiments.scenarios.crafting_replay import frames, outcome, replay
-from taster.experiments.scenarios.score_tracker import Measures
-from taster.experiments.user_code import own_code
+from taster.experiments.scenarios.cell_trace import CellTrace, step_cost
+from taster.experiments.scenarios.crafting_replay import frames, summarize_replay, replay
+from taster.experiments.scenarios.score_tracker import ScoreTracker
+from taster.experiments.user_code import user_code
 from taster.scores.base import halves
 from taster.utils.seeds import derived_seed, generator
 
@@ -58,7 +58,7 @@ def run_cell(
         rehearsal = Rehearsal(copy, held_out)
     surrogates = make_surrogates(recipe, data, burnt_in, seed, device)
     campaign = make_campaign(recipe, roles, batches["trigger"], attack, seed, surrogates, rehearsal)
-    measures = Measures({entry: make_score(recipe, entry, batches["probe"]) for entry in recipe.score})
+    measures = ScoreTracker({entry: make_score(recipe, entry, batches["probe"]) for entry in recipe.score})
     schedule = make_schedule(recipe.schedule, harmless=campaign.accumulate is None and campaign.trigger is None)
     section = recipe.stream
     stream = Stream(
@@ -72,44 +72,44 @@ def run_cell(
     torch.manual_seed(derived_seed(seed, "dropout"))
     out.begin()
     whose = {"attack": attack.label, "defence": defence.label, "seed": seed}
-    course = Course(accuracy, schedule, recipe.compute.test_every)
+    course = CellTrace(accuracy, schedule, recipe.compute.eval_every)
     pictures: dict[str, Tensor] = {}
     formed: dict[str, Any] | None = None
     phase = Phase.DORMANT
     while phase is not Phase.TRIGGER:
         phase = course.next_phase()
         clean = batches["trigger"] if phase is Phase.TRIGGER else stream.draw()
-        with own_code(defence):
+        with user_code(defence):
             if rehearsal is not None:
                 rehearsal.follow(learner, course.records[-1] if course.records else None)
-            with own_code(attack):
-                fed = campaign.poison(clean, learner.view(), phase)
+            with user_code(attack):
+                poisoned = campaign.poison(clean, learner.view(), phase)
         if phase is Phase.TRIGGER and campaign.forming is not None and campaign.forming.batches:
             formed = replay(campaign.forming, learner.view(), stream_rate(recipe), batches["test"])
             pictures["forming"] = frames(campaign.forming, clean)
-        scores = measures.take(phase, clean, fed, learner.view())
-        with own_code(defence), weight_momentum(learner, campaign, phase):
-            record = replace(learner.step(fed), phase=phase)
+        scores = measures.take(phase, clean, poisoned, learner.view())
+        with user_code(defence), weight_momentum(learner, campaign, phase):
+            record = replace(learner.step(poisoned), phase=phase)
         measures.observe(record, learner.view())
         out.append(
             {
                 **whose,
                 **record.to_dict(),
-                "poisoned": int(changed(fed, clean).sum()),
+                "poisoned": int(changed(poisoned, clean).sum()),
                 "derivatives": None if campaign.derivatives is None else campaign.derivatives.used(),
                 **course.take(record),
                 **({"scores": scores} if scores else {}),
             }
         )
         if phase is not Phase.DORMANT and phase.value not in pictures:
-            pictures |= _pictures(phase.value, clean, fed)
+            pictures |= _pictures(phase.value, clean, poisoned)
         on_step()
     row = {
         **whose,
         **course.row(learner.guard),
         "cost": step_cost(course.records),
         **({"scores": measures.summary()} if recipe.score else {}),
-        **({} if formed is None else {"forming": outcome(formed)}),
+        **({} if formed is None else {"forming": summarize_replay(formed)}),
     }
     out.finish({"row": row, **course.monitored(), "forming": formed}, pictures, measures.values())
 
@@ -131,7 +131,7 @@ def weight_momentum(learner: Learner, campaign: Campaign, phase: Phase) -> Itera
             group["momentum"] = momentum
 
 
-def _pictures(phase: str, clean: Batch, fed: Batch) -> dict[str, Tensor]:
+def _pictures(phase: str, clean: Batch, poisoned: Batch) -> dict[str, Tensor]:
     """A few samples before and after, the changed ones first."""
-    order = torch.argsort(changed(fed, clean).int(), descending=True, stable=True)[:_SHOWN]
-    return {phase: torch.stack([clean.x[order], fed.x[order]]).cpu()}
+    order = torch.argsort(changed(poisoned, clean).int(), descending=True, stable=True)[:_SHOWN]
+    return {phase: torch.stack([clean.x[order], poisoned.x[order]]).cpu()}

@@ -1,4 +1,4 @@
-"""What scores say of clean samples and of those that are fed in their place."""
+"""What scores say of clean samples and of those that are poisoned in their place."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from taster.core.types import Batch, Phase, StepRecord
 from taster.core.view import View
 from taster.errors import RecipeError
 from taster.experiments.recipes.schema import Entry
-from taster.experiments.user_code import own_code
+from taster.experiments.user_code import user_code
 from taster.scores.base import Score
 
 
-class Measures:
+class ScoreTracker:
     """Scores of each step's samples, taken before it is made: of those that were poisoned, and of the same when clean.
 
     In phases where an attack changes nothing the clean samples are measured alone.
@@ -33,7 +33,7 @@ class Measures:
         self._alone: defaultdict[tuple[str, str], list[Tensor]] = defaultdict(list)
         self._pairs: defaultdict[tuple[str, str], list[tuple[Tensor, Tensor]]] = defaultdict(list)
 
-    def take(self, phase: Phase, clean: Batch, fed: Batch, view: View) -> dict[str, dict[str, float]]:
+    def take(self, phase: Phase, clean: Batch, poisoned: Batch, view: View) -> dict[str, dict[str, float]]:
         """Measures a step's samples; the means by score.
 
         Raises:
@@ -41,12 +41,12 @@ class Measures:
         """
         if phase is Phase.DORMANT:
             return {}
-        mask = changed(fed, clean)
+        mask = changed(poisoned, clean)
         found = {}
         for entry, score in self._scores:
             key = (entry.label, phase.value)
             if bool(mask.any()):
-                pair = tuple(_measured(entry, score, batch.select(mask), view) for batch in (clean, fed))
+                pair = tuple(_measured(entry, score, batch.select(mask), view) for batch in (clean, poisoned))
                 self._pairs[key].append((pair[0], pair[1]))
                 found[entry.label] = _means(*pair)
             else:
@@ -58,34 +58,34 @@ class Measures:
         """Passes it on to scores that keep state."""
         for entry, score in self._scores:
             if isinstance(score, Stateful):
-                with own_code(entry):
+                with user_code(entry):
                     score.observe(record, view)
 
     def summary(self) -> dict[str, dict[str, dict[str, float]]]:
-        """By score and phase: the means on clean and fed samples, and the area under the ROC curve, in %."""
+        """By score and phase: the means on clean and poisoned samples, and the area under the ROC curve, in %."""
         return {
             label: {
-                phase: {**_means(**parts), **({"auc": _area(**parts)} if "fed" in parts else {})}
+                phase: {**_means(**parts), **({"auc": _area(**parts)} if "poisoned" in parts else {})}
                 for phase, parts in phases.items()
             }
             for label, phases in (self.values() or {}).items()
         }
 
     def values(self) -> dict[str, dict[str, dict[str, Tensor]]] | None:
-        """All that was measured, by score and phase: tensors [n] of clean and fed samples. None without scores."""
+        """All that was measured, by score and phase: tensors [n] of clean and poisoned samples. None without scores."""
         if not self._scores:
             return None
         found: dict[str, dict[str, dict[str, Tensor]]] = {}
         for (label, phase), parts in self._alone.items():
             found.setdefault(label, {})[phase] = {"clean": torch.cat(parts)}
         for (label, phase), pairs in self._pairs.items():  # in the place of the steps that an attack left alone
-            clean, fed = zip(*pairs, strict=True)
-            found.setdefault(label, {})[phase] = {"clean": torch.cat(clean), "fed": torch.cat(fed)}
+            clean, poisoned = zip(*pairs, strict=True)
+            found.setdefault(label, {})[phase] = {"clean": torch.cat(clean), "poisoned": torch.cat(poisoned)}
         return found
 
 
 def _measured(entry: Entry, score: Score, batch: Batch, view: View) -> Tensor:
-    with own_code(entry), torch.no_grad():
+    with user_code(entry), torch.no_grad():
         values = score(batch, view)
     if not isinstance(values, Tensor) or values.shape != (len(batch),):
         got = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
@@ -95,14 +95,14 @@ def _measured(entry: Entry, score: Score, batch: Batch, view: View) -> Tensor:
     return values.detach().float().cpu()
 
 
-def _area(clean: Tensor, fed: Tensor) -> float:
-    truth = [0] * len(clean) + [1] * len(fed)
+def _area(clean: Tensor, poisoned: Tensor) -> float:
+    truth = [0] * len(clean) + [1] * len(poisoned)
     # An infinite score is the most suspicious there is; one that is no number as well.
-    values = torch.nan_to_num(torch.cat([clean, fed]), nan=torch.finfo(clean.dtype).max)
+    values = torch.nan_to_num(torch.cat([clean, poisoned]), nan=torch.finfo(clean.dtype).max)
     return 100 * float(roc_auc_score(truth, values.numpy()))
 
 
-def _means(clean: Tensor, fed: Tensor | None = None) -> dict[str, float]:
+def _means(clean: Tensor, poisoned: Tensor | None = None) -> dict[str, float]:
     """Without what JSON cannot hold."""
-    means = {"clean": float(clean.mean()), **({} if fed is None else {"fed": float(fed.mean())})}
+    means = {"clean": float(clean.mean()), **({} if poisoned is None else {"poisoned": float(poisoned.mean())})}
     return {name: mean for name, mean in means.items() if abs(mean) < float("inf")}
