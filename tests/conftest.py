@@ -7,12 +7,45 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
+from hypothesis import HealthCheck
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from taster import Batch, Guard, Learner
+
+# Machines differ in speed, so no test has a deadline. The default tier draws the same examples every time.
+_ANY_SPEED: dict[str, Any] = {
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
+}
+hypothesis.settings.register_profile("default", max_examples=25, derandomize=True, database=None, **_ANY_SPEED)
+hypothesis.settings.register_profile("thorough", max_examples=1000, print_blob=True, **_ANY_SPEED)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--thorough", action="store_true", help="run the long fuzzing, tracing and killing, with more cases"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    hypothesis.settings.load_profile("thorough" if config.getoption("--thorough") else "default")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--thorough"):
+        for item in items:
+            if item.get_closest_marker("thorough"):
+                item.add_marker(pytest.mark.skip(reason="takes long: run with --thorough"))
+
+
+@pytest.fixture(scope="session")
+def thorough(pytestconfig: pytest.Config) -> bool:
+    """Whether the long tier was asked for, for tests that choose their number of cases by it."""
+    return bool(pytestconfig.getoption("--thorough"))
 
 
 @pytest.fixture(autouse=True)
