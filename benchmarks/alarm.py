@@ -24,7 +24,7 @@ import torch
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from taster import Batch, Learner, Phase
-from taster.attacks import Campaign, direct_gradient, generative
+from taster.attacks import OnlineAttack, direct_gradient, generative
 from taster.attacks.online.no_attack import none
 from taster.data import as_batch, split_roles
 from taster.data.stream import Sampler
@@ -41,21 +41,21 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 GUARDS: dict[str, dict[str, Any]] = {
-    "loss_alarm": {"warnings": 0, "after": "go_on"},
+    "loss_alarm": {"max_warnings": 0, "on_alarm": "continue"},
     "probe_gate": {},
 }
 SCORES = {"loss": "loss", "discrepancy": "Memorization Discrepancy", "fall": "probe gate: fall of p(true class)"}
 POISON = ("wrong label", "noise, wrong label", "direct", "generative, unrolled")
 
 
-def injector(kind: str, sampler: Sampler, rate: float, draws: torch.Generator) -> Campaign:
+def injector(kind: str, sampler: Sampler, rate: float, draws: torch.Generator) -> OnlineAttack:
     """What makes injections of a kind of one seed."""
     if kind == "normal":
         return none()
     if kind == "generative, unrolled":
         return generative(sampler, draws, rate, policy="unrolled", iterations=30)
     settings: dict[str, Any] = {"direct": {}, "wrong label": {"iterations": 0}}.get(
-        kind, {"iterations": 0, "start": "uniform"}
+        kind, {"iterations": 0, "init": "uniform"}
     )
     return direct_gradient(sampler, draws, rate, **settings)
 

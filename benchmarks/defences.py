@@ -23,20 +23,20 @@ from torch.nn.functional import cross_entropy
 from taster import Batch, Guard, StepRecord
 from taster.data import as_batch, load_images
 from taster.defences import (
-    adversarial_training,
+    adversarial_training_correction,
+    agem_projection,
     anomaly_screen,
     clipping,
     discrepancy_screen,
     dsc,
-    fat,
+    fat_correction,
     guard,
     influence_screen,
-    mart,
-    mma,
+    mart_correction,
+    mma_correction,
     probe_gate,
-    probe_projection,
     quantile_clipping,
-    trades,
+    trades_correction,
 )
 
 SIZE, PROBE, GATE_PROBE = 100, 100, 512
@@ -46,26 +46,26 @@ WARM_UP = 4
 Build = Callable[[Batch], Guard]
 DEFENCES: dict[str, Build] = {
     "none": lambda _: Guard(),
-    "clipping": lambda _: clipping(bound=1.0),
+    "clipping": lambda _: clipping(max_norm=1.0),
     "quantile_clipping": lambda _: quantile_clipping(),
-    "probe_projection": lambda probe: probe_projection(probe),
-    "discrepancy_screen": lambda probe: discrepancy_screen(probe, against="earlier"),
-    "anomaly_screen, gaussian": lambda probe: anomaly_screen(probe, kind="gaussian"),
+    "probe_projection": lambda probe: agem_projection(probe),
+    "discrepancy_screen": lambda probe: discrepancy_screen(probe, reference_model="earlier"),
+    "anomaly_screen, gaussian": lambda probe: anomaly_screen(probe, detector="gaussian"),
     "influence_screen": lambda probe: influence_screen(probe),
-    "dsc": lambda probe: dsc(probe, against="earlier"),
-    "dsc, granularity batch": lambda probe: dsc(probe, against="earlier", granularity="batch"),
-    "adversarial_training": lambda _: adversarial_training(),
-    "trades": lambda _: trades(),
-    "mart": lambda _: mart(),
-    "mma": lambda _: mma(),
-    "fat": lambda _: fat(),
+    "dsc": lambda probe: dsc(probe, reference_model="earlier"),
+    "dsc, granularity batch": lambda probe: dsc(probe, reference_model="earlier", granularity="batch"),
+    "adversarial_training": lambda _: adversarial_training_correction(),
+    "trades": lambda _: trades_correction(),
+    "mart": lambda _: mart_correction(),
+    "mma": lambda _: mma_correction(),
+    "fat": lambda _: fat_correction(),
 }
 
 GATES: dict[str, Build] = {
     "probe_gate": lambda probe: probe_gate(probe),
-    "probe_gate, half": lambda probe: probe_gate(probe, half=True),
+    "probe_gate, half": lambda probe: probe_gate(probe, probe_bfloat16=True),
     "guard": lambda probe: guard(probe),
-    "guard, every 4": lambda probe: guard(probe, every=4),
+    "guard, every 4": lambda probe: guard(probe, check_every=4),
 }
 
 

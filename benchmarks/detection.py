@@ -25,9 +25,9 @@ from torch.nn.functional import pad
 from taster import Batch, Phase, View
 from taster.attacks import accumulative, random_noise, vanilla_trigger
 from taster.data import as_batch, load_images
-from taster.derivatives import Derivatives, Way
+from taster.derivatives import Derivatives, DiffMethod
 from taster.scores.base import Score
-from taster.scores.feature_detectors import KINDS, Detector
+from taster.scores.feature_detectors import DETECTORS, FeatureAnomalyScore
 from taster.scores.memorization_discrepancy import MemorizationDiscrepancy
 
 EPSILONS = {"4/255": 4 / 255, "8/255": 8 / 255, "16/255": 16 / 255, "0.1": 0.1}
@@ -37,8 +37,8 @@ SIZE, FITTED, STEPS = 100, 5000, 10
 def make_scores(clean: Batch, view: View) -> dict[str, Score]:
     """Detectors fitted once, at the view."""
     scores: dict[str, Score] = {}
-    for kind in KINDS:
-        detector = Detector(kind, clean)
+    for kind in DETECTORS:
+        detector = FeatureAnomalyScore(kind, clean)
         detector.fit(view)
         scores[kind] = detector
     return {**scores, **{f"discrepancy, {kind}": MemorizationDiscrepancy("earlier", kind) for kind in ("kl", "js")}}
@@ -47,10 +47,10 @@ def make_scores(clean: Batch, view: View) -> dict[str, Score]:
 def poisoned(name: str, epsilon: float, batches: list[Batch], view: View, seed: int) -> Batch:
     clean, validation, trigger = batches
     generator = torch.Generator().manual_seed(seed)
-    derivatives = Derivatives(Way.parse("held_difference bfloat16 channels_last"))
+    derivatives = Derivatives(DiffMethod.parse("finite_difference bfloat16 channels_last"))
     if name == "random noise":
         return random_noise(generator, epsilon=epsilon).poison(clean, view, Phase.TRIGGER)
-    options: dict[str, Any] = {"epsilon": epsilon, "pgd_steps": STEPS, "normalise_poisoned": True}
+    options: dict[str, Any] = {"epsilon": epsilon, "pgd_steps": STEPS, "normalize_poisoned": True}
     if name == "vanilla":
         campaign = vanilla_trigger(lambda _: validation, generator, derivatives, **options)
         return campaign.poison(clean, view, Phase.TRIGGER)

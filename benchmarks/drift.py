@@ -68,8 +68,10 @@ GUARDS: dict[str, Callable[[Batch], Guard]] = {
     "none": lambda _: Guard(),
     "probe_gate": lambda probe: probe_gate(probe),
     "guard": lambda probe: taster.guard(probe),
-    "guard, every 4": lambda probe: taster.guard(probe, every=4),
-    "probe_gate, every 10, mean alone": lambda probe: probe_gate(probe, every=10, sieve=False, class_tolerance=None),
+    "guard, every 4": lambda probe: taster.guard(probe, check_every=4),
+    "probe_gate, every 10, mean alone": lambda probe: probe_gate(
+        probe, check_every=10, check_on_loss_outlier=False, class_tolerance=None
+    ),
 }
 
 

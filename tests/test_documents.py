@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from taster import Guard, Phase, promise
-from taster.attacks import Campaign
+from taster import Guard, Phase, detection_bound
+from taster.attacks import OnlineAttack
 from taster.experiments import shipped_recipes
 from tests.conftest import TinyNet, tiny_batch, tiny_learner
 
@@ -83,13 +83,13 @@ def test_the_federated_guides_code_runs() -> None:
     assert names["outcome"].record.verdict.committed  # type: ignore[attr-defined]
 
 
-def test_the_guides_promises_are_what_is_computed() -> None:
+def test_the_guides_bounds_are_what_is_computed() -> None:
     text = (ROOT / "docs" / "guard.md").read_text()
     for row in re.findall(r"^\| ([\d,]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", text, re.MULTILINE):
         samples = int(row[0].replace(",", ""))
-        options = {"level": 0.05 / 8, "churn": 1.0}
+        options = {"alpha": 0.05 / 8, "churn": 1.0}
         found = [
-            promise(samples, **options, **more).fall
+            detection_bound(samples, **options, **more).max_accuracy_drop
             for more in ({}, {"checks": 1000}, {"checks": 1000, "refusals": 10})
         ]
         assert [f"{fall:.1f}" for fall in found] == list(row[1:])
@@ -100,7 +100,7 @@ def test_contributors_examples_run() -> None:
     names: dict[str, object] = {}
     exec(attack, names)
     campaign = names["brighten"](epsilon=0.2)
-    assert isinstance(campaign, Campaign)
+    assert isinstance(campaign, OnlineAttack)
     fed = campaign.poison(tiny_batch(), tiny_learner().view(), Phase.TRIGGER)
     assert float((fed.x - tiny_batch().x).max()) == pytest.approx(0.2)
     exec(defence, names)

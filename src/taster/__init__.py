@@ -8,7 +8,7 @@ from taster.core.snapshots import SnapshotBuffer, Snapshot
 from taster.core.types import COMMIT, Action, Batch, Phase, StepRecord, Updates, Verdict, reject, rewind
 from taster.core.view import View
 from taster.defences.default_guard import guard
-from taster.stats.detection_bound import Promise, promise
+from taster.stats.detection_bound import DetectionBound, detection_bound
 
 __version__ = "0.1.0"
 
@@ -23,7 +23,7 @@ __all__ = [
     "SnapshotBuffer",
     "Learner",
     "Phase",
-    "Promise",
+    "DetectionBound",
     "Quarantine",
     "Screen",
     "Snapshot",
@@ -35,7 +35,7 @@ __all__ = [
     "__version__",
     "guard",
     "load_state",
-    "promise",
+    "detection_bound",
     "reject",
     "rewind",
     "save_state",

@@ -8,10 +8,10 @@ import pytest
 import torch
 from tests.conftest import full_state, same_state, tiny_batch, tiny_learner
 
-from taster import Batch, SnapshotBuffer, Learner, Phase, View
-from taster.attacks import ATTACKS, Campaign, accumulative
-from taster.attacks.online_attack import changed
-from taster.derivatives import inner, normalised
+from taster import Batch, Learner, Phase, SnapshotBuffer, View
+from taster.attacks import ATTACKS, OnlineAttack, accumulative
+from taster.attacks.online_attack import poison_mask
+from taster.derivatives import inner, normalized
 from taster.derivatives.autodiff import DoubleBackward, gradient
 from taster.errors import AttackError
 from taster.scores.memorization_discrepancy import MemorizationDiscrepancy
@@ -21,33 +21,36 @@ COMMON = {"pgd_steps": 3, "epsilon": 0.1, "validation_size": 10}
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "none": ("none", {}),
     "noise": ("random_noise", {"epsilon": 0.1}),
-    "foreign": ("foreign_images", {"source": "digits", "ratio": 0.5}),
-    "labels": ("label_flip", {"ratio": 0.5}),
-    "noise l2": ("random_noise", {"epsilon": 0.1, "norm": "l2", "ratio": 0.5}),
+    "foreign": ("ood_images", {"source": "digits", "poison_fraction": 0.5}),
+    "labels": ("label_flip", {"poison_fraction": 0.5}),
+    "noise l2": ("random_noise", {"epsilon": 0.1, "norm": "l2", "poison_fraction": 0.5}),
     "vanilla": ("vanilla_trigger", COMMON),
     "vanilla scaled": ("vanilla_trigger", {**COMMON, "loss_scale": 20.0}),
-    "vanilla cosine": ("vanilla_trigger", {**COMMON, "normalise_poisoned": True}),
+    "vanilla cosine": ("vanilla_trigger", {**COMMON, "normalize_poisoned": True}),
     "vanilla train": ("vanilla_trigger", {**COMMON, "batch_norm": "train"}),
     "accumulative": ("accumulative", COMMON),
     "clean": ("accumulative", {**COMMON, "trigger_batch": "clean"}),
     "recrafted": ("accumulative", {**COMMON, "trigger_batch": "recrafted", "resample_validation": True}),
-    "optimised": ("accumulative", {**COMMON, "trigger_batch": "optimised"}),
-    "optimised l2 part": ("accumulative", {**COMMON, "trigger_batch": "optimised", "norm": "l2", "ratio": 0.5}),
-    "unnormalised": ("accumulative", {**COMMON, "normalise": "none"}),
+    "optimized": ("accumulative", {**COMMON, "trigger_batch": "optimized"}),
+    "optimized l2 part": (
+        "accumulative",
+        {**COMMON, "trigger_batch": "optimized", "norm": "l2", "poison_fraction": 0.5},
+    ),
+    "unnormalized": ("accumulative", {**COMMON, "normalize": "none"}),
     "one class": ("accumulative", {**COMMON, "victim_class": 1, "trigger_batch": "recrafted"}),
     "one class's trigger": ("vanilla_trigger", {**COMMON, "victim_class": 1}),
     "greedy": ("vanilla_trigger", {**COMMON, "greedy": True}),
     "mim": ("vanilla_trigger", {**COMMON, "pgd_momentum": 1.0}),
     "fgsm": ("vanilla_trigger", {**COMMON, "pgd_steps": 1, "step_size": 0.1}),
-    "kl": ("accumulative", {**COMMON, "objective": "kl", "random_start": True, "ratio": 0.5}),
+    "kl": ("accumulative", {**COMMON, "objective": "kl", "random_start": True, "poison_fraction": 0.5}),
     "margin": ("accumulative", {**COMMON, "objective": "margin"}),
-    "evading": ("accumulative", {**COMMON, "evade": "early", "evade_weight": 10.0}),
+    "evading": ("accumulative", {**COMMON, "evade_reference": "early", "evade_weight": 10.0}),
     "surrogate": ("accumulative", {**COMMON, "surrogate": "early", "trigger_batch": "recrafted"}),
     "surrogate trigger": ("vanilla_trigger", {**COMMON, "surrogate": 2}),
     "direct": ("direct_gradient", {"iterations": 3, "group_size": 10}),
     "direct differences": (
         "direct_gradient",
-        {"gradient": "differences", "iterations": 1, "group_size": 10, "epsilon": 0.1, "ratio": 0.25},
+        {"gradient": "finite_differences", "iterations": 1, "group_size": 10, "epsilon": 0.1, "poison_fraction": 0.25},
     ),
     "direct first order": (
         "direct_gradient",
@@ -55,7 +58,14 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "direct from noise": (
         "direct_gradient",
-        {"start": "uniform", "iterations": 2, "group_size": 10, "ratio": 0.5, "target": 1, "greedy": True},
+        {
+            "init": "uniform",
+            "iterations": 2,
+            "group_size": 10,
+            "poison_fraction": 0.5,
+            "target_class": 1,
+            "greedy": True,
+        },
     ),
     "generative": (
         "generative",
@@ -70,24 +80,24 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
             "pretraining_size": 10,
             "pretraining_epochs": 2,
             "epsilon": 0.1,
-            "ratio": 0.5,
+            "poison_fraction": 0.5,
             "greedy": True,
         },
     ),
     "phase, direct": (
         "accumulative",
-        {**COMMON, "trigger_by": "direct_gradient", "trigger_settings": {"iterations": 2, "group_size": 10}},
+        {**COMMON, "trigger_attack": "direct_gradient", "trigger_settings": {"iterations": 2, "group_size": 10}},
     ),
     "phase, generative": (
         "accumulative",
         {
             **COMMON,
-            "trigger_by": "generative",
+            "trigger_attack": "generative",
             "trigger_batch": "recrafted",
             "trigger_settings": {"iterations": 2, "group_size": 10, "pretraining_size": 10, "pretraining_epochs": 1},
         },
     ),
-    "global cosine": ("accumulative", {**COMMON, "normalise": "global", "normalise_poisoned": True}),
+    "global cosine": ("accumulative", {**COMMON, "normalize": "global", "normalize_poisoned": True}),
 }
 
 
@@ -101,26 +111,26 @@ def trained() -> Learner:
     return learner
 
 
-def make(row: str, seed: int = 0) -> Campaign:
+def make(row: str, seed: int = 0) -> OnlineAttack:
     name, settings = ROWS[row]
     g = torch.Generator().manual_seed(seed)
     resources = {
         "trigger": tiny_batch(8, seed=50),
-        "validation": lambda n: tiny_batch(n, seed=60),
+        "draw_validation": lambda n: tiny_batch(n, seed=60),
         "generator": g,
         "derivatives": None,
         "surrogates": None,
-        "rate": 0.1,
+        "learning_rate": 0.1,
     }
     needs = {
         "none": [],
         "random_noise": ["generator"],
-        "foreign_images": ["generator"],
+        "ood_images": ["generator"],
         "label_flip": ["generator"],
-        "vanilla_trigger": ["validation", "generator"],
-        "direct_gradient": ["validation", "generator", "rate"],
-        "generative": ["validation", "generator", "rate"],
-        "accumulative": ["trigger", "validation", "generator", "derivatives", "surrogates", "rate"],
+        "vanilla_trigger": ["draw_validation", "generator"],
+        "direct_gradient": ["draw_validation", "generator", "learning_rate"],
+        "generative": ["draw_validation", "generator", "learning_rate"],
+        "accumulative": ["trigger", "draw_validation", "generator", "derivatives", "surrogates", "learning_rate"],
     }
     names = needs[name]
     return ATTACKS[name](*(resources[n] for n in names), **settings)
@@ -141,21 +151,21 @@ def test_every_attack_is_pure_repeatable_and_within_its_budget(row: str) -> None
     assert same_state(before, full_state(learner))
     assert torch.equal(torch.get_rng_state(), randomness)
     name, settings = ROWS[row]
-    ratio, norm = settings.get("ratio", 1.0), settings.get("norm", "linf")
+    ratio, norm = settings.get("poison_fraction", 1.0), settings.get("norm", "linf")
     relabels = name in ("label_flip", *YANG)
     for batch, clean in zip(fed, [tiny_batch(seed=70), tiny_batch(seed=71), tiny_batch(8, seed=50)], strict=True):
-        struck = batch is fed[2] and "trigger_by" in settings
+        struck = batch is fed[2] and "trigger_attack" in settings
         assert relabels or struck or torch.equal(batch.y, clean.y)
         assert bool(((batch.x >= 0) & (batch.x <= 1)).all())
         change = (batch.x - clean.x).flatten(1)
         size = change.abs().amax(1) if norm == "linf" else change.norm(dim=1)
-        radius = 1.0 if name == "foreign_images" or struck else settings.get("epsilon", 1.0 if name in YANG else 0.1)
+        radius = 1.0 if name == "ood_images" or struck else settings.get("epsilon", 1.0 if name in YANG else 0.1)
         assert bool((size <= radius + 1e-5).all())
-        assert int(changed(batch, clean).sum()) <= ratio * len(clean)
+        assert int(poison_mask(batch, clean).sum()) <= ratio * len(clean)
     expected = {"none": (0, 0), "vanilla_trigger": (0, 1), "clean": (1, 0), **dict.fromkeys(YANG, (0, 1))}
     stream, trigger = (1, 1) if settings.get("greedy") else expected.get(row if row == "clean" else name, (1, 1))
-    assert bool(changed(fed[0], tiny_batch(seed=70)).any()) == bool(stream)
-    assert bool(changed(fed[2], tiny_batch(8, seed=50)).any()) == bool(trigger)
+    assert bool(poison_mask(fed[0], tiny_batch(seed=70)).any()) == bool(stream)
+    assert bool(poison_mask(fed[2], tiny_batch(8, seed=50)).any()) == bool(trigger)
     assert fed[2].loss_weight == settings.get("loss_scale", 1.0)
     again = campaign_of(row, learner)
     assert all(torch.equal(a.x, b.x) for a, b in zip(fed, again, strict=True))
@@ -174,7 +184,7 @@ def test_the_vanilla_trigger_lowers_equation_6() -> None:
     learner = trained()
     view, clean = learner.view(), tiny_batch(8, seed=50)
     s_val = tiny_batch(10, seed=60)
-    against = normalised(gradient(loss_of(view), view.trainable, s_val), "per_tensor")
+    against = normalized(gradient(loss_of(view), view.trainable, s_val), "per_tensor")
     fed = make("vanilla").poison(clean, learner.view(), Phase.TRIGGER)
     noise = make("noise").poison(clean, learner.view(), Phase.TRIGGER)
     assert alignment(view, fed, against) < min(alignment(view, clean, against), alignment(view, noise, against))
@@ -194,7 +204,7 @@ def test_the_accumulative_phase_raises_equation_9(weight: float) -> None:
         torch.Generator(),
         epsilon=0.1,
         pgd_steps=5,
-        normalise="none",
+        normalize="none",
         trigger_batch="clean",
         accumulation_weight=weight,
     )
@@ -218,7 +228,7 @@ def test_the_trigger_is_kept_crafted_anew_or_moved_as_asked() -> None:
 
     fixed = triggers("accumulative")
     assert torch.equal(fixed[0], fixed[1])
-    for mode in ("recrafted", "optimised"):
+    for mode in ("recrafted", "optimized"):
         first, second = triggers(mode)
         assert not torch.equal(first, second)
 
@@ -251,7 +261,7 @@ def test_without_a_weight_the_optimised_trigger_stays_where_it_started() -> None
             clean,
             lambda n: tiny_batch(n, seed=60),
             torch.Generator(),
-            trigger_batch="optimised",
+            trigger_batch="optimized",
             pgd_steps=2,
             accumulation_weight=weight,
         )
@@ -279,13 +289,13 @@ def test_a_surrogate_is_crafted_on_in_place_of_the_learner() -> None:
 
 
 def test_objectives_and_starts_that_cannot_work_are_refused() -> None:
-    def build(**settings: Any) -> Campaign:
+    def build(**settings: Any) -> OnlineAttack:
         return accumulative(tiny_batch(), tiny_batch, torch.Generator(), **settings)
 
     with pytest.raises(AttackError, match="random_start = true"):
         build(objective="kl")
     with pytest.raises(AttackError, match="pgd_momentum"):
-        build(trigger_batch="optimised", pgd_momentum=1.0)
+        build(trigger_batch="optimized", pgd_momentum=1.0)
 
 
 def test_flipped_labels_are_of_other_classes_or_of_the_one_asked_for() -> None:
@@ -297,9 +307,9 @@ def test_flipped_labels_are_of_other_classes_or_of_the_one_asked_for() -> None:
 
     assert bool((flipped().y != clean.y).all())
     assert set(flipped().y.tolist()) == {0, 1, 2}
-    assert torch.equal(flipped(target=1).y, torch.ones_like(clean.y))
-    only = flipped(source=0, target=2).y
+    assert torch.equal(flipped(target_class=1).y, torch.ones_like(clean.y))
+    only = flipped(source_class=0, target_class=2).y
     assert torch.equal(only, torch.where(clean.y == 0, 2, clean.y))
-    assert int((flipped(ratio=0.25).y != clean.y).sum()) == 15
-    with pytest.raises(AttackError, match="target: got 3, wanted 0 to 2"):
-        flipped(target=3)
+    assert int((flipped(poison_fraction=0.25).y != clean.y).sum()) == 15
+    with pytest.raises(AttackError, match="target_class: got 3, wanted 0 to 2"):
+        flipped(target_class=3)

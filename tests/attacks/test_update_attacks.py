@@ -13,13 +13,13 @@ from tests.conftest import tiny_batch, tiny_learner
 from torch.nn.functional import cross_entropy
 
 from taster import Batch, Phase
-from taster.attacks import UPDATE_ATTACKS, Collusion, UpdateBudget, UpdateCampaign, accumulative_updates
-from taster.attacks.updates.alie import most_deviations
-from taster.attacks.updates.recovered_offset import recovered_offset, spread_out
+from taster.attacks import UPDATE_ATTACKS, RoundKnowledge, UpdateAttack, UpdateBudget, accumulative_updates
+from taster.attacks.updates.alie import max_deviations
+from taster.attacks.updates.recovered_offset import add_zero_sum_noise, recovered_offset
 from taster.client_gradients import ClientGradients
 from taster.core.param_vectors import flatten, unflatten
 from taster.defences import clipping
-from taster.derivatives import Derivatives, Way, inner
+from taster.derivatives import Derivatives, DiffMethod, inner
 from taster.errors import AttackError
 from taster.federated import ClientUpdates, Server, mean, update_clipping
 
@@ -44,13 +44,13 @@ def made(name: str, **options):  # type: ignore[no-untyped-def]
     return UPDATE_ATTACKS[name](*([g] if name in ("reverse_trigger", "gaussian_updates", "mimic") else []), **options)
 
 
-def collusion(m: int = 8, k: int = 2, d: int = SIZE, seed: int = 0, even: bool = False) -> Collusion:
+def collusion(m: int = 8, k: int = 2, d: int = SIZE, seed: int = 0, even: bool = False) -> RoundKnowledge:
     g = torch.Generator().manual_seed(seed)
     weights = torch.ones(m) if even else torch.rand(m, generator=g) + 0.5
-    return Collusion(torch.randn(m, d, generator=g), weights, torch.randperm(m, generator=g) < k)
+    return RoundKnowledge(torch.randn(m, d, generator=g), weights, torch.randperm(m, generator=g) < k)
 
 
-def with_rows(c: Collusion, rows: torch.Tensor) -> torch.Tensor:
+def with_rows(c: RoundKnowledge, rows: torch.Tensor) -> torch.Tensor:
     values = c.values.clone()
     values[c.malicious] = rows
     return values
@@ -65,13 +65,16 @@ def test_c1_without_a_clip_any_share_of_clients_makes_the_mean_what_it_likes(k: 
     c = collusion(k=k)
     target = torch.linspace(-3, 3, SIZE)
     row = recovered_offset(c, target)
-    for rows in (row.expand(k, -1), spread_out(row, c.weights[c.malicious], 0.5, torch.Generator().manual_seed(1))):
+    for rows in (
+        row.expand(k, -1),
+        add_zero_sum_noise(row, c.weights[c.malicious], 0.5, torch.Generator().manual_seed(1)),
+    ):
         torch.testing.assert_close(mean(with_rows(c, rows), c.weights), target, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_c2_where_the_aggregate_is_clipped_one_client_has_the_clipped_target_applied(norm: str) -> None:
-    victim, direct = (tiny_learner(guard=clipping(bound=0.3, norm=norm)) for _ in range(2))
+    victim, direct = (tiny_learner(guard=clipping(max_norm=0.3, norm=norm)) for _ in range(2))
     c = collusion(k=1)
     target = torch.linspace(-3, 3, SIZE)
     names = tuple(map(str, range(8)))
@@ -91,7 +94,7 @@ def test_c3_where_updates_are_clipped_m_clients_relax_the_bound_to_m_times_it(k:
     target = torch.linspace(-3, 3, SIZE)
     honest = sum(clip(v, bound) for v in c.values[~c.malicious])
     missing = 8 * target - honest
-    row = recovered_offset(c, target, clip_before=bound)
+    row = recovered_offset(c, target, server_clip_norm=bound)
     arrives = k * clip(row, bound)
     torch.testing.assert_close(arrives, clip(missing, k * bound), rtol=1e-4, atol=1e-5)
     if float(missing.norm()) >= k * bound:  # the paper's "mild condition that η is small": all send all that is missing
@@ -116,7 +119,7 @@ def test_c3_holds_where_the_greatest_single_value_is_bounded_too(k: int, bound: 
     c = collusion(k=k, even=True)
     target = torch.linspace(-3, 3, SIZE)
     honest = sum(bounded(v, bound) for v in c.values[~c.malicious])
-    row = recovered_offset(c, target, clip_before=bound, norm="linf")
+    row = recovered_offset(c, target, server_clip_norm=bound, norm_type="linf")
     arrives = bounded(8 * target - honest, k * bound)
     torch.testing.assert_close(k * bounded(row, bound), arrives, rtol=1e-4, atol=1e-5)
     aggregate = update_clipping(bound=bound, norm="linf")(with_rows(c, row.expand(k, -1)), c.weights)
@@ -128,7 +131,7 @@ def test_c3_holds_where_the_greatest_single_value_is_bounded_too(k: int, bound: 
 def test_random_vectors_keep_clients_apart_and_sum_to_zero(k: int, seed: int, spread: float) -> None:
     g = torch.Generator().manual_seed(seed)
     row, weights = torch.randn(40, generator=g), torch.rand(k, generator=g) + 0.1
-    rows = spread_out(row, weights, spread, g)
+    rows = add_zero_sum_noise(row, weights, spread, g)
     torch.testing.assert_close((weights / weights.sum()) @ rows, row, rtol=1e-3, atol=1e-4)
     assert len({tuple(r.tolist()) for r in rows}) == k
     lengths = torch.linalg.vector_norm(rows - row, dim=1).mean()
@@ -136,7 +139,7 @@ def test_random_vectors_keep_clients_apart_and_sum_to_zero(k: int, seed: int, sp
 
 
 @pytest.mark.parametrize("eta", [None, 0.2])
-@pytest.mark.parametrize("mode", ["optimised", "reversed", "clean"])
+@pytest.mark.parametrize("mode", ["optimized", "reversed", "clean"])
 def test_algorithm_2_step_by_step(mode: str, eta: float | None) -> None:
     """Against the algorithm written out with automatic differentiation, all clients the attacker's."""
     lam, alpha, clients = 0.3, 0.5, 4
@@ -146,13 +149,13 @@ def test_algorithm_2_step_by_step(mode: str, eta: float | None) -> None:
         trigger,
         draw,
         torch.Generator().manual_seed(0),
-        Derivatives(Way("double_backward")),
+        Derivatives(DiffMethod("double_backward")),
         accumulation_weight=lam,
         trigger_update=mode,  # type: ignore[arg-type]
-        trigger_step=alpha,
-        eta=eta,
-        spread=0.0,
-        normalise="none",
+        trigger_step_size=alpha,
+        max_norm=eta,
+        noise_scale=0.0,
+        normalize="none",
         validation_size=10,
     )
 
@@ -171,11 +174,11 @@ def test_algorithm_2_step_by_step(mode: str, eta: float | None) -> None:
     for t in range(3):
         batch = tiny_batch(8, seed=t)
         values, _ = gradients(victim.view(), batch.x, batch.y, [2] * clients)
-        c = Collusion(values, torch.ones(clients), torch.ones(clients, dtype=torch.bool))
-        rows = attack.sent(c, victim.view(), Phase.ACCUMULATE)
+        c = RoundKnowledge(values, torch.ones(clients), torch.ones(clients, dtype=torch.bool))
+        rows = attack.poison(c, victim.view(), Phase.ACCUMULATE)
         params = {n: p.detach().clone().requires_grad_() for n, p in twin.model.named_parameters()}
         honest = torch.stack([slope(params, Batch(batch.x[i : i + 2], batch.y[i : i + 2])) for i in range(0, 8, 2)])
-        if mode == "optimised":
+        if mode == "optimized":
             poisoned = [project(p - alpha * slope(params, s)) for p, s in zip(poisoned, shares, strict=True)]
         own = slope(params, draw(10), graph=True)
         other = slope(params, trigger, graph=True) if mode == "clean" else torch.stack(poisoned).mean(0)
@@ -187,33 +190,33 @@ def test_algorithm_2_step_by_step(mode: str, eta: float | None) -> None:
             server = Server(model)
             server.step(ClientUpdates(rows, torch.ones(clients), tuple("abcd")))
     values, _ = gradients(victim.view(), trigger.x, trigger.y, [3] * clients)
-    c = Collusion(values, torch.ones(clients), torch.ones(clients, dtype=torch.bool))
-    rows = attack.sent(c, victim.view(), Phase.TRIGGER)
+    c = RoundKnowledge(values, torch.ones(clients), torch.ones(clients, dtype=torch.bool))
+    rows = attack.poison(c, victim.view(), Phase.TRIGGER)
     if mode == "clean":
         assert rows is None  # clients strike with what they would send anyway
     else:
         torch.testing.assert_close(rows, torch.stack(poisoned), rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("normalise", ["none", "global", "per_tensor"])
-def test_the_direction_is_that_in_which_the_inner_product_falls(normalise: str) -> None:
+@pytest.mark.parametrize("normalize", ["none", "global", "per_tensor"])
+def test_the_direction_is_that_in_which_the_inner_product_falls(normalize: str) -> None:
     """A small step along H lowers ⟨∇L(S_val), P⟩ by as much as its length squared says, where λ is all there is."""
     victim = learner()
     attack = accumulative_updates(
         tiny_batch(12, seed=5),
         draw,
         torch.Generator().manual_seed(0),
-        Derivatives(Way("double_backward")),
+        Derivatives(DiffMethod("double_backward")),
         accumulation_weight=1.0,
         honest_term=False,
-        normalise=normalise,  # type: ignore[arg-type]
-        spread=0.0,
+        normalize=normalize,  # type: ignore[arg-type]
+        noise_scale=0.0,
         trigger_update="reversed",
         validation_size=10,
     )
-    c = Collusion(torch.zeros(4, SIZE), torch.ones(4), torch.ones(4, dtype=torch.bool))
-    h = attack.sent(c, victim.view(), Phase.ACCUMULATE)[0]
-    p = attack.sent(c, victim.view(), Phase.TRIGGER).mean(0)
+    c = RoundKnowledge(torch.zeros(4, SIZE), torch.ones(4), torch.ones(4, dtype=torch.bool))
+    h = attack.poison(c, victim.view(), Phase.ACCUMULATE)[0]
+    p = attack.poison(c, victim.view(), Phase.TRIGGER).mean(0)
     like = victim.view().trainable
     along, aim = ({n: v.double() for n, v in unflatten(vector, like).items()} for vector in (h, p))
 
@@ -221,7 +224,7 @@ def test_the_direction_is_that_in_which_the_inner_product_falls(normalise: str) 
         model = tiny_learner().model.double().eval()
         model.load_state_dict({**model.state_dict(), **{n: like[n].double() - step * along[n] for n in like}})
         cross_entropy(model(draw(10).x.double()), draw(10).y).backward()
-        return float(inner({n: q.grad for n, q in model.named_parameters()}, aim, normalise))
+        return float(inner({n: q.grad for n, q in model.named_parameters()}, aim, normalize))
 
     step = 1e-5 / float(h.norm())
     slope = (product(step) - product(-step)) / (2 * step)
@@ -235,8 +238,8 @@ def test_a_few_clients_do_what_all_would() -> None:
         attack = made("accumulative_updates", accumulation_weight=0.5)
         batch = tiny_batch(6)
         values, _ = ClientGradients()(victim.view(), batch.x, batch.y, [1] * 6)
-        c = Collusion(values, torch.ones(6), torch.arange(6) < k)
-        got = with_rows(c, attack.sent(c, victim.view(), Phase.ACCUMULATE)).mean(0)
+        c = RoundKnowledge(values, torch.ones(6), torch.arange(6) < k)
+        got = with_rows(c, attack.poison(c, victim.view(), Phase.ACCUMULATE)).mean(0)
         target = got if target is None else target
         torch.testing.assert_close(got, target, rtol=1e-3, atol=1e-4)
         assert float((got - values.mean(0)).norm()) > 1e-3
@@ -245,9 +248,9 @@ def test_a_few_clients_do_what_all_would() -> None:
 def test_the_published_shortcut_leaves_the_honest_gradient_out() -> None:
     victim = learner()
     values = torch.randn(4, SIZE)
-    c = Collusion(values, torch.ones(4), torch.ones(4, dtype=torch.bool))
+    c = RoundKnowledge(values, torch.ones(4), torch.ones(4, dtype=torch.bool))
     whole, short = (
-        made("accumulative_updates", honest_term=term, spread=0.0).sent(c, victim.view(), Phase.ACCUMULATE)[0]
+        made("accumulative_updates", honest_term=term, noise_scale=0.0).poison(c, victim.view(), Phase.ACCUMULATE)[0]
         for term in (True, False)
     )
     torch.testing.assert_close(whole - short, values.mean(0), rtol=1e-3, atol=1e-4)
@@ -260,7 +263,7 @@ def test_every_attack_sends_finite_rows_for_its_own_clients_and_writes_to_none(n
     before = c.values.clone()
     campaign = made(name)
     for phase in (Phase.DORMANT, Phase.ACCUMULATE, Phase.TRIGGER):
-        rows = campaign.sent(c, victim.view(), phase)
+        rows = campaign.poison(c, victim.view(), phase)
         if phase is Phase.DORMANT:
             assert rows is None
         elif rows is not None:
@@ -282,8 +285,8 @@ def test_the_bound_holds_whatever_an_attack_returns(seed: int, size: float, eta:
     sent = size * torch.randn(3, 20, generator=g)
     if broken is not None:
         sent[0, 3] = broken
-    campaign = UpdateCampaign.always(lambda c, view: sent, UpdateBudget(eta, norm))  # type: ignore[arg-type]
-    rows = campaign.sent(collusion(k=3, d=20), learner().view(), Phase.TRIGGER)
+    campaign = UpdateAttack.always(lambda c, view: sent, UpdateBudget(eta, norm))  # type: ignore[arg-type]
+    rows = campaign.poison(collusion(k=3, d=20), learner().view(), Phase.TRIGGER)
     assert rows is not None
     sizes = torch.linalg.vector_norm(rows.double(), 2 if norm == "l2" else torch.inf, dim=1)
     assert float(sizes.max()) <= eta * (1 + 1e-4)
@@ -294,16 +297,16 @@ def test_the_bound_holds_whatever_an_attack_returns(seed: int, size: float, eta:
 @pytest.mark.parametrize("wrong", [torch.zeros(3, 7), torch.zeros(2, 20), torch.zeros(3, 20).long(), "rows", None])
 def test_rows_of_another_shape_are_an_error(wrong) -> None:
     with pytest.raises(AttackError, match=r"wanted updates \[3, 20\]"):
-        UpdateCampaign.always(lambda c, view: wrong).sent(collusion(k=3, d=20), learner().view(), Phase.TRIGGER)
+        UpdateAttack.always(lambda c, view: wrong).poison(collusion(k=3, d=20), learner().view(), Phase.TRIGGER)
 
 
 def test_a_trigger_too_small_for_the_round_is_an_error() -> None:
     with pytest.raises(AttackError, match="wanted at least one for each"):
-        made("accumulative_updates").sent(collusion(m=13), learner().view(), Phase.ACCUMULATE)
+        made("accumulative_updates").poison(collusion(m=13), learner().view(), Phase.ACCUMULATE)
 
 
-def sent(name: str, c: Collusion, **options) -> torch.Tensor:
-    rows = made(name, **options).sent(c, learner().view(), Phase.ACCUMULATE)
+def sent(name: str, c: RoundKnowledge, **options) -> torch.Tensor:
+    rows = made(name, **options).poison(c, learner().view(), Phase.ACCUMULATE)
     assert rows is not None
     return rows
 
@@ -314,9 +317,9 @@ def test_the_fields_standards_are_their_definitions() -> None:
     torch.testing.assert_close(sent("sign_flip", c, scale=4.0), -4 * own)
     torch.testing.assert_close(sent("ipm", c, scale=0.5), (-0.5 * others.mean(0)).expand(3, -1))
     z = NormalDist().inv_cdf(4 / 7)  # s = 6 − 3 = 3 supporters of 7 honest
-    assert most_deviations(10, 3) == pytest.approx(z)
+    assert max_deviations(10, 3) == pytest.approx(z)
     torch.testing.assert_close(sent("alie", c), (others.mean(0) - z * others.std(0)).expand(3, -1))
-    assert most_deviations(10, 6) == 0.0
+    assert max_deviations(10, 6) == 0.0
     noise = sent("gaussian_updates", c, scale=2.0)
     torch.testing.assert_close(noise.norm(dim=1), (2 * others.norm(dim=1).mean()).expand(3))
     assert not torch.equal(noise[0], noise[1])
@@ -334,7 +337,7 @@ def test_min_max_and_min_sum_go_as_far_as_their_bound_and_no_further(away: str) 
         ("min_max", float(apart.max()), lambda row: float((others - row).square().sum(1).max())),
         ("min_sum", float(apart.sum(1).max()), lambda row: float((others - row).square().sum())),
     ):
-        row = sent(name, c, away=away)[0].double()
+        row = sent(name, c, perturbation=away)[0].double()
         assert reach(row) == pytest.approx(bound, rel=1e-4)
         assert reach(others.mean(0) + 1.01 * (row - others.mean(0))) > bound
 
@@ -346,7 +349,9 @@ def test_mimic_follows_the_direction_in_which_clients_differ() -> None:
     attack, chosen = made("mimic"), []
     for _ in range(30):
         values = 0.1 * torch.randn(10, 20, generator=g) + torch.linspace(-1, 1, 10)[:, None] * axis
-        rows = attack.sent(Collusion(values, torch.ones(10), torch.arange(10) < 3), learner().view(), Phase.ACCUMULATE)
+        rows = attack.poison(
+            RoundKnowledge(values, torch.ones(10), torch.arange(10) < 3), learner().view(), Phase.ACCUMULATE
+        )
         chosen.append(int((values - rows[0]).abs().sum(1).argmin()))
     assert set(chosen[-10:]) <= {8, 9} or set(chosen[-10:]) <= {3, 4}  # one end of the axis, the same throughout
 
@@ -355,8 +360,8 @@ def test_the_reversed_trigger_turns_the_mean_round() -> None:
     for k in (1, 4, 8):
         c = collusion(k=k)
         campaign = made("reverse_trigger", loss_scale=20.0)
-        assert campaign.sent(c, learner().view(), Phase.ACCUMULATE) is None
-        rows = campaign.sent(c, learner().view(), Phase.TRIGGER)
+        assert campaign.poison(c, learner().view(), Phase.ACCUMULATE) is None
+        rows = campaign.poison(c, learner().view(), Phase.TRIGGER)
         torch.testing.assert_close(mean(with_rows(c, rows), c.weights), -20 * c.mean(), rtol=1e-3, atol=1e-3)
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from tests.conftest import full_state, same_state, tiny_batch, tiny_learner
 
-from taster import Batch, Guard, SnapshotBuffer, Learner
+from taster import Batch, Guard, Learner, SnapshotBuffer
 from taster.core.guard import CandidateUpdate
-from taster.defences import DEFENCES, clipping, dagc, probe_gate, probe_projection, quantile_clipping
+from taster.defences import DEFENCES, agem_projection, clipping, dagc, probe_gate, quantile_clipping
 from taster.errors import CheckpointError, GuardError, SnapshotError
 
 
@@ -18,7 +18,7 @@ from taster.errors import CheckpointError, GuardError, SnapshotError
 def test_clipping_scales_down_to_the_bound_and_keeps_the_direction(norm: str) -> None:
     torch.manual_seed(0)
     gradient = {"a": torch.randn(3, 2), "b": torch.randn(4)}
-    (clip,) = clipping(bound=0.5, norm=norm).transforms
+    (clip,) = clipping(max_norm=0.5, norm=norm).transforms
     view = tiny_learner().view()
     clipped = clip(gradient, view)
     whole, was = (torch.cat([v.flatten() for v in g.values()]) for g in (clipped, gradient))
@@ -31,7 +31,7 @@ def test_clipping_scales_down_to_the_bound_and_keeps_the_direction(norm: str) ->
 
 
 def test_clipping_agrees_with_torch() -> None:
-    learner, twin = tiny_learner(guard=clipping(bound=0.05)), tiny_learner()
+    learner, twin = tiny_learner(guard=clipping(max_norm=0.05)), tiny_learner()
     batch = tiny_batch()
     learner.step(batch)
     torch.nn.functional.cross_entropy(twin.model(batch.x), batch.y).backward()
@@ -54,7 +54,7 @@ def easy(n: int, seed: int = 0) -> Batch:
 
 
 def test_clipping_at_a_quantile_goes_by_what_was_applied() -> None:
-    guard = quantile_clipping(quantile=0.5, window=5, least=3)
+    guard = quantile_clipping(quantile=0.5, window=5, warmup_steps=3)
     learner = tiny_learner(guard=guard)
     records = [learner.step(tiny_batch(16, seed=i)) for i in range(3)]
     assert all(r.gradient_norm_before == r.gradient_norm_after for r in records)
@@ -68,7 +68,7 @@ def test_clipping_at_a_quantile_goes_by_what_was_applied() -> None:
         record = learner.step(Batch(loud.x, loud.y, 1000.0))
     assert record.gradient_norm_after is not None
     assert record.gradient_norm_after <= 2 * max(float(r.gradient_norm_after or 0) for r in records)
-    again = quantile_clipping(quantile=0.5, window=5, least=3)
+    again = quantile_clipping(quantile=0.5, window=5, warmup_steps=3)
     again.load_state_dict(guard.state_dict())
     assert again.state_dict() == guard.state_dict()
     assert len(guard.state_dict()[0]["norms"]) == 5  # type: ignore[index]
@@ -77,7 +77,7 @@ def test_clipping_at_a_quantile_goes_by_what_was_applied() -> None:
 def test_what_opposes_the_probe_is_projected_off() -> None:
     probe = tiny_batch(40, seed=1)
     learner, view = tiny_learner(), tiny_learner().view()
-    (project,) = probe_projection(probe, samples=30).transforms
+    (project,) = agem_projection(probe, probe_samples=30).transforms
     towards = view.loss_gradient(probe.x[:30], probe.y[:30])
     same = {name: 2 * value for name, value in towards.items()}
     assert all(torch.equal(project(same, view)[name], same[name]) for name in same)
@@ -141,7 +141,7 @@ def test_the_anchor_stops_drift_in_small_steps() -> None:
         records = [learner.step(poison(noisy(32, seed=1000 + i))) for i in range(100)]
         return [r.verdict.reason for r in records if r.verdict.reason], learner.view().accuracy(probe.x, probe.y)
 
-    reasons, held = fed_poison(probe_gate(probe, tolerance=1.0, alarm=0))
+    reasons, held = fed_poison(probe_gate(probe, tolerance=1.0, alert_steps=0))
     assert all("against the anchor" in reason for reason in reasons)
     assert len(reasons) > 20
     _, fallen = fed_poison(Guard())
@@ -152,7 +152,7 @@ def test_the_anchor_stops_drift_in_small_steps() -> None:
 @pytest.mark.parametrize("every", [1, 3])
 def test_the_anchor_is_the_start_and_moves_up_on_evidence_alone(every: int) -> None:
     probe = easy(200, seed=9)
-    guard = probe_gate(probe, every=every)
+    guard = probe_gate(probe, check_every=every)
     learner = tiny_learner(guard=guard, history=SnapshotBuffer(capacity=every))
     (gate,) = guard.gates
     start = learner.view().accuracy(probe.x, probe.y)
@@ -199,7 +199,7 @@ class Seen:
     """A view of a model that says this of the probe."""
 
     def __init__(self, said: torch.Tensor) -> None:
-        self.said, self.moment, self.past = said, object(), ()
+        self.said, self.moment, self.snapshot_steps = said, object(), ()
 
     def outputs(self, x: torch.Tensor, chunk: int) -> torch.Tensor:
         return 8.0 * torch.nn.functional.one_hot(self.said, 3)
@@ -222,7 +222,7 @@ def test_harm_to_one_class_does_not_hide_where_the_loss_gets_better(forgotten: i
 
 def test_checked_now_and_then_it_goes_back_to_the_last_check() -> None:
     probe = easy(200, seed=9)
-    guard = probe_gate(probe, every=4, sieve=False)
+    guard = probe_gate(probe, check_every=4, check_on_loss_outlier=False)
     learner = tiny_learner(guard=guard, history=SnapshotBuffer(capacity=6))
     trained(learner)
     assert learner.steps == 40
@@ -245,7 +245,7 @@ def test_a_gate_goes_on_from_its_state() -> None:
 
 
 def test_a_gate_that_rewinds_wants_a_history_that_reaches_back_as_far() -> None:
-    guard = probe_gate(easy(100, seed=1), every=4)
+    guard = probe_gate(easy(100, seed=1), check_every=4)
     assert guard.max_rewind == 3
     for history in (SnapshotBuffer(capacity=3), SnapshotBuffer(capacity=1, every=4)):
         with pytest.raises(SnapshotError, match="rewinds up to 3 steps"):
@@ -275,7 +275,7 @@ def test_a_renewed_probe_is_the_one_that_counts() -> None:
 
 def test_what_has_no_probe_cannot_be_renewed() -> None:
     with pytest.raises(GuardError, match="none of whose stages has one"):
-        clipping(bound=1.0).set_trusted_data(easy(10))
+        clipping(max_norm=1.0).set_trusted_data(easy(10))
 
 
 def test_the_state_of_a_gate_with_another_probe_is_refused() -> None:
@@ -292,31 +292,31 @@ def test_all_defences_are_named_by_their_function() -> None:
         "none",
         "clipping",
         "quantile_clipping",
-        "probe_projection",
-        "adversarial_training",
-        "trades",
-        "mart",
-        "mma",
-        "fat",
+        "agem_projection",
+        "adversarial_training_correction",
+        "trades_correction",
+        "mart_correction",
+        "mma_correction",
+        "fat_correction",
         "dsc",
         "discrepancy_screen",
         "anomaly_screen",
         "influence_screen",
         "probe_gate",
         "loss_alarm",
-        "salvage",
+        "retry_low_score_half",
         "guard",
     }
 
 
 def test_discrepancy_aware_clipping_clips_what_makes_the_model_strange_to_its_past_and_nothing_else() -> None:
     def run(**options) -> tuple[Learner, Guard]:
-        guard = dagc(easy(40), against="start", learning_rate=0.1, bound=0.01, **options)
+        guard = dagc(easy(40), reference_model="start", learning_rate=0.1, max_norm=0.01, **options)
         learner = tiny_learner(guard=guard, history=SnapshotBuffer(capacity=0))
         learner.history.pin("start", learner.snapshot())
         return learner, guard
 
-    learner, guard = run(least=3, quantile=1.0)
+    learner, guard = run(warmup_steps=3, quantile=1.0)
     records = [learner.step(easy(16, seed=i)) for i in range(4)]
     assert all(r.gradient_norm_after == r.gradient_norm_before for r in records[:3])
     (stage,) = guard.transforms
@@ -329,13 +329,13 @@ def test_discrepancy_aware_clipping_clips_what_makes_the_model_strange_to_its_pa
     always, _ = run(threshold=-1.0)
     assert never.step(easy(16)).gradient_norm_after > 0.01
     assert always.step(easy(16)).gradient_norm_after == pytest.approx(0.01, rel=1e-4)
-    grown, _ = run(threshold=-1.0, growth=1e9)
+    grown, _ = run(threshold=-1.0, threshold_growth=1e9)
     assert grown.step(easy(16)).gradient_norm_after == pytest.approx(0.01, rel=1e-4)
     assert grown.step(easy(16)).gradient_norm_after > 0.01
 
 
 def test_discrepancy_aware_clipping_looks_ahead_to_the_step_that_is_made() -> None:
-    guard = dagc(easy(40), against="start", learning_rate=0.1, threshold=1e9)
+    guard = dagc(easy(40), reference_model="start", learning_rate=0.1, threshold=1e9)
     learner = tiny_learner(guard=guard, history=SnapshotBuffer(capacity=0))
     for group in learner.optimizer.param_groups:
         group["momentum"] = group["weight_decay"] = 0.0
@@ -365,7 +365,7 @@ def test_momentum_that_does_harm_by_itself_is_let_go() -> None:
             state["momentum_buffer"] += 2 * torch.randn(
                 state["momentum_buffer"].shape, generator=torch.Generator().manual_seed(0)
             )
-        learner.guard = probe_gate(probe, patience=patience)
+        learner.guard = probe_gate(probe, reset_momentum_after=patience)
         refused = sum(not learner.step(easy(32, seed=500 + i)).verdict.committed for i in range(30))
         return refused, learner.view().accuracy(probe.x, probe.y)
 

@@ -11,13 +11,22 @@ from tests.conftest import full_state, same_state, tiny_batch, tiny_learner
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 
-from taster import ScreenedBatch, Batch, SnapshotBuffer, Learner, View
-from taster.defences import adversarial_training, anomaly_screen, discrepancy_screen, dsc, fat, mart, mma, trades
+from taster import Batch, Learner, ScreenedBatch, SnapshotBuffer, View
+from taster.defences import (
+    adversarial_training_correction,
+    anomaly_screen,
+    discrepancy_screen,
+    dsc,
+    fat_correction,
+    mart_correction,
+    mma_correction,
+    trades_correction,
+)
 from taster.defences.screens.score_screen import ScoreScreen
 from taster.errors import GuardError, SnapshotError
 from taster.perturbations.objectives import SampleLoss, divergence, margin, mart_loss, trades_loss
 from taster.perturbations.pgd import LpBall
-from taster.scores.base import CleanQuantile, Growing
+from taster.scores.base import LinearThreshold, QuantileThreshold
 from taster.scores.memorization_discrepancy import MemorizationDiscrepancy
 
 
@@ -65,9 +74,9 @@ def test_the_past_by_steps_is_the_nearest_kept() -> None:
 
 def test_thresholds() -> None:
     learner = learner_with_a_past(steps=8)
-    assert Growing(0.5, 0.02)(learner.view()) == pytest.approx(0.5 + 0.02 * 8)
+    assert LinearThreshold(0.5, 0.02)(learner.view()) == pytest.approx(0.5 + 0.02 * 8)
     clean, score = tiny_batch(40, seed=3), MemorizationDiscrepancy("early")
-    threshold = CleanQuantile(score, clean, 0.75, every=3)
+    threshold = QuantileThreshold(score, clean, 0.75, refit_every=3)
     first = threshold(learner.view())
     assert float((score(clean, learner.view()) <= first).float().mean()) == pytest.approx(0.75, abs=0.03)
     values = []
@@ -77,16 +86,16 @@ def test_thresholds() -> None:
         values.append(threshold(learner.view()))
     # steps 8 to 13, estimated after the third, sixth, ...: 8 and 11
     assert first != values[0] == values[1] == values[2] != values[3] == values[4] == values[5]
-    again = CleanQuantile(score, clean, 0.75, every=3)
+    again = QuantileThreshold(score, clean, 0.75, refit_every=3)
     again.load_state_dict(threshold.state_dict())
     assert again(learner.view()) == values[-1]
     with pytest.raises(GuardError, match="wanted 0 to 1"):
-        CleanQuantile(score, clean, 1.5)
+        QuantileThreshold(score, clean, 1.5)
 
 
 def test_correction_lowers_the_loss_within_the_ball() -> None:
     learner = learner_with_a_past()
-    (screen,) = adversarial_training(epsilon=0.1, steps=5, step_size=0.03).screens
+    (screen,) = adversarial_training_correction(epsilon=0.1, steps=5, step_size=0.03).screens
     batch, view = tiny_batch(16, seed=60), learner.view()
     before = full_state(learner)
     corrected = screen(ScreenedBatch(batch), view)
@@ -100,7 +109,12 @@ def test_correction_lowers_the_loss_within_the_ball() -> None:
 
 
 @pytest.mark.parametrize(
-    ("build", "loss"), [(trades, trades_loss(6.0)), (mart, mart_loss(5.0)), (mma, lambda f, y, _: margin(f, y))]
+    ("build", "loss"),
+    [
+        (trades_correction, trades_loss(6.0)),
+        (mart_correction, mart_loss(5.0)),
+        (mma_correction, lambda f, y, _: margin(f, y)),
+    ],
 )
 def test_the_variants_descend_their_own_loss(build: Any, loss: SampleLoss) -> None:
     learner = learner_with_a_past()
@@ -110,7 +124,7 @@ def test_the_variants_descend_their_own_loss(build: Any, loss: SampleLoss) -> No
     assert float((x - batch.x).abs().max()) <= 0.1 + 1e-6
     assert found.corrected == 16
     assert float(loss(view.forward(x), batch.y, came).mean()) < float(loss(came, batch.y, came).mean())
-    plainly = screened(adversarial_training(epsilon=0.1, steps=5, step_size=0.02), batch, view)
+    plainly = screened(adversarial_training_correction(epsilon=0.1, steps=5, step_size=0.02), batch, view)
     assert not torch.equal(x, plainly.batch.x)
 
 
@@ -119,7 +133,7 @@ def test_trades_stays_nearer_to_the_prediction_that_came() -> None:
     batch, view = tiny_batch(16, seed=60), learner.view()
     moved = [
         divergence(view.forward(batch.x), view.forward(screened(guard, batch, view).batch.x)).mean()
-        for guard in (adversarial_training(), trades(weight=50.0))
+        for guard in (adversarial_training_correction(), trades_correction(kl_weight=50.0))
     ]
     assert float(moved[1]) < float(moved[0])
 
@@ -130,7 +144,7 @@ def test_friendly_correction_stops_once_the_model_is_right(patience: int) -> Non
     batch, view = tiny_batch(40, seed=60), learner.view()
     right = view.forward(batch.x).argmax(1) == batch.y
     assert 0 < int(right.sum()) < 40
-    found = screened(fat(patience=patience, epsilon=0.9, steps=30, step_size=0.02), batch, view).batch
+    found = screened(fat_correction(patience=patience, epsilon=0.9, steps=30, step_size=0.02), batch, view).batch
     # By hand, a sample at a time.
     for i in range(40):
         x, left = batch.x[i : i + 1], patience
@@ -175,7 +189,7 @@ def test_dsc_moves_what_is_above_the_threshold_and_nothing_else() -> None:
     values = score(batch, view)
     bound = float(values.median())
     suspicious = values > bound
-    guard = dsc(tiny_batch(), against="early", threshold=bound, steps=6, step_size=0.05, epsilon=0.3)
+    guard = dsc(tiny_batch(), reference_model="early", threshold=bound, steps=6, step_size=0.05, epsilon=0.3)
     counting = Counting(view)
     found = screened(guard, batch, counting)
     moved = (found.batch.x != batch.x).flatten(1).any(1)
@@ -186,11 +200,11 @@ def test_dsc_moves_what_is_above_the_threshold_and_nothing_else() -> None:
     assert counting.seen[1] == int(suspicious.sum())
     assert counting.seen[1:] == sorted(counting.seen[1:], reverse=True)
     assert len(counting.seen) <= 7
-    none = screened(dsc(tiny_batch(), against="early", threshold=float(values.max()) + 1), batch, view)
+    none = screened(dsc(tiny_batch(), reference_model="early", threshold=float(values.max()) + 1), batch, view)
     assert torch.equal(none.batch.x, batch.x)
     assert none.corrected == 0
-    every = screened(dsc(tiny_batch(), against="early", threshold=-1.0, steps=3, epsilon=0.3), batch, view)
-    plain = screened(adversarial_training(epsilon=0.3, steps=3), batch, view)
+    every = screened(dsc(tiny_batch(), reference_model="early", threshold=-1.0, steps=3, epsilon=0.3), batch, view)
+    plain = screened(adversarial_training_correction(epsilon=0.3, steps=3), batch, view)
     assert torch.equal(every.batch.x, plain.batch.x)  # a threshold under everything is adversarial training
 
 
@@ -200,7 +214,7 @@ def test_dsc_stops_a_sample_once_it_is_under() -> None:
     score = MemorizationDiscrepancy("early")
     values = score(batch, view)
     bound = float(values.quantile(0.5))
-    options: dict[str, Any] = {"against": "early", "threshold": bound, "step_size": 0.02, "epsilon": 0.5}
+    options: dict[str, Any] = {"reference_model": "early", "threshold": bound, "step_size": 0.02, "epsilon": 0.5}
     steps = [screened(dsc(tiny_batch(), steps=n, **options), batch, view).batch.x for n in range(1, 6)]
     for earlier, later in itertools.pairwise(steps):
         under = score(Batch(earlier, batch.y), view) <= bound
@@ -212,7 +226,7 @@ def test_by_batch_one_mean_decides_for_all() -> None:
     learner = learner_with_a_past()
     batch, view = tiny_batch(20, seed=63), learner.view()
     mean = float(MemorizationDiscrepancy("early")(batch, view).mean())
-    options: dict[str, Any] = {"against": "early", "granularity": "batch", "steps": 2}
+    options: dict[str, Any] = {"reference_model": "early", "granularity": "batch", "steps": 2}
     over = screened(dsc(tiny_batch(), threshold=mean * 0.99, **options), batch, view)
     under = screened(dsc(tiny_batch(), threshold=mean * 1.01, **options), batch, view)
     assert (over.corrected, under.corrected) == (20, 0)
@@ -223,13 +237,13 @@ def test_a_score_screens_by_dropping_and_by_weighting() -> None:
     batch, view = tiny_batch(20, seed=64), learner.view()
     values = MemorizationDiscrepancy("early")(batch, view)
     bound = float(values.median())
-    dropped = screened(discrepancy_screen(tiny_batch(), against="early", threshold=bound), batch, view)
+    dropped = screened(discrepancy_screen(tiny_batch(), reference_model="early", threshold=bound), batch, view)
     assert torch.equal(dropped.batch.x, batch.x[values <= bound])
     weighted = screened(
-        discrepancy_screen(tiny_batch(), against="early", threshold=bound, action="weight"), batch, view
+        discrepancy_screen(tiny_batch(), reference_model="early", threshold=bound, action="weight"), batch, view
     )
     assert torch.allclose(weighted.weights, torch.exp(bound - values).clamp(max=1))
-    broken = ScoreScreen("broken", lambda b, v: torch.full((len(b),), float("nan")), Growing(1.0))
+    broken = ScoreScreen("broken", lambda b, v: torch.full((len(b),), float("nan")), LinearThreshold(1.0))
     assert broken(ScreenedBatch(batch), view).empty
     broken.action = "weight"
     assert torch.equal(broken(ScreenedBatch(batch), view).weights, torch.zeros(20))
@@ -238,12 +252,12 @@ def test_a_score_screens_by_dropping_and_by_weighting() -> None:
 @pytest.mark.parametrize("build", [dsc, discrepancy_screen])
 def test_guards_learn_with_an_estimated_threshold_and_keep_their_state(build: Any) -> None:
     probe = tiny_batch(40, seed=5)
-    learner = learner_with_a_past(build(probe, against="early", every=2))
+    learner = learner_with_a_past(build(probe, reference_model="early", refit_every=2))
     for i in range(5):
         record = learner.step(tiny_batch(16, seed=200 + i))
         assert record.verdict.committed
     state = learner.guard.state_dict()
-    twin = build(probe, against="early", every=2)
+    twin = build(probe, reference_model="early", refit_every=2)
     twin.load_state_dict(state)
     assert twin.state_dict() == state
     assert state[0]["threshold"]["value"] is not None

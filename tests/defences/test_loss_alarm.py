@@ -10,7 +10,7 @@ from tests.conftest import full_state, same_state
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from taster import Batch, Guard, SnapshotBuffer, Learner
+from taster import Batch, Guard, Learner, SnapshotBuffer
 from taster.core.guard import CandidateUpdate
 from taster.core.types import Action, Updates
 from taster.defences import loss_alarm
@@ -49,17 +49,17 @@ def learner(guard: Guard, rate: float = 0.5, **options: Any) -> Learner:
 
 
 def test_clean_data_give_no_alarm_and_as_many_warnings_as_the_quantile_says() -> None:
-    guard = alarm(quantile=0.9, warnings=10**6)
+    guard = alarm(quantile=0.9, max_warnings=10**6)
     victim = learner(guard, rate=1e-6)
     for i in range(200):
         assert victim.step(easy(10, 1000 + i)).verdict.committed
     (gate,) = guard.gates
     assert 5 <= gate.warnings <= 40  # 20 expected
-    assert gate.alarms == gate.looks == 0
+    assert gate.alarm_count == gate.check_count == 0
 
 
 def test_one_poisoned_sample_sets_off_the_alarm_and_leaves_no_trace() -> None:
-    guard = alarm(warnings=0)
+    guard = alarm(max_warnings=0)
     victim = learner(guard, rate=3.0)
     assert victim.step(easy(1, 1)).verdict.committed
     before = full_state(victim)
@@ -67,48 +67,48 @@ def test_one_poisoned_sample_sets_off_the_alarm_and_leaves_no_trace() -> None:
     assert (record.verdict.action, record.verdict.stage) == (Action.REJECT, "loss_alarm")
     assert "alarm: after 1 warnings" in record.verdict.reason
     assert same_state(before, full_state(victim))
-    assert guard.gates[0].alarm == record.step
+    assert guard.gates[0].alarm_step == record.step
 
 
 def test_the_alarm_ends_the_learning_until_the_owner_has_looked() -> None:
-    guard = alarm(warnings=0)
+    guard = alarm(max_warnings=0)
     victim = learner(guard, rate=3.0)
     victim.step(wrong(1, 2))
     for i in range(3):
         record = victim.step(easy(10, i))
         assert "the alarm of step 0 stands" in record.verdict.reason
     guard.set_trusted_data(easy(200, 901))
-    assert guard.gates[0].alarm is None
+    assert guard.gates[0].alarm_step is None
     assert victim.step(easy(10, 4)).verdict.committed
-    assert guard.gates[0].alarms == 1
+    assert guard.gates[0].alarm_count == 1
 
 
 def test_it_goes_on_where_asked() -> None:
-    guard = alarm(warnings=0, after="go_on")
+    guard = alarm(max_warnings=0, on_alarm="continue")
     victim = learner(guard, rate=3.0)
     assert not victim.step(wrong(1, 2)).verdict.committed
     victim.optimizer.param_groups[0]["lr"] = 0.01
     assert victim.step(easy(10, 3)).verdict.committed
     victim.optimizer.param_groups[0]["lr"] = 3.0
     assert not victim.step(wrong(1, 4)).verdict.committed
-    assert (guard.gates[0].alarms, guard.gates[0].alarm, guard.gates[0].warnings) == (2, 2, 0)
+    assert (guard.gates[0].alarm_count, guard.gates[0].alarm_step, guard.gates[0].warnings) == (2, 2, 0)
 
 
 def test_warnings_add_up_and_a_look_that_finds_nothing_clears_them() -> None:
-    guard = alarm(warnings=2)
+    guard = alarm(max_warnings=2)
     (gate,) = guard.gates
     victim = learner(guard, rate=1e-6)  # great losses, no harm
     seen = []
     for i in range(7):
         assert victim.step(wrong(5, i)).verdict.committed
-        seen.append((gate.warnings, gate.looks))
+        seen.append((gate.warnings, gate.check_count))
     assert seen == [(1, 0), (2, 0), (0, 1), (1, 1), (2, 1), (0, 2), (1, 2)]
-    assert gate.alarms == 0
+    assert gate.alarm_count == 0
 
 
 def test_harm_without_a_warning_is_not_looked_at() -> None:
     """What the alarm cannot do: it rests on the loss."""
-    guard = alarm(loss_threshold=1e9, warnings=0)
+    guard = alarm(loss_threshold=1e9, max_warnings=0)
     victim = learner(guard, rate=3.0)
     assert victim.step(wrong(1, 2)).verdict.committed
     probe = easy(200, 900)
@@ -117,7 +117,7 @@ def test_harm_without_a_warning_is_not_looked_at() -> None:
 
 def test_samples_are_counted_one_by_one_where_asked() -> None:
     mixed = Batch(torch.cat([easy(20, 1).x, wrong(4, 2).x]), torch.cat([easy(20, 1).y, wrong(4, 2).y]))
-    guard = alarm(datum="sample", warnings=100, quantile=1.0)
+    guard = alarm(granularity="sample", max_warnings=100, quantile=1.0)
     victim = learner(guard, rate=1e-6)
     victim.step(mixed)
     (gate,) = guard.gates
@@ -137,12 +137,12 @@ def test_the_threshold_is_a_quantile_of_what_comes_in_as_large() -> None:
 
 
 def test_the_threshold_goes_with_the_model_as_far_as_it_is_known_to_be_good() -> None:
-    guard = alarm(warnings=1, tolerance=100.0)
+    guard = alarm(max_warnings=1, tolerance=100.0)
     victim, (gate,) = learner(guard, rate=0.05), guard.gates
     found = []
     for batch in (easy(40, 0), wrong(3, 1), easy(40, 2), wrong(3, 3), easy(40, 4)):
         victim.step(batch)
-        found.append((gate.looks, gate.threshold(1, victim.view())))
+        found.append((gate.check_count, gate.threshold(1, victim.view())))
     assert [looks for looks, _ in found] == [0, 0, 0, 1, 1]
     thresholds = [value for _, value in found]
     assert thresholds[0] == thresholds[1] == thresholds[2] != thresholds[3] == thresholds[4]
@@ -150,16 +150,16 @@ def test_the_threshold_goes_with_the_model_as_far_as_it_is_known_to_be_good() ->
 
 def test_how_many_warnings_is_estimated_from_how_often_to_look() -> None:
     def least(**settings: Any) -> int:
-        return alarm(**settings).gates[0].warning_threshold
+        return alarm(**settings).gates[0].max_warnings
 
     assert least() == 0
     assert least(quantile=0.95) == 4
-    assert least(quantile=0.9, check_every=50) == 4
-    assert least(quantile=0.95, warnings=7) == 7
+    assert least(quantile=0.9, expected_check_interval=50) == 4
+    assert least(quantile=0.95, max_warnings=7) == 7
 
 
 def test_calling_the_gate_changes_nothing() -> None:
-    guard = alarm(warnings=0)
+    guard = alarm(max_warnings=0)
     victim, (gate,) = learner(guard), guard.gates
     victim.step(easy(10, 0))
     poison, state = wrong(1, 2), guard.state_dict()
@@ -175,7 +175,7 @@ def test_calling_the_gate_changes_nothing() -> None:
 
 
 def test_an_alarm_undoes_the_steps_before_it_where_asked() -> None:
-    guard = alarm(warnings=2, back=3, tolerance=5.0)
+    guard = alarm(max_warnings=2, max_rewind=3, tolerance=5.0)
     victim = learner(guard, rate=1.0, history=SnapshotBuffer(capacity=4))
     states = []
     record = None
@@ -190,11 +190,11 @@ def test_an_alarm_undoes_the_steps_before_it_where_asked() -> None:
     assert undone == min(3, record.step)
     assert same_state(full_state(victim), states[record.step - undone])
     with pytest.raises(SnapshotError, match="a guard that rewinds up to 3"):
-        learner(alarm(back=3), history=SnapshotBuffer(capacity=2))
+        learner(alarm(max_rewind=3), history=SnapshotBuffer(capacity=2))
 
 
 def test_the_reference_moves_up_with_a_clear_and_never_down() -> None:
-    guard = alarm(warnings=0, tolerance=100.0, loss_threshold=0.0)  # looks at every step, never alarms
+    guard = alarm(max_warnings=0, tolerance=100.0, loss_threshold=0.0)  # looks at every step, never alarms
     victim, (gate,) = learner(guard, rate=0.5), guard.gates
     best = 0
     for i in range(10):
@@ -202,17 +202,17 @@ def test_the_reference_moves_up_with_a_clear_and_never_down() -> None:
         state = gate.state_dict()
         assert int(state["reference"].sum()) >= best
         best = int(state["reference"].sum())
-    assert gate.looks == 10
+    assert gate.check_count == 10
 
 
 def test_its_state_goes_on_to_the_same_end() -> None:
     def run(interrupt: bool) -> list[str]:
-        guard = alarm(quantile=0.8, warnings=1)
+        guard = alarm(quantile=0.8, max_warnings=1)
         victim, found = learner(guard, rate=2.0), []
         for i in range(14):
             if interrupt and i == 7:
                 state = victim.state_dict()
-                guard = alarm(quantile=0.8, warnings=1)
+                guard = alarm(quantile=0.8, max_warnings=1)
                 victim = learner(guard, rate=2.0)
                 victim.load_state_dict(state)
             record = victim.step(wrong(2, i) if i > 7 else easy(10, i))

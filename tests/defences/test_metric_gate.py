@@ -39,7 +39,7 @@ def test_wrong_targets_are_refused_and_honest_ones_learned() -> None:
     record = made.step(Batch(wrong.x, -wrong.y))
     assert not record.verdict.committed
     assert record.verdict.stage == "metric_gate"
-    assert record.verdict.evidence["fall"] > 0.01 > record.verdict.evidence["p"] * 0.1
+    assert record.verdict.evidence["drop"] > 0.01 > record.verdict.evidence["p"] * 0.1
     assert "against the last check" in record.verdict.reason
     assert made.step(regression(32, 101)).verdict.committed
     assert float(made.view().loss(probe.x, probe.y)) <= error + 0.01
@@ -58,7 +58,9 @@ def test_harm_does_not_add_up() -> None:
     assert float(made.view().loss(probe.x, probe.y)) < 0.06
 
 
-@pytest.mark.parametrize("bad", [{"tolerance": -1.0}, {"level": 0.0}, {"level": 1.0}, {"every": 0}, {"back": -1}])
+@pytest.mark.parametrize(
+    "bad", [{"tolerance": -1.0}, {"alpha": 0.0}, {"alpha": 1.0}, {"check_every": 0}, {"max_rewind": -1}]
+)
 def test_bad_settings_are_told(bad: dict[str, float]) -> None:
     with pytest.raises(GuardError, match="metric_gate: got tolerance"):
         metric_gate(regression(20, 0), negative_error, **{"tolerance": 0.1, **bad})

@@ -32,7 +32,7 @@ def test_a_guard_that_has_watched_another_learner_says_so() -> None:
 
 def test_between_checks_a_part_of_a_refused_batch_is_looked_at_too() -> None:
     learner = trained(tiny_learner())
-    learner = tiny_learner(guard=taster.guard(easy(400, seed=9), every=4))
+    learner = tiny_learner(guard=taster.guard(easy(400, seed=9), check_every=4))
     trained(learner)
     for group in learner.optimizer.param_groups:
         group["lr"] = 2.0
@@ -44,7 +44,9 @@ def test_between_checks_a_part_of_a_refused_batch_is_looked_at_too() -> None:
 
 
 def test_refused_steps_do_not_push_out_what_can_be_gone_back_to() -> None:
-    learner = tiny_learner(guard=probe_gate(easy(300, seed=9), every=4, sieve=False, alarm=0))
+    learner = tiny_learner(
+        guard=probe_gate(easy(300, seed=9), check_every=4, check_on_loss_outlier=False, alert_steps=0)
+    )
     trained(learner)
     before = accuracy(learner)
     assert learner.step(poison(easy(64, seed=1), loss_scale=20.0)).verdict.committed  # not looked at yet
@@ -79,7 +81,9 @@ def test_what_makes_a_model_better_is_not_held_to_what_came_before_it() -> None:
 
 
 def test_what_the_owner_answers_for_is_the_new_anchor() -> None:
-    learner = trained(tiny_learner(guard=probe_gate(easy(300, seed=9), back=4), history=SnapshotBuffer(capacity=6)))
+    learner = trained(
+        tiny_learner(guard=probe_gate(easy(300, seed=9), max_rewind=4), history=SnapshotBuffer(capacity=6))
+    )
     record = learner.step(poison(easy(64, seed=1), loss_scale=5.0), trusted=True)
     assert record.verdict.committed
     assert record.trusted
@@ -107,9 +111,11 @@ def test_a_rewind_leaves_the_learning_rate_to_its_schedule() -> None:
 def test_a_batch_refused_whole_is_told_as_it_was_refused_first() -> None:
     class Counts:
         def __call__(self, change: CandidateUpdate) -> Verdict:
-            return reject(f"attempt {change.attempt}", "", {"fall": float(change.attempt)})
+            return reject(f"attempt {change.attempt}", "", {"drop": float(change.attempt)})
 
-    learner = tiny_learner(guard=Guard(gates=[Counts()]) + taster.defences.salvage(easy(100), least=8))
+    learner = tiny_learner(
+        guard=Guard(gates=[Counts()]) + taster.defences.retry_low_score_half(easy(100), min_samples=8)
+    )
     record = learner.step(easy(64))
-    assert (record.verdict.reason, record.verdict.evidence, record.dropped) == ("attempt 0", {"fall": 0.0}, 0)
+    assert (record.verdict.reason, record.verdict.evidence, record.dropped) == ("attempt 0", {"drop": 0.0}, 0)
     assert record.attempts == 4

@@ -10,7 +10,7 @@ from tests.defences.test_defences import easy, poison, trained
 
 from taster import Batch, CandidateUpdate, Guard, Verdict, reject
 from taster.core.types import COMMIT
-from taster.defences import probe_gate, salvage
+from taster.defences import probe_gate, retry_low_score_half
 from taster.federated import Server
 from taster.federated.client_updates import Reply
 
@@ -37,7 +37,7 @@ def test_the_honest_half_is_learned_as_if_it_had_come_alone() -> None:
     mixed = Batch(torch.cat([bad.x, honest.x]), torch.cat([bad.y, honest.y]))
     learner, twin = trained(tiny_learner()), trained(tiny_learner())
     gate = Among()
-    learner.guard = Guard(gates=[gate]) + salvage(probe, least=8)
+    learner.guard = Guard(gates=[gate]) + retry_low_score_half(probe, min_samples=8)
     alarms = []
     learner.on_refusal = lambda record, batch: alarms.append((record, batch))
     record = learner.step(mixed)
@@ -56,7 +56,7 @@ def test_where_no_part_passes_nothing_is_learned() -> None:
     learner = trained(tiny_learner())
     before = full_state(learner)
     gate = Among(anything=True)
-    learner.guard = Guard(gates=[gate]) + salvage(easy(200, seed=9), least=16)
+    learner.guard = Guard(gates=[gate]) + retry_low_score_half(easy(200, seed=9), min_samples=16)
     record = learner.step(easy(64, seed=3))
     assert not record.verdict.committed
     assert gate.seen == [64, 32, 16]
@@ -66,7 +66,7 @@ def test_where_no_part_passes_nothing_is_learned() -> None:
 
 
 def test_what_was_refused_for_its_numbers_is_not_tried_again() -> None:
-    learner = tiny_learner(guard=salvage(tiny_batch(50)))
+    learner = tiny_learner(guard=retry_low_score_half(tiny_batch(50)))
     bad = tiny_batch(64, seed=1)
     bad.x[0, 0, 0, 0] = float("nan")
     assert learner.step(bad).attempts == 0
@@ -85,21 +85,24 @@ def test_behind_a_real_gate_it_learns_more() -> None:
             count += (record.samples - record.dropped) * record.verdict.committed
         return count, learner.view().accuracy(probe.x, probe.y)
 
-    alone, together = learned(probe_gate(probe)), learned(probe_gate(probe) + salvage(probe, least=8))
+    alone, together = (
+        learned(probe_gate(probe)),
+        learned(probe_gate(probe) + retry_low_score_half(probe, min_samples=8)),
+    )
     assert together[0] > alone[0]
     assert together[1] > alone[1] - 1
 
 
 def test_a_guard_shows_and_renews_its_salvage() -> None:
-    guard: Any = probe_gate(easy(200)) + salvage(easy(200))
-    assert repr(guard) == "Guard(gates=[probe_gate], salvage=[salvage])"
+    guard: Any = probe_gate(easy(200)) + retry_low_score_half(easy(200))
+    assert repr(guard) == "Guard(gates=[probe_gate], salvage=[retry_low_score_half])"
     guard.set_trusted_data(easy(100, seed=5))
     assert len(guard.gates[0].probe) == 100
 
 
 def test_a_federated_round_is_rejected_as_a_whole() -> None:
     learner = trained(tiny_learner())
-    learner.guard = Guard(gates=[lambda change: reject("no")]) + salvage(easy(100), least=1)
+    learner.guard = Guard(gates=[lambda change: reject("no")]) + retry_low_score_half(easy(100), min_samples=1)
     size = sum(p.numel() for p in learner.model.parameters())
     before = full_state(learner)
     names = ["a", "b", "c", "d"]

@@ -153,11 +153,11 @@ def test_scores_of_samples_are_refused(federated: Callable[..., Path]) -> None:
 def test_defences_are_joined_and_a_guard_that_rewinds_gets_its_history(
     federated: Callable[..., Path], tmp_path: Path
 ) -> None:
-    joined = '[[defence]]\nname = "probe_gate"\nlabel = "joined"\nback = 2\nplus = ["clipping", "krum"]\n'
+    joined = '[[defence]]\nname = "probe_gate"\nlabel = "joined"\nmax_rewind = 2\nplus = ["clipping", "krum"]\n'
     recipe = read_recipe(str(federated((DEFENCES, joined))), ["seeds=1"])
     rows = run_recipe(recipe, tmp_path / "run", jobs=1)
     assert {row["defence"] for row in rows} == {"joined"}
-    assert all(row["promise"]["checks"] > 0 for row in rows)
+    assert all(row["detection_bound"]["checks"] > 0 for row in rows)
     lines = [json.loads(line) for line in (tmp_path / "run" / "steps.jsonl").read_text().splitlines()]
     # krum takes the update of one client, which is longer than the clip lets through.
     assert all(0.9 < line["gradient_norm_after"] <= 1.0 + 1e-5 < line["gradient_norm_before"] for line in lines)
@@ -170,7 +170,7 @@ def test_two_rules_of_aggregation_are_refused(federated: Callable[..., Path], tm
 
 
 def test_a_history_that_is_too_short_is_told(federated: Callable[..., Path], tmp_path: Path) -> None:
-    back = '[[defence]]\nname = "probe_gate"\nback = 9\n'
+    back = '[[defence]]\nname = "probe_gate"\nmax_rewind = 9\n'
     recipe = read_recipe(str(federated((DEFENCES, back))), ["history.capacity=2"])
     with pytest.raises(RecipeError, match="rewinds up to 9 steps where the history reaches back 1"):
         run_recipe(recipe, tmp_path / "run", jobs=1)

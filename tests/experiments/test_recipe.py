@@ -40,7 +40,7 @@ def test_shipped_recipes_are_sound_and_come_back_from_their_own_toml(name: str, 
 def test_defaults_are_filled_in_down_to_the_functions_settings() -> None:
     recipe = parse_recipe(tomllib.loads(TINY_RECIPE))
     raw = recipe.to_dict()
-    assert raw["attack"][1]["normalise"] == "per_tensor"
+    assert raw["attack"][1]["normalize"] == "per_tensor"
     assert raw["attack"][0]["label"] == "none"
     assert raw["defence"][1]["tolerance"] == 1.0
     assert raw["burn_in"]["momentum"] == 0.9
@@ -58,7 +58,10 @@ def test_defaults_are_filled_in_down_to_the_functions_settings() -> None:
         (("epochs = 2", 'epochs = "two"'), ["burn_in.epochs: got 'two', wanted a valid integer"]),
         (("steps = 2", "steps = 0"), ["schedule.steps: got 0, wanted greater than or equal to 1"]),
         (("epsilon = 0.2", "epsilon = 1.5"), ["attack.1.epsilon: got 1.5, wanted at most 1, the range of the data"]),
-        (("epsilon = 0.2", "ratio = 1.2"), ["attack.1.ratio: got 1.2, wanted less than or equal to 1"]),
+        (
+            ("epsilon = 0.2", "poison_fraction = 1.2"),
+            ["attack.1.poison_fraction: got 1.2, wanted less than or equal to 1"],
+        ),
         (("pgd_steps = 2", "pgd_steps = 0"), ["attack.1.pgd_steps: got 0"]),
         (
             ("validation_size = 40", "validation_size = 70"),
@@ -93,8 +96,10 @@ def test_defaults_are_filled_in_down_to_the_functions_settings() -> None:
             ["burn_in.earlier: got files without burn_in.checkpoint"],
         ),
         (
-            ('name = "probe_gate"', 'name = "dsc"\nagainst = "epoch-2"'),
-            ["defence.1.against: got 'epoch-2', wanted a label of burn_in.keep_epochs or burn_in.earlier (epoch-1)"],
+            ('name = "probe_gate"', 'name = "dsc"\nreference_model = "epoch-2"'),
+            [
+                "defence.1.reference_model: got 'epoch-2', wanted a label of burn_in.keep_epochs or burn_in.earlier (epoch-1)"
+            ],
         ),
         (
             ("pgd_steps = 2", "pgd_steps = 2\nsurrogate = 3"),
@@ -219,7 +224,7 @@ def test_bases_that_make_no_sense_are_told(text: str, message: str, tmp_path: Pa
 def test_defaults_lie_under_the_entries_that_have_the_setting() -> None:
     recipe = parse_recipe(tomllib.loads(TINY_RECIPE + "[defaults.attack]\nepsilon = 0.3\nratio = 0.5\n"))
     assert recipe.attack[0].settings == {}
-    assert (recipe.attack[1].settings["epsilon"], recipe.attack[1].settings["ratio"]) == (0.2, 0.5)
+    assert (recipe.attack[1].settings["epsilon"], recipe.attack[1].settings["poison_fraction"]) == (0.2, 0.5)
     for text, message in (
         ("[defaults.attack]\nepsilom = 0.3\n", "defaults.attack.epsilom: got a setting that no attack has"),
         ("[defaults.model]\nwidth = 3\n", "defaults.model: got an unknown key, wanted one of attack, defence, score"),
@@ -229,11 +234,11 @@ def test_defaults_lie_under_the_entries_that_have_the_setting() -> None:
 
 
 def test_scores_and_surrogates_are_checked() -> None:
-    score = '[[score]]\nname = "memorization_discrepancy"\nagainst = "epoch-1"\n'
+    score = '[[score]]\nname = "memorization_discrepancy"\nreference_model = "epoch-1"\n'
     recipe = parse_recipe(tomllib.loads(TINY_RECIPE + score))
     assert recipe.score[0].settings["divergence"] == "kl"
-    assert "score.0.against: got 'epoch-7', wanted a label" in faults(extra=score.replace("epoch-1", "epoch-7"))
-    assert "score.0.of: got 'x', wanted a label" in faults(extra=score + 'of = "x"\n')
+    assert "score.0.reference_model: got 'epoch-7', wanted a label" in faults(extra=score.replace("epoch-1", "epoch-7"))
+    assert "score.0.compared_model: got 'x', wanted a label" in faults(extra=score + 'compared_model = "x"\n')
     assert "score: got the label 'memorization_discrepancy' 2 times" in faults(extra=score + score)
     own = '[[surrogate]]\nlabel = "own"\nmodel = {name = "mlp", hidden = [8]}\n'
     crafted = ("pgd_steps = 2", 'pgd_steps = 2\nsurrogate = "own"')
@@ -251,7 +256,7 @@ def test_scores_and_surrogates_are_checked() -> None:
 
 def test_a_published_figure_is_of_a_defence_or_of_a_score() -> None:
     of_score = '[[published]]\nattack = "none"\nscore = "memorization_discrepancy"\nclean = 0.3\n'
-    score = '[[score]]\nname = "memorization_discrepancy"\nagainst = "epoch-1"\n'
+    score = '[[score]]\nname = "memorization_discrepancy"\nreference_model = "epoch-1"\n'
     assert parse_recipe(tomllib.loads(TINY_RECIPE + score + of_score)).published[0].clean == 0.3
     assert "published.0.score: got 'memorization_discrepancy', wanted a label: none" in faults(extra=of_score)
     wrong = of_score.replace("clean", "drop")
@@ -308,11 +313,13 @@ def test_everything_listed_says_what_it_is_and_where_it_comes_from() -> None:
 
 def test_a_defence_may_have_others_beside_it(tmp_path: Path) -> None:
     raw = tomllib.loads(TINY_RECIPE)
-    raw["defence"] = [{"name": "clipping", "label": "both", "bound": 2.0, "plus": ["probe_gate", "salvage"]}]
+    raw["defence"] = [
+        {"name": "clipping", "label": "both", "max_norm": 2.0, "plus": ["probe_gate", "retry_low_score_half"]}
+    ]
     recipe = parse_recipe(raw)
     probe = Batch(torch.rand(50, 1, 8, 8), torch.randint(0, 10, (50,)))
     guard = make_guard(recipe, recipe.defence[0], probe, 0)
-    assert repr(guard) == "Guard(transforms=[clip], gates=[probe_gate], salvage=[salvage])"
+    assert repr(guard) == "Guard(transforms=[clip], gates=[probe_gate], salvage=[retry_low_score_half])"
     again = parse_recipe(tomllib.loads(recipe.to_toml()))
     assert again == recipe
 
@@ -321,7 +328,7 @@ def test_a_defence_may_have_others_beside_it(tmp_path: Path) -> None:
     ("plus", "said"),
     [
         (["no_such"], "defence.0.plus.0.name: got 'no_such'"),
-        (["dsc"], "defence.0.plus.0.against: got nothing"),
+        (["dsc"], "defence.0.plus.0.reference_model: got nothing"),
         ("clipping", "defence.0.plus: got 'clipping'"),
     ],
 )

@@ -61,7 +61,7 @@ def test_a_run_leaves_the_whole_truth(reference: tuple[Path, list[dict[str, Any]
         "stopped_by",
         "rejected",
         "screened",
-        "promise",
+        "detection_bound",
         "seconds",
         "cost",
     ]
@@ -71,7 +71,7 @@ def test_a_run_leaves_the_whole_truth(reference: tuple[Path, list[dict[str, Any]
         assert (row["steps"], row["stopped_by"]) == (2, "steps")
         assert all(0 <= row[k] <= 100 for k in ("acc_start", "acc_before", "acc_after"))
         assert row["cost"] > 1
-    assert RunDirectory(run).recipe().attack[1].settings["normalise"] == "per_tensor"
+    assert RunDirectory(run).recipe().attack[1].settings["normalize"] == "per_tensor"
     environment = json.loads((run / "environment.json").read_text())
     assert environment["packages"]["torch"] == torch.__version__.split("+")[0] or environment["packages"]["torch"]
     assert environment["threads"] == 1
@@ -368,7 +368,7 @@ def test_earlier_weights_are_a_past_to_compare_with(
     save_state(tmp_path / "w.safetensors", state)
     save_state(tmp_path / "early.safetensors", state["history"]["pinned"]["epoch-1"]["params"])
     ours = f'checkpoint = "{tmp_path}/w.safetensors"\nearlier = {{early = "{tmp_path}/early.safetensors"}}'
-    defence = ('name = "probe_gate"', 'name = "dsc"\nagainst = "{}"\nthreshold = 0.05')
+    defence = ('name = "probe_gate"', 'name = "dsc"\nreference_model = "{}"\nthreshold = 0.05')
     rows = {}
     for label, burn_in in (("early", ours), ("epoch-1", BURN_IN)):
         change = (defence[0], defence[1].format(label))
@@ -429,7 +429,7 @@ def test_the_fastest_way_to_differentiate_is_found_and_kept(
     rows = run_recipe(read_recipe(str(path), changes), tmp_path / "run")
     kept = RunDirectory(tmp_path / "run").recipe()
     assert kept.compute.way is not None
-    assert asked == "fast" or kept.compute.way.exact
+    assert asked == "fast" or kept.compute.way.is_exact
     lines = [json.loads(line) for line in (tmp_path / "run" / "steps.jsonl").read_text().splitlines()]
     used = {line["derivatives"] for line in lines if line["attack"] == "accumulative"}
     assert used == {str(kept.compute.way)}
@@ -444,9 +444,9 @@ def test_scores_surrogates_and_a_rehearsal_go_through_a_run(recipe_with: Callabl
         '[[attack]]\nname = "accumulative"\nlabel = "other model"\nepsilon = 0.2\npgd_steps = 2\n'
         'validation_size = 40\nsurrogate = "cnn"\n'
         '[[attack]]\nname = "guard_aware"\nepsilon = 0.2\npgd_steps = 2\nvalidation_size = 40\n'
-        '[[attack]]\nname = "foreign_images"\nsource = "digits"\n'
-        '[[score]]\nname = "memorization_discrepancy"\nagainst = "epoch-1"\n'
-        '[[score]]\nname = "anomaly"\nkind = "lid"\n[[score]]\nname = "loss"\n'
+        '[[attack]]\nname = "ood_images"\nsource = "digits"\n'
+        '[[score]]\nname = "memorization_discrepancy"\nreference_model = "epoch-1"\n'
+        '[[score]]\nname = "anomaly"\ndetector = "lid"\n[[score]]\nname = "loss"\n'
         '[[surrogate]]\nlabel = "seed"\n'
         '[[surrogate]]\nlabel = "cnn"\nmodel = {name = "small_cnn", width = 4}\n'
     )
@@ -483,7 +483,7 @@ def test_where_nobody_attacks_only_the_count_ends_it(recipe_with: Callable[..., 
 
 def test_a_score_by_steps_back_begins_with_the_present(recipe_with: Callable[..., Path], tmp_path: Path) -> None:
     path = recipe_with()
-    path.write_text(path.read_text() + '[[score]]\nname = "memorization_discrepancy"\nagainst = 2\n')
+    path.write_text(path.read_text() + '[[score]]\nname = "memorization_discrepancy"\nreference_model = 2\n')
     run_recipe(read_recipe(str(path), ["seeds=[0]", "history.capacity=3"]), tmp_path / "run")
     steps = files_without_times(tmp_path / "run")[:3]
     means = [step["scores"]["memorization_discrepancy"]["clean"] for step in steps]

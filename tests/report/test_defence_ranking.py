@@ -1,4 +1,4 @@
-"""How defences stand over all attacks of a run, and what gates promise for it."""
+"""How defences stand over all attacks of a run, and what gates can miss for it."""
 
 from __future__ import annotations
 
@@ -51,22 +51,22 @@ def test_without_a_control_nobody_stands(honest: str | None, undefended: str | N
     assert rank_defences(summarize(rows(alone)), "honest", "bare") == []
 
 
-def test_the_page_shows_how_defences_stand_and_what_gates_promise(
+def test_the_page_shows_how_defences_stand_and_what_gates_can_miss(
     recipe_with: Callable[..., Path], tmp_path: Path
 ) -> None:
     path = recipe_with(('name = "probe_gate"', 'name = "guard"'))
     recipe = read_recipe(str(path))
     found = run_recipe(recipe, tmp_path / "run", jobs=1)
     guarded = [row for row in found if row["defence"] == "guard"]
-    promises = [row["promise"] for row in guarded]
+    promises = [row["detection_bound"] for row in guarded]
     assert all(p["checks"] >= row["steps"] + 1 for p, row in zip(promises, guarded, strict=True))
     assert all(p["samples"] == recipe.split.probe for p in promises)
-    assert all(row["promise"] is None for row in found if row["defence"] == "none")
+    assert all(row["detection_bound"] is None for row in found if row["defence"] == "none")
     assert all(row["worst_step"] <= min(0.0, row["drop"]) for row in found)
     page = write_report(RunDirectory(tmp_path / "run")).read_text()
     assert "How the defences stand" in page
-    table = page[page.index("What the gates promise") :]
-    bounds = [f"{p['fall']:.1f}" for p in promises]
+    table = page[page.index("What the gates can miss") :]
+    bounds = [f"{p['max_accuracy_drop']:.1f}" for p in promises]
     assert re.findall(r"<td>(\d+\.\d)</td>", table)[:2] == [min(bounds, key=float), max(bounds, key=float)]
 
 

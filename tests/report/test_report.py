@@ -101,18 +101,18 @@ def test_attacks_over_the_radius_and_scores_over_the_past_are_lines() -> None:
         return Entry(name=name, label=label, **settings)
 
     attacks = [
-        entry("accumulative", "a2", epsilon=0.2, ratio=1.0),
-        entry("accumulative", "a1", epsilon=0.1, ratio=1.0),
-        entry("accumulative", "half", epsilon=0.1, ratio=0.5),
+        entry("accumulative", "a2", epsilon=0.2, poison_fraction=1.0),
+        entry("accumulative", "a1", epsilon=0.1, poison_fraction=1.0),
+        entry("accumulative", "half", epsilon=0.1, poison_fraction=0.5),
         entry("none", "none"),
     ]
     assert series_by_epsilon(attacks) == [("a2", [(0.1, "a1"), (0.2, "a2")])]
     worded = [entry("accumulative", f"phase, ε={e}", epsilon=e) for e in (0.1, 0.2)]
     assert series_by_epsilon(worded)[0][0] == "phase"
     scores = [
-        entry("md", "far", against="epoch-1"),
-        entry("md", "near", against="epoch-2"),
-        entry("md", "k", against=3),
+        entry("md", "far", reference_model="epoch-1"),
+        entry("md", "near", reference_model="epoch-2"),
+        entry("md", "k", reference_model=3),
     ]
     assert series_by_snapshot(scores, ["epoch-1", "epoch-2"]) == [("far", [(0.0, "far"), (1.0, "near")])]
 
@@ -146,7 +146,8 @@ def test_the_page_shows_what_scores_say(recipe_with: Callable[..., Path], tmp_pa
         path.read_text()
         + '[[attack]]\nname = "accumulative"\nlabel = "small"\nepsilon = 0.1\npgd_steps = 2\nvalidation_size = 40\n'
         + "".join(
-            f'[[score]]\nname = "memorization_discrepancy"\nlabel = "s{n}"\nagainst = "epoch-{n}"\n' for n in (1, 2)
+            f'[[score]]\nname = "memorization_discrepancy"\nlabel = "s{n}"\nreference_model = "epoch-{n}"\n'
+            for n in (1, 2)
         )
         + '[[published]]\nattack = "small"\nscore = "s1"\nclean = 0.25\n'
     )
@@ -193,7 +194,7 @@ def test_the_page_tells_the_run(run: RunDirectory) -> None:
     for line in summarize(run.results()["rows"]):
         for cell in result_table([line])[1][0]:
             assert f">{cell}</td>" in page
-    assert "<dt>derivatives</dt><dd>held_difference (accumulative)</dd>" in page
+    assert "<dt>derivatives</dt><dd>finite_difference (accumulative)</dd>" in page
     for part in (
         "difference ×",
         "Accuracy by step",

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from taster import Batch, Learner
 from taster.defences import anomaly_screen
 from taster.errors import GuardError, ModelError
-from taster.scores.feature_detectors import KINDS, Detector
+from taster.scores.feature_detectors import DETECTORS, FeatureAnomalyScore
 
 
 class Identity(nn.Module):
@@ -47,10 +47,10 @@ def plane() -> Learner:
     return Learner(model, torch.optim.SGD(model.parameters(), lr=0.0), cross_entropy, input_range=None)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DETECTORS)
 def test_what_lies_apart_scores_higher(kind: Any) -> None:
     view = plane().view()
-    detector = Detector(kind, blobs(300), neighbours=20)
+    detector = FeatureAnomalyScore(kind, blobs(300), neighbors=20)
     clean = detector(blobs(150, seed=1), view)
     strange = Batch(torch.rand(150, 2, generator=torch.Generator().manual_seed(2)) * 20 + 10, torch.zeros(150).long())
     assert clean.shape == (150,)
@@ -72,7 +72,7 @@ def test_the_gaussians_are_their_formula() -> None:
             len(g) / len(x) * multivariate_normal(g.mean(0), s).pdf(batch.x.double().numpy())
             for g, s in zip(groups, covariances, strict=True)
         )
-        found = Detector(kind, clean)(batch, view)
+        found = FeatureAnomalyScore(kind, clean)(batch, view)
         torch.testing.assert_close(found.double(), -torch.from_numpy(likelihood).log(), rtol=1e-4, atol=1e-4)
 
 
@@ -84,9 +84,9 @@ def test_the_kernel_density_is_its_formula() -> None:
     for z, label in zip(batch.x, model(batch.x).argmax(1), strict=True):
         group = clean.x[right & (clean.y == label)]
         expected.append(-float(torch.exp(-(group - z).square().sum(1) / 0.7**2).mean().log()))
-    found = Detector("kernel_density", clean, bandwidth=0.7)(batch, view)
+    found = FeatureAnomalyScore("kernel_density", clean, bandwidth=0.7)(batch, view)
     assert found.tolist() == pytest.approx(expected, rel=1e-4)
-    assert bool(Detector("kernel_density", clean, bandwidth=0.01)(batch, view).isfinite().all())
+    assert bool(FeatureAnomalyScore("kernel_density", clean, bandwidth=0.01)(batch, view).isfinite().all())
 
 
 @pytest.mark.parametrize("dimensions", [1, 2])
@@ -99,7 +99,7 @@ def test_the_local_dimension_is_that_of_the_data(dimensions: int) -> None:
     inner = Batch(0.5 + x[:200], torch.zeros(200).long())
     if dimensions == 1:
         inner.x[:, 1] = 0
-    found = Detector("lid", clean, neighbours=100)(inner, plane().view())
+    found = FeatureAnomalyScore("lid", clean, neighbors=100)(inner, plane().view())
     assert float(found.mean()) == pytest.approx(dimensions, rel=0.1)
 
 
@@ -117,16 +117,16 @@ def test_layers_are_chosen_by_name_and_faults_told() -> None:
     with pytest.raises(ModelError, match="wanted one of conv, bn, dropout, fc"):
         view.features(batch.x, "relu")
     with pytest.raises(GuardError, match="wanted one of kernel_density"):
-        Detector("svm", batch)  # type: ignore[arg-type]
+        FeatureAnomalyScore("svm", batch)  # type: ignore[arg-type]
     wrong = Batch(batch.x, (view.forward(batch.x).argmax(1) + 1) % 3)
     with pytest.raises(GuardError, match="more clean samples"):
-        Detector("gaussian", wrong)(batch, view)
+        FeatureAnomalyScore("gaussian", wrong)(batch, view)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DETECTORS)
 def test_as_a_screen_it_learns_and_keeps_its_state(kind: Any) -> None:
     def build() -> Any:
-        return anomaly_screen(tiny_batch(120, seed=5), kind=kind, neighbours=10, every=2, quantile=0.8)
+        return anomaly_screen(tiny_batch(120, seed=5), detector=kind, neighbors=10, refit_every=2, quantile=0.8)
 
     learner = tiny_learner(guard=build())
     records = [learner.step(tiny_batch(16, seed=i)) for i in range(5)]

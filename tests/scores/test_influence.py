@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from taster import Batch, Learner
 from taster.defences import influence_screen
 from taster.errors import GuardError
-from taster.scores.influence import Influence
+from taster.scores.influence import FirstOrderInfluence
 
 
 def trained() -> Learner:
@@ -35,14 +35,14 @@ def test_it_is_the_inner_product_with_the_probes_gradient() -> None:
         -float(gradient(learner, Batch(batch.x[i : i + 1], batch.y[i : i + 1])) @ direction / direction.norm())
         for i in range(10)
     ]
-    found = Influence(probe)(batch, learner.view())
+    found = FirstOrderInfluence(probe)(batch, learner.view())
     assert found.tolist() == pytest.approx(by_hand, abs=1e-5)
     assert not found.requires_grad
 
 
 def test_a_step_on_a_sample_of_great_influence_harms_the_probe() -> None:
     learner, probe, batch = trained(), tiny_batch(60, seed=8), tiny_batch(40, seed=9)
-    scores = Influence(probe)(batch, learner.view())
+    scores = FirstOrderInfluence(probe)(batch, learner.view())
 
     def after(i: int) -> float:
         model = trained()
@@ -57,7 +57,7 @@ def test_a_step_on_a_sample_of_great_influence_harms_the_probe() -> None:
 
 
 def test_the_direction_is_taken_now_and_then_and_kept() -> None:
-    learner, score = trained(), Influence(tiny_batch(30, seed=8), every=3)
+    learner, score = trained(), FirstOrderInfluence(tiny_batch(30, seed=8), refit_every=3)
     batch = tiny_batch(10, seed=9)
     fresh = score(batch, learner.view())
     assert score.state_dict()["direction"] is None  # being asked changes nothing
@@ -65,13 +65,13 @@ def test_the_direction_is_taken_now_and_then_and_kept() -> None:
     score.observe(record, learner.view())
     first = score.state_dict()["direction"]
     assert first is not None
-    again = Influence(tiny_batch(30, seed=8), every=3)
+    again = FirstOrderInfluence(tiny_batch(30, seed=8), refit_every=3)
     again.load_state_dict(score.state_dict())
     assert torch.equal(again(batch, learner.view()), score(batch, learner.view()))
     score.set_trusted_data(tiny_batch(30, seed=50))
     assert not torch.equal(score(batch, learner.view()), fresh)
-    with pytest.raises(GuardError, match="every 0"):
-        Influence(batch, every=0)
+    with pytest.raises(GuardError, match="refit_every 0"):
+        FirstOrderInfluence(batch, refit_every=0)
 
 
 def test_wrong_labels_are_dropped_more_than_right_ones() -> None:

@@ -1,4 +1,4 @@
-"""What a probe can promise: against simulation, and against common sense."""
+"""What a probe can detect: against simulation, and against common sense."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from taster import Batch, promise
+from taster import Batch, detection_bound
 from taster.defences import probe_gate
 from taster.errors import GuardError
 from taster.stats.paired_tests import mcnemar_pvalue
 
 
-def passes(samples: int, fall: float, churn: float, level: float, runs: int, seed: int = 0) -> float:
+def passes(samples: int, fall: float, churn: float, alpha: float, runs: int, seed: int = 0) -> float:
     """How often a fall (in points) passes the gate's own test, by simulation."""
     draw = np.random.default_rng(seed).random((runs, samples))
     lost = draw < fall / 100 + churn / 200
@@ -23,32 +23,38 @@ def passes(samples: int, fall: float, churn: float, level: float, runs: int, see
     for i in range(runs):
         before = torch.from_numpy(~gained[i])
         after = torch.from_numpy(~lost[i])
-        count += mcnemar_pvalue(before, after, 0.01) >= level
+        count += mcnemar_pvalue(before, after, 0.01) >= alpha
     return count / runs
 
 
 @pytest.mark.parametrize(("samples", "churn"), [(200, 5.0), (500, 2.0), (1000, 10.0)])
 def test_the_bound_is_where_the_test_still_passes_so_often(samples: int, churn: float) -> None:
-    found = promise(samples, level=0.01, churn=churn, confidence=90.0)
-    at_bound = passes(samples, found.fall, churn, 0.01, 3000)
+    found = detection_bound(samples, alpha=0.01, churn=churn, confidence=0.9)
+    at_bound = passes(samples, found.max_accuracy_drop, churn, 0.01, 3000)
     assert at_bound == pytest.approx(0.1, abs=0.02)
-    assert passes(samples, found.fall + 3, churn, 0.01, 1000) < at_bound
+    assert passes(samples, found.max_accuracy_drop + 3, churn, 0.01, 1000) < at_bound
 
 
 def test_it_goes_with_what_it_is_asked_for() -> None:
-    base = promise(1000).fall
-    assert promise(4000).fall < base
-    assert promise(1000, tolerance=3.0).fall > base + 1.5
-    assert promise(1000, checks=100).fall > base
-    assert promise(1000, checks=100, refusals=20, outcomes=9).fall > promise(1000, checks=100, refusals=20).fall
-    assert promise(1000, checks=100, refusals=20).fall > promise(1000, checks=100).fall
-    assert promise(1000, confidence=99.9).fall > base
-    assert promise(1000, churn=20.0).fall > base
-    assert promise(1000, level=0.2).fall < base
-    assert promise(2).fall == 100.0
+    base = detection_bound(1000).max_accuracy_drop
+    assert detection_bound(4000).max_accuracy_drop < base
+    assert detection_bound(1000, tolerance=3.0).max_accuracy_drop > base + 1.5
+    assert detection_bound(1000, checks=100).max_accuracy_drop > base
+    assert (
+        detection_bound(1000, checks=100, refusals=20, outcomes=9).max_accuracy_drop
+        > detection_bound(1000, checks=100, refusals=20).max_accuracy_drop
+    )
+    assert (
+        detection_bound(1000, checks=100, refusals=20).max_accuracy_drop
+        > detection_bound(1000, checks=100).max_accuracy_drop
+    )
+    assert detection_bound(1000, confidence=0.999).max_accuracy_drop > base
+    assert detection_bound(1000, churn=20.0).max_accuracy_drop > base
+    assert detection_bound(1000, alpha=0.2).max_accuracy_drop < base
+    assert detection_bound(2).max_accuracy_drop == 100.0
     assert re.search(
         r"with 95 % confidence .* 4\.\d points .* \(1000 samples, churn 5 %, 1 checks, at most 0 refusals\)",
-        str(promise(1000)),
+        str(detection_bound(1000)),
     )
 
 
@@ -58,22 +64,25 @@ def test_it_goes_with_what_it_is_asked_for() -> None:
         {"samples": 0},
         {"checks": 0},
         {"refusals": 2},
-        {"confidence": 100.0},
-        {"level": 0.0},
+        {"confidence": 1.0},
+        {"alpha": 0.0},
         {"churn": -1.0},
         {"tolerance": 101.0},
     ],
 )
 def test_numbers_out_of_range_are_told(asked: dict[str, float]) -> None:
-    with pytest.raises(GuardError, match="promise: got"):
-        promise(**{"samples": 100, **asked})  # type: ignore[arg-type]
+    with pytest.raises(GuardError, match="detection_bound: got"):
+        detection_bound(**{"samples": 100, **asked})  # type: ignore[arg-type]
 
 
-def test_the_gate_promises_what_its_level_and_tolerance_allow() -> None:
+def test_the_gates_bound_follows_its_alpha_and_tolerance() -> None:
     probe = Batch(torch.rand(1000, 1, 2, 2), torch.arange(1000) % 4)
-    (gate,) = probe_gate(probe, tolerance=2.0, level=0.1).gates
-    # Half the level is for the whole probe, shared by three tests.
-    assert gate.promise(checks=7).fall == promise(1000, tolerance=2.0, level=0.1 / 8, checks=7).fall
+    (gate,) = probe_gate(probe, tolerance=2.0, alpha=0.1).gates
+    # Half of alpha is for the whole probe, shared by three tests.
+    assert (
+        gate.detection_bound(checks=7).max_accuracy_drop
+        == detection_bound(1000, tolerance=2.0, alpha=0.1 / 8, checks=7).max_accuracy_drop
+    )
 
 
 def test_a_probe_too_small_for_its_tolerance_is_told(caplog: pytest.LogCaptureFixture) -> None:
@@ -86,9 +95,9 @@ def test_a_probe_too_small_for_its_tolerance_is_told(caplog: pytest.LogCaptureFi
 
 @pytest.mark.parametrize(("samples", "churn"), [(200, 10.0), (500, 20.0)])
 def test_false_alarms_come_as_seldom_as_it_says(samples: int, churn: float) -> None:
-    found = promise(samples, level=0.2, churn=churn)
-    alarms = 100 * (1 - passes(samples, 0.0, churn, 0.2, 4000))
-    assert alarms == pytest.approx(found.false_alarm, abs=1.5)
-    assert 1 < found.false_alarm < 20
-    assert promise(samples, level=0.2, churn=churn, checks=1000).false_alarm == 100.0
-    assert promise(samples, level=0.2, churn=0.0).false_alarm == 0.0
+    found = detection_bound(samples, alpha=0.2, churn=churn)
+    alarms = 1 - passes(samples, 0.0, churn, 0.2, 4000)
+    assert alarms == pytest.approx(found.false_alarm_rate, abs=0.015)
+    assert 0.01 < found.false_alarm_rate < 0.2
+    assert detection_bound(samples, alpha=0.2, churn=churn, checks=1000).false_alarm_rate == 1.0
+    assert detection_bound(samples, alpha=0.2, churn=0.0).false_alarm_rate == 0.0

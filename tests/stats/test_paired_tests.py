@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import binomtest, ttest_rel
 
-from taster.stats.paired_tests import mcnemar_pvalue, mean_fell
+from taster.stats.paired_tests import mcnemar_pvalue, paired_t_pvalue
 
 
 def outcomes(n: int, lost: float, gained: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -41,8 +41,8 @@ def test_without_a_tolerance_they_are_mcnemars_and_students() -> None:
     assert mcnemar_pvalue(before, after) == pytest.approx(binomtest(lost, lost + gained, alternative="greater").pvalue)
     g = torch.Generator().manual_seed(0)
     a, b = torch.rand(50, generator=g), torch.rand(50, generator=g)
-    assert mean_fell(a, b) == pytest.approx(ttest_rel(a.double(), b.double(), alternative="greater").pvalue)
-    assert mean_fell(a, b - 0.3, 0.3) == pytest.approx(mean_fell(a, b), rel=1e-4)
+    assert paired_t_pvalue(a, b) == pytest.approx(ttest_rel(a.double(), b.double(), alternative="greater").pvalue)
+    assert paired_t_pvalue(a, b - 0.3, 0.3) == pytest.approx(paired_t_pvalue(a, b), rel=1e-4)
 
 
 def test_cases_without_any_spread() -> None:
@@ -50,6 +50,6 @@ def test_cases_without_any_spread() -> None:
     assert mcnemar_pvalue(right, right) == mcnemar_pvalue(wrong, right) == 1
     assert mcnemar_pvalue(right, wrong) == pytest.approx(2**-9)
     assert mcnemar_pvalue(right, wrong, 1.0) == 1
-    assert mcnemar_pvalue(right[:0], wrong[:0]) == mean_fell(torch.ones(1), torch.zeros(1)) == 1
-    assert mean_fell(torch.ones(5), torch.zeros(5)) == 0
-    assert mean_fell(torch.ones(5), torch.ones(5)) == 1
+    assert mcnemar_pvalue(right[:0], wrong[:0]) == paired_t_pvalue(torch.ones(1), torch.zeros(1)) == 1
+    assert paired_t_pvalue(torch.ones(5), torch.zeros(5)) == 0
+    assert paired_t_pvalue(torch.ones(5), torch.ones(5)) == 1

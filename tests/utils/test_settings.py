@@ -18,8 +18,8 @@ from taster.models import small_cnn
     ("call", "message"),
     [
         (lambda: clipping(norm="L2"), "clipping: norm: got 'L2', wanted 'linf' or 'l2'"),
-        (lambda: clipping(bound=-1.0), "clipping: bound: got -1.0, wanted greater than 0"),
-        (lambda: clipping(bound=float("nan")), "clipping: bound: got nan"),
+        (lambda: clipping(max_norm=-1.0), "clipping: max_norm: got -1.0, wanted greater than 0"),
+        (lambda: clipping(max_norm=float("nan")), "clipping: max_norm: got nan"),
         (lambda: probe_gate(tiny_batch(), tolerance="2"), "probe_gate: tolerance: got '2'"),
         (lambda: random_noise(torch.Generator(), epsilon=-0.1), "random_noise: epsilon: got -0.1"),
         (

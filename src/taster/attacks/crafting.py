@@ -12,7 +12,7 @@ from taster.attacks.online_attack import Budget
 from taster.core.functional_model import BatchNormMode
 from taster.core.types import Batch, Tensors
 from taster.core.view import View
-from taster.derivatives import Derivatives, LossAt, Normalise, normalised
+from taster.derivatives import Derivatives, LossFn, Normalize, normalized
 from taster.errors import AttackError
 from taster.perturbations.objectives import ObjectiveName, divergence, margin
 from taster.perturbations.pgd import pgd
@@ -20,7 +20,7 @@ from taster.scores.memorization_discrepancy import MemorizationDiscrepancy
 
 
 @dataclass(frozen=True)
-class PgdOptions:
+class PGDOptions:
     """How PGD goes.
 
     Attributes:
@@ -58,14 +58,14 @@ class Evasion:
     weight: float
 
     @classmethod
-    def of(cls, against: str | int | None, weight: float) -> Evasion | None:
+    def from_settings(cls, reference_model: str | int | None, weight: float) -> Evasion | None:
         """Of the model to compare with, see `MemorizationDiscrepancy`; None for none."""
-        return None if against is None else cls(MemorizationDiscrepancy(against), weight)
+        return None if reference_model is None else cls(MemorizationDiscrepancy(reference_model), weight)
 
-    def slope(self, x: Tensor, view: View) -> Tensor:
+    def gradient(self, x: Tensor, view: View) -> Tensor:
         """weight · ∇ₓ of the mean discrepancy, of the shape of x."""
         leaf = x.detach().requires_grad_(True)
-        (found,) = torch.autograd.grad(self.weight * self.score.of(leaf, view).mean(), leaf)
+        (found,) = torch.autograd.grad(self.weight * self.score.of_samples(leaf, view).mean(), leaf)
         return found
 
 
@@ -77,8 +77,8 @@ class Crafting:
         budget: ball and ratio.
         steps: PGD steps, C.
         step_size: α; None is 2 ε / C (Pang et al. 2021, Table 1).
-        normalise: of the gradients that poison is aligned with.
-        normalise_poisoned: of the poison's own gradient too, which turns inner products into cosines.
+        normalize: of the gradients that poison is aligned with.
+        normalize_poisoned: of the poison's own gradient too, which turns inner products into cosines.
         batch_norm: statistics used: the recorded ones, or those of the batch.
         derivatives: how they are computed.
         pgd: start, momentum and objective.
@@ -91,11 +91,11 @@ class Crafting:
     budget: Budget
     steps: int
     step_size: float | None
-    normalise: Normalise
-    normalise_poisoned: bool
+    normalize: Normalize
+    normalize_poisoned: bool
     batch_norm: BatchNormMode
     derivatives: Derivatives
-    pgd: PgdOptions = PgdOptions()
+    pgd: PGDOptions = PGDOptions()
     evasion: Evasion | None = None
     surrogate: str | int | None = None
     surrogates: Mapping[str, View] = field(default_factory=dict)
@@ -105,43 +105,43 @@ class Crafting:
         """α."""
         return 2 * self.budget.ball.epsilon / self.steps if self.step_size is None else self.step_size
 
-    def loss(self, view: View) -> LossAt:
+    def loss(self, view: View) -> LossFn:
         """L, at the moment of the view but for the parameters."""
         return lambda params, x, y: view.loss(x, y, params=params, batch_norm=self.batch_norm)
 
-    def on(self, view: View) -> View:
+    def crafting_view(self, view: View) -> View:
         """What is crafted on: the learner as it is, or the surrogate."""
         if isinstance(self.surrogate, str) and self.surrogate in self.surrogates:
             return self.surrogates[self.surrogate]
         return view if self.surrogate is None else view.steps_ago(self.surrogate)
 
     def gradient(self, view: View, batch: Batch) -> Tensors:
-        """∇_θ L(S; θ_t), not normalised."""
+        """∇_θ L(S; θ_t), not normalized."""
         return self.derivatives.gradient(self.loss(view), view.trainable, batch)
 
-    def target(self, view: View, batch: Batch) -> Tensors:
-        """∇_θ L(S; θ_t), normalised."""
-        return normalised(self.gradient(view, batch), self.normalise)
+    def normalized_gradient(self, view: View, batch: Batch) -> Tensors:
+        """∇_θ L(S; θ_t), normalized."""
+        return normalized(self.gradient(view, batch), self.normalize)
 
     def align(
         self,
         clean: Batch,
         view: View,
         terms: Sequence[tuple[float, Tensors]],
-        chosen: Tensor,
-        start: Tensor | None = None,
+        mask: Tensor,
+        init: Tensor | None = None,
         steps: int | None = None,
     ) -> Tensor:
         """PGD that raises Σᵢ wᵢ ⟨∇_θ L(S; θ_t), vᵢ⟩ by moving the chosen samples of S; returns all its samples."""
-        how: Normalise = self.normalise if self.normalise_poisoned else "none"
+        how: Normalize = self.normalize if self.normalize_poisoned else "none"
         pulled, labels = self._objective(clean, view)
         derivative = self.derivatives.mixed(pulled, view.trainable, terms, how)
 
         def ascent(x: Tensor) -> Tensor:
             slope = derivative(x, labels)
             if self.evasion is not None:
-                slope = slope - self.evasion.slope(x, view)
-            slope[~chosen] = 0
+                slope = slope - self.evasion.gradient(x, view)
+            slope[~mask] = 0
             return slope
 
         return pgd(
@@ -150,19 +150,19 @@ class Crafting:
             self.budget.ball,
             steps=self.steps if steps is None else steps,
             step_size=self.alpha,
-            start=self.start(clean, chosen) if start is None else start,
+            init=self.init(clean, mask) if init is None else init,
             momentum=self.pgd.momentum,
         )
 
-    def start(self, clean: Batch, chosen: Tensor) -> Tensor:
+    def init(self, clean: Batch, mask: Tensor) -> Tensor:
         """Where PGD begins: at the clean samples, or a random start for the chosen ones."""
         if self.pgd.random_start is None:
             return clean.x
         x = self.budget.ball.random(clean.x, self.pgd.random_start)
-        x[~chosen] = clean.x[~chosen]
+        x[~mask] = clean.x[~mask]
         return x
 
-    def _objective(self, clean: Batch, view: View) -> tuple[LossAt, Tensor]:
+    def _objective(self, clean: Batch, view: View) -> tuple[LossFn, Tensor]:
         """The loss whose gradient the poison's is, and the labels that it takes: for KL the clean samples' logits."""
         name = self.pgd.objective
         if name == "cross_entropy":
@@ -177,6 +177,6 @@ class Crafting:
             reference = logits({}, clean.x)
         return lambda params, x, y: divergence(y, logits(params, x)).mean(), reference
 
-    def oppose(self, clean: Batch, view: View, against: Tensors, chosen: Tensor, start: Tensor | None = None) -> Tensor:
+    def oppose(self, clean: Batch, view: View, against: Tensors, mask: Tensor, init: Tensor | None = None) -> Tensor:
         """PGD that lowers ⟨∇_θ L(S; θ_t), v⟩ by moving the chosen samples of S (Pang et al. 2021, Eq. 6)."""
-        return self.align(clean, view, [(-1.0, against)], chosen, start)
+        return self.align(clean, view, [(-1.0, against)], mask, init)

@@ -1,21 +1,21 @@
 """Defences: one file each, each a function that returns a Guard. To add one, write it and name it here."""
 
-from taster.defences.corrections.adversarial_training import adversarial_training
+from taster.defences.corrections.adversarial_training import adversarial_training_correction
 from taster.defences.corrections.dsc import dsc
-from taster.defences.corrections.fat import fat
-from taster.defences.corrections.mart import mart
-from taster.defences.corrections.mma import mma
-from taster.defences.corrections.trades import trades
+from taster.defences.corrections.fat import fat_correction
+from taster.defences.corrections.mart import mart_correction
+from taster.defences.corrections.mma import mma_correction
+from taster.defences.corrections.trades import trades_correction
 from taster.defences.default_guard import guard
 from taster.defences.gates.loss_alarm import loss_alarm
 from taster.defences.gates.metric_gate import metric_gate
 from taster.defences.gates.probe_gate import probe_gate
 from taster.defences.no_defence import none
-from taster.defences.retry import salvage
+from taster.defences.retry import retry_low_score_half
 from taster.defences.screens.anomaly_screen import anomaly_screen
 from taster.defences.screens.discrepancy_screen import discrepancy_screen
 from taster.defences.screens.influence_screen import influence_screen
-from taster.defences.transforms.agem_projection import probe_projection
+from taster.defences.transforms.agem_projection import agem_projection
 from taster.defences.transforms.clipping import clipping
 from taster.defences.transforms.dagc import dagc
 from taster.defences.transforms.quantile_clipping import quantile_clipping
@@ -27,42 +27,42 @@ DEFENCES = {
         clipping,
         quantile_clipping,
         dagc,
-        probe_projection,
-        adversarial_training,
-        trades,
-        mart,
-        mma,
-        fat,
+        agem_projection,
+        adversarial_training_correction,
+        trades_correction,
+        mart_correction,
+        mma_correction,
+        fat_correction,
         dsc,
         discrepancy_screen,
         anomaly_screen,
         influence_screen,
         loss_alarm,
         probe_gate,
-        salvage,
+        retry_low_score_half,
         guard,
     )
 }
 
 __all__ = [
     "DEFENCES",
-    "adversarial_training",
+    "adversarial_training_correction",
+    "agem_projection",
     "anomaly_screen",
     "clipping",
     "dagc",
     "discrepancy_screen",
     "dsc",
-    "fat",
+    "fat_correction",
     "guard",
     "influence_screen",
     "loss_alarm",
-    "mart",
+    "mart_correction",
     "metric_gate",
-    "mma",
+    "mma_correction",
     "none",
     "probe_gate",
-    "probe_projection",
     "quantile_clipping",
-    "salvage",
-    "trades",
+    "retry_low_score_half",
+    "trades_correction",
 ]

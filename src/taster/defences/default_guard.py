@@ -9,19 +9,19 @@ from pydantic import Field
 from taster.core.guard import Guard
 from taster.core.types import Batch
 from taster.defences.gates.probe_gate import probe_gate
-from taster.defences.retry import salvage
-from taster.utils.settings import checked
+from taster.defences.retry import retry_low_score_half
+from taster.utils.settings import validate_settings
 
-_BACK = 8
+_MAX_REWIND = 8
 
 
-@checked
+@validate_settings
 def guard(
     probe: Batch,
     *,
     tolerance: Annotated[float, Field(ge=0, le=100)] = 1.0,
-    every: Annotated[int, Field(ge=1)] = 1,
-    half: bool = False,
+    check_every: Annotated[int, Field(ge=1)] = 1,
+    probe_bfloat16: bool = False,
 ) -> Guard:
     """What we would put around a loop that we answer for: `probe_gate`, and `salvage` of what it rejects.
 
@@ -35,4 +35,6 @@ def guard(
 
     Source: taster's own; what was measured and left out is on the results page of the guard.
     """
-    return probe_gate(probe, tolerance=tolerance, every=every, back=_BACK, half=half) + salvage(probe)
+    return probe_gate(
+        probe, tolerance=tolerance, check_every=check_every, max_rewind=_MAX_REWIND, probe_bfloat16=probe_bfloat16
+    ) + retry_low_score_half(probe)

@@ -7,21 +7,21 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 
-from taster.core.guard import ScreenedBatch, Guard, UsesTrustedData
+from taster.core.guard import Guard, ScreenedBatch, UsesTrustedData
 from taster.core.types import Batch
 from taster.core.view import View
 from taster.scores.base import Score
-from taster.scores.influence import Influence
+from taster.scores.influence import FirstOrderInfluence
 from taster.scores.registry import loss
-from taster.utils.settings import checked
+from taster.utils.settings import validate_settings
 
 _ASKED = 256
 """Samples of the probe whose gradient influence is measured by."""
 
 
-@checked
-def salvage(
-    probe: Batch, *, least: Annotated[int, Field(ge=1)] = 16, by: Literal["loss", "influence"] = "loss"
+@validate_settings
+def retry_low_score_half(
+    probe: Batch, *, min_samples: Annotated[int, Field(ge=1)] = 16, score: Literal["loss", "influence"] = "loss"
 ) -> Guard:
     """Where a gate has rejected a batch, its less suspicious half is tried, then half of that.
 
@@ -32,16 +32,16 @@ def salvage(
         probe: trusted samples.
         least: no part smaller than this is tried.
         by: what makes a sample suspicious: its loss, or its influence on the loss of trusted samples
-            (`taster.scores.influence.Influence`), which says little where the model has converged and their gradient is that
+            (`taster.scores.influence.FirstOrderInfluence`), which says little where the model has converged and their gradient is that
             of a few of them.
 
     Source: taster's own.
     """
-    score = loss() if by == "loss" else Influence(probe.select(slice(_ASKED)))
-    return Guard(salvage=[BetterHalf(score, least)])
+    score = loss() if score == "loss" else FirstOrderInfluence(probe.select(slice(_ASKED)))
+    return Guard(salvage=[LowScoreHalf(score, min_samples)])
 
 
-class BetterHalf:
+class LowScoreHalf:
     """Drops the half of a batch that scores higher.
 
     Args:
@@ -49,7 +49,7 @@ class BetterHalf:
         least: it drops nothing where fewer would be left.
     """
 
-    name = "salvage"
+    name = "retry_low_score_half"
 
     def __init__(self, score: Score, least: int) -> None:
         self._score = score

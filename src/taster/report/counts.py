@@ -7,19 +7,19 @@ from typing import Any
 
 
 def detection_bounds(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each defence whose gate promises something: the range of what it does over its cells."""
+    """For each defence whose gate states a detection bound: the least and the greatest over its cells."""
     found: dict[str, list[dict[str, Any]]] = {}
     for cell in cells:
-        if cell["row"].get("promise"):
-            found.setdefault(cell["row"]["defence"], []).append(cell["row"]["promise"])
+        if cell["row"].get("detection_bound"):
+            found.setdefault(cell["row"]["defence"], []).append(cell["row"]["detection_bound"])
     return [
         {
             "defence": defence,
             "samples": given[0]["samples"],
             "confidence": given[0]["confidence"],
             "churn": given[0]["churn"],
-            "least": min(given, key=lambda p: p["fall"]),
-            "most": max(given, key=lambda p: p["fall"]),
+            "least": min(given, key=lambda p: p["max_accuracy_drop"]),
+            "most": max(given, key=lambda p: p["max_accuracy_drop"]),
         }
         for defence, given in found.items()
     ]

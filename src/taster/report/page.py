@@ -109,7 +109,7 @@ def write_report(run: RunDirectory) -> Path:
         pictures=pictures(cells, attacks),
         refusals=refusals(cells),
         derivatives=derivatives_by_method(cells),
-        promises=detection_bounds(cells),
+        bounds=detection_bounds(cells),
         standings=standing,
         standing_headings=STANDING_HEADINGS,
         standing_legend=STANDING_LEGEND,

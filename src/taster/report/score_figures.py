@@ -29,8 +29,8 @@ def series_by_epsilon(attacks: Sequence[Any]) -> Series:
 
 def series_by_snapshot(scores: Sequence[Any], labels: Sequence[str]) -> Series:
     """The scores that differ in nothing but the snapshot compared to, as lines over it, in the order of `labels`."""
-    kept = [entry for entry in scores if entry.settings.get("against") in labels]
-    return _series(kept, "against", lambda value: float(labels.index(value)))
+    kept = [entry for entry in scores if entry.settings.get("reference_model") in labels]
+    return _series(kept, "reference_model", lambda value: float(labels.index(value)))
 
 
 def _series(entries: Sequence[Any], key: str, place: Callable[[Any], float]) -> Series:

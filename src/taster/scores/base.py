@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from taster.core.guard import UsesTrustedData, Stateful
+from taster.core.guard import Stateful, UsesTrustedData
 from taster.core.types import Batch, StepRecord
 from taster.core.view import View
 from taster.errors import GuardError
@@ -29,7 +29,7 @@ class Threshold(Protocol):
         ...
 
 
-class Growing:
+class LinearThreshold:
     """P = P₀ + Δ · m after m steps; fixed where Δ is 0.
 
     Args:
@@ -48,7 +48,7 @@ class Growing:
         return self.start + self.growth * view.step
 
 
-class CleanQuantile:
+class QuantileThreshold:
     """A quantile of the score over trusted clean samples, estimated anew after every so many steps.
 
     It goes with whatever the score compares the model to, and needs no tuning: about 1 − q of clean samples lie above.
@@ -66,13 +66,13 @@ class CleanQuantile:
         on while the model learns, is ours.
     """
 
-    def __init__(self, score: Score, clean: Batch, quantile: float = 0.75, every: int = 10) -> None:
-        if not 0 <= quantile <= 1 or every < 1:
-            raise GuardError(f"got quantile {quantile} and every {every}, wanted 0 to 1 and at least 1")
+    def __init__(self, score: Score, clean: Batch, quantile: float = 0.75, refit_every: int = 10) -> None:
+        if not 0 <= quantile <= 1 or refit_every < 1:
+            raise GuardError(f"got quantile {quantile} and refit_every {refit_every}, wanted 0 to 1 and at least 1")
         self._score = score
         self._clean = clean
         self._quantile = quantile
-        self._every = every
+        self._every = refit_every
         self._value: float | None = None
 
     def __call__(self, view: View) -> float:
@@ -103,20 +103,20 @@ class CleanQuantile:
         return float(torch.quantile(scores.float(), self._quantile, interpolation="higher"))
 
 
-def threshold_of(
+def make_threshold(
     score: Score, clean: Batch, start: float | None, growth: float, quantile: float, every: int
 ) -> Threshold:
     """`Growing` where it is given by a number, else `CleanQuantile`."""
-    return CleanQuantile(score, clean, quantile, every) if start is None else Growing(start, growth)
+    return QuantileThreshold(score, clean, quantile, every) if start is None else LinearThreshold(start, growth)
 
 
-def halves(batch: Batch) -> tuple[Batch, Batch]:
+def split_in_half(batch: Batch) -> tuple[Batch, Batch]:
     """What something is fitted to and what it is tried on: two halves; twice the same where there is one sample."""
     half = max(len(batch) // 2, 1)
     return Batch(batch.x[:half], batch.y[:half]), Batch(batch.x[-half:], batch.y[-half:])
 
 
-class Thresholded:
+class ScoreThresholdStage:
     """What stages that compare a score with a threshold share: whatever state these two keep.
 
     Args:
@@ -136,7 +136,7 @@ class Thresholded:
     def set_trusted_data(self, probe: Batch) -> None:
         """Passes other clean samples on, half to each where score and threshold both want some."""
         parts = [part for part in (self.score, self.threshold) if isinstance(part, UsesTrustedData)]
-        for part, clean in zip(parts, halves(probe) if len(parts) == 2 else (probe,), strict=False):
+        for part, clean in zip(parts, split_in_half(probe) if len(parts) == 2 else (probe,), strict=False):
             part.set_trusted_data(clean)
 
     def state_dict(self) -> dict[str, Any]:

@@ -15,14 +15,14 @@ from taster.core.types import Batch, StepRecord
 from taster.core.view import View
 from taster.errors import GuardError
 
-Kind = Literal["kernel_density", "lid", "gaussian", "mixture"]
-KINDS: tuple[Kind, ...] = ("kernel_density", "lid", "gaussian", "mixture")
+DetectorName = Literal["kernel_density", "lid", "gaussian", "mixture"]
+DETECTORS: tuple[DetectorName, ...] = ("kernel_density", "lid", "gaussian", "mixture")
 
 Fitted = Callable[[Tensor, Tensor], Tensor]
 """Of features [n, d] and predicted classes [n]: one number a sample, [n], higher where it is more unlike."""
 
 
-class Detector:
+class FeatureAnomalyScore:
     """A `Score` from features of clean samples that the model classifies rightly.
 
         kernel_density  −log of the mean of exp(−‖z − zᵢ‖² / σ²) over clean zᵢ of the predicted class
@@ -48,22 +48,22 @@ class Detector:
 
     def __init__(
         self,
-        kind: Kind,
+        detector: DetectorName,
         clean: Batch,
         *,
         layer: str | None = None,
         bandwidth: float | None = None,
-        neighbours: int = 600,
-        every: int = 10,
+        neighbors: int = 600,
+        refit_every: int = 10,
     ) -> None:
-        if kind not in KINDS:
-            raise GuardError(f"got the detector {kind!r}, wanted one of {', '.join(KINDS)}")
-        self.kind: Kind = kind
+        if detector not in DETECTORS:
+            raise GuardError(f"got the detector {detector!r}, wanted one of {', '.join(DETECTORS)}")
+        self.detector: DetectorName = detector
         self._clean = clean
         self._layer = layer
         self._bandwidth = bandwidth
-        self._neighbours = neighbours
-        self._every = every
+        self._neighbours = neighbors
+        self._every = refit_every
         self._features: tuple[Tensor, Tensor] | None = None
         self._fitted: Fitted | None = None
         # Before the first step: what was fitted at a moment, so that asking twice fits once.
@@ -121,15 +121,15 @@ class Detector:
         kept = [label for label, count in Counter(classes.tolist()).items() if count > 1]
         if not kept:
             raise GuardError(
-                f"{self.kind}: got no class with two clean samples that the model classifies rightly, wanted some; "
+                f"{self.detector}: got no class with two clean samples that the model classifies rightly, wanted some; "
                 "give it more clean samples"
             )
         groups = {label: rows[classes == label] for label in kept}
-        if self.kind == "lid":
+        if self.detector == "lid":
             return _dimensionality(rows, self._neighbours)
-        if self.kind == "kernel_density":
+        if self.detector == "kernel_density":
             return _kernel_density(groups, self._bandwidth)
-        return _gaussians(groups, tied=self.kind == "gaussian")
+        return _gaussians(groups, tied=self.detector == "gaussian")
 
 
 def _kernel_density(groups: dict[int, Tensor], bandwidth: float | None) -> Fitted:

@@ -15,7 +15,7 @@ from taster.core.view import View
 from taster.errors import GuardError
 
 
-class Influence:
+class FirstOrderInfluence:
     """s(x) = −⟨∇_θ ℓ(x; θ_t), ∇_θ L(probe; θ)⟩ / ‖∇_θ L(probe; θ)‖, one number a sample: a `Score`.
 
     A step of gradient descent on a sample changes the probe's loss by η s, so that what is above zero does harm. All
@@ -32,11 +32,11 @@ class Influence:
         by Seetharaman et al. 2021.
     """
 
-    def __init__(self, probe: Batch, every: int = 1) -> None:
-        if every < 1:
-            raise GuardError(f"got every {every}, wanted at least 1")
+    def __init__(self, probe: Batch, refit_every: int = 1) -> None:
+        if refit_every < 1:
+            raise GuardError(f"got refit_every {refit_every}, wanted at least 1")
         self._probe = probe
-        self._every = every
+        self._every = refit_every
         self._direction: Tensors | None = None
 
     def __call__(self, batch: Batch, view: View) -> Tensor:

@@ -32,21 +32,23 @@ class MemorizationDiscrepancy:
     Source: Zhu et al. 2023, Definition 3.3 (Eq. 5); the direction of the divergence as in the authors' code.
     """
 
-    def __init__(self, against: str | int, divergence: Divergence = "kl", of: str | int | None = None) -> None:
-        self.against = against
+    def __init__(
+        self, reference_model: str | int, divergence: Divergence = "kl", compared_model: str | int | None = None
+    ) -> None:
+        self.reference_model = reference_model
         self.divergence: Divergence = divergence
-        self.subject = of
+        self.compared_model = compared_model
 
     def __call__(self, batch: Batch, view: View) -> Tensor:
         """[n], without a graph."""
         with torch.no_grad():
-            return self.of(batch.x, view)
+            return self.of_samples(batch.x, view)
 
-    def of(self, x: Tensor, view: View) -> Tensor:
+    def of_samples(self, x: Tensor, view: View) -> Tensor:
         """[n], differentiable in the samples x [n, ...]."""
-        subject = view if self.subject is None else view.steps_ago(self.subject)
-        return self.between(view.steps_ago(self.against).forward(x), subject.forward(x))
+        subject = view if self.compared_model is None else view.steps_ago(self.compared_model)
+        return self.from_logits(view.steps_ago(self.reference_model).forward(x), subject.forward(x))
 
-    def between(self, past: Tensor, present: Tensor) -> Tensor:
+    def from_logits(self, past: Tensor, present: Tensor) -> Tensor:
         """The same from the two models' logits, [n, classes] each."""
         return divergence(past, present, self.divergence)

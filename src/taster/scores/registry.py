@@ -11,17 +11,19 @@ from torch import Tensor
 from taster.core.types import Batch
 from taster.core.view import View
 from taster.scores.base import Score
-from taster.scores.feature_detectors import Detector, Kind
-from taster.scores.influence import Influence
+from taster.scores.feature_detectors import DetectorName, FeatureAnomalyScore
+from taster.scores.influence import FirstOrderInfluence
 from taster.scores.memorization_discrepancy import Divergence, MemorizationDiscrepancy
-from taster.utils.settings import checked
+from taster.utils.settings import validate_settings
 
-Back = str | Annotated[int, Field(ge=1)]
+ModelRef = str | Annotated[int, Field(ge=1)]
 """An earlier model: the label of a snapshot, or so many steps back."""
 
 
-@checked
-def memorization_discrepancy(*, against: Back, divergence: Divergence = "kl", of: Back | None = None) -> Score:
+@validate_settings
+def memorization_discrepancy(
+    *, reference_model: ModelRef, divergence: Divergence = "kl", compared_model: ModelRef | None = None
+) -> Score:
     """How far the prediction of a sample has moved since an earlier model.
 
     Args:
@@ -31,24 +33,24 @@ def memorization_discrepancy(*, against: Back, divergence: Divergence = "kl", of
 
     Source: Zhu et al. 2023, Eq. 5.
     """
-    return MemorizationDiscrepancy(against, divergence, of)
+    return MemorizationDiscrepancy(reference_model, divergence, compared_model)
 
 
-@checked
+@validate_settings
 def anomaly(
     probe: Batch,
     *,
-    kind: Kind = "gaussian",
+    detector: DetectorName = "gaussian",
     layer: str | None = None,
     bandwidth: Annotated[float, Field(gt=0)] | None = None,
-    neighbours: Annotated[int, Field(ge=1)] = 600,
-    every: Annotated[int, Field(ge=1)] = 10,
+    neighbors: Annotated[int, Field(ge=1)] = 600,
+    refit_every: Annotated[int, Field(ge=1)] = 10,
 ) -> Score:
     """How unlike those of clean samples a sample's features are.
 
     Args:
         probe: clean samples to fit to.
-        kind: of the detector, see `taster.scores.feature_detectors.Detector`.
+        kind: of the detector, see `taster.scores.feature_detectors.FeatureAnomalyScore`.
         layer: whose output is looked at; None is what goes into the last linear layer.
         bandwidth: of the kernel density; None takes the median distance within a class.
         neighbours: of the local intrinsic dimensionality.
@@ -56,23 +58,25 @@ def anomaly(
 
     Source: the detectors of Pang et al. 2021, Section 4.1 and Appendix B.
     """
-    return Detector(kind, probe, layer=layer, bandwidth=bandwidth, neighbours=neighbours, every=every)
+    return FeatureAnomalyScore(
+        detector, probe, layer=layer, bandwidth=bandwidth, neighbors=neighbors, refit_every=refit_every
+    )
 
 
-@checked
-def influence(probe: Batch, *, every: Annotated[int, Field(ge=1)] = 5) -> Score:
+@validate_settings
+def influence(probe: Batch, *, refit_every: Annotated[int, Field(ge=1)] = 5) -> Score:
     """What learning a sample would do to the loss on clean ones.
 
     Args:
         probe: clean samples.
         every: steps between gradients of their loss.
 
-    Source: Koh and Liang 2017, to first order; see `taster.scores.influence.Influence`.
+    Source: Koh and Liang 2017, to first order; see `taster.scores.influence.FirstOrderInfluence`.
     """
-    return Influence(probe, every)
+    return FirstOrderInfluence(probe, refit_every)
 
 
-@checked
+@validate_settings
 def loss() -> Score:
     """The learner's loss on a sample, as the model stands.
 

@@ -14,7 +14,7 @@ from taster.errors import GuardError
 
 
 @dataclass(frozen=True)
-class Promise:
+class DetectionBound:
     """A bound with its confidence.
 
     Attributes:
@@ -25,9 +25,9 @@ class Promise:
         samples, churn, checks, refusals: what it was computed for.
     """
 
-    fall: float
+    max_accuracy_drop: float
     confidence: float
-    false_alarm: float
+    false_alarm_rate: float
     samples: int
     churn: float
     checks: int
@@ -35,33 +35,33 @@ class Promise:
 
     def __str__(self) -> str:
         return (
-            f"with {self.confidence:g} % confidence accuracy is at no check more than {self.fall:.1f} points below the "
-            f"anchor's, and at most {self.false_alarm:.2g} % of runs have a false alarm ({self.samples} samples, "
+            f"with {100 * self.confidence:g} % confidence accuracy is at no check more than {self.max_accuracy_drop:.1f} points below the "
+            f"anchor's, and at most {100 * self.false_alarm_rate:.2g} % of runs have a false alarm ({self.samples} samples, "
             f"churn {self.churn:g} %, {self.checks} checks, at most {self.refusals} refusals)"
         )
 
 
 @runtime_checkable
-class Promising(Protocol):
+class HasDetectionBound(Protocol):
     """A gate that says what it can promise."""
 
-    def promise(self, *, checks: int, refusals: int) -> Promise:
+    def detection_bound(self, *, checks: int, refusals: int) -> DetectionBound:
         """For so many checks, of which so many refused."""
         ...
 
 
-def promise(
+def detection_bound(
     samples: int,
     *,
     tolerance: float = 1.0,
-    level: float = 0.05,
+    alpha: float = 0.05,
     checks: int = 1,
     refusals: int = 0,
-    confidence: float = 95.0,
+    confidence: float = 0.95,
     churn: float = 5.0,
     outcomes: int = 1,
-) -> Promise:
-    """The least fall that `taster.stats.paired_tests.accuracy_fell` finds at every one of so many checks with this confidence.
+) -> DetectionBound:
+    """The least fall that `taster.stats.paired_tests.mcnemar_pvalue` finds at every one of so many checks with this confidence.
 
     A fall of D passes a check with a probability β(D), computed exactly from the binomials of lost and gained samples.
     The bound is the D with
@@ -76,7 +76,7 @@ def promise(
     Args:
         samples: in the probe (or of a class in it), drawn from the distribution that accuracy is meant on.
         tolerance: of the test, in points.
-        level: of the test.
+        alpha: of the test.
         checks: K.
         refusals: R, how many of them refused.
         confidence: in percent.
@@ -89,33 +89,33 @@ def promise(
 
     Source: taster's own, on McNemar 1947; the count of patterns after Blum and Hardt 2015 ("The Ladder").
     """
-    _check(samples, tolerance, level, checks, refusals, confidence, churn)
+    _check(samples, tolerance, alpha, checks, refusals, confidence, churn)
     if outcomes < 1:
-        raise GuardError(f"promise: got outcomes {outcomes}, wanted at least 1")
+        raise GuardError(f"detection_bound: got outcomes {outcomes}, wanted at least 1")
     patterns = logsumexp([_log_choose(checks, r) + r * math.log(outcomes) for r in range(refusals + 1)])
-    wanted = math.log1p(-confidence / 100) - math.log(checks * (checks + 1) / 2) - float(patterns)
-    critical = _critical(samples, tolerance / 100, level)
+    wanted = math.log1p(-confidence) - math.log(checks * (checks + 1) / 2) - float(patterns)
+    critical = _critical(samples, tolerance / 100, alpha)
     one = -math.expm1(_log_miss(samples, 0.0, churn / 100, critical))
-    false_alarm = 100 * min(1.0, checks * max(0.0, one))
+    false_alarm = min(1.0, checks * max(0.0, one))
     low, high = 0.0, 1.0 - churn / 100
     if _log_miss(samples, high, churn / 100, critical) > wanted:
-        return Promise(100.0, confidence, false_alarm, samples, churn, checks, refusals)
+        return DetectionBound(100.0, confidence, false_alarm, samples, churn, checks, refusals)
     while high - low > 1e-4:
         middle = (low + high) / 2
         if _log_miss(samples, middle, churn / 100, critical) > wanted:
             low = middle
         else:
             high = middle
-    return Promise(100 * high, confidence, false_alarm, samples, churn, checks, refusals)
+    return DetectionBound(100 * high, confidence, false_alarm, samples, churn, checks, refusals)
 
 
-def _critical(samples: int, tolerance: float, level: float) -> np.ndarray:
+def _critical(samples: int, tolerance: float, alpha: float) -> np.ndarray:
     """For each number m of samples that changed, the least number of them lost at which the test refuses."""
     changed = np.arange(1, samples + 1)
     share = np.minimum(1.0, 0.5 + tolerance * samples / (2 * changed))
-    # p = P(Bin ≥ lost) < level, so lost is one above the quantile; where the share is 1 it cannot refuse.
-    least = binom.isf(level, changed, share) + 1
-    least = np.where(binom.sf(least - 1, changed, share) < level, least, least + 1)
+    # p = P(Bin ≥ lost) < alpha, so lost is one above the quantile; where the share is 1 it cannot refuse.
+    least = binom.isf(alpha, changed, share) + 1
+    least = np.where(binom.sf(least - 1, changed, share) < alpha, least, least + 1)
     return np.concatenate([[1.0], np.where(share < 1, least, changed + 1)])
 
 
@@ -134,7 +134,7 @@ def _log_choose(n: int, k: int) -> float:
 
 
 def _check(
-    samples: int, tolerance: float, level: float, checks: int, refusals: int, confidence: float, churn: float
+    samples: int, tolerance: float, alpha: float, checks: int, refusals: int, confidence: float, churn: float
 ) -> None:
     faults = []
     if samples < 1 or checks < 1:
@@ -143,7 +143,7 @@ def _check(
         faults.append(f"refusals {refusals}, wanted 0 to the {checks} checks")
     if not (0 <= tolerance <= 100 and 0 <= churn <= 100):
         faults.append(f"tolerance {tolerance} and churn {churn}, wanted 0 to 100")
-    if not (0 < level < 1 and 0 < confidence < 100):
-        faults.append(f"level {level} and confidence {confidence}, wanted 0 to 1 and 0 to 100, neither end")
+    if not (0 < alpha < 1 and 0 < confidence < 1):
+        faults.append(f"alpha {alpha} and confidence {confidence}, wanted 0 to 1, neither end")
     if faults:
-        raise GuardError("promise: got " + "; ".join(faults))
+        raise GuardError("detection_bound: got " + "; ".join(faults))

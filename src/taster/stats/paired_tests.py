@@ -32,7 +32,7 @@ def mcnemar_pvalue(before: Tensor, after: Tensor, tolerance: float = 0.0) -> flo
     return float(binom.sf(lost - 1, changed, share))
 
 
-def mean_fell(before: Tensor, after: Tensor, tolerance: float = 0.0) -> float:
+def paired_t_pvalue(before: Tensor, after: Tensor, tolerance: float = 0.0) -> float:
     """The p-value of "the mean falls by no more than the tolerance": Student's paired test, one-sided.
 
     Args:

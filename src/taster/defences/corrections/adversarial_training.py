@@ -7,13 +7,13 @@ from typing import Annotated
 from pydantic import Field
 
 from taster.core.guard import Guard
-from taster.defences.corrections.correction import Correction, Descent
+from taster.defences.corrections.correction import Correction, LossDescent
 from taster.perturbations.pgd import LpBall, Norm
-from taster.utils.settings import checked
+from taster.utils.settings import validate_settings
 
 
-@checked
-def adversarial_training(
+@validate_settings
+def adversarial_training_correction(
     *,
     epsilon: Annotated[float, Field(ge=0)] = 0.2,
     norm: Norm = "linf",
@@ -32,4 +32,6 @@ def adversarial_training(
 
     Source: Tao et al. 2021; as "AT" in Zhu et al. 2023, Table 1, whose code's constants are the defaults.
     """
-    return Guard(screens=[Correction("adversarial_training", Descent(LpBall(norm, epsilon), steps, step_size))])
+    return Guard(
+        screens=[Correction("adversarial_training_correction", LossDescent(LpBall(norm, epsilon), steps, step_size))]
+    )

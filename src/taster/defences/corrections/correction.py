@@ -12,20 +12,20 @@ from torch import Tensor
 from taster.core.guard import ScreenedBatch
 from taster.core.types import Batch
 from taster.core.view import View
-from taster.perturbations.objectives import SampleLoss, plain
-from taster.perturbations.pgd import LpBall, selective_pgd
-from taster.scores.base import Score, Threshold, Thresholded
+from taster.perturbations.objectives import SampleLoss, cross_entropy_per_sample
+from taster.perturbations.pgd import LpBall, pgd_with_early_stop
+from taster.scores.base import Score, ScoreThresholdStage, Threshold
 from taster.scores.memorization_discrepancy import MemorizationDiscrepancy
 
 Granularity = Literal["sample", "batch"]
 
 
-Still = Callable[[Batch, Tensor], Tensor]
+ContinueFn = Callable[[Batch, Tensor], Tensor]
 """Of samples as they stand, and their logits [m, classes]: which of them to move on, a mask [m]."""
 
 
 @dataclass(frozen=True)
-class Descent:
+class LossDescent:
     """Steps down a sample's own loss, in a ball around it.
 
         x̃ ← proj(x̃ − α sign ∇ L(x̃, y; θ_t))
@@ -40,9 +40,9 @@ class Descent:
     ball: LpBall
     steps: int
     step_size: float
-    loss: SampleLoss = plain
+    loss: SampleLoss = cross_entropy_per_sample
 
-    def follow(self, batch: Batch, view: View, chosen: Tensor, still: Still | None = None) -> Tensor:
+    def descend(self, batch: Batch, view: View, chosen: Tensor, still: ContinueFn | None = None) -> Tensor:
         """Moves the samples of these indices; only those that are still to be moved go through the network again.
 
         Args:
@@ -73,7 +73,7 @@ class Descent:
             reference = reference[going]
             return -slope[going], going
 
-        return selective_pgd(ascent, batch.x, self.ball, chosen, steps=self.steps, step_size=self.step_size)
+        return pgd_with_early_stop(ascent, batch.x, self.ball, chosen, steps=self.steps, step_size=self.step_size)
 
 
 class Correction:
@@ -85,7 +85,7 @@ class Correction:
         patience: steps that a sample still goes after it is classified rightly; None goes all steps.
     """
 
-    def __init__(self, name: str, descent: Descent, patience: int | None = None) -> None:
+    def __init__(self, name: str, descent: LossDescent, patience: int | None = None) -> None:
         self.name = name
         self.descent = descent
         self.patience = patience
@@ -94,11 +94,11 @@ class Correction:
         """Samples of lower loss."""
         batch = admitted.batch
         everything = torch.arange(len(batch), device=batch.x.device)
-        still = None if self.patience is None else _Friendly(len(batch), self.patience, batch.y.device)
-        return corrected(admitted, self.descent.follow(batch, view, everything, still))
+        still = None if self.patience is None else _UntilCorrect(len(batch), self.patience, batch.y.device)
+        return mark_corrected(admitted, self.descent.descend(batch, view, everything, still))
 
 
-class _Friendly:
+class _UntilCorrect:
     """Lets a sample go on until it has been classified rightly for so many steps."""
 
     def __init__(self, samples: int, patience: int, device: torch.device) -> None:
@@ -111,7 +111,7 @@ class _Friendly:
         return going
 
 
-class SelectiveCorrection(Thresholded):
+class ThresholdCorrection(ScoreThresholdStage):
     """The screen that corrects samples for as long as their score is above a threshold.
 
     Only samples that are still above it go through the network again.
@@ -125,7 +125,7 @@ class SelectiveCorrection(Thresholded):
     """
 
     def __init__(
-        self, name: str, descent: Descent, score: Score, threshold: Threshold, granularity: Granularity = "sample"
+        self, name: str, descent: LossDescent, score: Score, threshold: Threshold, granularity: Granularity = "sample"
     ) -> None:
         super().__init__(score, threshold)
         self.name = name
@@ -141,15 +141,15 @@ class SelectiveCorrection(Thresholded):
 
         with torch.no_grad():  # a pass without a graph first, as most samples need no more
             chosen = torch.arange(len(batch), device=batch.x.device)[above(batch, view.forward(batch.x))]
-        return corrected(admitted, self.descent.follow(batch, view, chosen, above))
+        return mark_corrected(admitted, self.descent.descend(batch, view, chosen, above))
 
     def _scores(self, view: View) -> Callable[[Batch, Tensor], Tensor]:
         score = self.score
-        if not isinstance(score, MemorizationDiscrepancy) or score.subject is not None:
+        if not isinstance(score, MemorizationDiscrepancy) or score.compared_model is not None:
             return lambda samples, _: score(samples, view)
         # The model's own logits are there already: half the passes.
-        past = view.steps_ago(score.against)
-        return lambda samples, logits: score.between(past.forward(samples.x), logits)
+        past = view.steps_ago(score.reference_model)
+        return lambda samples, logits: score.from_logits(past.forward(samples.x), logits)
 
     def _above(self, scores: Tensor, bound: float) -> Tensor:
         if self.granularity == "batch":
@@ -157,7 +157,7 @@ class SelectiveCorrection(Thresholded):
         return ~(scores <= bound)  # what is not a number is suspicious
 
 
-def corrected(admitted: ScreenedBatch[Batch], x: Tensor) -> ScreenedBatch[Batch]:
+def mark_corrected(admitted: ScreenedBatch[Batch], x: Tensor) -> ScreenedBatch[Batch]:
     """The batch with these samples, those that differ marked."""
     batch = admitted.batch
     return admitted.correct(Batch(x, batch.y, batch.loss_weight), (x != batch.x).flatten(1).any(1))

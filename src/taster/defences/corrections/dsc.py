@@ -9,23 +9,23 @@ from pydantic import Field
 
 from taster.core.guard import Guard
 from taster.core.types import Batch
-from taster.defences.corrections.correction import Descent, Granularity, SelectiveCorrection
+from taster.defences.corrections.correction import Granularity, LossDescent, ThresholdCorrection
 from taster.perturbations.pgd import LpBall, Norm
-from taster.scores.base import threshold_of
+from taster.scores.base import make_threshold
 from taster.scores.memorization_discrepancy import Divergence, MemorizationDiscrepancy
-from taster.utils.settings import checked
+from taster.utils.settings import validate_settings
 
 
-@checked
+@validate_settings
 def dsc(
     probe: Batch,
     *,
-    against: str | Annotated[int, Field(ge=1)],
+    reference_model: str | Annotated[int, Field(ge=1)],
     divergence: Divergence = "kl",
     threshold: float | None = None,
-    growth: float = 0.0,
+    threshold_growth: float = 0.0,
     quantile: Annotated[float, Field(ge=0, le=1)] = 0.75,
-    every: Annotated[int, Field(ge=1)] = 10,
+    refit_every: Annotated[int, Field(ge=1)] = 10,
     granularity: Granularity = "sample",
     epsilon: Annotated[float, Field(ge=0)] = 0.2,
     norm: Norm = "linf",
@@ -40,7 +40,7 @@ def dsc(
         probe: trusted samples, which the threshold is estimated on.
         against: the earlier model; see `taster.scores.memorization_discrepancy.MemorizationDiscrepancy`.
         divergence: "kl" or "js".
-        threshold: P₀ of P = P₀ + Δ·m after m steps; None estimates P on the probe, see `taster.scores.base.CleanQuantile`.
+        threshold: P₀ of P = P₀ + Δ·m after m steps; None estimates P on the probe, see `taster.scores.base.QuantileThreshold`.
         growth: Δ.
         quantile: of the probe's discrepancies, for an estimated P. The default corrects a quarter of clean samples, as
             Zhu et al. report (Table 12: 28 and 24 %).
@@ -53,7 +53,7 @@ def dsc(
 
     Source: Zhu et al. 2023, Eq. 6 and Algorithm 1.
     """
-    score = MemorizationDiscrepancy(against, divergence)
-    bound = threshold_of(score, probe, threshold, growth, quantile, every)
-    descent = Descent(LpBall(norm, epsilon), steps, step_size)
-    return Guard(screens=[SelectiveCorrection("dsc", descent, score, bound, granularity)])
+    score = MemorizationDiscrepancy(reference_model, divergence)
+    bound = make_threshold(score, probe, threshold, threshold_growth, quantile, refit_every)
+    descent = LossDescent(LpBall(norm, epsilon), steps, step_size)
+    return Guard(screens=[ThresholdCorrection("dsc", descent, score, bound, granularity)])

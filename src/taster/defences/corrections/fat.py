@@ -7,13 +7,13 @@ from typing import Annotated
 from pydantic import Field
 
 from taster.core.guard import Guard
-from taster.defences.corrections.correction import Correction, Descent
+from taster.defences.corrections.correction import Correction, LossDescent
 from taster.perturbations.pgd import LpBall, Norm
-from taster.utils.settings import checked
+from taster.utils.settings import validate_settings
 
 
-@checked
-def fat(
+@validate_settings
+def fat_correction(
     *,
     patience: Annotated[int, Field(ge=0)] = 1,
     epsilon: Annotated[float, Field(ge=0)] = 0.2,
@@ -38,4 +38,4 @@ def fat(
     Source: Zhang et al. 2020 ("Attacks which do not kill training make adversarial learning stronger"), Algorithm 1; as
         a correction in Zhu et al. 2023, Table 10.
     """
-    return Guard(screens=[Correction("fat", Descent(LpBall(norm, epsilon), steps, step_size), patience)])
+    return Guard(screens=[Correction("fat_correction", LossDescent(LpBall(norm, epsilon), steps, step_size), patience)])

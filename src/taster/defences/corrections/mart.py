@@ -7,16 +7,16 @@ from typing import Annotated
 from pydantic import Field
 
 from taster.core.guard import Guard
-from taster.defences.corrections.correction import Correction, Descent
+from taster.defences.corrections.correction import Correction, LossDescent
 from taster.perturbations.objectives import mart_loss
 from taster.perturbations.pgd import LpBall, Norm
-from taster.utils.settings import checked
+from taster.utils.settings import validate_settings
 
 
-@checked
-def mart(
+@validate_settings
+def mart_correction(
     *,
-    weight: Annotated[float, Field(ge=0)] = 5.0,
+    kl_weight: Annotated[float, Field(ge=0)] = 5.0,
     epsilon: Annotated[float, Field(ge=0)] = 0.2,
     norm: Norm = "linf",
     steps: Annotated[int, Field(ge=1)] = 10,
@@ -37,4 +37,8 @@ def mart(
 
     Source: Wang et al. 2020, Eq. 10; as a correction in Zhu et al. 2023, Table 10.
     """
-    return Guard(screens=[Correction("mart", Descent(LpBall(norm, epsilon), steps, step_size, mart_loss(weight)))])
+    return Guard(
+        screens=[
+            Correction("mart_correction", LossDescent(LpBall(norm, epsilon), steps, step_size, mart_loss(kl_weight)))
+        ]
+    )

@@ -8,18 +8,18 @@ from pydantic import Field
 from torch import Tensor
 
 from taster.core.guard import Guard
-from taster.defences.corrections.correction import Correction, Descent
+from taster.defences.corrections.correction import Correction, LossDescent
 from taster.perturbations.objectives import margin
 from taster.perturbations.pgd import LpBall, Norm
-from taster.utils.settings import checked
+from taster.utils.settings import validate_settings
 
 
 def _margin(logits: Tensor, y: Tensor, reference: Tensor) -> Tensor:
     return margin(logits, y)
 
 
-@checked
-def mma(
+@validate_settings
+def mma_correction(
     *,
     epsilon: Annotated[float, Field(ge=0)] = 0.2,
     norm: Norm = "linf",
@@ -42,4 +42,4 @@ def mma(
 
     Source: Ding et al. 2020, Section 2.3; as a correction in Zhu et al. 2023, Table 10.
     """
-    return Guard(screens=[Correction("mma", Descent(LpBall(norm, epsilon), steps, step_size, _margin))])
+    return Guard(screens=[Correction("mma_correction", LossDescent(LpBall(norm, epsilon), steps, step_size, _margin))])

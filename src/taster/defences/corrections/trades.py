@@ -7,16 +7,16 @@ from typing import Annotated
 from pydantic import Field
 
 from taster.core.guard import Guard
-from taster.defences.corrections.correction import Correction, Descent
+from taster.defences.corrections.correction import Correction, LossDescent
 from taster.perturbations.objectives import trades_loss
 from taster.perturbations.pgd import LpBall, Norm
-from taster.utils.settings import checked
+from taster.utils.settings import validate_settings
 
 
-@checked
-def trades(
+@validate_settings
+def trades_correction(
     *,
-    weight: Annotated[float, Field(ge=0)] = 6.0,
+    kl_weight: Annotated[float, Field(ge=0)] = 6.0,
     epsilon: Annotated[float, Field(ge=0)] = 0.2,
     norm: Norm = "linf",
     steps: Annotated[int, Field(ge=1)] = 10,
@@ -39,4 +39,10 @@ def trades(
 
     Source: Zhang et al. 2019, Eq. 5; as a correction in Zhu et al. 2023, Table 10.
     """
-    return Guard(screens=[Correction("trades", Descent(LpBall(norm, epsilon), steps, step_size, trades_loss(weight)))])
+    return Guard(
+        screens=[
+            Correction(
+                "trades_correction", LossDescent(LpBall(norm, epsilon), steps, step_size, trades_loss(kl_weight))
+            )
+        ]
+    )

@@ -15,28 +15,28 @@ from taster.core.view import View
 from taster.defences.rows import check_rows
 from taster.errors import GuardError
 from taster.stats.paired_tests import mcnemar_pvalue
-from taster.utils.settings import checked
+from taster.utils.settings import validate_settings
 
-Datum = Literal["batch", "sample"]
+Granularity = Literal["batch", "sample"]
 
 _DRAWS = 1000
 """Clean batches that the losses of trusted samples are put together to, for the threshold of a batch's loss."""
 
 
-@checked
+@validate_settings
 def loss_alarm(
     probe: Batch,
     generator: torch.Generator,
     *,
-    datum: Datum = "batch",
+    granularity: Granularity = "batch",
     loss_threshold: float | None = None,
     quantile: Annotated[float, Field(ge=0, le=1)] = 0.99,
-    warnings: Annotated[int, Field(ge=0)] | None = None,
-    check_every: Annotated[int, Field(ge=1)] = 100,
+    max_warnings: Annotated[int, Field(ge=0)] | None = None,
+    expected_check_interval: Annotated[int, Field(ge=1)] = 100,
     tolerance: Annotated[float, Field(ge=0, le=100)] = 1.0,
-    level: Annotated[float, Field(gt=0, lt=1)] = 0.05,
-    back: Annotated[int, Field(ge=0)] = 0,
-    after: Literal["stop", "go_on"] = "stop",
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05,
+    max_rewind: Annotated[int, Field(ge=0)] = 0,
+    on_alarm: Literal["stop", "continue"] = "stop",
 ) -> Guard:
     """Counts data whose loss is unusually great, and after enough of them looks whether trusted samples are harmed.
 
@@ -65,7 +65,7 @@ def loss_alarm(
         tolerance: fall of the accuracy that is let pass, in points.
         level: chance, at a look, of an alarm over a fall of as much.
         back: steps that an alarm undoes besides the one at hand; the learner needs a History that reaches so far.
-        after: "stop" as above; "go_on" clears the warnings after an alarm and goes on.
+        after: "stop" as above; "continue" clears the warnings after an alarm and goes on.
 
     Raises (when called):
         GuardError: for updates without a loss, as in federated learning.
@@ -73,8 +73,8 @@ def loss_alarm(
     Source: Yang et al. 2017, Algorithm 3; the thresholds' estimates and the test are ours.
     """
     seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
-    least = max(0, round((1 - quantile) * check_every) - 1) if warnings is None else warnings
-    gate = LossAlarm(probe, seed, datum, loss_threshold, quantile, least, tolerance, level, back, after)
+    least = max(0, round((1 - quantile) * expected_check_interval) - 1) if max_warnings is None else max_warnings
+    gate = LossAlarm(probe, seed, granularity, loss_threshold, quantile, least, tolerance, alpha, max_rewind, on_alarm)
     return Guard(gates=[gate])
 
 
@@ -106,27 +106,27 @@ class LossAlarm:
         self,
         probe: Batch,
         seed: int,
-        datum: Datum,
+        granularity: Granularity,
         loss_threshold: float | None,
         quantile: float,
-        warning_threshold: int,
+        max_warnings: int,
         tolerance: float,
         level: float,
         back: int,
-        after: Literal["stop", "go_on"],
+        after: Literal["stop", "continue"],
     ) -> None:
         self._probe = probe
         self._seed = seed
-        self._datum = datum
+        self._granularity = granularity
         self._fixed = loss_threshold
         self._quantile = quantile
-        self.warning_threshold = warning_threshold
+        self.max_warnings = max_warnings
         self._tolerance = tolerance
-        self._level = level
+        self._alpha = level
         self.max_rewind = back
         self._stops = after == "stop"
-        self.warnings = self.alarms = self.looks = 0
-        self.alarm: int | None = None
+        self.warnings = self.alarm_count = self.check_count = 0
+        self.alarm_step: int | None = None
         self._losses: Tensor | None = None  # of the probe's samples, when they were last estimated
         self._reference: Tensor | None = None  # which of them the best accepted model has right
         self._seen: _Seen | None = None
@@ -147,9 +147,9 @@ class LossAlarm:
 
     def __call__(self, change: CandidateUpdate) -> Verdict:
         """Counts, and looks where it is time."""
-        if self.alarm is not None and self._stops:
+        if self.alarm_step is not None and self._stops:
             self._seen = None
-            return reject(f"the alarm of step {self.alarm} stands; look into it, then renew the guard's probe")
+            return reject(f"the alarm of step {self.alarm_step} stands; look into it, then renew the guard's probe")
         if change.loss is None or not isinstance(change.batch, Batch):
             raise GuardError(
                 "loss_alarm: got an update without a loss, as in federated learning; wanted batches (probe_gate judges "
@@ -159,12 +159,12 @@ class LossAlarm:
         new = self._new_warnings(change.batch, change.loss, change.before, losses)
         start = self._right(change.before) if self._reference is None else None
         self._seen = _Seen(change.step, new, losses, start)
-        if self.warnings + new <= self.warning_threshold:
+        if self.warnings + new <= self.max_warnings:
             return COMMIT
         reference, right = start if self._reference is None else self._reference, self._right(change.after)
         assert reference is not None
         p = mcnemar_pvalue(reference, right, self._tolerance / 100)
-        alarm = p < self._level
+        alarm = p < self._alpha
         self._seen = _Seen(change.step, new, losses, start, right, alarm)
         if not alarm:
             return COMMIT
@@ -188,16 +188,16 @@ class LossAlarm:
     def set_trusted_data(self, probe: Batch) -> None:
         """Takes up another probe, or the same; clears alarm and warnings. The model as it is is the new reference."""
         self._probe = probe
-        self.warnings, self.alarm = 0, None
+        self.warnings, self.alarm_step = 0, None
         self._losses = self._reference = self._seen = None
 
     def state_dict(self) -> dict[str, Any]:
         """Counts, the alarm, the last estimate and the reference."""
         return {
             "warnings": self.warnings,
-            "alarm": self.alarm,
-            "alarms": self.alarms,
-            "looks": self.looks,
+            "alarm_step": self.alarm_step,
+            "alarm_count": self.alarm_count,
+            "check_count": self.check_count,
             "losses": self._losses,
             "reference": self._reference,
         }
@@ -209,12 +209,12 @@ class LossAlarm:
             CheckpointError: when they are of a probe of another size.
         """
         check_rows((kept for kept in (state["losses"], state["reference"]) if kept is not None), self._probe)
-        self.warnings, self.alarm = state["warnings"], state["alarm"]
-        self.alarms, self.looks = state["alarms"], state["looks"]
+        self.warnings, self.alarm_step = state["warnings"], state["alarm_step"]
+        self.alarm_count, self.check_count = state["alarm_count"], state["check_count"]
         self._losses, self._reference, self._seen = state["losses"], state["reference"], None
 
     def _new_warnings(self, batch: Batch, loss: float, view: View, clean: Tensor | None) -> int:
-        if self._datum == "batch":
+        if self._granularity == "batch":
             return int(loss > self._threshold(len(batch), clean))
         with torch.no_grad():
             losses = view.sample_losses(batch.x, batch.y)
@@ -227,10 +227,10 @@ class LossAlarm:
         self.warnings += seen.warnings
         if seen.right is None:
             return
-        self.looks += 1
+        self.check_count += 1
         if seen.alarm:
-            self.alarms += 1
-            self.alarm = record.step
+            self.alarm_count += 1
+            self.alarm_step = record.step
             self.warnings = self.warnings if self._stops else 0
         elif record.verdict.committed:
             self.warnings = 0

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from taster.core.guard import Guard
 from taster.core.types import Batch, Tensors
-from taster.defences.gates.reference_gate import AnchoredGate, Finding, Watch
+from taster.defences.gates.reference_gate import CheckPolicy, Evidence, ReferenceGate
 from taster.errors import GuardError
-from taster.stats.paired_tests import mean_fell
+from taster.stats.paired_tests import paired_t_pvalue
 
 Metric = Callable[[Tensor, Tensor], Tensor]
 """(output, y) -> [n]: how well the model does on each sample; higher is better."""
@@ -21,12 +21,12 @@ def metric_gate(
     metric: Metric,
     *,
     tolerance: float,
-    level: float = 0.01,
-    every: int = 1,
-    sieve: bool = True,
-    back: int = 0,
-    alarm: int = 20,
-    patience: int = 2,
+    alpha: float = 0.01,
+    check_every: int = 1,
+    check_on_loss_outlier: bool = True,
+    max_rewind: int = 0,
+    alert_steps: int = 20,
+    reset_momentum_after: int = 2,
 ) -> Guard:
     """Refuses an update for which there is evidence that the metric's mean on trusted samples falls by more than a
     tolerance, against the last check or against the best there was.
@@ -48,24 +48,30 @@ def metric_gate(
 
     Source: taster's own; Student's paired test.
     """
-    if tolerance < 0 or not 0 < level < 1 or every < 1 or min(back, alarm, patience) < 0:
+    if tolerance < 0 or not 0 < alpha < 1 or check_every < 1 or min(max_rewind, alert_steps, reset_momentum_after) < 0:
         raise GuardError(
-            f"metric_gate: got tolerance {tolerance}, level {level}, every {every}, back {back}, alarm {alarm}, "
-            f"patience {patience}; wanted every of 1 or more, a level between 0 and 1, and the others of 0 or more"
+            f"metric_gate: got tolerance {tolerance}, alpha {alpha}, check_every {check_every}, max_rewind {max_rewind}, alert_steps {alert_steps}, "
+            f"reset_momentum_after {reset_momentum_after}; wanted check_every of 1 or more, an alpha between 0 and 1, and the others of 0 or more"
         )
-    watch = Watch(every=every, sieve=sieve, back=back, alarm=alarm, patience=patience)
-    return Guard(gates=[AnchoredGate("metric_gate", _Quality(metric, tolerance, level), probe, watch)])
+    watch = CheckPolicy(
+        check_every=check_every,
+        check_on_loss_outlier=check_on_loss_outlier,
+        max_rewind=max_rewind,
+        alert_steps=alert_steps,
+        reset_momentum_after=reset_momentum_after,
+    )
+    return Guard(gates=[ReferenceGate("metric_gate", MetricTest(metric, tolerance, alpha), probe, watch)])
 
 
-class _Quality:
+class MetricTest:
     """A `Judge` that goes by one number a sample, "quality"."""
 
-    def __init__(self, metric: Metric, tolerance: float, level: float) -> None:
+    def __init__(self, metric: Metric, tolerance: float, alpha: float) -> None:
         self._metric = metric
         self._tolerance = tolerance
-        self._level = level
+        self._alpha = alpha
 
-    def take(self, probe: Batch) -> None:
+    def prepare(self, probe: Batch) -> None:
         """Nothing to get ready."""
 
     def measure(self, output: Tensor, y: Tensor) -> Tensors:
@@ -76,29 +82,29 @@ class _Quality:
             raise GuardError(f"the metric returned {got}, wanted one number a sample, [{len(y)}]")
         return {"quality": found.detach()}
 
-    def fell(self, before: Tensors, now: Tensors, when: str, *, alarmed: bool) -> Finding | None:
+    def test_drop(self, before: Tensors, now: Tensors, when: str, *, alarmed: bool) -> Evidence | None:
         """By Student's paired test."""
         tolerance = 0.0 if alarmed else self._tolerance
-        p = mean_fell(before["quality"], now["quality"], tolerance)
-        if p >= self._level / 2:
+        p = paired_t_pvalue(before["quality"], now["quality"], tolerance)
+        if p >= self._alpha / 2:
             return None
         fall = float(before["quality"].double().mean() - now["quality"].double().mean())
-        return Finding(
+        return Evidence(
             f"the metric on the probe would fall by {fall:.3g} against {when}: more than {tolerance:g} (p = {p:.1g})",
-            {"fall": fall, "tolerance": tolerance, "p": p, "alarmed": float(alarmed)},
+            {"drop": fall, "tolerance": tolerance, "p": p, "alarmed": float(alarmed)},
         )
 
-    def worse(self, last: Tensors, now: Tensors) -> Finding | None:
+    def any_drop(self, last: Tensors, now: Tensors) -> Evidence | None:
         """By the mean."""
         fall = float(last["quality"].double().mean() - now["quality"].double().mean())
         if fall <= 0:
             return None
-        return Finding(f"a part of a refused batch would cost {fall:.3g} of the metric", {"fall": fall})
+        return Evidence(f"a part of a refused batch would cost {fall:.3g} of the metric", {"drop": fall})
 
-    def better(self, anchor: Tensors, now: Tensors) -> bool:
+    def improved(self, anchor: Tensors, now: Tensors) -> bool:
         """Where the mean has grown for certain."""
-        return mean_fell(now["quality"], anchor["quality"]) < self._level
+        return paired_t_pvalue(now["quality"], anchor["quality"]) < self._alpha
 
-    def sound(self, anchor: Tensors, now: Tensors) -> bool:
+    def acceptable(self, anchor: Tensors, now: Tensors) -> bool:
         """Where it lies at most half the tolerance under the anchor's."""
         return float(anchor["quality"].double().mean() - now["quality"].double().mean()) <= self._tolerance / 2

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from taster.core.guard import Guard
 from taster.core.types import Batch, Tensors
-from taster.defences.gates.reference_gate import AnchoredGate, Finding, Watch
-from taster.stats.detection_bound import Promise, promise
-from taster.stats.paired_tests import mcnemar_pvalue, mean_fell
-from taster.utils.settings import checked
+from taster.defences.gates.reference_gate import CheckPolicy, Evidence, ReferenceGate
+from taster.stats.detection_bound import DetectionBound, detection_bound
+from taster.stats.paired_tests import mcnemar_pvalue, paired_t_pvalue
+from taster.utils.settings import validate_settings
 
 _log = logging.getLogger(__name__)
 
@@ -25,19 +25,19 @@ _POOR = 10
 """Times its tolerance (or a point) that a probe's promise may be before it is told that it is small."""
 
 
-@checked
+@validate_settings
 def probe_gate(
     probe: Batch,
     *,
     tolerance: Annotated[float, Field(ge=0, le=100)] = 1.0,
-    level: Annotated[float, Field(gt=0, lt=1)] = 0.05,
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05,
     class_tolerance: Annotated[float, Field(ge=0, le=100)] | None = 5.0,
-    every: Annotated[int, Field(ge=1)] = 1,
-    sieve: bool = True,
-    back: Annotated[int, Field(ge=0)] = 0,
-    alarm: Annotated[int, Field(ge=0)] = 20,
-    half: bool = False,
-    patience: Annotated[int, Field(ge=0)] = 2,
+    check_every: Annotated[int, Field(ge=1)] = 1,
+    check_on_loss_outlier: bool = True,
+    max_rewind: Annotated[int, Field(ge=0)] = 0,
+    alert_steps: Annotated[int, Field(ge=0)] = 20,
+    probe_bfloat16: bool = False,
+    reset_momentum_after: Annotated[int, Field(ge=0)] = 2,
 ) -> Guard:
     """Refuses an update for which there is evidence that it costs more than a tolerance on trusted samples.
 
@@ -59,7 +59,7 @@ def probe_gate(
         probe: labelled samples that nobody else can write to; the more there are, the less harm passes.
         tolerance: fall that is let pass, in points.
         level: chance, at a check, of refusing what costs as much as the tolerances; what costs less is refused more
-            seldom, so that it can be large (`Promise.false_alarm` is the chance for what costs nothing).
+            seldom, so that it can be large (`DetectionBound.false_alarm` is the chance for what costs nothing).
         class_tolerance: the same for one class, in points; None looks at no classes.
         every: steps between checks; the cost falls with it, and what is refused goes back as many steps.
         sieve: looks between checks too where a batch's loss is strange: four standard errors and more above that of
@@ -78,9 +78,11 @@ def probe_gate(
     Source: taster's own. Rejection on a validation set goes back to Nelson et al. 2008 ("reject on negative impact");
         the tests are those of `taster.stats.paired_tests`.
     """
-    watch = Watch(every, sieve, back, alarm, half, patience)
-    gate = ProbeGate(probe, tolerance, level, class_tolerance, watch)
-    fall = gate.promise().fall
+    watch = CheckPolicy(
+        check_every, check_on_loss_outlier, max_rewind, alert_steps, probe_bfloat16, reset_momentum_after
+    )
+    gate = ProbeGate(probe, tolerance, alpha, class_tolerance, watch)
+    fall = gate.detection_bound().max_accuracy_drop
     if fall > _POOR * max(tolerance, 1.0):
         _log.warning(
             "a probe of %d samples tells a fall of %.0f points from chance and none that is smaller, though %g were "
@@ -92,30 +94,32 @@ def probe_gate(
     return Guard(gates=[gate])
 
 
-class ProbeGate(AnchoredGate):
+class ProbeGate(ReferenceGate):
     """The gate of `probe_gate`."""
 
     def __init__(
-        self, probe: Batch, tolerance: float, level: float, class_tolerance: float | None, watch: Watch
+        self, probe: Batch, tolerance: float, alpha: float, class_tolerance: float | None, policy: CheckPolicy
     ) -> None:
-        self._accuracy = _Accuracy(tolerance, level, class_tolerance)
-        super().__init__("probe_gate", self._accuracy, probe, watch)
+        self._accuracy = AccuracyTest(tolerance, alpha, class_tolerance)
+        super().__init__("probe_gate", self._accuracy, probe, policy)
 
-    def promise(self, *, checks: int = 1, refusals: int = 0, confidence: float = 95.0, churn: float = 5.0) -> Promise:
+    def detection_bound(
+        self, *, checks: int = 1, refusals: int = 0, confidence: float = 0.95, churn: float = 5.0
+    ) -> DetectionBound:
         """How far accuracy can have fallen below the anchor's without the gate's noticing; see `taster.promise`.
 
         It counts on the one test of accuracy against the anchor alone; the others find harm that this one does not.
         Where the models differ on more samples than `churn` has it, beyond the fall, the bound is wider.
         """
-        return promise(
+        return detection_bound(
             len(self.probe),
             tolerance=self._accuracy.tolerance,
-            level=self._accuracy.level_of_all,
+            alpha=self._accuracy.accuracy_alpha,
             checks=checks,
             refusals=refusals,
             confidence=confidence,
             churn=churn,
-            outcomes=self.ways_back,
+            outcomes=self.rewind_outcomes,
         )
 
 
@@ -129,21 +133,21 @@ class _Group:
     share: float
 
 
-class _Accuracy:
+class AccuracyTest:
     """A `Judge` that goes by the probability of the true class ("probability") and by right or wrong ("right")."""
 
-    def __init__(self, tolerance: float, level: float, class_tolerance: float | None) -> None:
+    def __init__(self, tolerance: float, alpha: float, class_tolerance: float | None) -> None:
         self.tolerance = tolerance
-        self._level = level
+        self._alpha = alpha
         self._class_tolerance = class_tolerance
         self._groups: list[_Group] = []
 
     @property
-    def level_of_all(self) -> float:
+    def accuracy_alpha(self) -> float:
         """Of one test on all samples."""
-        return self._groups[0].share * self._level / _TESTS
+        return self._groups[0].share * self._alpha / _TESTS
 
-    def take(self, probe: Batch) -> None:
+    def prepare(self, probe: Batch) -> None:
         """All samples, and those of each class."""
         everything = torch.ones_like(probe.y, dtype=torch.bool)
         if self._class_tolerance is None:
@@ -161,41 +165,41 @@ class _Accuracy:
         own = output.softmax(1).gather(1, y[:, None]).squeeze(1)
         return {"probability": own, "right": output.argmax(1) == y}
 
-    def fell(self, before: Tensors, now: Tensors, when: str, *, alarmed: bool) -> Finding | None:
+    def test_drop(self, before: Tensors, now: Tensors, when: str, *, alarmed: bool) -> Evidence | None:
         """By either."""
         tests: tuple[tuple[str, str, Callable[[Tensor, Tensor, float], float]], ...] = (
             ("right", "accuracy", mcnemar_pvalue),
-            ("probability", "probability of the true class", mean_fell),
+            ("probability", "probability of the true class", paired_t_pvalue),
         )
         # What is new to the model costs it confidence in the old before it pays in accuracy; in the loss it pays at
         # once.
-        learned = mean_fell(before["loss"], now["loss"]) < self._level / _TESTS
+        learned = paired_t_pvalue(before["loss"], now["loss"]) < self._alpha / _TESTS
         for name, what, fell in tests[:1] if learned else tests:
             for group in self._groups:
                 then, there = before[name][group.mask], now[name][group.mask]
                 tolerance = 0.0 if alarmed and group.name == "" else group.tolerance
                 p = fell(then, there, tolerance / 100)
-                if p < group.share * self._level / _TESTS:
+                if p < group.share * self._alpha / _TESTS:
                     fall = 100 * float(then.float().mean() - there.float().mean())
-                    return Finding(
+                    return Evidence(
                         f"{what} on the probe{group.name} would fall by {fall:.1f} points against {when}: more than "
                         f"{tolerance:g} (p = {p:.1g})",
-                        {"fall": fall, "tolerance": tolerance, "p": p, "alarmed": float(alarmed)},
+                        {"drop": fall, "tolerance": tolerance, "p": p, "alarmed": float(alarmed)},
                     )
         return None
 
-    def worse(self, last: Tensors, now: Tensors) -> Finding | None:
+    def any_drop(self, last: Tensors, now: Tensors) -> Evidence | None:
         """By the probability, which hardly ever stays the same."""
         fall = 100 * float(last["probability"].double().mean() - now["probability"].double().mean())
         if fall <= 0:
             return None
-        return Finding(f"a part of a refused batch would cost {fall:.2f} points of probability", {"fall": fall})
+        return Evidence(f"a part of a refused batch would cost {fall:.2f} points of probability", {"drop": fall})
 
-    def better(self, anchor: Tensors, now: Tensors) -> bool:
+    def improved(self, anchor: Tensors, now: Tensors) -> bool:
         """Where the accuracy has grown for certain."""
-        return mcnemar_pvalue(now["right"], anchor["right"]) < self._level / len(self._groups)
+        return mcnemar_pvalue(now["right"], anchor["right"]) < self._alpha / len(self._groups)
 
-    def sound(self, anchor: Tensors, now: Tensors) -> bool:
+    def acceptable(self, anchor: Tensors, now: Tensors) -> bool:
         """Where it lies at most half the tolerance under the anchor's."""
         fall = anchor["right"].float().mean() - now["right"].float().mean()
         return 100 * float(fall) <= self.tolerance / 2

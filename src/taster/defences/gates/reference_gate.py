@@ -23,17 +23,17 @@ _CHUNK = 256
 
 
 @dataclass(frozen=True)
-class Finding:
+class Evidence:
     """That an update did harm: what is said of it, and the numbers it rests on."""
 
     reason: str
     evidence: Mapping[str, float]
 
 
-class Judge(Protocol):
+class QualityTest(Protocol):
     """How a gate looks at a model, and what it makes of two looks. Measured are tensors by name, a row a sample."""
 
-    def take(self, probe: Batch) -> None:
+    def prepare(self, probe: Batch) -> None:
         """Gets ready for these trusted samples."""
         ...
 
@@ -41,25 +41,25 @@ class Judge(Protocol):
         """What the model's output says on the probe's samples."""
         ...
 
-    def fell(self, before: Tensors, now: Tensors, when: str, *, alarmed: bool) -> Finding | None:
+    def test_drop(self, before: Tensors, now: Tensors, when: str, *, alarmed: bool) -> Evidence | None:
         """That the model has got worse since `when`; no harm at all is tolerated when alarmed."""
         ...
 
-    def worse(self, last: Tensors, now: Tensors) -> Finding | None:
+    def any_drop(self, last: Tensors, now: Tensors) -> Evidence | None:
         """That the model does worse, evident or not: for what has no benefit of the doubt."""
         ...
 
-    def better(self, anchor: Tensors, now: Tensors) -> bool:
+    def improved(self, anchor: Tensors, now: Tensors) -> bool:
         """Whether the anchor moves up to the present."""
         ...
 
-    def sound(self, anchor: Tensors, now: Tensors) -> bool:
+    def acceptable(self, anchor: Tensors, now: Tensors) -> bool:
         """Whether a state is good enough to go back to."""
         ...
 
 
 @dataclass(frozen=True)
-class Watch:
+class CheckPolicy:
     """When a gate looks, and how far it goes.
 
     Attributes:
@@ -71,15 +71,15 @@ class Watch:
         patience: refusals in a row after which the learner lets go of its momentum; 0 for never.
     """
 
-    every: int = 1
-    sieve: bool = True
-    back: int = 0
-    alarm: int = 20
-    half: bool = False
-    patience: int = 2
+    check_every: int = 1
+    check_on_loss_outlier: bool = True
+    max_rewind: int = 0
+    alert_steps: int = 20
+    probe_bfloat16: bool = False
+    reset_momentum_after: int = 2
 
 
-class AnchoredGate:
+class ReferenceGate:
     """Judges the model on trusted samples after every so many steps, against the last check and against an anchor.
 
     The anchor is the state at the first step; it moves up where the judge finds the model better, and never down.
@@ -94,12 +94,12 @@ class AnchoredGate:
         watch: when it looks, and how far it goes.
     """
 
-    def __init__(self, name: str, judge: Judge, probe: Batch, watch: Watch) -> None:
+    def __init__(self, name: str, test: QualityTest, probe: Batch, policy: CheckPolicy) -> None:
         self.name = name
-        self._judge = judge
-        self._watch = watch
+        self._test = test
+        self._policy = policy
         self._probe = probe
-        judge.take(probe)
+        test.prepare(probe)
         self._anchor: Tensors | None = None
         # The states of the last checks by the steps taken before them, oldest first; the last one always stays.
         self._trail: dict[int, Tensors] = {}
@@ -119,17 +119,17 @@ class AnchoredGate:
     @property
     def max_rewind(self) -> int:
         """How many steps it may go back."""
-        return max(self._watch.every - 1, self._watch.back)
+        return max(self._policy.check_every - 1, self._policy.max_rewind)
 
     @property
     def reset_momentum_after(self) -> int:
         """After how many refusals in a row the learner is to let go of its momentum."""
-        return self._watch.patience
+        return self._policy.reset_momentum_after
 
     @property
-    def ways_back(self) -> int:
+    def rewind_outcomes(self) -> int:
         """In how many ways a refusal can turn out."""
-        return self._watch.back + 1
+        return self._policy.max_rewind + 1
 
     def set_trusted_data(self, probe: Batch) -> None:
         """Takes up another probe. What the model does on it before the next step is the new anchor.
@@ -137,7 +137,7 @@ class AnchoredGate:
         The owner answers for the model as it stands: harm that came before is not held against what comes after.
         """
         self._probe = probe
-        self._judge.take(probe)
+        self._test.prepare(probe)
         self._anchor = self._fresh = self._start = None
         self._trail = {}
         self._unchecked = self._alarmed = 0
@@ -159,14 +159,14 @@ class AnchoredGate:
             return COMMIT
         anchor = last if self._anchor is None else self._anchor
         now = self._measure(change.after)
-        found = self._judge.fell(last, now, "the last check", alarmed=alarmed)
-        worse = self._judge.worse(last, now)
+        found = self._test.test_drop(last, now, "the last check", alarmed=alarmed)
+        worse = self._test.any_drop(last, now)
         if found is None and change.attempt:
             found = worse
         back_to = checked if self._unchecked else change.step
         if found is None and worse is not None:  # what makes the model better is not held to what came before it
-            found = self._judge.fell(anchor, now, "the anchor", alarmed=alarmed)
-            if found is not None and self._watch.back:
+            found = self._test.test_drop(anchor, now, "the anchor", alarmed=alarmed)
+            if found is not None and self._policy.max_rewind:
                 back_to = min(back_to, self._last_sound(change.step, anchor))
         if found is None:
             return COMMIT
@@ -182,7 +182,7 @@ class AnchoredGate:
             self._trail = {record.step: self._anchor}
         # What is refused for the alarm's sake alone does not prolong it: honest steps would never get out of it.
         refused = record.verdict.stage == self.name and not record.verdict.evidence.get("alarmed")
-        self._alarmed = self._watch.alarm if refused else max(0, self._alarmed - 1)
+        self._alarmed = self._policy.alert_steps if refused else max(0, self._alarmed - 1)
         if record.trusted and record.verdict.committed:
             self._anchor, self._trail, self._alarmed = self._measure(view), {}, 0
             self._keep(record.step + 1, self._anchor)
@@ -195,7 +195,7 @@ class AnchoredGate:
             if self._looked_at(view) or self._due(record.step, next(reversed(self._trail))):
                 now = self._measure(view)
                 self._keep(record.step + 1, now)
-                if self._judge.better(self._anchor, now):
+                if self._test.improved(self._anchor, now):
                     self._anchor = now
             else:
                 self._unchecked += 1
@@ -226,7 +226,7 @@ class AnchoredGate:
 
     def _strange(self, change: CandidateUpdate, last: Tensors) -> bool:
         """What the sieve says of a batch."""
-        if change.loss is None or not self._watch.sieve:
+        if change.loss is None or not self._policy.check_on_loss_outlier:
             return False
         losses, n = last["loss"].double(), len(change.batch)
         error = float(losses.std()) / n**0.5 if len(losses) > 1 else 0.0
@@ -236,27 +236,30 @@ class AnchoredGate:
         return self._fresh is not None and self._fresh[0] is view.moment
 
     def _due(self, step: int, checked: int) -> bool:
-        return step + 1 - checked >= self._watch.every
+        return step + 1 - checked >= self._policy.check_every
 
     def _keep(self, step: int, found: Tensors) -> None:
         """Takes the state before this step for checked, and forgets those that are out of reach."""
         self._trail[step] = found
         self._unchecked = 0
-        while len(self._trail) > 1 and next(iter(self._trail)) < step - max(self._watch.back, 1):
+        while len(self._trail) > 1 and next(iter(self._trail)) < step - max(self._policy.max_rewind, 1):
             del self._trail[next(iter(self._trail))]
 
     def _last_sound(self, step: int, anchor: Tensors) -> int:
         """The step of the newest sound state within reach; of the oldest within reach, where none is."""
-        within = [(taken, kept) for taken, kept in self._trail.items() if step - taken <= self._watch.back]
+        within = [(taken, kept) for taken, kept in self._trail.items() if step - taken <= self._policy.max_rewind]
         for taken, kept in reversed(within):
-            if self._judge.sound(anchor, kept):
+            if self._test.acceptable(anchor, kept):
                 return taken
         return within[0][0] if within else step
 
     def _measure(self, view: View) -> Tensors:
         if self._fresh is None or self._fresh[0] is not view.moment:
-            with torch.no_grad(), torch.autocast(self._probe.x.device.type, torch.bfloat16, enabled=self._watch.half):
+            with (
+                torch.no_grad(),
+                torch.autocast(self._probe.x.device.type, torch.bfloat16, enabled=self._policy.probe_bfloat16),
+            ):
                 output = view.outputs(self._probe.x, chunk=_CHUNK)
-                found = self._judge.measure(output, self._probe.y)
+                found = self._test.measure(output, self._probe.y)
                 self._fresh = (view.moment, {**found, "loss": view.losses(output, self._probe.y)})
         return self._fresh[1]

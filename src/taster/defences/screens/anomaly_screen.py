@@ -8,25 +8,25 @@ from pydantic import Field
 
 from taster.core.guard import Guard
 from taster.core.types import Batch
-from taster.defences.corrections.correction import Descent, SelectiveCorrection
-from taster.defences.screens.score_screen import Action, ScoreScreen
+from taster.defences.corrections.correction import LossDescent, ThresholdCorrection
+from taster.defences.screens.score_screen import ScoreScreen, ScreenAction
 from taster.perturbations.pgd import LpBall, Norm
-from taster.scores.base import CleanQuantile, halves
-from taster.scores.feature_detectors import Detector, Kind
-from taster.utils.settings import checked
+from taster.scores.base import QuantileThreshold, split_in_half
+from taster.scores.feature_detectors import DetectorName, FeatureAnomalyScore
+from taster.utils.settings import validate_settings
 
 
-@checked
+@validate_settings
 def anomaly_screen(
     probe: Batch,
     *,
-    kind: Kind = "gaussian",
+    detector: DetectorName = "gaussian",
     layer: str | None = None,
     bandwidth: Annotated[float, Field(gt=0)] | None = None,
-    neighbours: Annotated[int, Field(ge=1)] = 600,
+    neighbors: Annotated[int, Field(ge=1)] = 600,
     quantile: Annotated[float, Field(ge=0, le=1)] = 0.95,
-    every: Annotated[int, Field(ge=1)] = 10,
-    action: Action | Literal["correct"] = "drop",
+    refit_every: Annotated[int, Field(ge=1)] = 10,
+    action: ScreenAction | Literal["correct"] = "drop",
     epsilon: Annotated[float, Field(ge=0)] = 0.2,
     norm: Norm = "linf",
     steps: Annotated[int, Field(ge=1)] = 10,
@@ -40,7 +40,7 @@ def anomaly_screen(
 
     Args:
         probe: trusted samples.
-        kind: of the detector, see `taster.scores.feature_detectors.Detector`.
+        kind: of the detector, see `taster.scores.feature_detectors.FeatureAnomalyScore`.
         layer: whose output is looked at; None is what goes into the last linear layer.
         bandwidth: of the kernel density; None takes the median distance within a class.
         neighbours: of the local intrinsic dimensionality.
@@ -55,10 +55,12 @@ def anomaly_screen(
 
     Source: the detectors of Pang et al. 2021, Section 4.1 and Appendix B, which measure and do not defend there.
     """
-    fitted, held_out = halves(probe)
-    detector = Detector(kind, fitted, layer=layer, bandwidth=bandwidth, neighbours=neighbours, every=every)
-    threshold = CleanQuantile(detector, held_out, quantile, every)
+    fitted, held_out = split_in_half(probe)
+    detector = FeatureAnomalyScore(
+        detector, fitted, layer=layer, bandwidth=bandwidth, neighbors=neighbors, refit_every=refit_every
+    )
+    threshold = QuantileThreshold(detector, held_out, quantile, refit_every)
     if action != "correct":
         return Guard(screens=[ScoreScreen("anomaly_screen", detector, threshold, action)])
-    descent = Descent(LpBall(norm, epsilon), steps, step_size)
-    return Guard(screens=[SelectiveCorrection("anomaly_screen", descent, detector, threshold)])
+    descent = LossDescent(LpBall(norm, epsilon), steps, step_size)
+    return Guard(screens=[ThresholdCorrection("anomaly_screen", descent, detector, threshold)])

@@ -8,19 +8,19 @@ from pydantic import Field
 
 from taster.core.guard import Guard
 from taster.core.types import Batch
-from taster.defences.screens.score_screen import Action, ScoreScreen
-from taster.scores.base import CleanQuantile, halves
-from taster.scores.influence import Influence
-from taster.utils.settings import checked
+from taster.defences.screens.score_screen import ScoreScreen, ScreenAction
+from taster.scores.base import QuantileThreshold, split_in_half
+from taster.scores.influence import FirstOrderInfluence
+from taster.utils.settings import validate_settings
 
 
-@checked
+@validate_settings
 def influence_screen(
     probe: Batch,
     *,
     quantile: Annotated[float, Field(ge=0, le=1)] = 0.95,
-    every: Annotated[int, Field(ge=1)] = 5,
-    action: Action = "drop",
+    refit_every: Annotated[int, Field(ge=1)] = 5,
+    action: ScreenAction = "drop",
 ) -> Guard:
     """Drops samples whose influence on trusted samples is worse than that of most clean ones.
 
@@ -36,8 +36,10 @@ def influence_screen(
 
     Source: influence-based sanitisation, after Seetharaman et al. 2021, to first order.
     """
-    known, held_out = halves(probe)
-    score = Influence(known, every)
+    known, held_out = split_in_half(probe)
+    score = FirstOrderInfluence(known, refit_every)
     return Guard(
-        screens=[ScoreScreen("influence_screen", score, CleanQuantile(score, held_out, quantile, every), action)]
+        screens=[
+            ScoreScreen("influence_screen", score, QuantileThreshold(score, held_out, quantile, refit_every), action)
+        ]
     )

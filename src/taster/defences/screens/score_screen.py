@@ -9,12 +9,12 @@ import torch
 from taster.core.guard import ScreenedBatch
 from taster.core.types import Batch
 from taster.core.view import View
-from taster.scores.base import Score, Threshold, Thresholded
+from taster.scores.base import Score, ScoreThresholdStage, Threshold
 
-Action = Literal["drop", "weight"]
+ScreenAction = Literal["drop", "weight"]
 
 
-class ScoreScreen(Thresholded):
+class ScoreScreen(ScoreThresholdStage):
     """Drops samples whose score s is above the threshold P, or weights them by exp(P − s).
 
     Args:
@@ -24,10 +24,10 @@ class ScoreScreen(Thresholded):
         action: "drop" or "weight".
     """
 
-    def __init__(self, name: str, score: Score, threshold: Threshold, action: Action = "drop") -> None:
+    def __init__(self, name: str, score: Score, threshold: Threshold, action: ScreenAction = "drop") -> None:
         super().__init__(score, threshold)
         self.name = name
-        self.action: Action = action
+        self.action: ScreenAction = action
 
     def __call__(self, admitted: ScreenedBatch[Batch], view: View) -> ScreenedBatch[Batch]:
         """What is let through."""

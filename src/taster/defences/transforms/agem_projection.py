@@ -11,11 +11,11 @@ from torch import Tensor
 from taster.core.guard import Guard
 from taster.core.types import Batch, Tensors
 from taster.core.view import View
-from taster.utils.settings import checked
+from taster.utils.settings import validate_settings
 
 
-@checked
-def probe_projection(probe: Batch, *, samples: Annotated[int, Field(ge=1)] = 100) -> Guard:
+@validate_settings
+def agem_projection(probe: Batch, *, probe_samples: Annotated[int, Field(ge=1)] = 100) -> Guard:
     """Projects the gradient off that of the probe's loss where the two oppose each other.
 
         g ← g − min(0, ⟨g, p⟩) / ‖p‖² · p, p = ∇_θ L(probe; θ_t)
@@ -26,13 +26,13 @@ def probe_projection(probe: Batch, *, samples: Annotated[int, Field(ge=1)] = 100
 
     Source: Chaudhry et al. 2019 ("A-GEM", Eq. 11), with trusted samples in the place of the memory of earlier tasks.
     """
-    return Guard(transforms=[ProbeProjection(probe, samples)])
+    return Guard(transforms=[AGEMProjection(probe, probe_samples)])
 
 
-class ProbeProjection:
-    """The transform of `probe_projection`."""
+class AGEMProjection:
+    """The transform of `agem_projection`."""
 
-    name = "probe_projection"
+    name = "agem_projection"
 
     def __init__(self, probe: Batch, samples: int) -> None:
         self._samples = samples

@@ -11,11 +11,11 @@ from taster.core.guard import Guard
 from taster.core.types import Tensors
 from taster.core.view import View
 from taster.perturbations.pgd import Norm
-from taster.utils.settings import checked
+from taster.utils.settings import validate_settings
 
 
-@checked
-def clipping(*, bound: Annotated[float, Field(gt=0)] = 1.0, norm: Norm = "l2") -> Guard:
+@validate_settings
+def clipping(*, max_norm: Annotated[float, Field(gt=0)] = 1.0, norm: Norm = "l2") -> Guard:
     """Scales a gradient whose norm over all parameters exceeds the bound down to it; its direction stays.
 
         g ← g · min(1, bound / ‖g‖)
@@ -28,19 +28,19 @@ def clipping(*, bound: Annotated[float, Field(gt=0)] = 1.0, norm: Norm = "l2") -
     """
 
     def clip(gradient: Tensors, view: View) -> Tensors:
-        return clipped(gradient, bound, norm)
+        return clip_gradient(gradient, max_norm, norm)
 
     return Guard(transforms=[clip])
 
 
 @torch.no_grad()
-def clipped(gradient: Tensors, bound: float, norm: Norm = "l2") -> Tensors:
+def clip_gradient(gradient: Tensors, max_norm: float, norm: Norm = "l2") -> Tensors:
     """The gradient, scaled down to the bound where its norm over all tensors together exceeds it."""
     if not gradient:
         return gradient
     order = 2.0 if norm == "l2" else float("inf")
     norms = torch.stack(torch._foreach_norm(list(gradient.values()), order))
     total = torch.linalg.vector_norm(norms, order)
-    if float(total) <= bound:
+    if float(total) <= max_norm:
         return gradient
-    return dict(zip(gradient, torch._foreach_mul(list(gradient.values()), bound / total), strict=True))
+    return dict(zip(gradient, torch._foreach_mul(list(gradient.values()), max_norm / total), strict=True))

@@ -11,27 +11,27 @@ from pydantic import Field
 from taster.core.guard import Guard
 from taster.core.types import Batch, StepRecord, Tensors
 from taster.core.view import View
-from taster.defences.transforms.clipping import clipped
+from taster.defences.transforms.clipping import clip_gradient
 from taster.perturbations.pgd import Norm
 from taster.scores.memorization_discrepancy import Divergence, MemorizationDiscrepancy
-from taster.utils.settings import checked
+from taster.utils.settings import validate_settings
 
 
-@checked
+@validate_settings
 def dagc(
     probe: Batch,
     *,
-    against: str | Annotated[int, Field(ge=1)],
+    reference_model: str | Annotated[int, Field(ge=1)],
     learning_rate: Annotated[float, Field(gt=0)],
-    bound: Annotated[float, Field(gt=0)] = 1.0,
+    max_norm: Annotated[float, Field(gt=0)] = 1.0,
     norm: Norm = "l2",
     divergence: Divergence = "kl",
     threshold: float | None = None,
-    growth: float = 0.0,
+    threshold_growth: float = 0.0,
     quantile: Annotated[float, Field(ge=0, le=1)] = 0.75,
     window: Annotated[int, Field(ge=1)] = 100,
-    least: Annotated[int, Field(ge=1)] = 3,
-    samples: Annotated[int, Field(ge=1)] = 100,
+    warmup_steps: Annotated[int, Field(ge=1)] = 3,
+    probe_samples: Annotated[int, Field(ge=1)] = 100,
 ) -> Guard:
     """Scales a gradient down to the bound where it would make trusted samples stranger to the past model than usual.
 
@@ -57,10 +57,10 @@ def dagc(
 
     Source: Zhu et al. 2023, Appendix C.10 ("Discrepancy-aware Gradient Clipping").
     """
-    score = MemorizationDiscrepancy(against, divergence)
-    own = Batch(probe.x[:samples], probe.y[:samples])
-    stage = DiscrepancyAwareClipping(own, score, learning_rate, bound, norm, threshold, growth)
-    stage.quantile, stage.least, stage.recent = quantile, least, deque(maxlen=window)
+    score = MemorizationDiscrepancy(reference_model, divergence)
+    own = Batch(probe.x[:probe_samples], probe.y[:probe_samples])
+    stage = DiscrepancyAwareClipping(own, score, learning_rate, max_norm, norm, threshold, threshold_growth)
+    stage.quantile, stage.least, stage.recent = quantile, warmup_steps, deque(maxlen=window)
     return Guard(transforms=[stage])
 
 
@@ -93,14 +93,14 @@ class DiscrepancyAwareClipping:
     def __call__(self, gradient: Tensors, view: View) -> Tensors:
         """The gradient, clipped where the model would become strange to its past."""
         bound = self._limit(view)
-        return clipped(gradient, self._bound, self._norm) if self.ahead(gradient, view) > bound else gradient
+        return clip_gradient(gradient, self._bound, self._norm) if self.ahead(gradient, view) > bound else gradient
 
     @torch.no_grad()
     def ahead(self, gradient: Tensors, view: View) -> float:
         """The probe's mean discrepancy as a plain step along this gradient would leave it, in nats."""
         params = {name: view.params[name] - self._rate * value for name, value in gradient.items()}
-        past = view.steps_ago(self._score.against).forward(self._probe.x)
-        return float(self._score.between(past, view.forward(self._probe.x, params=params)).mean())
+        past = view.steps_ago(self._score.reference_model).forward(self._probe.x)
+        return float(self._score.from_logits(past, view.forward(self._probe.x, params=params)).mean())
 
     @torch.no_grad()
     def observe(self, record: StepRecord, view: View) -> None:

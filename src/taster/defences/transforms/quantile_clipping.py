@@ -11,16 +11,16 @@ from pydantic import Field
 from taster.core.guard import Guard
 from taster.core.types import StepRecord, Tensors
 from taster.core.view import View
-from taster.defences.transforms.clipping import clipped
-from taster.utils.settings import checked
+from taster.defences.transforms.clipping import clip_gradient
+from taster.utils.settings import validate_settings
 
 
-@checked
+@validate_settings
 def quantile_clipping(
     *,
     quantile: Annotated[float, Field(ge=0, le=1)] = 0.9,
     window: Annotated[int, Field(ge=1)] = 100,
-    least: Annotated[int, Field(ge=1)] = 10,
+    warmup_steps: Annotated[int, Field(ge=1)] = 10,
 ) -> Guard:
     """Scales the gradient down to a quantile of the norms of recent gradients, where it exceeds that.
 
@@ -35,7 +35,7 @@ def quantile_clipping(
 
     Source: Seetharaman et al. 2020 ("AutoClip"), with a window, and norms after clipping.
     """
-    return Guard(transforms=[QuantileClipping(quantile, window, least)])
+    return Guard(transforms=[QuantileClipping(quantile, window, warmup_steps)])
 
 
 class QuantileClipping:
@@ -53,7 +53,7 @@ class QuantileClipping:
         if len(self._norms) < self._least:
             return gradient
         bound = float(torch.quantile(torch.tensor(list(self._norms)), self._quantile))
-        return clipped(gradient, bound)
+        return clip_gradient(gradient, bound)
 
     def observe(self, record: StepRecord, view: View) -> None:  # noqa: ARG002 (the protocol of a stage)
         """Remembers the norm of an update that was learned."""

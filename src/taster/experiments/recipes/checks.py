@@ -13,7 +13,7 @@ from taster.errors import RecipeError
 from taster.experiments.recipes.registry import Kind, all_factories, find_factory
 from taster.experiments.recipes.schema import Entry, Recipe
 from taster.federated import AGGREGATORS
-from taster.utils.settings import faults as fault_lines
+from taster.utils.settings import validation_messages as fault_lines
 
 _LISTS: tuple[Kind, ...] = ("attack", "defence", "score")
 
@@ -193,9 +193,9 @@ def _impossible(recipe: Recipe) -> list[str]:
         if times > 1
     ]
     for i, attack in enumerate(recipe.attack):
-        if attack.settings.get("surrogate") in own["surrogate"] and attack.settings.get("evade") is not None:
+        if attack.settings.get("surrogate") in own["surrogate"] and attack.settings.get("evade_reference") is not None:
             faults.append(
-                f"attack.{i}.evade: got {attack.settings['evade']!r} with a surrogate that is no earlier model of the "
+                f"attack.{i}.evade_reference: got {attack.settings['evade_reference']!r} with a surrogate that is no earlier model of the "
                 "learner's and has no past; wanted one of the two"
             )
     both = [label for label in own["surrogate"] if label in recipe.burn_in.labels]
@@ -238,14 +238,14 @@ def _impossible_federation(recipe: Recipe) -> list[str]:
     if recipe.score:
         faults.append("score: got scores of samples with [federated], where the server sees none; wanted none")
     for i, attack in enumerate(recipe.attack):
-        if "rehearsal" in recipe.factory("attack", attack).needs:
+        if "simulator" in recipe.factory("attack", attack).needs:
             faults.append(
                 f"attack.{i}.name: got {attack.name!r}, which tries batches on a copy of the guard, with [federated]"
             )
     return faults
 
 
-_LOOK_BACK = ("against", "of", "evade", "surrogate")
+_LOOK_BACK = ("reference_model", "compared_model", "evade_reference", "surrogate")
 """Settings that name an earlier model: by the label of a snapshot, or by steps back."""
 
 

@@ -25,7 +25,7 @@ from taster.utils.seeds import generator
 def make_parts(recipe: Recipe, defence: Defence, probe: Batch, seed: int, draws: str = "defence") -> list[Any]:
     """What the defence's function returns, and those that follow it (`plus`); all draw from the generator so named."""
     resources = {"probe": probe, "generator": generator(seed, draws)}
-    # A probe that is small for what it promises is the recipe's affair, and told by its results.
+    # The size of the probe is set by the recipe; results show the bound, so the warning is not needed.
     with user_code(defence), suppress_log_messages("taster.defences.gates.probe_gate"):
         parts = [recipe.factory("defence", defence).make(resources, defence.settings)]
         for name in defence.plus or []:

@@ -13,7 +13,7 @@ from taster.attacks import Observation, Schedule
 from taster.core.guard import Guard
 from taster.core.types import Phase, StepRecord
 from taster.data import Role
-from taster.stats.detection_bound import Promising
+from taster.stats.detection_bound import HasDetectionBound
 
 
 class CellTrace:
@@ -67,7 +67,7 @@ class CellTrace:
             "stopped_by": self._schedule.stopped_by(self._observations[:-1]),
             "rejected": sum(not r.verdict.committed for r in self.records),
             "screened": _screened(self.records),
-            "promise": _promised(guard, self.records),
+            "detection_bound": _detection_bound(guard, self.records),
             "seconds": time.perf_counter() - self._began,
         }
 
@@ -102,11 +102,11 @@ def _screened(records: list[StepRecord]) -> float | None:
     return 100 * sum(r.dropped + r.corrected for r in steps) / sum(r.samples for r in steps) if steps else None
 
 
-def _promised(guard: Guard, records: list[StepRecord]) -> dict[str, Any] | None:
-    """What the guard's first gate that can promise anything promises for the run, for all its checks and refusals."""
+def _detection_bound(guard: Guard, records: list[StepRecord]) -> dict[str, Any] | None:
+    """The bound of the first gate that states one, for all checks and refusals of the run."""
     checks = sum(record.attempts for record in records)
     committed = sum(record.verdict.committed for record in records if record.attempts)
     for gate in guard.gates:
-        if checks and isinstance(gate, Promising):
-            return asdict(gate.promise(checks=checks, refusals=checks - committed))
+        if checks and isinstance(gate, HasDetectionBound):
+            return asdict(gate.detection_bound(checks=checks, refusals=checks - committed))
     return None

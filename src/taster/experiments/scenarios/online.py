@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from taster.attacks import Campaign, Rehearsal
-from taster.attacks.online_attack import changed
+from taster.attacks import OnlineAttack, GuardSimulator
+from taster.attacks.online_attack import poison_mask
 from taster.core.learner import Learner
 from taster.core.types import Batch, Phase
 from taster.data import Augment, Images, ImageSet, Role, Stream, as_batch
@@ -29,7 +29,7 @@ from taster.experiments.scenarios.cell_trace import CellTrace, step_cost
 from taster.experiments.scenarios.crafting_replay import frames, summarize_replay, replay
 from taster.experiments.scenarios.score_tracker import ScoreTracker
 from taster.experiments.user_code import user_code
-from taster.scores.base import halves
+from taster.scores.base import split_in_half
 from taster.utils.seeds import derived_seed, generator
 
 _SHOWN = 6
@@ -52,10 +52,10 @@ def run_cell(
     batches = {role: as_batch(images).to(device) for role, images in roles.items() if role not in ("burn_in", "stream")}
     learner = make_learner(recipe, data, burnt_in, defence, batches["probe"], seed, device)
     rehearsal = None
-    if "rehearsal" in recipe.factory("attack", attack).needs:
-        known, held_out = halves(batches["validation"])
+    if "simulator" in recipe.factory("attack", attack).needs:
+        known, held_out = split_in_half(batches["validation"])
         copy = make_learner(recipe, data, burnt_in, defence, known, seed, device, "rehearsal")
-        rehearsal = Rehearsal(copy, held_out)
+        rehearsal = GuardSimulator(copy, held_out)
     surrogates = make_surrogates(recipe, data, burnt_in, seed, device)
     campaign = make_campaign(recipe, roles, batches["trigger"], attack, seed, surrogates, rehearsal)
     measures = ScoreTracker({entry: make_score(recipe, entry, batches["probe"]) for entry in recipe.score})
@@ -81,12 +81,12 @@ def run_cell(
         clean = batches["trigger"] if phase is Phase.TRIGGER else stream.draw()
         with user_code(defence):
             if rehearsal is not None:
-                rehearsal.follow(learner, course.records[-1] if course.records else None)
+                rehearsal.sync(learner, course.records[-1] if course.records else None)
             with user_code(attack):
                 poisoned = campaign.poison(clean, learner.view(), phase)
-        if phase is Phase.TRIGGER and campaign.forming is not None and campaign.forming.batches:
-            formed = replay(campaign.forming, learner.view(), stream_rate(recipe), batches["test"])
-            pictures["forming"] = frames(campaign.forming, clean)
+        if phase is Phase.TRIGGER and campaign.trace is not None and campaign.trace.batches:
+            formed = replay(campaign.trace, learner.view(), stream_rate(recipe), batches["test"])
+            pictures["forming"] = frames(campaign.trace, clean)
         scores = measures.take(phase, clean, poisoned, learner.view())
         with user_code(defence), weight_momentum(learner, campaign, phase):
             record = replace(learner.step(poisoned), phase=phase)
@@ -95,8 +95,8 @@ def run_cell(
             {
                 **whose,
                 **record.to_dict(),
-                "poisoned": int(changed(poisoned, clean).sum()),
-                "derivatives": None if campaign.derivatives is None else campaign.derivatives.used(),
+                "poisoned": int(poison_mask(poisoned, clean).sum()),
+                "derivatives": None if campaign.derivatives is None else campaign.derivatives.describe(),
                 **course.take(record),
                 **({"scores": scores} if scores else {}),
             }
@@ -115,7 +115,7 @@ def run_cell(
 
 
 @contextmanager
-def weight_momentum(learner: Learner, campaign: Campaign, phase: Phase) -> Iterator[None]:
+def weight_momentum(learner: Learner, campaign: OnlineAttack, phase: Phase) -> Iterator[None]:
     """The momentum that the attack brings about while its accumulative phase lasts."""
     if campaign.weight_momentum is None or phase is not Phase.ACCUMULATE:
         yield
@@ -133,5 +133,5 @@ def weight_momentum(learner: Learner, campaign: Campaign, phase: Phase) -> Itera
 
 def _pictures(phase: str, clean: Batch, poisoned: Batch) -> dict[str, Tensor]:
     """A few samples before and after, the changed ones first."""
-    order = torch.argsort(changed(poisoned, clean).int(), descending=True, stable=True)[:_SHOWN]
+    order = torch.argsort(poison_mask(poisoned, clean).int(), descending=True, stable=True)[:_SHOWN]
     return {phase: torch.stack([clean.x[order], poisoned.x[order]]).cpu()}

@@ -9,7 +9,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from taster.attacks.online_attack import changed
+from taster.attacks.online_attack import poison_mask
 from taster.core.guard import Stateful
 from taster.core.types import Batch, Phase, StepRecord
 from taster.core.view import View
@@ -41,7 +41,7 @@ class ScoreTracker:
         """
         if phase is Phase.DORMANT:
             return {}
-        mask = changed(poisoned, clean)
+        mask = poison_mask(poisoned, clean)
         found = {}
         for entry, score in self._scores:
             key = (entry.label, phase.value)
