@@ -20,10 +20,10 @@ from taster import Batch
 from taster.core.functional_model import autocast
 from taster.core.learner import Learner
 from taster.core.types import Tensors
-from taster.derivatives import agreement, normalised
-from taster.derivatives.activation_pattern import Branches
+from taster.derivatives import normalized, sign_agreement
+from taster.derivatives.activation_pattern import ActivationPattern
 from taster.derivatives.autodiff import DoubleBackward, gradient
-from taster.derivatives.finite_differences import HeldDifferences
+from taster.derivatives.finite_differences import FrozenActivationDifferences
 from taster.perturbations.pgd import LpBall
 
 CHANGES = {
@@ -33,7 +33,7 @@ CHANGES = {
 EPSILON, STEPS, SIZE, POINTS = 0.1, 10, 100, (0, 1, 4)
 
 
-def free(_: Branches) -> AbstractContextManager[object]:
+def free(_: ActivationPattern) -> AbstractContextManager[object]:
     return nullcontext()
 
 
@@ -48,7 +48,7 @@ def main() -> None:
     def loss(at: Tensors, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return view.loss(x, y, params=at)
 
-    towards = normalised(gradient(loss, params, other), "per_tensor")
+    towards = normalized(gradient(loss, params, other), "per_tensor")
     x, points = clean.x, []
     for step in range(max(POINTS) + 1):
         truth = DoubleBackward().mixed_derivative(loss, params, Batch(x, clean.y), towards, "per_tensor")
@@ -66,12 +66,16 @@ def main() -> None:
         for kinks in ("held", "free"):
             for change in changes:
                 shares, signs = [], []
-                with mock.patch.multiple(Branches, recorded=free, held=free) if kinks == "free" else nullcontext():
-                    differences = HeldDifferences(change)
+                with (
+                    mock.patch.multiple(ActivationPattern, recorded=free, held=free)
+                    if kinks == "free"
+                    else nullcontext()
+                ):
+                    differences = FrozenActivationDifferences(change)
                     for x, truth in points:
                         batch = Batch(x, clean.y)
                         found = differences.mixed_derivative(there, params, batch, towards, "per_tensor")
-                        shares.append(agreement(found, truth))
+                        shares.append(sign_agreement(found, truth))
                         signs.append(float((found.sign() == truth.sign()).float().mean()))
                 row = {"precision": precision, "kinks": kinks, "change": change}
                 rows.append({**row, "signs": min(signs), "weighted": min(shares)})

@@ -40,9 +40,9 @@ from taster.attacks.online_attack import Budget
 from taster.core.functional_model import autocast
 from taster.core.learner import Learner
 from taster.core.view import View
-from taster.derivatives import Derivatives, Way, agreement, normalised
+from taster.derivatives import Derivatives, DiffMethod, normalized, sign_agreement
 from taster.perturbations.pgd import LpBall
-from taster.utils.allocator import keep_memory
+from taster.utils.allocator import retain_freed_memory
 
 EPSILON, STEPS, SIZE = 0.1, 10, 100
 VARIANTS = [
@@ -51,11 +51,11 @@ VARIANTS = [
     "textbook kept",
     "double_backward channels_last kept",
     "forward_over_reverse channels_last kept",
-    "held_difference kept",
-    "held_difference channels_last kept",
+    "finite_difference kept",
+    "finite_difference channels_last kept",
     "double_backward bfloat16 channels_last kept",
-    "held_difference bfloat16 channels_last",
-    "held_difference bfloat16 channels_last kept",
+    "finite_difference bfloat16 channels_last",
+    "finite_difference bfloat16 channels_last kept",
 ]
 CASES = [
     "forward",
@@ -121,7 +121,7 @@ def baseline_cases(
 
 
 def own_cases(
-    model: torch.nn.Module, batches: list[Batch], way: Way, towards: list[list[Tensor]]
+    model: torch.nn.Module, batches: list[Batch], way: DiffMethod, towards: list[list[Tensor]]
 ) -> tuple[dict[str, Any], Derivatives]:
     view: View = Learner(model, torch.optim.SGD(model.parameters(), lr=0.1), cross_entropy).view()
     derivatives = Derivatives(way)
@@ -130,7 +130,7 @@ def own_cases(
     loss, params = crafting.loss(view), view.trainable
     clean, val, trigger = batches
     everyone = torch.ones(len(clean), dtype=torch.bool)
-    terms = [(1.0, normalised(dict(zip(params, t, strict=True)), "per_tensor")) for t in towards]
+    terms = [(1.0, normalized(dict(zip(params, t, strict=True)), "per_tensor")) for t in towards]
     plain = derivatives.mixed(loss, params, terms)
     cosines = derivatives.mixed(loss, params, terms, "per_tensor")
 
@@ -143,7 +143,9 @@ def own_cases(
         return derivatives.accumulation_direction(loss, params, val, trigger, how)  # type: ignore[arg-type]
 
     def batch() -> Tensor:
-        return crafting.align(clean, view, [(1.0, crafting.target(view, clean)), (1.0, direction())], everyone)
+        return crafting.align(
+            clean, view, [(1.0, crafting.normalized_gradient(view, clean)), (1.0, direction())], everyone
+        )
 
     cases = {
         "forward": forward,
@@ -151,7 +153,7 @@ def own_cases(
         "step, cosines": lambda: cosines(clean.x, clean.y),
         "direction G": lambda: flat(list(direction().values())),
         "direction, federated": lambda: flat(list(direction("global").values())),
-        "trigger, C = 10": lambda: crafting.oppose(trigger, view, crafting.target(view, val), everyone),
+        "trigger, C = 10": lambda: crafting.oppose(trigger, view, crafting.normalized_gradient(view, val), everyone),
         "batch, C = 10": batch,
     }
     return cases, derivatives
@@ -165,7 +167,7 @@ def work(variant: str, options: dict[str, Any], pipe: Connection) -> None:
     """A variant's process: computes the cases it is told to, and says how long each took."""
     torch.set_num_threads(options["threads"])
     way = variant.removesuffix(" kept")
-    if way != variant and not keep_memory():
+    if way != variant and not retain_freed_memory():
         raise SystemExit("the allocator cannot be told to keep memory")
     truth = torch.load(options["truth"])
     batches = [Batch(x, y) for x, y in truth["batches"]]
@@ -174,7 +176,7 @@ def work(variant: str, options: dict[str, Any], pipe: Connection) -> None:
     if way in ("published", "textbook"):
         cases = baseline_cases(model, batches, truth["towards"], hoisted=way == "textbook")
     else:
-        cases, derivatives = own_cases(model, batches, Way.parse(way), truth["towards"])
+        cases, derivatives = own_cases(model, batches, DiffMethod.parse(way), truth["towards"])
     at_rest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for case, times in iter(pipe.recv, None):
         start = time.perf_counter()
@@ -184,9 +186,9 @@ def work(variant: str, options: dict[str, Any], pipe: Connection) -> None:
         pipe.send(
             {
                 "seconds": seconds,
-                "agreement": agreement(found.double(), truth[case]) if case in truth else None,
+                "agreement": sign_agreement(found.double(), truth[case]) if case in truth else None,
                 "peak_mib": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - at_rest) // 1024,
-                "used": None if derivatives is None else derivatives.used(),
+                "used": None if derivatives is None else derivatives.describe(),
             }
         )
 

@@ -23,25 +23,25 @@ from torch.nn.functional import cross_entropy
 
 from taster import Batch, Phase, View
 from taster.attacks import accumulative
-from taster.attacks.online_attack import Budget, Campaign
+from taster.attacks.online_attack import Budget, OnlineAttack
 from taster.core.learner import Learner
 from taster.data import Images, as_batch, load_images
-from taster.derivatives import Derivatives, Way
+from taster.derivatives import Derivatives, DiffMethod
 from taster.perturbations.pgd import LpBall
 
 EPSILON, SIZE, TESTED = 0.1, 100, 2000
 VARIANTS = [
     "textbook, C = 100",
-    "held_difference bfloat16 channels_last, C = 2",
-    "held_difference bfloat16 channels_last, C = 5",
-    "held_difference bfloat16 channels_last, C = 10",
-    "held_difference channels_last, C = 10",
+    "finite_difference bfloat16 channels_last, C = 2",
+    "finite_difference bfloat16 channels_last, C = 5",
+    "finite_difference bfloat16 channels_last, C = 10",
+    "finite_difference channels_last, C = 10",
     "double_backward, C = 10",
     "forward_over_reverse, C = 10",
 ]
 
 
-def by_textbook(trigger: Batch, validation: Batch, steps: int) -> Campaign:
+def by_textbook(trigger: Batch, validation: Batch, steps: int) -> OnlineAttack:
     """The attack of `taster.attacks.online.accumulative` with a fixed trigger, from `textbook`'s functions."""
     made: list[Tensor] = []
 
@@ -69,10 +69,10 @@ def by_textbook(trigger: Batch, validation: Batch, steps: int) -> Campaign:
 
         return Batch(textbook.poisoned(loss, params, batch, targets, EPSILON, steps, hoisted=True), clean.y)
 
-    return Campaign(Budget(LpBall("linf", EPSILON)), accumulate=accumulate, trigger=strike)
+    return OnlineAttack(Budget(LpBall("linf", EPSILON)), accumulate=accumulate, trigger=strike)
 
 
-def campaign_of(variant: str, trigger: Batch, validation: Batch) -> Campaign:
+def campaign_of(variant: str, trigger: Batch, validation: Batch) -> OnlineAttack:
     way, _, steps = variant.partition(", C = ")
     if way == "textbook":
         return by_textbook(trigger, validation, int(steps))
@@ -80,10 +80,10 @@ def campaign_of(variant: str, trigger: Batch, validation: Batch) -> Campaign:
         trigger,
         lambda _: validation,
         torch.Generator().manual_seed(0),
-        Derivatives(Way.parse(way)),
+        Derivatives(DiffMethod.parse(way)),
         epsilon=EPSILON,
         pgd_steps=int(steps),
-        normalise_poisoned=True,
+        normalize_poisoned=True,
     )
 
 

@@ -21,9 +21,9 @@ from torch.nn.functional import cross_entropy
 
 from taster import Batch
 from taster.core.types import Tensors
-from taster.derivatives import Normalise, normalised
-from taster.derivatives.activation_pattern import Branches
-from taster.derivatives.autodiff import Differentiator, DoubleBackward, ForwardOverReverse, LossAt, gradient
+from taster.derivatives import Normalize, normalized
+from taster.derivatives.activation_pattern import ActivationPattern
+from taster.derivatives.autodiff import Differentiator, DoubleBackward, ForwardOverReverse, LossFn, gradient
 
 SIZE = 100
 METHODS: dict[str, Callable[[], Differentiator]] = {
@@ -32,7 +32,7 @@ METHODS: dict[str, Callable[[], Differentiator]] = {
 }
 
 
-def loss_of(model: torch.nn.Module, sides: Callable[[], Any]) -> LossAt:
+def loss_of(model: torch.nn.Module, sides: Callable[[], Any]) -> LossFn:
     def loss(params: Tensors, x: Tensor, y: Tensor) -> Tensor:
         with sides():
             return cross_entropy(functional_call(model, {**params, **dict(model.named_buffers())}, (x,)), y)
@@ -49,23 +49,23 @@ def main() -> None:
     params = {name: p.detach() for name, p in narrow.named_parameters()}
     wide_params = {name: p.detach() for name, p in wide.named_parameters()}
     wide_clean = Batch(clean.x.double(), clean.y)
-    towards = normalised(gradient(loss_of(narrow, nullcontext), params, other), "per_tensor")
+    towards = normalized(gradient(loss_of(narrow, nullcontext), params, other), "per_tensor")
     wide_towards = {name: v.double() for name, v in towards.items()}
-    branches = Branches()
+    branches = ActivationPattern()
     with torch.no_grad():
-        loss_of(narrow, branches.recorded)(params, clean.x, clean.y)
+        loss_of(narrow, branches.recording)(params, clean.x, clean.y)
     rows = []
     print("| derivative | method | relative error | held |\n|---|---|---:|---:|")
-    cases: list[tuple[Normalise, list[str]]] = [("none", list(METHODS)), ("per_tensor", ["double_backward"])]
+    cases: list[tuple[Normalize, list[str]]] = [("none", list(METHODS)), ("per_tensor", ["double_backward"])]
     for how, methods in cases:
         free, held = (
             DoubleBackward().mixed_derivative(loss_of(wide, sides), wide_params, wide_clean, wide_towards, how)
-            for sides in (nullcontext, branches.held)
+            for sides in (nullcontext, branches.replaying)
         )
         for method in methods:
             found = METHODS[method]().mixed_derivative(loss_of(narrow, nullcontext), params, clean, towards, how)
             errors = [float((found.double() - truth).norm() / truth.norm()) for truth in (free, held)]
-            rows.append({"normalise": how, "method": method, "error": errors[0], "held": errors[1]})
+            rows.append({"normalize": how, "method": method, "error": errors[0], "held": errors[1]})
             print(f"| {how} | {method} | {errors[0]:.1e} | {errors[1]:.1e} |")
     setting.write(options, rows=rows)
 

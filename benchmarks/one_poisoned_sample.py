@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from taster import Batch, Phase
-from taster.attacks import Campaign, direct_gradient, generative
+from taster.attacks import OnlineAttack, direct_gradient, generative
 from taster.core.view import View
 from taster.data import as_batch, split_roles
 from taster.data.stream import Sampler
@@ -31,15 +31,15 @@ from taster.experiments.running.tasks import recipe_data
 from taster.experiments.scenarios.build_online import make_learner, stream_rate
 from taster.experiments.scenarios.burn_in import burn_in
 from taster.experiments.scenarios.burn_in_cache import cached_burn_in
-from taster.experiments.scenarios.crafting_replay import summarize_replay, replay
-from taster.utils.allocator import keep_memory
+from taster.experiments.scenarios.crafting_replay import replay, summarize_replay
+from taster.utils.allocator import retain_freed_memory
 from taster.utils.seeds import generator
 
 TESTED = 2000
 """Test images that the accuracy is of."""
 
 METHODS: dict[str, dict[str, Any]] = {
-    "differences": {"gradient": "differences"},
+    "differences": {"gradient": "finite_differences"},
     "exact": {},
     "first order": {"gradient": "first_order"},
     "generative": {},
@@ -47,7 +47,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-def make(method: str, recipe: Recipe, sampler: Sampler, seed: int, group: int, differences: int) -> Campaign:
+def make(method: str, recipe: Recipe, sampler: Sampler, seed: int, group: int, differences: int) -> OnlineAttack:
     settings: dict[str, Any] = {**METHODS[method], "group_size": group}
     draws, rate = generator(seed, "attack"), stream_rate(recipe)
     if not method.startswith("generative"):
@@ -59,10 +59,10 @@ def make(method: str, recipe: Recipe, sampler: Sampler, seed: int, group: int, d
     return generative(sampler, draws, rate, **settings, **kept)
 
 
-def measured(campaign: Campaign, clean: Batch, view: View, rate: float, test: Batch) -> dict[str, Any]:
+def measured(campaign: OnlineAttack, clean: Batch, view: View, rate: float, test: Batch) -> dict[str, Any]:
     campaign.poison(clean, view, Phase.TRIGGER)
-    assert campaign.forming is not None
-    found = summarize_replay(replay(campaign.forming, view, rate, test))
+    assert campaign.trace is not None
+    found = summarize_replay(replay(campaign.trace, view, rate, test))
     return {**found, "an_iteration": found["processor"] / max(1, found["iterations"])}
 
 
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    keep_memory()
+    retain_freed_memory()
     device = torch.device("cpu")
     recipe = read_recipe(options.recipe, [f"data.source={options.data}"]).computed_with(device="cpu", threads=1)
     data, rate = recipe_data(recipe), stream_rate(recipe)

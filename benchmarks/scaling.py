@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 from taster import Batch
 from taster.attacks import accumulative
 from taster.core.learner import Learner
-from taster.derivatives import Derivatives, Way
+from taster.derivatives import Derivatives, DiffMethod
 
 SIZES = {"C": (5, 10, 20), "batch": (50, 100, 200), "batches": (1, 2, 4)}
 START = {"C": 10, "batch": 100, "batches": 1}
@@ -38,7 +38,7 @@ def seconds_of(options: dict[str, Any], sizes: dict[str, int], batches: list[Bat
         derivatives,
         epsilon=0.1,
         pgd_steps=sizes["C"],
-        normalise_poisoned=True,
+        normalize_poisoned=True,
         trigger_batch="clean",
     )
     assert campaign.accumulate is not None
@@ -65,12 +65,12 @@ def plot(found: dict[str, dict[int, float]], path: Path) -> None:
 
 def main() -> None:
     parser = setting.parser(__doc__)
-    parser.add_argument("--way", default="held_difference bfloat16 channels_last")
+    parser.add_argument("--way", default="finite_difference bfloat16 channels_last")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--plot", type=Path)
     options = setting.begin(parser)
     batches, options["classes"] = setting.draw(options, max(SIZES["batch"]), 3)
-    derivatives = Derivatives(Way.parse(options["way"]))
+    derivatives = Derivatives(DiffMethod.parse(options["way"]))
     seconds_of(options, START, batches, derivatives)  # warms up
     times: dict[str, dict[int, list[float]]] = {key: {size: [] for size in sizes} for key, sizes in SIZES.items()}
     for _ in range(options["turns"]):

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from taster import Batch, Guard, SnapshotBuffer, Learner
+from taster import Batch, Guard, Learner, SnapshotBuffer
 from taster.data import as_batch, load_images
 from taster.experiments.scenarios.burn_in import load_weights
 from taster.models import MODELS
-from taster.utils.allocator import keep_memory
+from taster.utils.allocator import retain_freed_memory
 
 CIFAR = {"pixel_mean": [0.4914, 0.4822, 0.4465], "pixel_std": [0.2023, 0.1994, 0.2010]}
 
@@ -36,7 +36,7 @@ def begin(parser: argparse.ArgumentParser) -> dict[str, Any]:
     """The arguments; from here on with so many threads, and memory kept."""
     options = vars(parser.parse_args())
     torch.set_num_threads(options["threads"])
-    keep_memory()
+    retain_freed_memory()
     return options
 
 
@@ -64,7 +64,11 @@ def make_model(options: dict[str, Any], shape: tuple[int, ...], classes: int) ->
 def make_learner(options: dict[str, Any], shape: tuple[int, ...], classes: int, guard: Guard | None = None) -> Learner:
     """At the checkpoint, with the weights of `--earlier` pinned under that label where they are given."""
     model = make_model(options, shape, classes)
-    history = SnapshotBuffer.for_rewind(guard.max_rewind) if guard is not None and guard.max_rewind else SnapshotBuffer(capacity=0)
+    history = (
+        SnapshotBuffer.for_rewind(guard.max_rewind)
+        if guard is not None and guard.max_rewind
+        else SnapshotBuffer(capacity=0)
+    )
     learner = Learner(
         model, torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9), cross_entropy, guard, history=history
     )

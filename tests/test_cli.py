@@ -93,7 +93,10 @@ def mistakes(folder: Path) -> list[tuple[list[str | Path], str]]:
         (["run", "--set", "model.name=mpl"], "wanted one of mlp"),
         (["run", "--set", "data.source=./nowhere"], "data.source: ./nowhere: no such file or folder"),
         (["run", "--set", "split.probe=9999"], "split.probe = 9999"),
-        (["run", "--set", "attack.accumulative.ratio=2"], "ratio: got 2, wanted less than or equal to 1"),
+        (
+            ["run", "--set", "attack.accumulative.poison_fraction=2"],
+            "poison_fraction: got 2, wanted less than or equal to 1",
+        ),
         (["run", "--out", folder / "file" / "x"], "cannot be"),
         (["run", "--out", folder / "thesis"], "not empty"),
         (["run", "--out", "/proc/nowhere"], "cannot be written"),

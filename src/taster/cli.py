@@ -115,9 +115,9 @@ def run(
     """
     from taster.experiments import RunDirectory, read_recipe, run_recipe
     from taster.report import write_report
-    from taster.utils.allocator import keep_memory
+    from taster.utils.allocator import retain_freed_memory
 
-    keep_memory()
+    retain_freed_memory()
     wanted = [*(changes or []), *([] if seeds is None else [f"seeds={seeds}"])]
     if resume and recipe is None and out is not None and RunDirectory(out).exists():
         chosen = read_recipe(str(out / "recipe.toml"), wanted)

@@ -8,12 +8,12 @@ import pytest
 import torch
 from tests.conftest import full_state, same_state, tiny_batch, tiny_learner
 
-from taster import Batch, Guard, SnapshotBuffer, Learner, Phase
-from taster.attacks import Rehearsal, guard_aware
-from taster.attacks.online_attack import changed
+from taster import Batch, Guard, Learner, Phase, SnapshotBuffer
+from taster.attacks import GuardSimulator, guard_aware
+from taster.attacks.online_attack import poison_mask
 from taster.core.guard import CandidateUpdate
 from taster.core.types import COMMIT, Verdict, reject
-from taster.derivatives import Derivatives, Way
+from taster.derivatives import Derivatives, DiffMethod
 
 
 class Bound:
@@ -46,29 +46,29 @@ def victim(guard: Guard | None = None) -> Learner:
     return learner
 
 
-def rehearsal(greatest: float = 1e9, held_out: Batch | None = None) -> tuple[Rehearsal, Learner]:
+def rehearsal(greatest: float = 1e9, held_out: Batch | None = None) -> tuple[GuardSimulator, Learner]:
     copy = tiny_learner(seed=5, guard=Guard(gates=[Bound(greatest)]), history=SnapshotBuffer(capacity=2))
-    return Rehearsal(copy, tiny_batch(30, seed=70) if held_out is None else held_out), copy
+    return GuardSimulator(copy, tiny_batch(30, seed=70) if held_out is None else held_out), copy
 
 
 def test_a_rehearsal_takes_up_the_victims_state_and_not_its_guards() -> None:
     learner, (stage, copy) = victim(Guard(gates=[Bound(1e9)])), rehearsal()
-    stage.follow(learner)
+    stage.sync(learner)
     assert same_state(full_state(learner), full_state(copy))
     assert learner.guard.gates[0].seen == 4
     assert copy.guard.gates[0].seen == 0
     record = learner.step(tiny_batch(seed=9))
-    stage.follow(learner, record)
+    stage.sync(learner, record)
     assert copy.guard.gates[0].seen == 1
     assert copy.steps == learner.steps
 
 
 def test_what_is_tried_out_leaves_no_trace() -> None:
     learner, (stage, copy) = victim(), rehearsal()
-    stage.follow(learner)
+    stage.sync(learner)
     twin = victim()
     before, steps, random = full_state(copy), copy.history.steps if copy.history else (), torch.get_rng_state()
-    outcome = stage.outcome(tiny_batch(seed=30), tiny_batch(seed=31))
+    outcome = stage.simulate(tiny_batch(seed=30), tiny_batch(seed=31))
     assert outcome.committed == (True, True)
     assert same_state(before, full_state(copy))
     assert copy.history is not None
@@ -79,16 +79,16 @@ def test_what_is_tried_out_leaves_no_trace() -> None:
         twin.step(tiny_batch(seed=seed))
     held_out = tiny_batch(30, seed=70)
     assert outcome.accuracy == twin.view().accuracy(held_out.x, held_out.y)
-    assert stage.outcome(tiny_batch(seed=30), tiny_batch(seed=31)) == outcome
+    assert stage.simulate(tiny_batch(seed=30), tiny_batch(seed=31)) == outcome
 
 
-def campaign(stage: Rehearsal, **settings: Any) -> Any:
+def campaign(stage: GuardSimulator, **settings: Any) -> Any:
     return guard_aware(
         tiny_batch(seed=50),
         lambda n: tiny_batch(n, seed=60),
         torch.Generator().manual_seed(0),
         stage,
-        Derivatives(Way("double_backward")),
+        Derivatives(DiffMethod("double_backward")),
         epsilon=0.3,
         pgd_steps=3,
         **settings,
@@ -100,23 +100,23 @@ def test_the_worst_that_passes_is_fed(phase: Phase) -> None:
     learner = victim()
     clean = tiny_batch(seed=50)
     stage, _ = rehearsal()
-    stage.follow(learner)
+    stage.sync(learner)
     free = campaign(stage).poison(clean, learner.view(), phase)
-    assert bool(changed(free, clean).any())
+    assert bool(poison_mask(free, clean).any())
     plain = float(learner.view().loss(clean.x, clean.y, batch_norm="train"))
     strict, copy = rehearsal(plain + 0.003)
-    strict.follow(learner)
-    fed = campaign(strict, shares=[1.0, 0.5, 0.05, 0.001]).poison(clean, learner.view(), phase)
-    assert strict.outcome(fed).committed == (True,)
+    strict.sync(learner)
+    fed = campaign(strict, perturbation_scales=[1.0, 0.5, 0.05, 0.001]).poison(clean, learner.view(), phase)
+    assert strict.simulate(fed).committed == (True,)
     assert same_state(full_state(learner), full_state(copy))
 
 
 def test_where_nothing_passes_the_stream_stays_clean_and_the_trigger_is_the_least() -> None:
     learner = victim()
     stage, _ = rehearsal(-1.0)
-    stage.follow(learner)
+    stage.sync(learner)
     clean = tiny_batch(seed=50)
-    attack = campaign(stage, shares=[0.1, 1.0])
+    attack = campaign(stage, perturbation_scales=[0.1, 1.0])
     assert torch.equal(attack.poison(clean, learner.view(), Phase.ACCUMULATE).x, clean.x)
     least = attack.poison(clean, learner.view(), Phase.TRIGGER).x
     assert float((least - clean.x).abs().max()) <= 0.03 + 1e-6

@@ -10,8 +10,8 @@ from hypothesis.extra.numpy import arrays
 from tests.conftest import tiny_batch, tiny_learner
 
 from taster import Batch, Phase, View
-from taster.attacks import Budget, Campaign
-from taster.attacks.online_attack import changed, of_class
+from taster.attacks import Budget, OnlineAttack
+from taster.attacks.online_attack import poison_mask, sample_class
 from taster.errors import AttackError
 from taster.perturbations.pgd import LpBall
 
@@ -26,11 +26,11 @@ def test_the_budget_holds_for_any_attack(x, ratio: float, norm: str) -> None:
     clean = tiny_batch(5)
     before = clean.x.clone()
     budget = Budget(LpBall(norm, 0.1), ratio)
-    campaign = Campaign(budget, trigger=lambda c, v: Batch(torch.from_numpy(x), c.y + 1))
+    campaign = OnlineAttack(budget, trigger=lambda c, v: Batch(torch.from_numpy(x), c.y + 1))
     fed = campaign.poison(clean, tiny_learner().view(), Phase.TRIGGER)
     size = (fed.x - clean.x).flatten(1).abs().amax(1) if norm == "linf" else (fed.x - clean.x).flatten(1).norm(dim=1)
     assert bool((size <= 0.1 + 1e-5).all())
-    assert int(changed(fed, clean).sum()) <= int(ratio * 5 + 1e-9)
+    assert int(poison_mask(fed, clean).sum()) <= int(ratio * 5 + 1e-9)
     assert torch.equal(fed.y, clean.y)
     assert bool(fed.x.isfinite().all())
     assert torch.equal(clean.x, before)
@@ -40,7 +40,7 @@ def test_the_budget_holds_for_any_attack(x, ratio: float, norm: str) -> None:
 @given(arrays("int64", (5,), elements=st.integers(-5, 5)), st.floats(0, 1))
 def test_labels_are_bound_by_the_ratio_where_they_may_change(y, ratio: float) -> None:
     clean = tiny_batch(5)
-    campaign = Campaign(
+    campaign = OnlineAttack(
         Budget(LpBall("linf", 0.0), ratio, labels=True), trigger=lambda c, v: Batch(c.x, torch.from_numpy(y))
     )
     fed = campaign.poison(clean, tiny_learner().view(), Phase.TRIGGER)
@@ -50,36 +50,36 @@ def test_labels_are_bound_by_the_ratio_where_they_may_change(y, ratio: float) ->
 
 
 def test_labels_of_another_shape_are_told() -> None:
-    campaign = Campaign(Budget(labels=True), trigger=lambda c, v: Batch(c.x, c.y.float()))
+    campaign = OnlineAttack(Budget(labels=True), trigger=lambda c, v: Batch(c.x, c.y.float()))
     with pytest.raises(AttackError, match=r"returned labels \[8\] of torch.float32"):
         campaign.poison(tiny_batch(), tiny_learner().view(), Phase.TRIGGER)
 
 
 def test_a_draw_of_one_class_holds_that_class_alone() -> None:
-    draw = of_class(lambda n: tiny_batch(n, seed=4), 1)
+    draw = sample_class(lambda n: tiny_batch(n, seed=4), 1)
     assert set(draw(30).y.tolist()) == {1}
-    assert of_class(tiny_batch, None) is tiny_batch
+    assert sample_class(tiny_batch, None) is tiny_batch
     with pytest.raises(AttackError, match="victim_class: got 7, wanted a class that the attacker has samples of"):
-        of_class(lambda n: tiny_batch(n, seed=4), 7)(30)
+        sample_class(lambda n: tiny_batch(n, seed=4), 7)(30)
 
 
 def test_what_is_no_batch_is_told_and_loss_scaling_is_bound() -> None:
     view = tiny_learner().view()
     with pytest.raises(AttackError, match="returned Tensor, wanted a Batch"):
-        Campaign(trigger=lambda c, v: c.x).poison(tiny_batch(), view, Phase.TRIGGER)
-    loud = Campaign(Budget(loss_scale=5.0), trigger=lambda c, v: Batch(c.x, c.y, 100.0))
+        OnlineAttack(trigger=lambda c, v: c.x).poison(tiny_batch(), view, Phase.TRIGGER)
+    loud = OnlineAttack(Budget(max_loss_weight=5.0), trigger=lambda c, v: Batch(c.x, c.y, 100.0))
     assert loud.poison(tiny_batch(), view, Phase.TRIGGER).loss_weight == 5.0
 
 
 def test_phases_without_a_part_stay_clean() -> None:
     clean = tiny_batch()
     for phase in Phase:
-        assert Campaign().poison(clean, tiny_learner().view(), phase) is clean
+        assert OnlineAttack().poison(clean, tiny_learner().view(), phase) is clean
 
 
 @pytest.mark.parametrize("wrong", [torch.zeros(3, 1, 6, 6), torch.zeros(8, 1, 6, 6, dtype=torch.float64)])
 def test_an_attack_that_changes_the_shape_is_told(wrong: torch.Tensor) -> None:
-    campaign = Campaign(accumulate=lambda c, v: Batch(wrong, torch.zeros(len(wrong), dtype=torch.int64)))
+    campaign = OnlineAttack(accumulate=lambda c, v: Batch(wrong, torch.zeros(len(wrong), dtype=torch.int64)))
     with pytest.raises(AttackError, match=r"wanted \[8, 1, 6, 6\]"):
         campaign.poison(tiny_batch(), tiny_learner().view(), Phase.ACCUMULATE)
 
@@ -88,14 +88,14 @@ def test_an_attack_that_changes_the_shape_is_told(wrong: torch.Tensor) -> None:
     ("ratio", "n", "count"), [(0.1, 50, 5), (0.3, 10, 3), (1.0, 7, 7), (0.0, 9, 0), (0.29, 100, 29)]
 )
 def test_the_ratio_counts_samples(ratio: float, n: int, count: int) -> None:
-    budget = Budget(ratio=ratio)
-    assert budget.count(n) == count
-    assert int(budget.choose(n, torch.Generator().manual_seed(0)).sum()) == count
+    budget = Budget(poison_fraction=ratio)
+    assert budget.max_poisoned(n) == count
+    assert int(budget.draw_mask(n, torch.Generator().manual_seed(0)).sum()) == count
 
 
 def test_a_ratio_over_one_is_told() -> None:
     with pytest.raises(AttackError, match="from 0 to 1"):
-        Budget(ratio=1.1)
+        Budget(poison_fraction=1.1)
 
 
 def test_the_trigger_may_have_a_budget_of_its_own() -> None:
@@ -105,7 +105,7 @@ def test_the_trigger_may_have_a_budget_of_its_own() -> None:
         return Batch(batch.x + 9, (batch.y + 1) % 3)
 
     wide = Budget(LpBall("linf", 0.4), labels=True)
-    campaign = Campaign(Budget(LpBall("linf", 0.1)), shout, shout, trigger_budget=wide)
+    campaign = OnlineAttack(Budget(LpBall("linf", 0.1)), shout, shout, trigger_budget=wide)
     stream, trigger = (campaign.poison(clean, view, phase) for phase in (Phase.ACCUMULATE, Phase.TRIGGER))
     assert torch.equal(stream.y, clean.y)
     assert float((stream.x - clean.x).max()) == pytest.approx(0.1, abs=1e-6)

@@ -126,7 +126,7 @@ def test_all_kinds_of_models_work(build: type[nn.Module]) -> None:
     x = batch.x.clone().requires_grad_()
     learner.view().loss(x, batch.y).backward()
     assert x.grad.abs().sum() > 0
-    settings = {"epsilon": 0.1, "pgd_steps": 2, "trigger_batch": "optimised"}
+    settings = {"epsilon": 0.1, "pgd_steps": 2, "trigger_batch": "optimized"}
     campaign = accumulative(batch, lambda n: tiny_batch(n, seed=3), torch.Generator(), **settings)
     fed = campaign.poison(batch, learner.view(), Phase.ACCUMULATE)
     assert bool((fed.x != batch.x).any())

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from taster.derivatives.activation_pattern import BranchError, Branches
+from taster.derivatives.activation_pattern import ActivationPattern, ActivationPatternError
 
 KINKS = {
     "relu": nn.ReLU(),
@@ -29,11 +29,11 @@ KINKS = {
 def test_recording_and_holding_give_what_torch_gives(name: str) -> None:
     torch.manual_seed(0)
     x = 3 * torch.randn(2, 4, 6, 6, dtype=torch.float64)
-    kink, branches = KINKS[name], Branches()
+    kink, branches = KINKS[name], ActivationPattern()
     expected = kink(x.clone())
-    with branches.recorded():
+    with branches.recording():
         recorded = kink(x.clone())
-    with branches.held():
+    with branches.replaying():
         held = kink(x.clone())
     assert torch.equal(recorded, expected)
     assert torch.equal(held, expected)
@@ -43,27 +43,27 @@ def test_recording_and_holding_give_what_torch_gives(name: str) -> None:
 def test_a_held_kink_is_the_straight_continuation_of_its_side(name: str) -> None:
     torch.manual_seed(0)
     x, move = 3 * torch.randn(2, 4, 6, 6, dtype=torch.float64), torch.randn(2, 4, 6, 6, dtype=torch.float64)
-    kink, branches = KINKS[name], Branches()
+    kink, branches = KINKS[name], ActivationPattern()
     leaf = x.clone().requires_grad_()
-    with branches.recorded():
+    with branches.recording():
         here = kink(leaf * 1)
     (slope,) = torch.autograd.grad(here.sum(), leaf)
-    with branches.held():
+    with branches.replaying():
         there = kink(x + 5 * move)  # far enough to cross many kinks
     branches.compact()
-    with branches.held():
+    with branches.replaying():
         assert torch.equal(kink(x + 5 * move), there)
     assert float(there.sum() - here.detach().sum()) == pytest.approx(5 * float((slope * move).sum()), rel=1e-9)
     assert not torch.allclose(kink(x + 5 * move), there)
 
 
 def test_another_pass_is_refused() -> None:
-    branches, x = Branches(), torch.randn(3)
-    with branches.recorded():
+    branches, x = ActivationPattern(), torch.randn(3)
+    with branches.recording():
         torch.relu(x)
-    with pytest.raises(BranchError, match="not go through the same kink"), branches.held():
+    with pytest.raises(ActivationPatternError, match="not go through the same kink"), branches.replaying():
         functional.leaky_relu(x)
-    with pytest.raises(BranchError, match="not go through the same kink"), branches.held():
+    with pytest.raises(ActivationPatternError, match="not go through the same kink"), branches.replaying():
         torch.relu(torch.relu(x))
-    with pytest.raises(BranchError, match="more kinks"), branches.held():
+    with pytest.raises(ActivationPatternError, match="more kinks"), branches.replaying():
         pass

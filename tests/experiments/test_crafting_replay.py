@@ -12,20 +12,20 @@ import torch
 from tests.conftest import tiny_batch, tiny_learner
 
 from taster import Batch, Learner
-from taster.attacks import Forming
+from taster.attacks import CraftingTrace
 from taster.experiments import RunDirectory, read_recipe, run_recipe
 from taster.experiments.scenarios.crafting_replay import frames, summarize_replay, replay
 from taster.report import write_report
 from taster.report.crafting_curves import crafting_table, format_seconds
 
 
-def formed(count: int = 4) -> tuple[Forming, Batch]:
-    clean, forming = tiny_batch(3, seed=1), Forming()
-    forming.begin()
+def formed(count: int = 4) -> tuple[CraftingTrace, Batch]:
+    clean, forming = tiny_batch(3, seed=1), CraftingTrace()
+    forming.start()
     for i in range(count):
         x = clean.x.clone()
         x[1] = (x[1] + 0.1 * i).clamp(0, 1)
-        forming.add(Batch(x, torch.tensor([int(clean.y[0]), (int(clean.y[1]) + 1) % 3, int(clean.y[2])])), float(i))
+        forming.append(Batch(x, torch.tensor([int(clean.y[0]), (int(clean.y[1]) + 1) % 3, int(clean.y[2])])), float(i))
     return forming, clean
 
 
@@ -44,7 +44,7 @@ def test_the_replay_is_what_the_learner_does() -> None:
         assert accuracy == other.view().accuracy(test.x, test.y)
     told = summarize_replay(course)
     assert (told["iterations"], told["loss"], told["accuracy"]) == (3, 3.0, min(course["accuracy"]))
-    assert (told["seconds"], told["processor"], told["prepared"]) == (forming.seconds, forming.processor, 0.0)
+    assert (told["seconds"], told["processor"], told["prepared"]) == (forming.seconds, forming.cpu_seconds, 0.0)
 
 
 def test_losses_without_a_number_can_be_written() -> None:
@@ -103,7 +103,7 @@ def test_a_run_keeps_the_course_and_the_page_shows_it(recipe_with: Callable[...,
     path = recipe_with(
         ("trigger = 20", "trigger = 1"),
         ('name = "none"\n[[attack]]', f'name = "none"\n[[attack]]\n{direct}\n[[attack]]'),
-        ("epsilon = 0.2", f'epsilon = 0.2\ntrigger_by = "generative"\ntrigger_settings = {settings}'),
+        ("epsilon = 0.2", f'epsilon = 0.2\ntrigger_attack = "generative"\ntrigger_settings = {settings}'),
     )
     rows = run_recipe(read_recipe(str(path), ["seeds=[0]", "burn_in.momentum=0.0"]), tmp_path / "run", jobs=1)
     by_attack = {(row["attack"], row["defence"]): row for row in rows}

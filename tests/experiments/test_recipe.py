@@ -222,7 +222,7 @@ def test_bases_that_make_no_sense_are_told(text: str, message: str, tmp_path: Pa
 
 
 def test_defaults_lie_under_the_entries_that_have_the_setting() -> None:
-    recipe = parse_recipe(tomllib.loads(TINY_RECIPE + "[defaults.attack]\nepsilon = 0.3\nratio = 0.5\n"))
+    recipe = parse_recipe(tomllib.loads(TINY_RECIPE + "[defaults.attack]\nepsilon = 0.3\npoison_fraction = 0.5\n"))
     assert recipe.attack[0].settings == {}
     assert (recipe.attack[1].settings["epsilon"], recipe.attack[1].settings["poison_fraction"]) == (0.2, 0.5)
     for text, message in (
@@ -248,7 +248,7 @@ def test_scores_and_surrogates_are_checked() -> None:
     assert "attack.1.surrogate: got 'own', wanted a label of" in faults(crafted)
     assert "surrogate.0.model.width: got an unknown key" in faults(extra=own.replace("hidden = [8]", "width = 3"))
     evading = ("pgd_steps = 2", 'pgd_steps = 2\nsurrogate = "own"\nevade = "epoch-1"')
-    assert "attack.1.evade: got 'epoch-1' with a surrogate that is no earlier model" in faults(evading, extra=own)
+    assert "attack.1.evade_reference: got 'epoch-1' with a surrogate that is no earlier model" in faults(evading, extra=own)
     assert "labels of the burn-in's snapshots" in faults(extra=own.replace('"own"', '"epoch-1"'))
     trained = ("epochs = 2\nbatch_size = 20\nkeep_epochs = [1]", 'checkpoint = "x"')
     assert "surrogate: got one with burn_in.checkpoint" in faults(trained, extra=own)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.conftest import full_state, same_state, tiny_batch, tiny_learner
 
 from taster import Batch, Phase
-from taster.attacks import UpdateCampaign, label_flip, random_noise, vanilla_trigger
+from taster.attacks import UpdateAttack, label_flip, random_noise, vanilla_trigger
 from taster.client_gradients import ClientGradients
 from taster.data import Images
 from taster.errors import DataError
@@ -125,7 +125,7 @@ def test_what_cannot_be_drawn_is_told() -> None:
 def simulation(learner, campaign=None, malicious: float = 0.0, rule=None, statistics="recorded") -> Simulation:
     population = Population(images(), single_shares(120, 60, gen()), per_round=12, malicious=malicious, seed=0)
     server = Server(learner) if rule is None else Server(learner, rule)
-    return Simulation(server, population, ClientGradients(statistics), campaign or UpdateCampaign())
+    return Simulation(server, population, ClientGradients(statistics), campaign or UpdateAttack())
 
 
 def test_synchronised_one_sample_clients_are_online_learning() -> None:
@@ -160,7 +160,7 @@ def test_a_refused_round_leaves_batch_norm_as_it_was() -> None:
 
 
 def test_only_the_attackers_rows_are_replaced() -> None:
-    campaign = UpdateCampaign.always(lambda c, view: torch.full_like(c.own, 7.0))
+    campaign = UpdateAttack.always(lambda c, view: torch.full_like(c.own, 7.0))
     honest, attacked = simulation(tiny_learner(), malicious=0.25), simulation(tiny_learner(), campaign, malicious=0.25)
     invited = attacked.population.draw()
     a = honest.updates(honest.population.draw(), Phase.TRIGGER)
@@ -187,7 +187,7 @@ def test_attacks_of_online_learning_poison_the_samples_of_the_attackers_clients(
 
 
 def test_a_client_that_breaks_is_named_and_the_round_goes_on() -> None:
-    campaign = UpdateCampaign.always(lambda c, view: c.own * torch.nan)
+    campaign = UpdateAttack.always(lambda c, view: c.own * torch.nan)
     learner = tiny_learner()
     run = simulation(learner, campaign, malicious=0.25)
     outcome = run.round(Phase.ACCUMULATE)

@@ -128,7 +128,7 @@ def test_a_resnet_trained_elsewhere_reproduces(data_folder: Path, epoch: int, ac
     checkpoint = data_folder.parent / "checkpoints" / f"cifar10-resnet18-epoch{epoch}.safetensors"
     if not checkpoint.is_file():
         pytest.skip(f"needs {checkpoint}")
-    # Trained with the ImageNet form's max-pooling, on pixels standardised after the crop (found in its batch norms:
+    # Trained with the ImageNet form's max-pooling, on pixels standardized after the crop (found in its batch norms:
     # their running statistics fit no other form).
     model = resnet18(
         (3, 32, 32),

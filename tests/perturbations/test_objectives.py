@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from taster.perturbations.objectives import divergence, margin, mart_loss, plain, trades_loss
+from taster.perturbations.objectives import cross_entropy_per_sample, divergence, margin, mart_loss, trades_loss
 
 
 def test_the_margin_and_kl_are_their_formulas() -> None:
@@ -52,7 +52,7 @@ def test_the_divergences() -> None:
 
 def test_each_carries_a_gradient() -> None:
     logits, y, other = torch.randn(3, 4, requires_grad=True), torch.tensor([0, 1, 2]), torch.randn(3, 4)
-    for loss in (plain, trades_loss(6.0), mart_loss(5.0)):
+    for loss in (cross_entropy_per_sample, trades_loss(6.0), mart_loss(5.0)):
         (slope,) = torch.autograd.grad(loss(logits, y, other).sum(), logits)
         assert bool((slope != 0).any(1).all())
     for found in (margin(logits, y), divergence(other, logits)):

@@ -44,11 +44,11 @@ def test_a_step_along_any_gradient_stays_inside(gradient, clean, norm, epsilon, 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_random_draws_stay_inside_and_go_by_the_generator(norm: str) -> None:
     ball, clean = LpBall(norm, 0.3), torch.full((50, 1, 3, 3), 0.5)
-    for draw in (ball.random, ball.extreme):
+    for draw in (ball.random, ball.random_boundary):
         a, b = (draw(clean, torch.Generator().manual_seed(5)) for _ in range(2))
         assert torch.equal(a, b)
         assert inside(a, clean, ball)
-    edge = (ball.extreme(clean, torch.Generator().manual_seed(1)) - clean).flatten(1)
+    edge = (ball.random_boundary(clean, torch.Generator().manual_seed(1)) - clean).flatten(1)
     size = edge.abs().amin(1) if norm == "linf" else edge.norm(dim=1)
     assert torch.allclose(size, torch.full((50,), 0.3), atol=1e-5)
     assert not torch.equal(ball.random(clean, torch.Generator().manual_seed(1)), clean)
@@ -66,7 +66,7 @@ def test_pgd_climbs_to_the_best_point_of_the_ball(norm: str, expected: list[floa
 def test_pgd_starts_where_it_is_told() -> None:
     clean = torch.full((1, 2), 0.5)
     ball = LpBall("linf", 0.1)
-    found = pgd(lambda x: torch.zeros_like(x), clean, ball, steps=1, step_size=1.0, start=clean + 9)
+    found = pgd(lambda x: torch.zeros_like(x), clean, ball, steps=1, step_size=1.0, init=clean + 9)
     assert torch.allclose(found, torch.full((1, 2), 0.6))
 
 

@@ -9,7 +9,7 @@ import pytest
 
 PAGES = """
 import resource, torch
-from taster.utils.allocator import keep_memory
+from taster.utils.allocator import retain_freed_memory
 {first}
 for turn in range(6):
     if turn == 3:
@@ -27,4 +27,4 @@ def fresh_pages(first: str) -> int:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator alone")
 def test_freed_memory_is_used_again() -> None:
     # 64 MiB at a time: given back, it comes as fresh pages each time (fewer where pages are large).
-    assert fresh_pages("assert keep_memory()") < fresh_pages("") / 4
+    assert fresh_pages("assert retain_freed_memory()") < fresh_pages("") / 4

@@ -1,26 +1,26 @@
 """Attacks: one file each. To add one, write it and name it here."""
 
-from taster.attacks.crafting_trace import Forming
-from taster.attacks.guard_simulator import Outcome, Rehearsal
+from taster.attacks.crafting_trace import CraftingTrace
+from taster.attacks.guard_simulator import GuardSimulator, SimulatedOutcome
 from taster.attacks.online.accumulative import accumulative
 from taster.attacks.online.direct_gradient import direct_gradient
 from taster.attacks.online.generative import generative
 from taster.attacks.online.guard_aware import guard_aware
 from taster.attacks.online.label_flip import label_flip
 from taster.attacks.online.no_attack import none
-from taster.attacks.online.ood_images import foreign_images
+from taster.attacks.online.ood_images import ood_images
 from taster.attacks.online.random_noise import random_noise
 from taster.attacks.online.vanilla_trigger import vanilla_trigger
-from taster.attacks.online_attack import Attack, Budget, Campaign, Draw
+from taster.attacks.online_attack import Budget, OnlineAttack, PoisonFn, SampleFn
 from taster.attacks.schedule import (
     Observation,
     Schedule,
-    Stop,
+    StopCondition,
     after_steps,
     at_accuracy_floor,
     at_loss_amplification,
 )
-from taster.attacks.update_attack import Collusion, UpdateAttack, UpdateBudget, UpdateCampaign
+from taster.attacks.update_attack import RoundKnowledge, UpdateAttack, UpdateBudget, UpdatePoisonFn
 from taster.attacks.updates.accumulative_updates import accumulative_updates
 from taster.attacks.updates.alie import alie
 from taster.attacks.updates.gaussian_updates import gaussian_updates
@@ -36,7 +36,7 @@ ATTACKS = {
         none,
         random_noise,
         label_flip,
-        foreign_images,
+        ood_images,
         vanilla_trigger,
         accumulative,
         guard_aware,
@@ -64,20 +64,20 @@ UPDATE_ATTACKS = {
 __all__ = [
     "ATTACKS",
     "UPDATE_ATTACKS",
-    "Attack",
     "Budget",
-    "Campaign",
-    "Collusion",
-    "Draw",
-    "Forming",
+    "CraftingTrace",
+    "GuardSimulator",
     "Observation",
-    "Outcome",
-    "Rehearsal",
+    "OnlineAttack",
+    "PoisonFn",
+    "RoundKnowledge",
+    "SampleFn",
     "Schedule",
-    "Stop",
+    "SimulatedOutcome",
+    "StopCondition",
     "UpdateAttack",
     "UpdateBudget",
-    "UpdateCampaign",
+    "UpdatePoisonFn",
     "accumulative",
     "accumulative_updates",
     "after_steps",
@@ -85,7 +85,6 @@ __all__ = [
     "at_accuracy_floor",
     "at_loss_amplification",
     "direct_gradient",
-    "foreign_images",
     "gaussian_updates",
     "generative",
     "guard_aware",
@@ -95,6 +94,7 @@ __all__ = [
     "min_max",
     "min_sum",
     "none",
+    "ood_images",
     "random_noise",
     "reverse_trigger",
     "sign_flip",

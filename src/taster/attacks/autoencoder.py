@@ -35,7 +35,7 @@ class Autoencoder(nn.Module):
         return out.reshape(x.shape)
 
 
-def pretrained(
+def pretrain_autoencoder(
     x: Tensor, hidden: Sequence[int], epochs: int, generator: torch.Generator, low: float, high: float
 ) -> Autoencoder:
     """An autoencoder that has learned to give samples back, by Adam on the squared error.
@@ -62,7 +62,7 @@ def pretrained(
     return model
 
 
-class Generation:
+class GeneratorTrainer:
     """A generator in the course of one attack: the pre-trained one, moved along weighted gradients at its output.
 
     Args:
@@ -70,11 +70,11 @@ class Generation:
         rate: of Adam's steps.
     """
 
-    def __init__(self, model: Autoencoder, rate: float) -> None:
+    def __init__(self, model: Autoencoder, learning_rate: float) -> None:
         self._model = copy.deepcopy(model)
-        self._optimizer = torch.optim.Adam(self._model.parameters(), rate, maximize=True)
+        self._optimizer = torch.optim.Adam(self._model.parameters(), learning_rate, maximize=True)
 
-    def follow(self, x: Tensor, upstream: Tensor) -> Tensor:
+    def step(self, x: Tensor, upstream: Tensor) -> Tensor:
         """One step that raises ⟨G(x), v⟩ for v of the shape of the samples x; what G then makes of x."""
         self._optimizer.zero_grad()
         torch.autograd.backward((self._model(x) * upstream).sum())

@@ -8,7 +8,7 @@ import time
 from taster.core.types import Batch
 
 
-class Forming:
+class CraftingTrace:
     """What one crafting went through; begun anew at the next.
 
     Attributes:
@@ -23,22 +23,22 @@ class Forming:
         self.batches: list[Batch] = []
         self.losses: list[float] = []
         self.seconds = 0.0
-        self.processor = 0.0
-        self.prepared = 0.0
+        self.cpu_seconds = 0.0
+        self.setup_seconds = 0.0
         self._began = (0.0, 0.0)
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Forgets the last crafting and starts the clock."""
         self.batches, self.losses = [], []
-        self.seconds = self.processor = 0.0
+        self.seconds = self.cpu_seconds = 0.0
         self._began = (time.perf_counter(), time.process_time())
 
-    def add(self, batch: Batch, loss: float) -> None:
+    def append(self, batch: Batch, loss: float) -> None:
         """Notes an iteration."""
         self.batches.append(Batch(batch.x.detach(), batch.y))
         self.losses.append(loss)
         self.seconds = time.perf_counter() - self._began[0]
-        self.processor = time.process_time() - self._began[1]
+        self.cpu_seconds = time.process_time() - self._began[1]
 
     @property
     def most_harmful(self) -> Batch:

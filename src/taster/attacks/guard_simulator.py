@@ -16,7 +16,7 @@ from taster.core.types import Batch, StepRecord
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SimulatedOutcome:
     """What became of batches that were tried out.
 
     Attributes:
@@ -28,7 +28,7 @@ class Outcome:
     accuracy: float
 
 
-class Rehearsal:
+class GuardSimulator:
     """A learner of the attacker's own: the victim as it stands, behind a copy of its guard.
 
     The copy has the guard's code and settings, and trusted samples of the attacker's own in the place of the guard's,
@@ -44,7 +44,7 @@ class Rehearsal:
         self._held_out = held_out
         self._kept = StateBackup(learner.model, learner.optimizer)
 
-    def follow(self, victim: Learner, record: StepRecord | None = None) -> None:
+    def sync(self, victim: Learner, record: StepRecord | None = None) -> None:
         """Takes up the victim's state, and lets the copy of the guard learn what became of the last step."""
         learner = self._learner
         learner.load_state_dict({**victim.state_dict(), "guard": learner.guard.state_dict(), "history": None})
@@ -52,7 +52,7 @@ class Rehearsal:
         if record is not None:
             learner.guard.observe(record, learner.view())
 
-    def outcome(self, *batches: Batch, afterwards: Sequence[Batch] = ()) -> Outcome:
+    def simulate(self, *batches: Batch, afterwards: Sequence[Batch] = ()) -> SimulatedOutcome:
         """Feeds the batches one after the other, and undoes it all.
 
         Args:
@@ -75,7 +75,7 @@ class Rehearsal:
             learner.history = None
             learner.load_guard_state_dict(before)
             learner.history = history
-        return Outcome(tuple(record.verdict.committed for record in records), accuracy)
+        return SimulatedOutcome(tuple(record.verdict.committed for record in records), accuracy)
 
     def _feed(self, batch: Batch) -> StepRecord:
         """One step, of which nobody is told: it is no alarm of the victim's."""

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from taster.attacks.crafting_trace import Forming
+from taster.attacks.crafting_trace import CraftingTrace
 from taster.core.guard import T
 from taster.core.types import Batch, Phase
 from taster.core.view import View
@@ -16,11 +16,11 @@ from taster.derivatives import Derivatives
 from taster.errors import AttackError
 from taster.perturbations.pgd import LpBall
 
-Draw = Callable[[int], Batch]
+SampleFn = Callable[[int], Batch]
 """Draws so many samples from the attacker's own validation data."""
 
 
-def of_class(draw: Draw, label: int | None) -> Draw:
+def sample_class(draw: SampleFn, label: int | None) -> SampleFn:
     """A draw of that class's samples among those that would be drawn; of all for None.
 
     Raises (when called):
@@ -42,9 +42,9 @@ def of_class(draw: Draw, label: int | None) -> Draw:
     return only
 
 
-class Attack(Protocol[T]):
+class PoisonFn(Protocol[T]):
     """Turns a clean batch into a poisoned one, knowing what the view shows. May return anything of the same shape:
-    whoever calls it through a `Campaign` gets it projected back into the budget."""
+    whoever calls it through a `OnlineAttack` gets it projected back into the budget."""
 
     def __call__(self, clean: T, view: View, /) -> T:
         """The poisoned batch."""
@@ -57,28 +57,28 @@ class Budget:
 
     Attributes:
         ball: how far each sample may move.
-        ratio: share of a batch's samples that may move at all, the per-batch poisoning ratio of Pang et al. 2021.
-        loss_scale: the greatest factor on the batch's loss.
+        poison_fraction: share of a batch's samples that may move at all, the per-batch poisoning ratio of Pang et al. 2021.
+        max_loss_weight: the greatest factor on the batch's loss.
         labels: whether the labels of those samples may be changed too.
     """
 
     ball: LpBall = field(default_factory=LpBall)
-    ratio: float = 1.0
-    loss_scale: float = 1.0
+    poison_fraction: float = 1.0
+    max_loss_weight: float = 1.0
     labels: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.ratio <= 1:
-            raise AttackError(f"ratio: got {self.ratio}, wanted a share from 0 to 1")
+        if not 0 <= self.poison_fraction <= 1:
+            raise AttackError(f"poison_fraction: got {self.poison_fraction}, wanted a share from 0 to 1")
 
-    def count(self, samples: int) -> int:
+    def max_poisoned(self, samples: int) -> int:
         """How many of so many samples may be poisoned."""
-        return int(self.ratio * samples + 1e-9)
+        return int(self.poison_fraction * samples + 1e-9)
 
-    def choose(self, samples: int, generator: torch.Generator) -> torch.Tensor:
+    def draw_mask(self, samples: int, generator: torch.Generator) -> torch.Tensor:
         """A random boolean mask [samples] with as many set as the ratio allows."""
         order = torch.randperm(samples, generator=generator, device=generator.device)
-        return (order < self.count(samples)).cpu()
+        return (order < self.max_poisoned(samples)).cpu()
 
     def enforce(self, poisoned: Batch, clean: Batch) -> Batch:
         """The poisoned batch brought back into the budget, whatever it was: samples lie in the ball, labels are the
@@ -103,19 +103,19 @@ class Budget:
                     f"wanted {list(y.shape)} of {y.dtype}"
                 )
             y = poisoned.y.to(y.device)
-        found = Batch(x, y, min(poisoned.loss_weight, self.loss_scale))
-        over = changed(found, clean).cumsum(0) > self.count(len(clean))
+        found = Batch(x, y, min(poisoned.loss_weight, self.max_loss_weight))
+        over = poison_mask(found, clean).cumsum(0) > self.max_poisoned(len(clean))
         x[over] = clean.x[over]
         return Batch(x, torch.where(over, clean.y, y) if self.labels else clean.y, found.loss_weight)
 
 
-def changed(fed: Batch, clean: Batch) -> torch.Tensor:
+def poison_mask(poisoned: Batch, clean: Batch) -> torch.Tensor:
     """Which samples differ at all, in themselves or their label, [n]."""
-    return (fed.x != clean.x).flatten(1).any(1) | (fed.y != clean.y).reshape(len(clean), -1).any(1)
+    return (poisoned.x != clean.x).flatten(1).any(1) | (poisoned.y != clean.y).reshape(len(clean), -1).any(1)
 
 
 @dataclass(frozen=True)
-class Campaign:
+class OnlineAttack:
     """An attack over time. Either part may be None, which leaves that part clean.
 
     Attributes:
@@ -126,16 +126,16 @@ class Campaign:
         weight_momentum: of the learner's SGD in the accumulative phase, in place of its own (Pang et al. 2021, Appendix
             A.3, "weight momentum"); None leaves it.
         trigger_budget: binds the trigger, where it is another attack's than the stream's.
-        forming: notes how the poison crafted last came about; None for an attack that keeps no such notes.
+        trace: notes how the poison crafted last came about; None for an attack that keeps no such notes.
     """
 
     budget: Budget = field(default_factory=Budget)
-    accumulate: Attack[Batch] | None = None
-    trigger: Attack[Batch] | None = None
+    accumulate: PoisonFn[Batch] | None = None
+    trigger: PoisonFn[Batch] | None = None
     derivatives: Derivatives | None = None
     weight_momentum: float | None = None
     trigger_budget: Budget | None = None
-    forming: Forming | None = None
+    trace: CraftingTrace | None = None
 
     def poison(self, clean: Batch, view: View, phase: Phase) -> Batch:
         """The batch that the model is fed in this phase; always within the budget.

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from taster.attacks.labels import wrong_labels
-from taster.attacks.online_attack import Budget, Draw, of_class
+from taster.attacks.online_attack import Budget, SampleFn, sample_class
 from taster.core.types import Batch
 from taster.core.view import View
 
-Beginning = Literal["sample", "uniform"]
+InitMode = Literal["sample", "uniform"]
 
 
 @dataclass(frozen=True)
-class Start:
+class PoisonInit:
     """Draws where poison begins.
 
     Attributes:
@@ -31,12 +31,12 @@ class Start:
     """
 
     budget: Budget
-    draw: Draw
+    draw_own: SampleFn
     generator: torch.Generator
-    beginning: Beginning
-    target: int | None
-    source: int | None
-    drawn: int
+    init: InitMode
+    target_class: int | None
+    source_class: int | None
+    sample_size: int
 
     def __call__(self, clean: Batch, view: View) -> tuple[Batch, Tensor]:
         """The batch as it begins, and which of its samples are poisoned, [n].
@@ -44,17 +44,17 @@ class Start:
         Raises:
             AttackError: for a target that the model has no output for, or a source that there are no samples of.
         """
-        chosen = self.budget.choose(len(clean), self.generator).to(clean.x.device)
+        chosen = self.budget.draw_mask(len(clean), self.generator).to(clean.x.device)
         x, y = clean.x, clean.y
-        if self.source is not None:
-            own = of_class(self.draw, self.source)(self.drawn)
+        if self.source_class is not None:
+            own = sample_class(self.draw_own, self.source_class)(self.sample_size)
             index = torch.arange(len(clean), device=own.x.device) % len(own)
             x, y = own.x[index], own.y[index]
-        if self.beginning == "uniform":
+        if self.init == "uniform":
             ball = self.budget.ball
             noise = torch.rand(x.shape, generator=self.generator, device=self.generator.device, dtype=x.dtype)
             x = ball.low + (ball.high - ball.low) * noise.to(x.device)
-        labels = wrong_labels(y, clean.x, view, self.generator, self.target)
+        labels = wrong_labels(y, clean.x, view, self.generator, self.target_class)
         # One that is of the attacking class already is given another, so that the label is wrong.
         labels = torch.where(labels == y, wrong_labels(y, clean.x, view, self.generator, None), labels)
         rows = chosen.reshape(-1, *[1] * (x.dim() - 1))

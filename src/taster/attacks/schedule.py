@@ -22,7 +22,7 @@ class Observation:
     accuracy: float
 
 
-Stop = Callable[[Sequence[Observation]], bool]
+StopCondition = Callable[[Sequence[Observation]], bool]
 """Whether the accumulative phase is over, from all observations so far, oldest first; those of the dormant phase are
 left out but for the last."""
 
@@ -36,7 +36,7 @@ class Schedule:
         dormant: clean steps before the phase begins.
     """
 
-    stops: dict[str, Stop]
+    stops: dict[str, StopCondition]
     dormant: int = 0
 
     def __post_init__(self) -> None:
@@ -57,12 +57,12 @@ class Schedule:
         return next((name for name, stop in self.stops.items() if stop(seen)), None)
 
 
-def after_steps(steps: int) -> Stop:
+def after_steps(steps: int) -> StopCondition:
     """Over after so many accumulative steps; the steps of Pang et al. 2021, Tables 3 to 6."""
     return lambda seen: len(seen) > steps
 
 
-def at_accuracy_floor(floor: float, *, margin: float = 0.0) -> Stop:
+def at_accuracy_floor(floor: float, *, margin: float = 0.0) -> StopCondition:
     """Over once the monitored accuracy is within `margin` points of the floor or under it.
 
     With margin 0 the phase ends when the monitor speaks, as in Pang et al. 2021, Section 4.1 ("early-stop the
@@ -72,7 +72,7 @@ def at_accuracy_floor(floor: float, *, margin: float = 0.0) -> Stop:
     return lambda seen: seen[-1].accuracy < floor + margin
 
 
-def at_loss_amplification(factor: float) -> Stop:
+def at_loss_amplification(factor: float) -> StopCondition:
     """Over once the training loss of the newest poisoned batch is `factor` times the mean over those before it.
 
     Source: Zhu et al. 2023, Section 5 and Appendix C.1: the trigger follows when the training loss "is amplified by a

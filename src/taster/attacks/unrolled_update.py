@@ -3,7 +3,7 @@
     θ' = θ − η ∇_θ L(S_p; θ)          the update that the poison S_p brings about (Eq. 5)
     F(S_p) = L(S_n; θ')               the loss of a group of normal samples after it (Eq. 6)
 
-`differences`, `exact` and `first_order` are three ways to ∇F in the poison's samples.
+`finite_difference_gradient`, `unrolled_gradient` and `first_order_gradient` are three ways to ∇F in the poison's samples.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ from torch import Tensor
 from taster.core.functional_model import BatchNormMode
 from taster.core.types import Batch, Tensors
 from taster.core.view import View
-from taster.derivatives import Derivatives, LossAt, Way
+from taster.derivatives import Derivatives, DiffMethod, LossFn
 from taster.derivatives.autodiff import gradient
 
-GradientWay = Literal["differences", "exact", "first_order"]
+UpdateGradient = Literal["finite_differences", "unrolled", "first_order"]
 
-Slope = Callable[[Batch], tuple[float, Callable[[], Tensor]]]
+LossAndGradientFn = Callable[[Batch], tuple[float, Callable[[], Tensor]]]
 """Of a poisoned batch: F, and a function that gives ∇F, of the shape of its samples."""
 
 
 @dataclass(frozen=True)
-class Injection:
+class OneStepUpdate:
     """The update that a learner with plain SGD would make on poison, tried out on a view of it.
 
     Attributes:
         view: the learner before it.
         normal: S_n, the attacker's normal samples.
-        rate: η, the learner's.
+        learning_rate: η, the learner's.
         batch_norm: statistics used: the recorded ones, or those of the batch.
     """
 
     view: View
     normal: Batch
-    rate: float
+    learning_rate: float
     batch_norm: BatchNormMode = "eval"
 
     @property
-    def loss(self) -> LossAt:
+    def loss(self) -> LossFn:
         """L, at the moment of the view but for the parameters."""
         return lambda params, x, y: self.view.loss(x, y, params=params, batch_norm=self.batch_norm)
 
@@ -52,46 +52,48 @@ class Injection:
         """θ', without a graph."""
         params = self.view.trainable
         slopes = gradient(self.loss, params, poison)
-        return {name: value - self.rate * slopes[name] for name, value in params.items()}
+        return {name: value - self.learning_rate * slopes[name] for name, value in params.items()}
 
-    def harm(self, poison: Batch) -> float:
+    def loss_after(self, poison: Batch) -> float:
         """F."""
         after = self.update(poison)
         with torch.no_grad():
             return float(self.loss(after, self.normal.x, self.normal.y))
 
 
-def slope_of(way: GradientWay, injection: Injection, derivatives: Derivatives, chosen: Tensor, size: float) -> Slope:
+def loss_and_gradient(
+    method: UpdateGradient, update: OneStepUpdate, derivatives: Derivatives, mask: Tensor, fd_step: float
+) -> LossAndGradientFn:
     """∇F in one of the three ways.
 
     Args:
-        way: which.
-        injection: F.
-        derivatives: how "exact" and "first_order" compute; for the former in the way `UNROLLED`.
-        chosen: which samples may move, [n]; of the others no difference is taken.
-        size: Δx of the differences, in the units of the data.
+        method: which.
+        update: F.
+        derivatives: how "unrolled" and "first_order" compute; for the former by `UNROLLED_METHOD`.
+        mask: which samples may move, [n]; of the others no difference is taken.
+        fd_step: Δx of the differences, in the units of the data.
     """
-    if way == "differences":
-        return differences(injection, chosen, size)
-    return exact(injection, derivatives) if way == "exact" else first_order(injection, derivatives)
+    if method == "finite_differences":
+        return finite_difference_gradient(update, mask, fd_step)
+    return unrolled_gradient(update, derivatives) if method == "unrolled" else first_order_gradient(update, derivatives)
 
 
-def differences(injection: Injection, chosen: Tensor, size: float) -> Slope:
+def finite_difference_gradient(update: OneStepUpdate, mask: Tensor, fd_step: float) -> LossAndGradientFn:
     """(F(x + Δx e_k) − F(x)) / Δx for one element k after the other: an update and a pass of the group for each.
 
     Source: Yang et al. 2017, Algorithm 1, step 4.
     """
 
     def slope(poison: Batch) -> tuple[float, Callable[[], Tensor]]:
-        here = injection.harm(poison)
+        here = update.loss_after(poison)
 
         def found() -> Tensor:
             slopes = torch.zeros_like(poison.x).flatten(1)
-            for i in chosen.nonzero().flatten().tolist():
+            for i in mask.nonzero().flatten().tolist():
                 for k in range(slopes.shape[1]):
                     moved = poison.x.clone()
-                    moved[i].view(-1)[k] += size
-                    slopes[i, k] = (injection.harm(Batch(moved, poison.y)) - here) / size
+                    moved[i].view(-1)[k] += fd_step
+                    slopes[i, k] = (update.loss_after(Batch(moved, poison.y)) - here) / fd_step
             return slopes.reshape(poison.x.shape)
 
         return here, found
@@ -99,36 +101,36 @@ def differences(injection: Injection, chosen: Tensor, size: float) -> Slope:
     return slope
 
 
-UNROLLED = Way("double_backward")
+UNROLLED_METHOD = DiffMethod("double_backward")
 """How `exact` is to compute."""
 
 
-def exact(injection: Injection, derivatives: Derivatives) -> Slope:
+def unrolled_gradient(update: OneStepUpdate, derivatives: Derivatives) -> LossAndGradientFn:
     """Through the update: with g = ∇_θ' L(S_n; θ'), ∇F = −η ∇ₓ ⟨∇_θ L(S_p; θ), g⟩.
 
     Source: the chain rule of Yang et al. 2017, Eqs. 7 to 9, whose second derivative they do without.
     """
 
     def slope(poison: Batch) -> tuple[float, Callable[[], Tensor]]:
-        loss, normal = injection.loss, injection.normal
-        leaves = {name: value.requires_grad_(True) for name, value in injection.update(poison).items()}
+        loss, normal = update.loss, update.normal
+        leaves = {name: value.requires_grad_(True) for name, value in update.update(poison).items()}
         here = loss(leaves, normal.x, normal.y)
 
         def found() -> Tensor:
             blame = torch.autograd.grad(here, list(leaves.values()), materialize_grads=True)
-            terms = [(-injection.rate, dict(zip(leaves, blame, strict=True)))]
-            return derivatives.mixed(loss, injection.view.trainable, terms)(poison.x, poison.y)
+            terms = [(-update.learning_rate, dict(zip(leaves, blame, strict=True)))]
+            return derivatives.mixed(loss, update.view.trainable, terms)(poison.x, poison.y)
 
         return float(here.detach()), found
 
     return slope
 
 
-def first_order(injection: Injection, derivatives: Derivatives) -> Slope:
+def first_order_gradient(update: OneStepUpdate, derivatives: Derivatives) -> LossAndGradientFn:
     """As if the update were short: g taken at θ, once for all iterations, which are a mixed derivative each.
 
     Source: F to first order in η; Pang et al. 2021, Eq. 6, descend the same inner product.
     """
-    loss, params, normal = injection.loss, injection.view.trainable, injection.normal
-    mixed = derivatives.mixed(loss, params, [(-injection.rate, gradient(loss, params, normal))])
-    return lambda poison: (injection.harm(poison), lambda: mixed(poison.x, poison.y))
+    loss, params, normal = update.loss, update.view.trainable, update.normal
+    mixed = derivatives.mixed(loss, params, [(-update.learning_rate, gradient(loss, params, normal))])
+    return lambda poison: (update.loss_after(poison), lambda: mixed(poison.x, poison.y))

@@ -16,7 +16,7 @@ from taster.perturbations.pgd import Norm
 
 
 @dataclass(frozen=True, eq=False)
-class Collusion:
+class RoundKnowledge:
     """What the attacker's clients know of a round, which is all of it.
 
     Attributes:
@@ -44,9 +44,9 @@ class Collusion:
         return (self.weights / self.weights.sum()) @ self.values
 
 
-UpdateAttack = Callable[[Collusion, View], Tensor]
+UpdatePoisonFn = Callable[[RoundKnowledge, View], Tensor]
 """What the attacker's clients send, [k, d]. May return anything of that shape: whoever calls it through an
-`UpdateCampaign` gets it projected back into the budget."""
+`UpdateAttack` gets it projected back into the budget."""
 
 
 @dataclass(frozen=True)
@@ -54,32 +54,32 @@ class UpdateBudget:
     """How long an update may be: ‖A(Gₙ)‖ₚ ≤ η (Pang et al. 2021, Section 3.3, "Capacity of poisoners").
 
     Attributes:
-        eta: η; None for no bound.
+        max_norm: η; None for no bound.
         norm: p, "l2" or "linf".
     """
 
-    eta: float | None = None
+    max_norm: float | None = None
     norm: Norm = "l2"
 
     def __post_init__(self) -> None:
-        if self.eta is not None and not 0 <= self.eta < float("inf"):
-            raise AttackError(f"eta: got {self.eta}, wanted a finite number of at least 0, or None")
+        if self.max_norm is not None and not 0 <= self.max_norm < float("inf"):
+            raise AttackError(f"max_norm: got {self.max_norm}, wanted a finite number of at least 0, or None")
 
     def project(self, rows: Tensor) -> Tensor:
         """The nearest rows [k, d] within the bound; numbers that are none become 0 where there is one."""
-        if self.eta is None:
+        if self.max_norm is None:
             return rows
         rows = torch.nan_to_num(rows)
         if self.norm == "linf":
-            return rows.clamp(-self.eta, self.eta)
+            return rows.clamp(-self.max_norm, self.max_norm)
         # Divided by the largest number first, as the square of a huge one is infinite.
         largest = rows.abs().amax(1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
         sizes = torch.linalg.vector_norm(rows / largest, dim=1, keepdim=True) * largest
-        return torch.where(sizes > self.eta, rows / largest * (self.eta / (sizes / largest)), rows)
+        return torch.where(sizes > self.max_norm, rows / largest * (self.max_norm / (sizes / largest)), rows)
 
 
 @dataclass(frozen=True)
-class UpdateCampaign:
+class UpdateAttack:
     """An attack on updates over time. Either part may be None, which leaves that part honest.
 
     Attributes:
@@ -87,21 +87,23 @@ class UpdateCampaign:
         accumulate: applied in each round of the accumulative phase.
         trigger: applied in the round of the trigger.
         derivatives: what both compute with; None for an attack that needs none.
-        alone: whether one client can do it that knows nothing but its own honest update.
+        needs_only_own_update: whether one client can do it that knows nothing but its own honest update.
     """
 
     budget: UpdateBudget = field(default_factory=UpdateBudget)
-    accumulate: UpdateAttack | None = None
-    trigger: UpdateAttack | None = None
+    accumulate: UpdatePoisonFn | None = None
+    trigger: UpdatePoisonFn | None = None
     derivatives: Derivatives | None = None
-    alone: bool = False
+    needs_only_own_update: bool = False
 
     @classmethod
-    def always(cls, attack: UpdateAttack, budget: UpdateBudget | None = None, *, alone: bool = False) -> UpdateCampaign:
+    def always(
+        cls, attack: UpdatePoisonFn, budget: UpdateBudget | None = None, *, needs_only_own_update: bool = False
+    ) -> UpdateAttack:
         """The same in both phases."""
-        return cls(budget or UpdateBudget(), attack, attack, alone=alone)
+        return cls(budget or UpdateBudget(), attack, attack, needs_only_own_update=needs_only_own_update)
 
-    def sent(self, collusion: Collusion, view: View, phase: Phase) -> Tensor | None:
+    def poison(self, knowledge: RoundKnowledge, view: View, phase: Phase) -> Tensor | None:
         """What the attacker's clients send in this phase, [k, d], within the budget; None where they are honest.
 
         Raises:
@@ -110,9 +112,9 @@ class UpdateCampaign:
         attack = {Phase.ACCUMULATE: self.accumulate, Phase.TRIGGER: self.trigger}.get(phase)
         if attack is None:
             return None
-        rows = attack(collusion, view)
-        wanted = [int(collusion.malicious.sum()), collusion.values.shape[1]]
+        rows = attack(knowledge, view)
+        wanted = [int(knowledge.malicious.sum()), knowledge.values.shape[1]]
         if not isinstance(rows, Tensor) or list(rows.shape) != wanted or not rows.is_floating_point():
             got = f"{list(rows.shape)} of {rows.dtype}" if isinstance(rows, Tensor) else type(rows).__name__
             raise AttackError(f"the attack returned {got}, wanted updates {wanted}, a row for each of its clients")
-        return self.budget.project(rows.detach().to(collusion.values))
+        return self.budget.project(rows.detach().to(knowledge.values))

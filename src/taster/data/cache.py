@@ -46,7 +46,7 @@ def splits_key(splits: Mapping[str, Any], *choices: str | None) -> str:
     return hashlib.sha256(repr((_DECODER, choices, prints)).encode()).hexdigest()[:32]
 
 
-def cached(key: str, name: str, load: Callable[[], ImageSet]) -> ImageSet:
+def cached_image_set(key: str, name: str, load: Callable[[], ImageSet]) -> ImageSet:
     """What `load` returns, read back from disk where it has been loaded before; see `kept`."""
 
     def pack(loaded: ImageSet) -> dict[str, Any]:
@@ -59,10 +59,12 @@ def cached(key: str, name: str, load: Callable[[], ImageSet]) -> ImageSet:
             raise ValueError("it has no images to train with")
         return ImageSet(name, train, test, classes=state["classes"])
 
-    return kept(cache_directory() / f"{key}.safetensors", "decoded data set", load, pack, unpack)
+    return cached_file(cache_directory() / f"{key}.safetensors", "decoded data set", load, pack, unpack)
 
 
-def kept(path: Path, what: str, make: Callable[[], S], pack: Callable[[S], Any], unpack: Callable[[Any], S]) -> S:
+def cached_file(
+    path: Path, what: str, make: Callable[[], S], pack: Callable[[S], Any], unpack: Callable[[Any], S]
+) -> S:
     """What `make` returns, read back from a file where it has been made before.
 
     A file that is damaged or cannot be written is passed over with a warning: it only saves time.

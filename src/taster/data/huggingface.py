@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from taster.data.images import Images, ImageSet
-from taster.data.torch_dataset import OnProgress, decode
+from taster.data.torch_dataset import OnProgress, decode_images
 from taster.errors import DataError
 
 
@@ -98,7 +98,7 @@ def _decode(name: str, split: Any, image: str, label: str, on_progress: OnProgre
             entry = split[row]
             return entry[image], entry[label]
 
-    return decode(Rows(), f"{name}, split {split.split}", on_progress)
+    return decode_images(Rows(), f"{name}, split {split.split}", on_progress)
 
 
 def _kind(feature: Any) -> str:

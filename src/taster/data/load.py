@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from taster.data.cache import cached, content_key, splits_key
+from taster.data.cache import cached_image_set, content_key, splits_key
 from taster.data.digits import digits
 from taster.data.huggingface import from_splits, open_splits
 from taster.data.images import Images, ImageSet
-from taster.data.torch_dataset import OnProgress, decode
+from taster.data.torch_dataset import OnProgress, decode_images
 from taster.errors import DataError
 from taster.utils.import_path import import_callable, is_import_path
 
@@ -49,7 +49,7 @@ def load_images(
     except (OSError, RuntimeError) as error:  # RuntimeError: the home of a user that there is not
         raise DataError(f"{source}: cannot be read: {error}") from error
     if there:
-        return cached(
+        return cached_image_set(
             key,
             source,
             lambda: from_splits(source, open_splits(str(path)), image=image, label=label, on_progress=on_progress),
@@ -64,7 +64,7 @@ def load_images(
     if source.startswith((".", "/", "~")) or path.suffix or source.count("/") > 1:
         raise DataError(f"{source}: no such file or folder")
     splits = open_splits(source, config)
-    return cached(
+    return cached_image_set(
         splits_key(splits, image, label),
         source,
         lambda: from_splits(source, splits, image=image, label=label, on_progress=on_progress),
@@ -80,7 +80,7 @@ def _from_object(
         return from_splits(name, made, image=image, label=label, on_progress=on_progress)
     train, test = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     parts: list[Images | None] = [
-        None if part is None else part if isinstance(part, Images) else decode(part, name, on_progress)
+        None if part is None else part if isinstance(part, Images) else decode_images(part, name, on_progress)
         for part in (train, test)
     ]
     if parts[0] is None:

@@ -16,7 +16,7 @@ OnProgress = Callable[[int, int], None]
 """Told how many of how many images have been decoded."""
 
 
-def decode(dataset: Any, name: str, on_progress: OnProgress | None = None) -> Images:
+def decode_images(dataset: Any, name: str, on_progress: OnProgress | None = None) -> Images:
     """Every image of a data set as uint8, and every label.
 
     Args:

@@ -3,26 +3,26 @@
 `Derivatives` is the door: it computes them in a chosen `Way`, and checks that way against automatic differentiation.
 """
 
-from taster.derivatives.algebra import Normalise, inner, normalised
-from taster.derivatives.autodiff import LossAt
-from taster.derivatives.benchmark import Measurement, exact_ways, fast_ways, fastest, measure
-from taster.derivatives.derivatives import LEAST_AGREEMENT, Derivatives, agreement
-from taster.derivatives.method import WAYS, Method, Way
+from taster.derivatives.algebra import Normalize, inner, normalized
+from taster.derivatives.autodiff import LossFn
+from taster.derivatives.benchmark import Measurement, all_methods, exact_methods, fastest, measure
+from taster.derivatives.derivatives import MIN_SIGN_AGREEMENT, Derivatives, sign_agreement
+from taster.derivatives.method import METHOD_NAMES, Algorithm, DiffMethod
 
 __all__ = [
-    "LEAST_AGREEMENT",
-    "WAYS",
+    "METHOD_NAMES",
+    "MIN_SIGN_AGREEMENT",
+    "Algorithm",
     "Derivatives",
-    "LossAt",
+    "DiffMethod",
+    "LossFn",
     "Measurement",
-    "Method",
-    "Normalise",
-    "Way",
-    "agreement",
-    "exact_ways",
-    "fast_ways",
+    "Normalize",
+    "all_methods",
+    "exact_methods",
     "fastest",
     "inner",
     "measure",
-    "normalised",
+    "normalized",
+    "sign_agreement",
 ]

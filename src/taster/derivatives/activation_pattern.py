@@ -21,11 +21,11 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 
-class BranchError(RuntimeError):
+class ActivationPatternError(RuntimeError):
     """A second pass did not go through the same kinks as the first."""
 
 
-class Branches:
+class ActivationPattern:
     """The sides taken by ReLU, leaky ReLU, ReLU6, hard tanh and max-pooling (adaptive too) in one forward pass.
 
     Other kinks (in a layer's own kernel, say) are not seen; differences are then merely less precise. An in-place
@@ -33,9 +33,9 @@ class Branches:
     """
 
     def __init__(self) -> None:
-        self._sides: list[tuple[_Kink, Tensor]] = []
+        self._sides: list[tuple[_NonsmoothOp, Tensor]] = []
 
-    def recorded(self) -> AbstractContextManager[object]:
+    def recording(self) -> AbstractContextManager[object]:
         """In this context the sides are written down, in place of any that were."""
         self._sides.clear()
         return _Recording(self._sides)
@@ -44,20 +44,20 @@ class Branches:
         """Keeps a byte for each unit where that is enough, for sides that wait while other passes need the memory."""
         self._sides[:] = [(kink, kink.compact(side)) for kink, side in self._sides]
 
-    def held(self) -> AbstractContextManager[object]:
+    def replaying(self) -> AbstractContextManager[object]:
         """In this context each kink takes the side written down, in the order of the first pass.
 
         Raises (inside):
-            BranchError: when the pass meets other kinks than the first did.
+            ActivationPatternError: when the pass meets other kinks than the first did.
         """
-        return _Holding(self._sides)
+        return _Replaying(self._sides)
 
 
 _Call = Callable[..., Any]
 
 
 @dataclass(frozen=True)
-class _Kink:
+class _NonsmoothOp:
     """How one kind of kink is recorded and held.
 
     Attributes:
@@ -99,7 +99,7 @@ def _hold_hardtanh(side: Tensor, x: Tensor, min_val: float = -1.0, max_val: floa
     return torch.where((side > min_val) & (side < max_val), x, side)
 
 
-def _max_pool(pool: _Call, dimensions: int) -> _Kink:
+def _max_pool(pool: _Call, dimensions: int) -> _NonsmoothOp:
     """Pooling over so many last dimensions, which can tell the place of each maximum within them."""
 
     def record(x: Tensor, *window: Any, **options: Any) -> tuple[Tensor, Tensor]:
@@ -109,16 +109,18 @@ def _max_pool(pool: _Call, dimensions: int) -> _Kink:
     def hold(places: Tensor, x: Tensor, *_: Any, **__: Any) -> Tensor:
         return x.flatten(-dimensions).gather(-1, places.flatten(-dimensions)).reshape(places.shape)
 
-    return _Kink(record, hold)
+    return _NonsmoothOp(record, hold)
 
 
-_RELU = _Kink(_record_relu, _hold_relu, lambda side: side > 0)
-_RELU6 = _Kink(lambda x, *_: _record_hardtanh(x, 0.0, 6.0), lambda side, x, *_: _hold_hardtanh(side, x, 0.0, 6.0))
-_KINKS: Mapping[Any, _Kink] = {
+_RELU = _NonsmoothOp(_record_relu, _hold_relu, lambda side: side > 0)
+_RELU6 = _NonsmoothOp(
+    lambda x, *_: _record_hardtanh(x, 0.0, 6.0), lambda side, x, *_: _hold_hardtanh(side, x, 0.0, 6.0)
+)
+_NONSMOOTH_OPS: Mapping[Any, _NonsmoothOp] = {
     **dict.fromkeys((functional.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_), _RELU),
-    functional.leaky_relu: _Kink(_record_leaky, _hold_leaky),
+    functional.leaky_relu: _NonsmoothOp(_record_leaky, _hold_leaky),
     functional.relu6: _RELU6,
-    functional.hardtanh: _Kink(_record_hardtanh, _hold_hardtanh),
+    functional.hardtanh: _NonsmoothOp(_record_hardtanh, _hold_hardtanh),
     **dict.fromkeys((functional.max_pool1d, torch.max_pool1d), _max_pool(functional.max_pool1d, 1)),
     **dict.fromkeys((functional.max_pool2d, torch.max_pool2d), _max_pool(functional.max_pool2d, 2)),
     **dict.fromkeys((functional.max_pool3d, torch.max_pool3d), _max_pool(functional.max_pool3d, 3)),
@@ -128,47 +130,47 @@ _KINKS: Mapping[Any, _Kink] = {
 }
 
 
-class _Watching(TorchFunctionMode, ABC):
+class _Interceptor(TorchFunctionMode, ABC):
     """Takes every call through a kink in hand."""
 
     def __torch_function__(
         self, func: _Call, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        kink = None if kwargs.get("return_indices") else _KINKS.get(func)
+        kink = None if kwargs.get("return_indices") else _NONSMOOTH_OPS.get(func)
         return func(*args, **kwargs) if kink is None else self._pass(kink, args, _named(kwargs))
 
     @abstractmethod
-    def _pass(self, kink: _Kink, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    def _pass(self, kink: _NonsmoothOp, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """The output of the call."""
 
 
-class _Recording(_Watching):
-    def __init__(self, sides: list[tuple[_Kink, Tensor]]) -> None:
+class _Recording(_Interceptor):
+    def __init__(self, sides: list[tuple[_NonsmoothOp, Tensor]]) -> None:
         super().__init__()
         self._sides = sides
 
-    def _pass(self, kink: _Kink, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    def _pass(self, kink: _NonsmoothOp, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         out, side = kink.record(*args, **kwargs)
         self._sides.append((kink, side))
         return out
 
 
-class _Holding(_Watching):
-    def __init__(self, sides: list[tuple[_Kink, Tensor]]) -> None:
+class _Replaying(_Interceptor):
+    def __init__(self, sides: list[tuple[_NonsmoothOp, Tensor]]) -> None:
         super().__init__()
         self._sides = iter(sides)
 
-    def _pass(self, kink: _Kink, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    def _pass(self, kink: _NonsmoothOp, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         recorded, side = next(self._sides, (None, None))
         if recorded is not kink or side is None:
-            raise BranchError("the first pass did not go through the same kink at this place")
+            raise ActivationPatternError("the first pass did not go through the same kink at this place")
         return kink.hold(side, *args, **kwargs)
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)  # type: ignore[no-untyped-call]
         if error[0] is None and next(self._sides, None) is not None:
-            raise BranchError("the first pass went through more kinks")
+            raise ActivationPatternError("the first pass went through more kinks")
 
 
 def _named(kwargs: dict[str, Any]) -> dict[str, Any]:

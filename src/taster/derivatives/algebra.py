@@ -17,51 +17,51 @@ from torch import Tensor
 
 from taster.core.types import Tensors
 
-Normalise = Literal["none", "global", "per_tensor"]
+Normalize = Literal["none", "global", "per_tensor"]
 
 # A tensor whose gradient is smaller than this many rounding errors of the whole gradient is rounding error itself (the
 # bias of attention's keys, say) and is not blown up to unit norm; nor is anything divided by zero.
 _NOISE = 100.0
 
 
-def inner(a: Mapping[str, Tensor], b: Mapping[str, Tensor], normalise: Normalise = "none") -> Tensor:
+def inner(a: Mapping[str, Tensor], b: Mapping[str, Tensor], normalize: Normalize = "none") -> Tensor:
     """The inner product of two gradients in one of the three ways of this module, one number."""
-    return aligned(a, normalised(b, normalise), normalise)
+    return normalized_inner(a, normalized(b, normalize), normalize)
 
 
-def normalised(a: Mapping[str, Tensor], normalise: Normalise) -> Tensors:
+def normalized(a: Mapping[str, Tensor], normalize: Normalize) -> Tensors:
     """A gradient brought to unit norm: as a whole, or each tensor by itself; "none" returns it as it is."""
-    if normalise == "none":
+    if normalize == "none":
         return dict(a)
-    norms = _norms(a, normalise)
+    norms = _norms(a, normalize)
     return {name: value / norms[name] for name, value in a.items()}
 
 
-def combined(terms: Sequence[tuple[float, Mapping[str, Tensor]]], normalise: Normalise) -> Tensors:
-    """V = Σᵢ wᵢ vᵢ, each vᵢ normalised: Σᵢ wᵢ inner(g, vᵢ) is `aligned`(g, V), whatever g."""
-    parts = [(weight, normalised(direction, normalise)) for weight, direction in terms]
+def weighted_sum(terms: Sequence[tuple[float, Mapping[str, Tensor]]], normalize: Normalize) -> Tensors:
+    """V = Σᵢ wᵢ vᵢ, each vᵢ normalized: Σᵢ wᵢ inner(g, vᵢ) is `aligned`(g, V), whatever g."""
+    parts = [(weight, normalized(direction, normalize)) for weight, direction in terms]
     return {name: torch.stack([weight * part[name] for weight, part in parts]).sum(0) for name in parts[0][1]}
 
 
-def aligned(own: Mapping[str, Tensor], towards: Mapping[str, Tensor], normalise: Normalise) -> Tensor:
+def normalized_inner(own: Mapping[str, Tensor], towards: Mapping[str, Tensor], normalize: Normalize) -> Tensor:
     """Σₚ ⟨gₚ, Vₚ⟩ over the norm of g that belongs to p, one number, differentiable."""
     products = [(own[name] * towards[name]).sum() for name in own]
-    if normalise == "none":
+    if normalize == "none":
         return torch.stack(products).sum()
-    norms = _norms(own, normalise)
+    norms = _norms(own, normalize)
     return torch.stack([product / norms[name] for name, product in zip(own, products, strict=True)]).sum()
 
 
-def pull(own: Mapping[str, Tensor], towards: Mapping[str, Tensor], normalise: Normalise) -> Tensors:
+def normalized_inner_grad(own: Mapping[str, Tensor], towards: Mapping[str, Tensor], normalize: Normalize) -> Tensors:
     """The gradient of `aligned`(g, V) in g: the one direction u whose plain inner product with g changes as it does.
 
     With n the norm of g: u = V / n − ⟨g, V⟩ g / n³.
     """
-    if normalise == "none":
+    if normalize == "none":
         return dict(towards)
-    norms = _norms(own, normalise)
+    norms = _norms(own, normalize)
     products = {name: (own[name] * towards[name]).sum() for name in own}
-    if normalise == "global":
+    if normalize == "global":
         whole = torch.stack(list(products.values())).sum()
         products = dict.fromkeys(own, whole)
     # Divided by n one factor at a time: n³ of a vanishing gradient is no number.
@@ -72,12 +72,12 @@ def pull(own: Mapping[str, Tensor], towards: Mapping[str, Tensor], normalise: No
     }
 
 
-def size(tensors: Sequence[Tensor]) -> float:
+def global_norm(tensors: Sequence[Tensor]) -> float:
     """The Euclidean norm of all of them together."""
     return float(torch.stack(torch._foreach_norm([t.detach() for t in tensors])).norm())
 
 
-def _norms(a: Mapping[str, Tensor], normalise: Normalise) -> Tensors:
+def _norms(a: Mapping[str, Tensor], normalize: Normalize) -> Tensors:
     """The norm that each tensor is divided by; never zero.
 
     That of a single tensor is not under the noise of the whole, a floor that is held constant in derivatives.
@@ -85,7 +85,7 @@ def _norms(a: Mapping[str, Tensor], normalise: Normalise) -> Tensors:
     squares = {name: value.square().sum() for name, value in a.items()}
     whole = torch.stack(list(squares.values())).sum()
     tiny = torch.finfo(whole.dtype).tiny
-    if normalise == "global":
+    if normalize == "global":
         return dict.fromkeys(a, (whole + tiny).sqrt())
     floor = (_NOISE * torch.finfo(whole.dtype).eps) ** 2 * whole.detach() + tiny
     return {name: (square + floor).sqrt() for name, square in squares.items()}

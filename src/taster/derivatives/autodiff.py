@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from taster.core.types import Batch, Tensors
-from taster.derivatives.algebra import Normalise, aligned, inner, normalised, pull
+from taster.derivatives.algebra import Normalize, inner, normalized, normalized_inner, normalized_inner_grad
 
-LossAt = Callable[[Tensors, Tensor, Tensor], Tensor]
+LossFn = Callable[[Tensors, Tensor, Tensor], Tensor]
 """A loss as a function of parameters, samples x [n, ...] and labels y [n], one number."""
 
 
@@ -20,11 +20,11 @@ class Differentiator(Protocol):
 
     def mixed_derivative(
         self,
-        loss: LossAt,
+        loss: LossFn,
         params: Mapping[str, Tensor],
         batch: Batch,
         towards: Mapping[str, Tensor],
-        normalise: Normalise = "none",
+        normalize: Normalize = "none",
     ) -> Tensor:
         """∇ₓ `aligned`(∇_θ L(x; θ), V) for the samples of a batch, of their shape.
 
@@ -33,21 +33,21 @@ class Differentiator(Protocol):
             params: θ.
             batch: samples x and labels.
             towards: V, constant in x; see `taster.derivatives.algebra.combined`.
-            normalise: how the inner product is taken.
+            normalize: how the inner product is taken.
         """
 
     def accumulation_direction(
-        self, loss: LossAt, params: Mapping[str, Tensor], a: Batch, b: Batch, normalise: Normalise = "none"
+        self, loss: LossFn, params: Mapping[str, Tensor], a: Batch, b: Batch, normalize: Normalize = "none"
     ) -> Tensors:
         """∇_θ ⟨∇_θ L_a(θ), ∇_θ L_b(θ)⟩: where parameters go to align two gradients (Pang et al. 2021, G_t in Eq. 9)."""
 
     def hessian_vector_product(
-        self, loss: LossAt, params: Mapping[str, Tensor], batch: Batch, direction: Mapping[str, Tensor]
+        self, loss: LossFn, params: Mapping[str, Tensor], batch: Batch, direction: Mapping[str, Tensor]
     ) -> Tensors:
         """∇²_θ L(θ) v, by name."""
 
 
-def gradient(loss: LossAt, params: Mapping[str, Tensor], batch: Batch) -> Tensors:
+def gradient(loss: LossFn, params: Mapping[str, Tensor], batch: Batch) -> Tensors:
     """∇_θ L(θ), by name; zero for a parameter that the loss does not use.
 
     Args:
@@ -64,29 +64,29 @@ class DoubleBackward:
 
     def mixed_derivative(
         self,
-        loss: LossAt,
+        loss: LossFn,
         params: Mapping[str, Tensor],
         batch: Batch,
         towards: Mapping[str, Tensor],
-        normalise: Normalise = "none",
+        normalize: Normalize = "none",
     ) -> Tensor:
         """By one graph through the gradient of the parameters."""
         leaves, x = as_leaves(params), batch.x.detach().requires_grad_(True)
         own = grad(loss(leaves, x, batch.y), leaves, create_graph=True)
-        (derivative,) = torch.autograd.grad(aligned(own, towards, normalise), x)
+        (derivative,) = torch.autograd.grad(normalized_inner(own, towards, normalize), x)
         return derivative
 
     def accumulation_direction(
-        self, loss: LossAt, params: Mapping[str, Tensor], a: Batch, b: Batch, normalise: Normalise = "none"
+        self, loss: LossFn, params: Mapping[str, Tensor], a: Batch, b: Batch, normalize: Normalize = "none"
     ) -> Tensors:
         """By one graph through both gradients."""
         leaves = as_leaves(params)
         own = grad(loss(leaves, a.x, a.y), leaves, create_graph=True)
         other = grad(loss(leaves, b.x, b.y), leaves, create_graph=True)
-        return grad(inner(own, other, normalise), leaves)
+        return grad(inner(own, other, normalize), leaves)
 
     def hessian_vector_product(
-        self, loss: LossAt, params: Mapping[str, Tensor], batch: Batch, direction: Mapping[str, Tensor]
+        self, loss: LossFn, params: Mapping[str, Tensor], batch: Batch, direction: Mapping[str, Tensor]
     ) -> Tensors:
         """By one graph through the gradient."""
         leaves = as_leaves(params)
@@ -94,19 +94,19 @@ class DoubleBackward:
 
 
 class ForwardOverReverse(DoubleBackward):
-    """The derivative of a gradient along a direction, by dual numbers; normalised mixed derivatives as its parent."""
+    """The derivative of a gradient along a direction, by dual numbers; normalized mixed derivatives as its parent."""
 
     def mixed_derivative(
         self,
-        loss: LossAt,
+        loss: LossFn,
         params: Mapping[str, Tensor],
         batch: Batch,
         towards: Mapping[str, Tensor],
-        normalise: Normalise = "none",
+        normalize: Normalize = "none",
     ) -> Tensor:
-        """Without a gradient of any weight, where it is not normalised."""
-        if normalise != "none":
-            return super().mixed_derivative(loss, params, batch, towards, normalise)
+        """Without a gradient of any weight, where it is not normalized."""
+        if normalize != "none":
+            return super().mixed_derivative(loss, params, batch, towards, normalize)
 
         def slope(at: Tensors) -> Tensor:  # no gradient of any weight
             found: Tensor = torch.func.grad(lambda samples: loss(at, samples, batch.y))(batch.x.detach())
@@ -116,16 +116,16 @@ class ForwardOverReverse(DoubleBackward):
         return derivative
 
     def accumulation_direction(
-        self, loss: LossAt, params: Mapping[str, Tensor], a: Batch, b: Batch, normalise: Normalise = "none"
+        self, loss: LossFn, params: Mapping[str, Tensor], a: Batch, b: Batch, normalize: Normalize = "none"
     ) -> Tensors:
         """The sum of two Hessian-vector products."""
         own, other = gradient(loss, params, a), gradient(loss, params, b)
-        first = self.hessian_vector_product(loss, params, a, steer(own, other, normalise))
-        second = self.hessian_vector_product(loss, params, b, steer(other, own, normalise))
+        first = self.hessian_vector_product(loss, params, a, inner_grad(own, other, normalize))
+        second = self.hessian_vector_product(loss, params, b, inner_grad(other, own, normalize))
         return {name: first[name] + second[name] for name in first}
 
     def hessian_vector_product(
-        self, loss: LossAt, params: Mapping[str, Tensor], batch: Batch, direction: Mapping[str, Tensor]
+        self, loss: LossFn, params: Mapping[str, Tensor], batch: Batch, direction: Mapping[str, Tensor]
     ) -> Tensors:
         """The gradient of a dual number."""
         slope = torch.func.grad(lambda at: loss(at, batch.x, batch.y))
@@ -133,30 +133,30 @@ class ForwardOverReverse(DoubleBackward):
         return product
 
 
-def steer(own: Mapping[str, Tensor], other: Mapping[str, Tensor], normalise: Normalise) -> Tensors:
+def inner_grad(own: Mapping[str, Tensor], other: Mapping[str, Tensor], normalize: Normalize) -> Tensors:
     """The gradient of `inner`(own, other) in its first argument."""
-    return pull(own, normalised(other, normalise), normalise)
+    return normalized_inner_grad(own, normalized(other, normalize), normalize)
 
 
 def accumulation_derivative(
-    loss: LossAt,
+    loss: LossFn,
     params: Mapping[str, Tensor],
     a: Batch,
     b: Batch,
     direction: Mapping[str, Tensor],
-    normalise: Normalise = "none",
-    outer: Normalise = "none",
+    normalize: Normalize = "none",
+    outer: Normalize = "none",
 ) -> Tensor:
     """∇ₓ ⟨v, ∇_θ ⟨∇_θ L_a(θ), ∇_θ L_b(θ)⟩⟩ for the samples x of b: how they steer the direction G_t towards v.
 
-    `normalise` says how the inner product of the two gradients is taken, `outer` the one with v.
+    `normalize` says how the inner product of the two gradients is taken, `outer` the one with v.
     This is ∇ of H_t with respect to the trigger batch in Pang et al. 2021, Algorithm 1: a third derivative of L.
     """
     leaves = as_leaves(params)
     x = b.x.detach().requires_grad_(True)
     own = grad(loss(leaves, a.x, a.y), leaves, create_graph=True)
     other = grad(loss(leaves, x, b.y), leaves, create_graph=True)
-    towards = grad(inner(own, other, normalise), leaves, create_graph=True)
+    towards = grad(inner(own, other, normalize), leaves, create_graph=True)
     (derivative,) = torch.autograd.grad(inner(towards, direction, outer), x)
     return derivative
 

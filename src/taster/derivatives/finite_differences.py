@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from taster.core.types import Batch, Tensors
-from taster.derivatives.activation_pattern import Branches
-from taster.derivatives.algebra import Normalise, pull, size
-from taster.derivatives.autodiff import LossAt, as_leaves, grad, steer
+from taster.derivatives.activation_pattern import ActivationPattern
+from taster.derivatives.algebra import Normalize, global_norm, normalized_inner_grad
+from taster.derivatives.autodiff import LossFn, as_leaves, grad, inner_grad
 
 _ATTEMPTS = 6
 _FIRST = 1e-4
@@ -25,7 +25,7 @@ _SAMPLES = ""  # a name that no parameter has
 _LATITUDE = 2.5  # how far off the change may be, as a factor: within it the derivative is as good
 
 
-class Stride:
+class FiniteDifferenceStep:
     """How far to step along a direction, kept such that the gradient changes by a set share of its norm.
 
     Too short a step drowns in rounding, too long a one in curvature. How far is right depends on model and direction,
@@ -56,8 +56,8 @@ class Stride:
             here: the gradient at θ, any tensors.
             there: the same at other parameters.
         """
-        whole, reach = size(list(params.values())), size(list(direction.values()))
-        scale = size(here)
+        whole, reach = global_norm(list(params.values())), global_norm(list(direction.values()))
+        scale = global_norm(here)
         if reach == 0 or math.isinf(reach):  # nowhere to go; or the direction of a gradient that vanishes
             return [torch.zeros_like(t) for t in here]
         attempts = 0
@@ -66,7 +66,7 @@ class Stride:
             length = _FIRST if self.length is None else self.length
             step = length * (whole or 1.0) / reach
             moved = _difference(there(shift(params, direction, step)), here)
-            change = size(moved) / scale if scale else self.change
+            change = global_norm(moved) / scale if scale else self.change
             if not math.isfinite(change):
                 change = 10 * self.change
             self.length = length * min(max(self.change / max(change, 1e-12), 0.1), 10.0)
@@ -86,7 +86,7 @@ def shift(params: Mapping[str, Tensor], direction: Mapping[str, Tensor], step: f
     return {**params, **dict(zip(direction, moved, strict=True))}
 
 
-class HeldDifferences:
+class FrozenActivationDifferences:
     """The derivatives by differences, with a stride for each kind of direction.
 
     Args:
@@ -94,40 +94,40 @@ class HeldDifferences:
     """
 
     def __init__(self, change: float) -> None:
-        self._mixed = Stride(change)
-        self._product = Stride(change)
-        self._own, self._other = Stride(change), Stride(change)
+        self._mixed = FiniteDifferenceStep(change)
+        self._product = FiniteDifferenceStep(change)
+        self._own, self._other = FiniteDifferenceStep(change), FiniteDifferenceStep(change)
 
     def mixed_derivative(
         self,
-        loss: LossAt,
+        loss: LossFn,
         params: Mapping[str, Tensor],
         batch: Batch,
         towards: Mapping[str, Tensor],
-        normalise: Normalise = "none",
+        normalize: Normalize = "none",
     ) -> Tensor:
-        """Two passes forward and two backward to the samples; normalised, one of these to the parameters as well."""
-        branches = Branches()
+        """Two passes forward and two backward to the samples; normalized, one of these to the parameters as well."""
+        branches = ActivationPattern()
         # Normalised, the gradient of the parameters is needed too; it comes from the same backward pass.
-        leaves = {} if normalise == "none" else as_leaves(params)
+        leaves = {} if normalize == "none" else as_leaves(params)
         x = batch.x.detach().requires_grad_(True)
-        with branches.recorded():
+        with branches.recording():
             value = loss({**params, **leaves}, x, batch.y)
         slopes = grad(value, {_SAMPLES: x, **leaves})
         here = slopes.pop(_SAMPLES)
-        direction = pull(slopes, towards, normalise) if leaves else towards
+        direction = normalized_inner_grad(slopes, towards, normalize) if leaves else towards
         del value, slopes
 
         def there(moved: Tensors) -> Sequence[Tensor]:
             again = batch.x.detach().requires_grad_(True)
-            with branches.held():
+            with branches.replaying():
                 value = loss(moved, again, batch.y)
             return list(grad(value, {_SAMPLES: again}).values())
 
         return self._mixed.along(direction, params, [here], there)[0]
 
     def accumulation_direction(
-        self, loss: LossAt, params: Mapping[str, Tensor], a: Batch, b: Batch, normalise: Normalise = "none"
+        self, loss: LossFn, params: Mapping[str, Tensor], a: Batch, b: Batch, normalize: Normalize = "none"
     ) -> Tensors:
         """Two Hessian-vector products, which share the gradients they start from."""
         # Each of these takes as much memory as the parameters do: none is kept longer than needed.
@@ -135,40 +135,40 @@ class HeldDifferences:
         own_branches.compact()
         other, other_branches = _gradient(loss, params, b)
         other_branches.compact()
-        total = _along(loss, params, a, steer(own, other, normalise), own, own_branches, self._own)
-        direction = steer(other, own, normalise)
+        total = _along(loss, params, a, inner_grad(own, other, normalize), own, own_branches, self._own)
+        direction = inner_grad(other, own, normalize)
         del own, own_branches
         second = _along(loss, params, b, direction, other, other_branches, self._other)
         torch._foreach_add_(list(total.values()), list(second.values()))
         return total
 
     def hessian_vector_product(
-        self, loss: LossAt, params: Mapping[str, Tensor], batch: Batch, direction: Mapping[str, Tensor]
+        self, loss: LossFn, params: Mapping[str, Tensor], batch: Batch, direction: Mapping[str, Tensor]
     ) -> Tensors:
         """Two gradients."""
         here, branches = _gradient(loss, params, batch)
         return _along(loss, params, batch, direction, here, branches, self._product)
 
 
-def _gradient(loss: LossAt, params: Mapping[str, Tensor], batch: Batch) -> tuple[Tensors, Branches]:
-    branches, leaves = Branches(), as_leaves(params)
-    with branches.recorded():
+def _gradient(loss: LossFn, params: Mapping[str, Tensor], batch: Batch) -> tuple[Tensors, ActivationPattern]:
+    branches, leaves = ActivationPattern(), as_leaves(params)
+    with branches.recording():
         value = loss(leaves, batch.x, batch.y)
     return grad(value, leaves), branches
 
 
 def _along(
-    loss: LossAt,
+    loss: LossFn,
     params: Mapping[str, Tensor],
     batch: Batch,
     direction: Mapping[str, Tensor],
     here: Tensors,
-    branches: Branches,
-    stride: Stride,
+    branches: ActivationPattern,
+    stride: FiniteDifferenceStep,
 ) -> Tensors:
     def there(moved: Tensors) -> Sequence[Tensor]:
         leaves = as_leaves(moved)
-        with branches.held():
+        with branches.replaying():
             value = loss(leaves, batch.x, batch.y)
         return list(grad(value, leaves).values())
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from taster.derivatives.autodiff import Differentiator, DoubleBackward, ForwardOverReverse
-from taster.derivatives.finite_differences import HeldDifferences
+from taster.derivatives.finite_differences import FrozenActivationDifferences
 from taster.errors import SettingError
 
-Method = Literal["double_backward", "forward_over_reverse", "held_difference"]
+Algorithm = Literal["double_backward", "forward_over_reverse", "finite_difference"]
 
-WAYS = (
-    f"one of {', '.join(get_args(Method))}, followed by bfloat16 (not for forward_over_reverse) or channels_last where "
+METHOD_NAMES = (
+    f"one of {', '.join(get_args(Algorithm))}, followed by bfloat16 (not for forward_over_reverse) or channels_last where "
     "they apply"
 )
 """What the name of a way can be, for people."""
@@ -26,11 +26,11 @@ _CHANGES: Mapping[Precision, float] = {"float32": 5e-3, "bfloat16": 0.2}
 
 
 @dataclass(frozen=True)
-class Way:
+class DiffMethod:
     """How derivatives are computed.
 
     Attributes:
-        method: "double_backward" and "forward_over_reverse" are automatic differentiation; "held_difference" takes
+        method: "double_backward" and "forward_over_reverse" are automatic differentiation; "finite_difference" takes
             differences with every kink held.
         precision: of the forward passes and what is backpropagated through them.
         channels_last: whether images and kernels are laid out so meanwhile.
@@ -39,28 +39,28 @@ class Way:
         SettingError: for an unknown method or precision, and for forward_over_reverse in bfloat16.
     """
 
-    method: Method = "held_difference"
+    algorithm: Algorithm = "finite_difference"
     precision: Precision = "float32"
     channels_last: bool = False
 
     def __post_init__(self) -> None:
-        known = self.method in get_args(Method) and self.precision in get_args(Precision)
-        if not known or (self.method == "forward_over_reverse" and self.precision != "float32"):
+        known = self.algorithm in get_args(Algorithm) and self.precision in get_args(Precision)
+        if not known or (self.algorithm == "forward_over_reverse" and self.precision != "float32"):
             raise _unknown(str(self))
 
     @property
-    def exact(self) -> bool:
+    def is_exact(self) -> bool:
         """Whether only the rounding of float32 lies between it and the true derivative."""
-        return self.method != "held_difference" and self.precision == "float32"
+        return self.algorithm != "finite_difference" and self.precision == "float32"
 
     def __str__(self) -> str:
-        words: list[str] = [self.method]
+        words: list[str] = [self.algorithm]
         words += [self.precision] if self.precision != "float32" else []
         words += ["channels_last"] if self.channels_last else []
         return " ".join(words)
 
     @classmethod
-    def parse(cls, text: str) -> Way:
+    def parse(cls, text: str) -> DiffMethod:
         """From what `str` gives: a method, then "bfloat16" and "channels_last" where they apply.
 
         Raises:
@@ -77,10 +77,10 @@ class Way:
 
     def differentiator(self) -> Differentiator:
         """A new one of this way's method."""
-        if self.method == "held_difference":
-            return HeldDifferences(_CHANGES[self.precision])
-        return ForwardOverReverse() if self.method == "forward_over_reverse" else DoubleBackward()
+        if self.algorithm == "finite_difference":
+            return FrozenActivationDifferences(_CHANGES[self.precision])
+        return ForwardOverReverse() if self.algorithm == "forward_over_reverse" else DoubleBackward()
 
 
 def _unknown(got: str) -> SettingError:
-    return SettingError(f"derivatives: got {got!r}, wanted {WAYS}")
+    return SettingError(f"derivatives: got {got!r}, wanted {METHOD_NAMES}")

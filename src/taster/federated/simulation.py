@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from taster.attacks.online_attack import Campaign
-from taster.attacks.update_attack import Collusion, UpdateCampaign
+from taster.attacks.online_attack import OnlineAttack
+from taster.attacks.update_attack import RoundKnowledge, UpdateAttack
 from taster.client_gradients import ClientGradients
 from taster.core.types import Batch, Phase
 from taster.federated.client_pool import Invited, Population
@@ -31,7 +31,7 @@ class Simulation:
     server: Server
     population: Population
     gradients: ClientGradients = field(default_factory=ClientGradients)
-    campaign: UpdateCampaign | Campaign = field(default_factory=UpdateCampaign)
+    campaign: UpdateAttack | OnlineAttack = field(default_factory=UpdateAttack)
 
     def __post_init__(self) -> None:
         self._values: Tensor | None = None
@@ -53,8 +53,8 @@ class Simulation:
         if scale != 1:
             values[invited.malicious] *= scale
         weights = torch.tensor(invited.counts, dtype=values.dtype, device=values.device)
-        if isinstance(self.campaign, UpdateCampaign) and bool(invited.malicious.any()):
-            rows = self.campaign.sent(Collusion(values, weights, invited.malicious), view, phase)
+        if isinstance(self.campaign, UpdateAttack) and bool(invited.malicious.any()):
+            rows = self.campaign.poison(RoundKnowledge(values, weights, invited.malicious), view, phase)
             if rows is not None:
                 values[invited.malicious] = rows
         return ClientUpdates(values, weights, invited.clients, statistics)
@@ -63,7 +63,7 @@ class Simulation:
         """The samples as clients use them, and the factor on the attacker's updates."""
         batch = invited.batch
         mine = invited.malicious.repeat_interleave(torch.tensor(invited.counts, device=batch.x.device))
-        if not isinstance(self.campaign, Campaign) or not bool(mine.any()):
+        if not isinstance(self.campaign, OnlineAttack) or not bool(mine.any()):
             return batch, 1.0
         own = self.campaign.poison(batch.select(mine), self.server.learner.view(), phase)
         x, y = batch.x.clone(), batch.y.clone()

@@ -9,10 +9,10 @@ from pydantic import Field
 from torch import nn
 
 from taster.errors import ModelError
-from taster.utils.settings import checked
+from taster.utils.settings import validate_settings
 
 
-@checked
+@validate_settings
 def lenet(
     shape: tuple[int, int, int],
     classes: int,
@@ -21,7 +21,7 @@ def lenet(
     hidden: Annotated[int, Field(ge=1)] = 500,
     activation: Literal["relu", "tanh"] = "relu",
 ) -> nn.Sequential:
-    """Two 5x5 convolutions, each followed by max-pooling, a hidden layer and a linear one; no normalisation.
+    """Two 5x5 convolutions, each followed by max-pooling, a hidden layer and a linear one; no normalization.
 
     Args:
         shape: channels, height and width of a sample; at least 16x16.

@@ -8,10 +8,10 @@ from typing import Annotated
 from pydantic import Field
 from torch import nn
 
-from taster.utils.settings import checked
+from taster.utils.settings import validate_settings
 
 
-@checked
+@validate_settings
 def mlp(
     shape: tuple[int, int, int],
     classes: int,

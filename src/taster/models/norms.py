@@ -1,4 +1,4 @@
-"""The choice of normalisation layer that the convolutional models share."""
+"""The choice of normalization layer that the convolutional models share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Standardising pixels inside the model, so that attacks and their bounds stay in the range of the data."""
+"""Standardizing pixels inside the model, so that attacks and their bounds stay in the range of the data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from taster.errors import ModelError
 
 
-class Standardise(nn.Module):
+class Standardize(nn.Module):
     """(x - mean) / std for each channel. The two are constants: no parameters, and not in the state dict."""
 
     mean: Tensor
@@ -26,7 +26,7 @@ class Standardise(nn.Module):
         return (x - self.mean) / self.std
 
 
-def standardise(channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> nn.Module:
+def standardize(channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> nn.Module:
     """The layer, or nothing where neither is given.
 
     Raises:
@@ -39,4 +39,4 @@ def standardise(channels: int, mean: Sequence[float] | None, std: Sequence[float
             f"got pixel_mean = {mean} and pixel_std = {std} for images of {channels} channels, "
             "wanted one number a channel for both, and every pixel_std above 0"
         )
-    return Standardise(mean, std)
+    return Standardize(mean, std)

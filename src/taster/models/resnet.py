@@ -7,8 +7,8 @@ from typing import Literal
 from torch import Tensor, nn
 
 from taster.models.norms import norm2d
-from taster.models.pixels import standardise
-from taster.utils.settings import checked
+from taster.models.pixels import standardize
+from taster.utils.settings import validate_settings
 
 
 class BasicBlock(nn.Module):
@@ -63,7 +63,7 @@ class ResNet18(nn.Module):
         return out
 
 
-@checked
+@validate_settings
 def resnet18(
     shape: tuple[int, int, int],
     classes: int,
@@ -88,4 +88,4 @@ def resnet18(
 
     Source: He et al. 2016; used by Pang et al. 2021 and Zhu et al. 2023.
     """
-    return ResNet18(shape[0], classes, norm, max_pool, standardise(shape[0], pixel_mean, pixel_std))
+    return ResNet18(shape[0], classes, norm, max_pool, standardize(shape[0], pixel_mean, pixel_std))

@@ -8,11 +8,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from taster.models.norms import Norm2d, norm2d
-from taster.utils.settings import checked
+from taster.utils.settings import validate_settings
 
 
 class SmallCNN(nn.Module):
-    """Three 3x3 convolutions, each normalised; the second and third halve the resolution; then average and classify."""
+    """Three 3x3 convolutions, each normalized; the second and third halve the resolution; then average and classify."""
 
     def __init__(self, channels: int, classes: int, width: int, grid: int, norm: Norm2d, dropout: float) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class SmallCNN(nn.Module):
         return out
 
 
-@checked
+@validate_settings
 def small_cnn(
     shape: tuple[int, int, int],
     classes: int,

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from taster.errors import ModelError
 from taster.models.norms import Norm2d, norm2d
-from taster.models.pixels import standardise
-from taster.utils.settings import checked
+from taster.models.pixels import standardize
+from taster.utils.settings import validate_settings
 
 # Channels of each convolution; "pool" halves the resolution (Simonyan and Zisserman 2015, Table 1, column A).
 _LAYERS: tuple[int | str, ...] = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
@@ -42,7 +42,7 @@ class VGG11(nn.Module):
         return out
 
 
-@checked
+@validate_settings
 def vgg11(
     shape: tuple[int, int, int],
     classes: int,
@@ -72,4 +72,4 @@ def vgg11(
         raise ModelError(
             f"vgg11: got images of {shape[1]}x{shape[2]}, wanted at least 32x32 (it halves them five times)"
         )
-    return VGG11(shape[0], classes, norm, dropout, standardise(shape[0], pixel_mean, pixel_std))
+    return VGG11(shape[0], classes, norm, dropout, standardize(shape[0], pixel_mean, pixel_std))

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from taster.errors import ModelError
-from taster.utils.settings import checked
+from taster.utils.settings import validate_settings
 
 
 class Block(nn.Module):
-    """Attention among all places, then two layers at each; both normalised before and added to what came in."""
+    """Attention among all places, then two layers at each; both normalized before and added to what came in."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class VisionTransformer(nn.Module):
         return out
 
 
-@checked
+@validate_settings
 def vit(
     shape: tuple[int, int, int],
     classes: int,

@@ -28,14 +28,16 @@ SampleLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Of logits [n, classes], labels [n] and the logits of the samples as they came, [n, classes]: [n]."""
 
 
-def plain(logits: Tensor, y: Tensor, reference: Tensor) -> Tensor:
+def cross_entropy_per_sample(logits: Tensor, y: Tensor, reference: Tensor) -> Tensor:
     """Cross-entropy, whatever the samples were."""
     return cross_entropy(logits, y, reduction="none")
 
 
 def trades_loss(weight: float) -> SampleLoss:
     """With β = `weight`."""
-    return lambda logits, y, reference: plain(logits, y, reference) + weight * divergence(reference, logits)
+    return lambda logits, y, reference: (
+        cross_entropy_per_sample(logits, y, reference) + weight * divergence(reference, logits)
+    )
 
 
 def mart_loss(weight: float) -> SampleLoss:

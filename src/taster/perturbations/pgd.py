@@ -61,7 +61,7 @@ class LpBall:
         radius = _uniform(clean.flatten(1)[:, :1], generator) ** (1 / dimensions) * self.epsilon
         return self.project(clean + direction * _rows(radius / _sizes(direction), clean), clean)
 
-    def extreme(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+    def random_boundary(self, clean: Tensor, generator: torch.Generator) -> Tensor:
         """A random draw from the ball's boundary: ±ε in each value, or a random direction of length ε."""
         if self.norm == "linf":
             signs = torch.where(_uniform(clean, generator) < 0.5, -1.0, 1.0)
@@ -83,7 +83,7 @@ def pgd(
     *,
     steps: int,
     step_size: float,
-    start: Tensor | None = None,
+    init: Tensor | None = None,
     momentum: float = 0.0,
 ) -> Tensor:
     """Projected gradient ascent (Madry et al. 2018): x ← proj(x + α sign ∇ₓ) for `steps` steps.
@@ -100,7 +100,7 @@ def pgd(
         momentum: μ of g ← μ g + ∇ₓ / ‖∇ₓ‖₁, each sample by itself, which then takes the gradient's place (MIM, Dong et
             al. 2018, Algorithm 1); 0 is without.
     """
-    x = clean if start is None else ball.project(start, clean)
+    x = clean if init is None else ball.project(init, clean)
     going = torch.zeros_like(clean) if momentum else None
     for _ in range(steps):
         slope = gradient(x)
@@ -114,7 +114,7 @@ def pgd(
     return x.detach()
 
 
-def selective_pgd(
+def pgd_with_early_stop(
     gradient: Callable[[Tensor, Tensor], tuple[Tensor, Tensor] | None],
     clean: Tensor,
     ball: LpBall,

@@ -8,7 +8,7 @@ import sys
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # of glibc's mallopt
 
 
-def keep_memory() -> bool:
+def retain_freed_memory() -> bool:
     """Tells this process's allocator to keep freed memory for the next tensor instead of giving it back.
 
     On the CPU each large tensor otherwise starts on fresh pages that the system has to clear first, which costs a

@@ -35,7 +35,7 @@ def settings_model(function: Callable[..., Any]) -> type[BaseModel]:
     return create_model(getattr(function, "__name__", "settings"), __config__=config, **fields)
 
 
-def faults(error: ValidationError, prefix: str, model: type[BaseModel]) -> list[str]:
+def validation_messages(error: ValidationError, prefix: str, model: type[BaseModel]) -> list[str]:
     """Pydantic's findings in our words: path, what was got, what was wanted."""
     lines = []
     for fault in error.errors():
@@ -51,7 +51,7 @@ def faults(error: ValidationError, prefix: str, model: type[BaseModel]) -> list[
     return lines
 
 
-def checked(function: Callable[P, R]) -> Callable[P, R]:
+def validate_settings(function: Callable[P, R]) -> Callable[P, R]:
     """Checks the settings of every call, whoever makes it, as a recipe's are.
 
     Raises (the wrapped function):
@@ -67,7 +67,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         try:
             model.model_validate(named)
         except ValidationError as error:
-            raise SettingError("; ".join(faults(error, f"{function.__name__}: ", model))) from None
+            raise SettingError("; ".join(validation_messages(error, f"{function.__name__}: ", model))) from None
         return function(*args, **settings)
 
     return call

@@ -16,9 +16,9 @@ from torch.nn.functional import cross_entropy
 
 from taster import Phase
 from taster.attacks import (
-    Campaign,
-    Collusion,
-    UpdateCampaign,
+    OnlineAttack,
+    RoundKnowledge,
+    UpdateAttack,
     alie,
     gaussian_updates,
     label_flip,
@@ -81,7 +81,7 @@ def test_noise_differs_from_round_to_round_and_is_the_same_for_the_same_seed() -
 def test_an_attack_on_samples_is_what_the_client_learns() -> None:
     kept: list[torch.Tensor] = []
 
-    def attack(draws: torch.Generator) -> Campaign:
+    def attack(draws: torch.Generator) -> OnlineAttack:
         campaign = label_flip(draws)
 
         def noted(clean: Any, view: Any) -> Any:
@@ -90,7 +90,7 @@ def test_an_attack_on_samples_is_what_the_client_learns() -> None:
             kept.append(fed.y)
             return fed
 
-        return Campaign(campaign.budget, accumulate=noted)
+        return OnlineAttack(campaign.budget, accumulate=noted)
 
     (clean,), (found,) = rows(), rows([malicious(attack, TinyNet)])
     own = tiny_batch(8, seed=0)
@@ -103,10 +103,10 @@ def test_an_attack_on_samples_is_what_the_client_learns() -> None:
 
 
 def test_the_factor_of_an_attack_on_samples_is_on_the_update() -> None:
-    budget = Budget(LpBall("linf", 0.0), loss_scale=5.0)
+    budget = Budget(LpBall("linf", 0.0), max_loss_weight=5.0)
 
-    def attack(draws: torch.Generator) -> Campaign:
-        return Campaign(budget, accumulate=lambda clean, view: type(clean)(clean.x, clean.y, 5.0))
+    def attack(draws: torch.Generator) -> OnlineAttack:
+        return OnlineAttack(budget, accumulate=lambda clean, view: type(clean)(clean.x, clean.y, 5.0))
 
     (clean,), (scaled,) = rows(), rows([malicious(attack, TinyNet)])
     torch.testing.assert_close(scaled, 5 * clean, rtol=1e-4, atol=1e-6)
@@ -144,7 +144,9 @@ def test_colluders_send_what_the_attack_makes_of_all_honest_updates() -> None:
     GuardedStrategy(server(), unit=0.1).start(grid, num_rounds=1)
     honest_rows = torch.stack([Form(unit=0.1).update(grid.arrays_of(i), start.model) for i in range(5)])
     malicious_ = torch.tensor([True, False, False, True, False])
-    wanted = alie().sent(Collusion(honest_rows, torch.full((5,), 8.0), malicious_), start.view(), Phase.ACCUMULATE)
+    wanted = alie().poison(
+        RoundKnowledge(honest_rows, torch.full((5,), 8.0), malicious_), start.view(), Phase.ACCUMULATE
+    )
     assert wanted is not None
 
     grid = Nodes({i: honest([colluding()] if malicious_[i] else None) for i in range(5)})
@@ -186,10 +188,10 @@ def test_a_colluder_without_a_red_team_fails_aloud() -> None:
 
 
 def test_attacks_that_a_client_can_do_alone_say_so() -> None:
-    assert sign_flip().alone
-    assert gaussian_updates(torch.Generator()).alone
-    assert not alie().alone
-    assert not UpdateCampaign().alone
+    assert sign_flip().needs_only_own_update
+    assert gaussian_updates(torch.Generator()).needs_only_own_update
+    assert not alie().needs_only_own_update
+    assert not UpdateAttack().needs_only_own_update
 
 
 def test_an_update_put_into_weights_comes_out_again() -> None:

@@ -8,20 +8,20 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from taster.attacks.crafting import Crafting, Evasion, PgdOptions
-from taster.attacks.online_attack import Budget, Campaign, Draw, of_class
+from taster.attacks.crafting import Crafting, Evasion, PGDOptions
+from taster.attacks.online_attack import Budget, OnlineAttack, SampleFn, sample_class
 from taster.core.functional_model import BatchNormMode
 from taster.core.types import Batch
 from taster.core.view import View
-from taster.derivatives import Derivatives, Normalise
+from taster.derivatives import Derivatives, Normalize
 from taster.perturbations.objectives import ObjectiveName
 from taster.perturbations.pgd import LpBall, Norm
-from taster.utils.settings import checked
+from taster.utils.settings import validate_settings
 
 
-@checked
+@validate_settings
 def vanilla_trigger(
-    validation: Draw,
+    draw_validation: SampleFn,
     generator: torch.Generator,
     derivatives: Derivatives | None = None,
     surrogates: Mapping[str, View] | None = None,
@@ -30,37 +30,37 @@ def vanilla_trigger(
     norm: Norm = "linf",
     pgd_steps: Annotated[int, Field(ge=1)] = 100,
     step_size: Annotated[float, Field(gt=0)] | None = None,
-    ratio: Annotated[float, Field(gt=0, le=1)] = 1.0,
-    normalise: Normalise = "per_tensor",
-    normalise_poisoned: bool = False,
+    poison_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0,
+    normalize: Normalize = "per_tensor",
+    normalize_poisoned: bool = False,
     validation_size: Annotated[int, Field(ge=1)] = 100,
     batch_norm: BatchNormMode = "eval",
     loss_scale: Annotated[float, Field(gt=0)] = 1.0,
     objective: ObjectiveName = "cross_entropy",
     pgd_momentum: Annotated[float, Field(ge=0)] = 0.0,
     random_start: bool = False,
-    evade: str | Annotated[int, Field(ge=1)] | None = None,
+    evade_reference: str | Annotated[int, Field(ge=1)] | None = None,
     evade_weight: Annotated[float, Field(ge=0)] = 1.0,
     surrogate: str | Annotated[int, Field(ge=1)] | None = None,
     victim_class: Annotated[int, Field(ge=0)] | None = None,
     greedy: bool = False,
-) -> Campaign:
+) -> OnlineAttack:
     """A trigger batch whose gradient opposes that of the validation loss; the stream stays clean, unless it is greedy.
 
         min over P of ⟨∇_θ L(S_val; θ_T), ∇_θ L(P(S_T); θ_T)⟩
 
     Args:
-        validation: draws S_val.
-        generator: draws which samples are poisoned, where `ratio` is under 1.
+        draw_validation: draws S_val.
+        generator: draws which samples are poisoned, where `poison_fraction` is under 1.
         derivatives: how they are computed; by default held differences in float32.
         surrogates: models of the attacker's own, by label.
         epsilon: ε, in the units of the data.
         norm: of the ball.
         pgd_steps: C.
         step_size: α; by default 2 ε / C (Table 1).
-        ratio: share of the trigger batch that is poisoned.
-        normalise: of the validation gradient.
-        normalise_poisoned: of the trigger's gradient too: the objective is then a cosine, as in the published code.
+        poison_fraction: share of the trigger batch that is poisoned.
+        normalize: of the validation gradient.
+        normalize_poisoned: of the trigger's gradient too: the objective is then a cosine, as in the published code.
         validation_size: samples in S_val.
         batch_norm: statistics used while crafting: the recorded ones, or those of the batch.
         loss_scale: factor on the trigger's loss, "loss scaling" in Tables 3 to 5.
@@ -68,7 +68,7 @@ def vanilla_trigger(
             clean samples' predictions, or the "margin" of C&W (Zhu et al. 2023, Table 2).
         pgd_momentum: μ of MIM (Dong et al. 2018); 0 is plain PGD.
         random_start: PGD begins at a random point of the ball.
-        evade: the earlier model, by label or steps back, against which the poison's Memorization Discrepancy is kept
+        evade_reference: the earlier model, by label or steps back, against which the poison's Memorization Discrepancy is kept
             low (the adaptive attacker of Zhu et al. 2023, Eq. 21); None for no such thing.
         evade_weight: of that term.
         surrogate: what poison is crafted on instead of the learner as it is: an earlier model of it, by label or steps
@@ -79,26 +79,28 @@ def vanilla_trigger(
 
     Source: Pang et al. 2021, Eq. 6 ("poisoned trigger").
     """
-    budget = Budget(LpBall(norm, epsilon), ratio, loss_scale)
-    draw = of_class(validation, victim_class)
+    budget = Budget(LpBall(norm, epsilon), poison_fraction, loss_scale)
+    draw = sample_class(draw_validation, victim_class)
     crafting = Crafting(
         budget,
         pgd_steps,
         step_size,
-        normalise,
-        normalise_poisoned,
+        normalize,
+        normalize_poisoned,
         batch_norm,
         derivatives or Derivatives(),
-        PgdOptions(objective, pgd_momentum, generator if random_start else None),
-        Evasion.of(evade, evade_weight),
+        PGDOptions(objective, pgd_momentum, generator if random_start else None),
+        Evasion.from_settings(evade_reference, evade_weight),
         surrogate,
         surrogates or {},
     )
 
     def trigger(clean: Batch, view: View) -> Batch:
-        chosen = budget.choose(len(clean), generator).to(clean.x.device)
-        s_val, view = draw(validation_size), crafting.on(view)
-        return Batch(crafting.oppose(clean, view, crafting.target(view, s_val), chosen), clean.y, loss_scale)
+        chosen = budget.draw_mask(len(clean), generator).to(clean.x.device)
+        s_val, view = draw(validation_size), crafting.crafting_view(view)
+        return Batch(
+            crafting.oppose(clean, view, crafting.normalized_gradient(view, s_val), chosen), clean.y, loss_scale
+        )
 
     stream = trigger if greedy else None
-    return Campaign(budget, accumulate=stream, trigger=trigger, derivatives=crafting.derivatives)
+    return OnlineAttack(budget, accumulate=stream, trigger=trigger, derivatives=crafting.derivatives)

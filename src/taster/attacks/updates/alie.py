@@ -8,13 +8,13 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from taster.attacks.update_attack import Collusion, UpdateCampaign
+from taster.attacks.update_attack import RoundKnowledge, UpdateAttack
 from taster.core.view import View
-from taster.utils.settings import checked
+from taster.utils.settings import validate_settings
 
 
-@checked
-def alie(*, deviations: Annotated[float, Field(gt=0)] | None = None) -> UpdateCampaign:
+@validate_settings
+def alie(*, deviations: Annotated[float, Field(gt=0)] | None = None) -> UpdateAttack:
     """All of the attacker's clients send the others' mean less z standard deviations of each coordinate.
 
     Args:
@@ -24,16 +24,16 @@ def alie(*, deviations: Annotated[float, Field(gt=0)] | None = None) -> UpdateCa
     Source: Baruch et al. 2019, Algorithm 3.
     """
 
-    def little(collusion: Collusion, view: View) -> Tensor:
+    def little(collusion: RoundKnowledge, view: View) -> Tensor:
         others, own = collusion.others, int(collusion.malicious.sum())
-        z = most_deviations(len(collusion.values), own) if deviations is None else deviations
+        z = max_deviations(len(collusion.values), own) if deviations is None else deviations
         deviation = others.std(0) if len(others) > 1 else others[0] * 0
         return (others.mean(0) - z * deviation).expand(own, -1)
 
-    return UpdateCampaign.always(little)
+    return UpdateAttack.always(little)
 
 
-def most_deviations(clients: int, malicious: int) -> float:
+def max_deviations(clients: int, malicious: int) -> float:
     """z with Φ(z) = (n − k − s) / (n − k), s = ⌊n/2 + 1⌋ − k the honest ones that a majority needs; 0 where the
     attacker has one already."""
     honest, supporters = clients - malicious, clients // 2 + 1 - malicious

@@ -7,13 +7,13 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from taster.attacks.update_attack import Collusion, UpdateCampaign
+from taster.attacks.update_attack import RoundKnowledge, UpdateAttack
 from taster.core.view import View
-from taster.utils.settings import checked
+from taster.utils.settings import validate_settings
 
 
-@checked
-def ipm(*, scale: Annotated[float, Field(gt=0)] = 1.0) -> UpdateCampaign:
+@validate_settings
+def ipm(*, scale: Annotated[float, Field(gt=0)] = 1.0) -> UpdateAttack:
     """All of the attacker's clients send the mean of the others' updates times −s.
 
     Args:
@@ -22,7 +22,7 @@ def ipm(*, scale: Annotated[float, Field(gt=0)] = 1.0) -> UpdateCampaign:
     Source: Xie et al. 2020 ("Fall of Empires"), Section 4.
     """
 
-    def against(collusion: Collusion, view: View) -> Tensor:
+    def against(collusion: RoundKnowledge, view: View) -> Tensor:
         return (-scale * collusion.others.mean(0)).expand(int(collusion.malicious.sum()), -1)
 
-    return UpdateCampaign.always(against)
+    return UpdateAttack.always(against)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from taster.attacks.update_attack import Collusion, UpdateCampaign
+from taster.attacks.update_attack import RoundKnowledge, UpdateAttack
 from taster.core.view import View
-from taster.utils.settings import checked
+from taster.utils.settings import validate_settings
 
 
-@checked
-def mimic(generator: torch.Generator) -> UpdateCampaign:
+@validate_settings
+def mimic(generator: torch.Generator) -> UpdateAttack:
     """All of the attacker's clients send what the honest client does that lies furthest along the main direction in
     which honest clients differ.
 
@@ -25,7 +25,7 @@ def mimic(generator: torch.Generator) -> UpdateCampaign:
     """
     direction: list[Tensor] = []
 
-    def copy(collusion: Collusion, view: View) -> Tensor:
+    def copy(collusion: RoundKnowledge, view: View) -> Tensor:
         others = collusion.others
         apart = others - others.mean(0)
         if not direction:
@@ -36,4 +36,4 @@ def mimic(generator: torch.Generator) -> UpdateCampaign:
         chosen = int((apart @ direction[0]).argmax())
         return others[chosen].expand(int(collusion.malicious.sum()), -1)
 
-    return UpdateCampaign.always(copy)
+    return UpdateAttack.always(copy)

@@ -8,55 +8,55 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from taster.attacks.update_attack import Collusion, UpdateCampaign
+from taster.attacks.update_attack import RoundKnowledge, UpdateAttack
 from taster.core.view import View
-from taster.utils.settings import checked
+from taster.utils.settings import validate_settings
 
-Away = Literal["unit", "deviation", "sign"]
+Perturbation = Literal["unit", "deviation", "sign"]
 
 
-@checked
-def min_max(*, away: Away = "deviation") -> UpdateCampaign:
+@validate_settings
+def min_max(*, perturbation: Perturbation = "deviation") -> UpdateAttack:
     """The mean of the others plus γ p, γ the largest with which no distance to them exceeds the largest among them.
 
     Args:
-        away: p: "unit", against the mean; "deviation", against the standard deviation of each coordinate; "sign",
+        perturbation: p: "unit", against the mean; "deviation", against the standard deviation of each coordinate; "sign",
             against the mean's signs.
 
     Source: Shejwalkar and Houmansadr 2021, Section IV-B ("Min-Max"); γ in closed form instead of by search.
     """
-    return _campaign(away, _largest_of_each)
+    return _update_attack(perturbation, _largest_of_each)
 
 
-@checked
-def min_sum(*, away: Away = "deviation") -> UpdateCampaign:
+@validate_settings
+def min_sum(*, perturbation: Perturbation = "deviation") -> UpdateAttack:
     """The same, γ the largest with which the sum of squared distances to them exceeds none of theirs.
 
     Args:
-        away: see `min_max`.
+        perturbation: see `min_max`.
 
     Source: Shejwalkar and Houmansadr 2021, Section IV-B ("Min-Sum"); γ in closed form instead of by search.
     """
-    return _campaign(away, _largest_in_sum)
+    return _update_attack(perturbation, _largest_in_sum)
 
 
-def _campaign(away: Away, largest: Callable[[Tensor, Tensor, Tensor], float]) -> UpdateCampaign:
-    def attack(collusion: Collusion, view: View) -> Tensor:
+def _update_attack(perturbation: Perturbation, largest: Callable[[Tensor, Tensor, Tensor], float]) -> UpdateAttack:
+    def attack(collusion: RoundKnowledge, view: View) -> Tensor:
         others = collusion.others
         mean = others.mean(0)
-        p = _direction(others, mean, away)
+        p = _direction(others, mean, perturbation)
         gamma = largest(others, mean, p) if float(p.abs().max()) > 0 else 0.0
         row: Tensor = mean + gamma * p
         return row.expand(int(collusion.malicious.sum()), -1)
 
-    return UpdateCampaign.always(attack)
+    return UpdateAttack.always(attack)
 
 
-def _direction(others: Tensor, mean: Tensor, away: Away) -> Tensor:
-    if away == "unit":
+def _direction(others: Tensor, mean: Tensor, perturbation: Perturbation) -> Tensor:
+    if perturbation == "unit":
         p: Tensor = -mean / torch.linalg.vector_norm(mean).clamp_min(torch.finfo(mean.dtype).tiny)
         return p
-    if away == "sign":
+    if perturbation == "sign":
         return -mean.sign()
     return -others.std(0) if len(others) > 1 else torch.zeros_like(mean)
 

@@ -8,24 +8,24 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from taster.attacks.update_attack import Collusion, UpdateBudget, UpdateCampaign
-from taster.attacks.updates.recovered_offset import recovered_offset, spread_out
+from taster.attacks.update_attack import RoundKnowledge, UpdateAttack, UpdateBudget
+from taster.attacks.updates.recovered_offset import add_zero_sum_noise, recovered_offset
 from taster.core.view import View
 from taster.perturbations.pgd import Norm
-from taster.utils.settings import checked
+from taster.utils.settings import validate_settings
 
 
-@checked
+@validate_settings
 def reverse_trigger(
     generator: torch.Generator,
     *,
     loss_scale: Annotated[float, Field(gt=0)] = 1.0,
-    eta: Annotated[float, Field(gt=0)] | None = None,
+    max_norm: Annotated[float, Field(gt=0)] | None = None,
     norm: Norm = "l2",
-    spread: Annotated[float, Field(ge=0)] = 0.1,
-    clip_before: Annotated[float, Field(gt=0)] | None = None,
-    clip_norm: Norm = "l2",
-) -> UpdateCampaign:
+    noise_scale: Annotated[float, Field(ge=0)] = 0.1,
+    server_clip_norm: Annotated[float, Field(gt=0)] | None = None,
+    server_clip_norm_type: Norm = "l2",
+) -> UpdateAttack:
     """Honest rounds, and a trigger whose mean is the clean one's times −s, whatever share of clients is the attacker's.
 
         mean of P(Gₙ) = −s · mean of ∇_θ L(Sₙ; θ_T)
@@ -33,17 +33,17 @@ def reverse_trigger(
     Args:
         generator: draws what keeps clients from sending the same.
         loss_scale: s, "loss scaling" in Tables 3 to 5.
-        eta: the greatest length of what a client sends; None for no bound.
-        norm: of eta.
-        spread: length of the random vectors over that of what they are added to.
-        clip_before: the bound to which the attacker knows the server to scale each update.
-        clip_norm: of that bound.
+        max_norm: the greatest length of what a client sends; None for no bound.
+        norm: of max_norm.
+        noise_scale: length of the random vectors over that of what they are added to.
+        server_clip_norm: the bound to which the attacker knows the server to scale each update.
+        server_clip_norm_type: of that bound.
 
     Source: Pang et al. 2021, Section 3.3 ("Reverse trigger"), without an accumulative phase.
     """
 
-    def strike(collusion: Collusion, view: View) -> Tensor:
-        row = recovered_offset(collusion, -loss_scale * collusion.mean(), clip_before, clip_norm)
-        return spread_out(row, collusion.weights[collusion.malicious], spread, generator)
+    def strike(collusion: RoundKnowledge, view: View) -> Tensor:
+        row = recovered_offset(collusion, -loss_scale * collusion.mean(), server_clip_norm, server_clip_norm_type)
+        return add_zero_sum_noise(row, collusion.weights[collusion.malicious], noise_scale, generator)
 
-    return UpdateCampaign(UpdateBudget(eta, norm), trigger=strike)
+    return UpdateAttack(UpdateBudget(max_norm, norm), trigger=strike)

@@ -7,13 +7,13 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from taster.attacks.update_attack import Collusion, UpdateCampaign
+from taster.attacks.update_attack import RoundKnowledge, UpdateAttack
 from taster.core.view import View
-from taster.utils.settings import checked
+from taster.utils.settings import validate_settings
 
 
-@checked
-def sign_flip(*, scale: Annotated[float, Field(gt=0)] = 1.0) -> UpdateCampaign:
+@validate_settings
+def sign_flip(*, scale: Annotated[float, Field(gt=0)] = 1.0) -> UpdateAttack:
     """Each of the attacker's clients sends its own honest update times −s.
 
     Args:
@@ -22,7 +22,7 @@ def sign_flip(*, scale: Annotated[float, Field(gt=0)] = 1.0) -> UpdateCampaign:
     Source: Li et al. 2019 (RSA, "sign-flipping").
     """
 
-    def flip(collusion: Collusion, view: View) -> Tensor:
+    def flip(collusion: RoundKnowledge, view: View) -> Tensor:
         return -scale * collusion.own
 
-    return UpdateCampaign.always(flip, alone=True)
+    return UpdateAttack.always(flip, needs_only_own_update=True)

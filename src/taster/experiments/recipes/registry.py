@@ -24,7 +24,7 @@ Kind = Literal["attack", "defence", "model", "score", "aggregator"]
 KINDS: dict[Kind, tuple[Mapping[str, Callable[..., Any]], tuple[str, ...]]] = {
     "attack": (
         {**ATTACKS, **UPDATE_ATTACKS},
-        ("trigger", "validation", "generator", "derivatives", "surrogates", "rehearsal", "rate"),
+        ("trigger", "draw_validation", "generator", "derivatives", "surrogates", "simulator", "learning_rate"),
     ),
     "defence": ({**DEFENCES, **AGGREGATORS}, ("probe", "generator")),
     "aggregator": (AGGREGATORS, ("probe",)),

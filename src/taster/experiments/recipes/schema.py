@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from taster.client_gradients import Statistics
 from taster.data import Role
-from taster.derivatives import WAYS, Way
+from taster.derivatives import METHOD_NAMES, DiffMethod
 from taster.derivatives.method import Precision
 from taster.errors import SettingError
 from taster.experiments.recipes.registry import Factory, Kind, find_factory
@@ -20,9 +20,9 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 
 def _way(text: str) -> str:
     try:
-        return text if text in ("fast", "exact") else str(Way.parse(text))
+        return text if text in ("fast", "exact") else str(DiffMethod.parse(text))
     except SettingError:
-        raise ValueError(f"fast, exact, or a way: {WAYS}") from None
+        raise ValueError(f"fast, exact, or a way: {METHOD_NAMES}") from None
 
 
 class Section(BaseModel):
@@ -214,7 +214,7 @@ class Compute(Section):
     """How it is computed. The first run decides what is left open of `device`, `threads` and `derivatives` and keeps
     it, as results depend on them.
 
-    `derivatives` is how attacks compute theirs: a way by its name, see `taster.derivatives.Way`; or "fast" or "exact",
+    `derivatives` is how attacks compute theirs: a way by its name, see `taster.derivatives.DiffMethod`; or "fast" or "exact",
     which try the ways there are on this machine and keep the fastest (of automatic differentiation in float32, for
     "exact").
     The default is a way by its name, so that a recipe by itself gives the same bits every time.
@@ -224,13 +224,13 @@ class Compute(Section):
     precision: Precision = "float32"
     channels_last: bool = False
     threads: PositiveInt | None = None
-    derivatives: Annotated[str, AfterValidator(_way)] = "held_difference"
+    derivatives: Annotated[str, AfterValidator(_way)] = "finite_difference"
     eval_every: PositiveInt = 1
 
     @property
-    def way(self) -> Way | None:
+    def way(self) -> DiffMethod | None:
         """The way decided on, if one is."""
-        return None if self.derivatives in ("fast", "exact") else Way.parse(self.derivatives)
+        return None if self.derivatives in ("fast", "exact") else DiffMethod.parse(self.derivatives)
 
 
 def _seeds(value: Any) -> Any:

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from taster.core.learner import Learner
 from taster.core.types import Tensors
 from taster.data import Images, Role, as_batch
-from taster.derivatives import Derivatives, Way, exact_ways, fast_ways, fastest, measure, normalised
+from taster.derivatives import Derivatives, DiffMethod, exact_methods, all_methods, fastest, measure, normalized
 from taster.experiments.recipes.schema import Recipe
 from taster.experiments.running.progress import Progress
 from taster.experiments.scenarios.burn_in import build_optimizer
@@ -34,8 +34,10 @@ def choose_derivatives(recipe: Recipe, model: nn.Module, roles: Mapping[Role, Im
     def loss(params: Tensors, x: Tensor, y: Tensor) -> Tensor:
         return view.loss(x, y, params=params)
 
-    ways = (fast_ways if recipe.compute.derivatives == "fast" else exact_ways)(images=batch.x.dim() == 4)
-    direction = normalised(Derivatives(Way("double_backward")).gradient(loss, view.trainable, other), "per_tensor")
+    ways = (all_methods if recipe.compute.derivatives == "fast" else exact_methods)(images=batch.x.dim() == 4)
+    direction = normalized(
+        Derivatives(DiffMethod("double_backward")).gradient(loss, view.trainable, other), "per_tensor"
+    )
     stage = "try ways to differentiate"
     progress.begin(stage, len(ways))
     found = []

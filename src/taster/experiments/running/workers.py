@@ -17,7 +17,7 @@ from taster.errors import WorkerError
 from taster.experiments.environment import pick_device
 from taster.experiments.recipes.schema import Recipe
 from taster.experiments.running.tasks import Task, run_task, set_up_torch
-from taster.utils.allocator import keep_memory
+from taster.utils.allocator import retain_freed_memory
 
 
 class Workers(Protocol):
@@ -107,7 +107,7 @@ def _set_up(ticks: Any, recipe: Recipe) -> None:
     global _ticks
     _ticks = ticks
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    keep_memory()
+    retain_freed_memory()
     set_up_torch(recipe.compute.threads or 1, pick_device(recipe.compute.device))
 
 

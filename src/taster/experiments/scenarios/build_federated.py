@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from taster.attacks import Campaign, UpdateCampaign
+from taster.attacks import OnlineAttack, UpdateAttack
 from taster.client_gradients import ClientGradients, LocalTraining
 from taster.core.guard import Guard
 from taster.core.types import Batch
@@ -93,19 +93,19 @@ def make_clients_attack(
     attack: Entry,
     seed: int,
     surrogates: Mapping[str, View] | None = None,
-) -> UpdateCampaign | Campaign:
+) -> UpdateAttack | OnlineAttack:
     """The attack, on updates or on the samples of the attacker's clients, with the data that belongs to it.
 
     Raises:
         RecipeError: when the function returns no campaign.
     """
     made = make_attack(recipe, roles, trigger, attack, seed, surrogates)
-    if not isinstance(made, (UpdateCampaign, Campaign)):
+    if not isinstance(made, (UpdateAttack, OnlineAttack)):
         raise RecipeError(
-            f"attack {attack.label}: {attack.name} returned {type(made).__name__}, wanted an UpdateCampaign or a "
-            "Campaign"
+            f"attack {attack.label}: {attack.name} returned {type(made).__name__}, wanted an UpdateAttack or an "
+            "OnlineAttack"
         )
-    if isinstance(made, Campaign) and made.weight_momentum is not None:
+    if isinstance(made, OnlineAttack) and made.weight_momentum is not None:
         raise RecipeError(
             f"attack {attack.label}: got weight_momentum, which clients of a federation have no hand in; wanted none"
         )

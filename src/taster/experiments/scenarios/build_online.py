@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from taster.attacks import Campaign, Rehearsal, Schedule, after_steps, at_accuracy_floor, at_loss_amplification
+from taster.attacks import OnlineAttack, GuardSimulator, Schedule, after_steps, at_accuracy_floor, at_loss_amplification
 from taster.core.guard import Guard
 from taster.core.learner import Learner
 from taster.core.types import Batch
@@ -80,16 +80,18 @@ def make_campaign(
     attack: Entry,
     seed: int,
     surrogates: Mapping[str, View] | None = None,
-    rehearsal: Rehearsal | None = None,
-) -> Campaign:
+    rehearsal: GuardSimulator | None = None,
+) -> OnlineAttack:
     """The attack, with the data that belongs to it; without what only a cell has, it is made but cannot be called.
 
     Raises:
-        RecipeError: when the function returns no Campaign.
+        RecipeError: when the function returns no OnlineAttack.
     """
     campaign = make_attack(recipe, roles, trigger, attack, seed, surrogates, rehearsal)
-    if not isinstance(campaign, Campaign):
-        raise RecipeError(f"attack {attack.label}: {attack.name} returned {type(campaign).__name__}, wanted a Campaign")
+    if not isinstance(campaign, OnlineAttack):
+        raise RecipeError(
+            f"attack {attack.label}: {attack.name} returned {type(campaign).__name__}, wanted an OnlineAttack"
+        )
     return campaign
 
 
@@ -100,17 +102,17 @@ def make_attack(
     attack: Entry,
     seed: int,
     surrogates: Mapping[str, View] | None = None,
-    rehearsal: Rehearsal | None = None,
+    rehearsal: GuardSimulator | None = None,
 ) -> Any:
     """What the attack's function returns."""
     resources = {
         "trigger": trigger,
-        "validation": Sampler(roles["validation"].to(trigger.x.device), generator(seed, "validation")),
+        "draw_validation": Sampler(roles["validation"].to(trigger.x.device), generator(seed, "validation")),
         "generator": generator(seed, "attack"),
         "derivatives": Derivatives(recipe.compute.way),
         "surrogates": surrogates or {},
-        "rehearsal": rehearsal,
-        "rate": stream_rate(recipe),
+        "simulator": rehearsal,
+        "learning_rate": stream_rate(recipe),
     }
     with user_code(attack):
         return recipe.factory("attack", attack).make(resources, attack.settings)

@@ -13,7 +13,7 @@ import torch
 
 import taster
 from taster.data import Images
-from taster.data.cache import cache_directory, kept
+from taster.data.cache import cache_directory, cached_file
 from taster.experiments.recipes.schema import Recipe
 from taster.utils.import_path import is_import_path
 
@@ -36,7 +36,7 @@ def cached_burn_in(
     if is_import_path(recipe.model.name) or recipe.burn_in.checkpoint is not None:
         return train()
     path = cache_directory() / "burn-in" / f"{_key(recipe, images, seed, device)}.safetensors"
-    return kept(path, "burn-in", train, pack=lambda state: state, unpack=lambda state: state)
+    return cached_file(path, "burn-in", train, pack=lambda state: state, unpack=lambda state: state)
 
 
 def _key(recipe: Recipe, images: Images, seed: int, device: torch.device) -> str:

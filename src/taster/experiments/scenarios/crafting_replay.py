@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from taster.attacks import Forming
-from taster.attacks.unrolled_update import Injection
+from taster.attacks import CraftingTrace
+from taster.attacks.unrolled_update import OneStepUpdate
 from taster.core.types import Batch
 from taster.core.view import View
 
@@ -16,7 +16,7 @@ _FRAMES = 10
 """Iterations shown as pictures."""
 
 
-def replay(forming: Forming, view: View, rate: float, test: Batch) -> dict[str, Any]:
+def replay(forming: CraftingTrace, view: View, rate: float, test: Batch) -> dict[str, Any]:
     """The course of a crafting: the attacker's loss, and the test accuracy after one update on each iteration.
 
     Args:
@@ -29,11 +29,11 @@ def replay(forming: Forming, view: View, rate: float, test: Batch) -> dict[str, 
         seconds, processor (seconds too) and prepared; loss and accuracy in %, a number for each iteration; the accuracy
         of the learner as it is under "untouched".
     """
-    injection = Injection(view, test, rate)
+    injection = OneStepUpdate(view, test, rate)
     return {
         "seconds": forming.seconds,
-        "processor": forming.processor,
-        "prepared": forming.prepared,
+        "processor": forming.cpu_seconds,
+        "prepared": forming.setup_seconds,
         "loss": [loss if abs(loss) < float("inf") else None for loss in forming.losses],
         "accuracy": [view.accuracy(test.x, test.y, params=injection.update(batch)) for batch in forming.batches],
         "untouched": view.accuracy(test.x, test.y),
@@ -52,7 +52,7 @@ def summarize_replay(course: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def frames(forming: Forming, clean: Batch) -> Tensor:
+def frames(forming: CraftingTrace, clean: Batch) -> Tensor:
     """The first poisoned sample at iterations spread evenly over the crafting, [k, ...]."""
     last = len(forming.batches) - 1
     moved = (forming.batches[-1].y != clean.y) | (forming.batches[-1].x != clean.x).flatten(1).any(1)

@@ -70,7 +70,7 @@ def run_federated_cell(
                 **whose,
                 **result.record.to_dict(),
                 "poisoned": _poisoned(simulation, phase),
-                "derivatives": None if campaign.derivatives is None else campaign.derivatives.used(),
+                "derivatives": None if campaign.derivatives is None else campaign.derivatives.describe(),
                 **course.take(result.record),
                 "clients_dropped": dict(result.faults),
             }

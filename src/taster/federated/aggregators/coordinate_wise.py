@@ -10,12 +10,12 @@ from pydantic import Field
 from torch import Tensor
 
 from taster.federated.aggregators.aggregator import Aggregator
-from taster.utils.settings import checked
+from taster.utils.settings import validate_settings
 
 Count = Annotated[int, Field(ge=0)]
 
 
-@checked
+@validate_settings
 def coordinate_median() -> Aggregator:
     """The median of each coordinate, whatever the weights; the middle two's mean for an even number of clients.
 
@@ -24,7 +24,7 @@ def coordinate_median() -> Aggregator:
     return Aggregator("coordinate_median", merge=median)
 
 
-@checked
+@validate_settings
 def trimmed_mean(*, byzantine: Count = 1) -> Aggregator:
     """The mean of each coordinate without its largest and smallest values, whatever the weights.
 

@@ -13,13 +13,13 @@ from taster.core.types import Batch
 from taster.core.view import View
 from taster.federated.aggregators.column_blocks import column_blocks, in_float64
 from taster.federated.aggregators.pairwise import products, squared_norms
-from taster.utils.settings import checked
+from taster.utils.settings import validate_settings
 
 _CLEAR = 0.1
 """What the trust in all clients has to come to for float32 products, off by some 1e-7 each, to do."""
 
 
-@checked
+@validate_settings
 def fltrust(probe: Batch, *, samples: Annotated[int, Field(ge=1)] = 100) -> FLTrust:
     """Updates weighted by the cosine to the server's own gradient, and brought to its length.
 

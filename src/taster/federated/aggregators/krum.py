@@ -11,10 +11,10 @@ from torch import Tensor
 from taster.federated.aggregators.aggregator import Aggregator
 from taster.federated.aggregators.coordinate_wise import Count, nearest_to_median
 from taster.federated.aggregators.pairwise import Geometry
-from taster.utils.settings import checked
+from taster.utils.settings import validate_settings
 
 
-@checked
+@validate_settings
 def krum(*, byzantine: Count = 1) -> Aggregator:
     """The update whose nearest others lie nearest to it, whatever the weights.
 
@@ -30,7 +30,7 @@ def krum(*, byzantine: Count = 1) -> Aggregator:
     return Aggregator("krum", choose, least=2 * byzantine + 3)
 
 
-@checked
+@validate_settings
 def multi_krum(*, byzantine: Count = 1, keep: Annotated[int, Field(ge=1)] | None = None) -> Aggregator:
     """The mean of the updates with the best scores of Krum, whatever the weights.
 
@@ -51,7 +51,7 @@ def multi_krum(*, byzantine: Count = 1, keep: Annotated[int, Field(ge=1)] | None
     return Aggregator("multi_krum", choose, least=2 * byzantine + 3)
 
 
-@checked
+@validate_settings
 def bulyan(*, byzantine: Count = 1) -> Aggregator:
     """θ = n − 2f updates chosen by Krum in turn; of each coordinate the mean of the θ − 2f nearest to the median.
 

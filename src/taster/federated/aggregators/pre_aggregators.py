@@ -15,7 +15,7 @@ from taster.federated.aggregators.krum import bulyan, krum, multi_krum
 from taster.federated.aggregators.pairwise import Geometry
 from taster.federated.aggregators.robust_centers import geometric_median
 from taster.perturbations.pgd import Norm
-from taster.utils.settings import checked
+from taster.utils.settings import validate_settings
 
 Then = Literal["mean", "coordinate_median", "trimmed_mean", "krum", "multi_krum", "bulyan", "geometric_median"]
 
@@ -32,7 +32,7 @@ def weighted_mean() -> Aggregator:
     return Aggregator("mean", choose)
 
 
-@checked
+@validate_settings
 def nearest_neighbour_mixing(*, byzantine: Count = 1, then: Then = "coordinate_median") -> Aggregator:
     """Each update becomes the mean of its n − f nearest, itself among them; then another rule.
 
@@ -45,7 +45,7 @@ def nearest_neighbour_mixing(*, byzantine: Count = 1, then: Then = "coordinate_m
     return _rule(then, byzantine).after(mixing_of_nearest(byzantine))
 
 
-@checked
+@validate_settings
 def update_clipping(
     *, bound: Annotated[float, Field(gt=0)] = 1.0, norm: Norm = "l2", then: Then = "mean", byzantine: Count = 1
 ) -> Aggregator:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from taster.federated.aggregators.aggregator import Aggregator
 from taster.federated.aggregators.pairwise import Geometry
-from taster.utils.settings import checked
+from taster.utils.settings import validate_settings
 
 _NEAR = 1e-12
 """Where Weiszfeld's steps end: change of the centre, over the size of all there is."""
@@ -19,7 +19,7 @@ _FEW = 4
 pairs cost as much as a dozen reads, and makes the rounding of float32 count for more."""
 
 
-@checked
+@validate_settings
 def geometric_median(*, steps: Annotated[int, Field(ge=1)] = 1000) -> Aggregator:
     """The point with the least weighted sum of distances to the updates.
 
@@ -52,7 +52,7 @@ def geometric_median(*, steps: Annotated[int, Field(ge=1)] = 1000) -> Aggregator
     return Aggregator("geometric_median", choose)
 
 
-@checked
+@validate_settings
 def centred_clipping(
     *, bound: Annotated[float, Field(gt=0)] = 1.0, steps: Annotated[int, Field(ge=1)] = 3
 ) -> Aggregator:

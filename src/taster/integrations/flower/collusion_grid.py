@@ -10,7 +10,7 @@ import torch
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from taster.attacks import Collusion, UpdateCampaign
+from taster.attacks import RoundKnowledge, UpdateAttack
 from taster.core.types import Phase
 from taster.federated import Reply
 from taster.integrations.flower.grid_wrappers import Through
@@ -40,7 +40,7 @@ class Colluders(Through):
         self,
         grid: Grid,
         strategy: GuardedStrategy,
-        campaign: UpdateCampaign,
+        campaign: UpdateAttack,
         phase: Callable[[int], Phase] | None = None,
     ) -> None:
         super().__init__(grid)
@@ -81,8 +81,8 @@ class Colluders(Through):
             return []
         values = torch.stack([reply.update for _, reply in read])
         weights = torch.tensor([float(reply.weight) for _, reply in read]).to(values)
-        collusion = Collusion(values, weights, torch.tensor(mine, device=values.device))
-        rows = self._campaign.sent(collusion, learner.view(), self._phase(learner.steps))
+        collusion = RoundKnowledge(values, weights, torch.tensor(mine, device=values.device))
+        rows = self._campaign.poison(collusion, learner.view(), self._phase(learner.steps))
         if rows is None:
             return []
         orders = []

@@ -13,7 +13,7 @@ from flwr.app import ArrayRecord, Context, Message, RecordDict
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from taster.attacks import Campaign, Collusion, UpdateCampaign
+from taster.attacks import OnlineAttack, RoundKnowledge, UpdateAttack
 from taster.core.learner import Learner
 from taster.core.losses import Loss
 from taster.core.types import Batch, Phase
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from flwr.clientapp.typing import ClientAppCallable, Mod
 
-Attack = Callable[[torch.Generator], UpdateCampaign | Campaign]
+Attack = Callable[[torch.Generator], UpdateAttack | OnlineAttack]
 """Makes an attack that draws from this generator."""
 
 IsAttackers = Callable[[Message, Context], bool]
@@ -81,7 +81,7 @@ def malicious(
         own, now = model(), Phase.ACCUMULATE if phase is None else phase(turn)
         load_model(own, _arrays(message, form))
         view = Learner(own, torch.optim.SGD(own.parameters(), 1.0), loss).view()
-        if isinstance(campaign, Campaign):
+        if isinstance(campaign, OnlineAttack):
             with _poisoning(_Poison(campaign, view, now)) as poison:
                 reply = call_next(message, context)
             if reply.has_error():
@@ -98,8 +98,10 @@ def malicious(
             return reply
 
         def row(update: torch.Tensor) -> torch.Tensor:
-            knows = Collusion(update[None], update.new_ones(1), torch.ones(1, dtype=torch.bool, device=update.device))
-            rows = campaign.sent(knows, view, now)
+            knows = RoundKnowledge(
+                update[None], update.new_ones(1), torch.ones(1, dtype=torch.bool, device=update.device)
+            )
+            rows = campaign.poison(knows, view, now)
             return update if rows is None else rows[0]
 
         return _sent(reply, form, own, row)
@@ -152,7 +154,7 @@ def poisoned(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
 class _Poison:
     """The attack in force, and the factor on the update that it has come to; None until samples were handed over."""
 
-    campaign: Campaign
+    campaign: OnlineAttack
     view: View
     phase: Phase
     scale: float | None = None
@@ -175,17 +177,17 @@ def _poisoning(poison: _Poison) -> Iterator[_Poison]:
         _active.reset(token)
 
 
-def _alone(campaign: UpdateCampaign | Campaign) -> None:
-    if isinstance(campaign, UpdateCampaign):
-        if not campaign.alone:
+def _alone(campaign: UpdateAttack | OnlineAttack) -> None:
+    if isinstance(campaign, UpdateAttack):
+        if not campaign.needs_only_own_update:
             raise AttackError(
                 "this attack goes by what other clients send, which a client by itself does not know; wanted the mod "
                 "taster.integrations.flower.colluding() on the attacker's nodes, and taster.integrations.flower.Colluders(grid, strategy, "
-                "campaign) at the server (or UpdateCampaign(alone=True), if it goes by its own update)"
+                "campaign) at the server (or UpdateAttack(needs_only_own_update=True), if it goes by its own update)"
             )
-    elif not isinstance(campaign, Campaign):
+    elif not isinstance(campaign, OnlineAttack):
         raise AttackError(
-            f"got {type(campaign).__name__}, wanted a function that makes an UpdateCampaign or a Campaign"
+            f"got {type(campaign).__name__}, wanted a function that makes an UpdateAttack or an OnlineAttack"
         )
     elif campaign.weight_momentum is not None:
         raise AttackError("got weight_momentum, which clients of a federation have no hand in; wanted none")

@@ -9,7 +9,7 @@ import torch
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
-from taster.attacks import UpdateCampaign
+from taster.attacks import UpdateAttack
 from taster.core.types import Batch, Phase
 from taster.errors import WorkerError
 from taster.federated import Invited, Round, Simulation
@@ -47,7 +47,7 @@ class FlowerSimulation(Simulation):
         if len(nodes) < len(invited.clients):
             raise WorkerError(f"got {len(nodes)} nodes, wanted one for each of the {len(invited.clients)} of a round")
         grid = self.grid
-        if isinstance(self.campaign, UpdateCampaign):  # others poison samples, before they are dealt out
+        if isinstance(self.campaign, UpdateAttack):  # others poison samples, before they are dealt out
             grid = Colluders(grid, self._strategy, self.campaign, lambda _: phase)
         replies = list(grid.send_and_receive(self._messages(invited, phase, nodes)))
         failed = [reason_of(reply) for reply in replies if reply.has_error()]
@@ -67,7 +67,7 @@ class FlowerSimulation(Simulation):
         messages = []
         for i, (begin, end) in enumerate(pairwise(starts)):
             mine = bool(invited.malicious[i])
-            colludes = mine and isinstance(self.campaign, UpdateCampaign)
+            colludes = mine and isinstance(self.campaign, UpdateAttack)
             part = slice(None) if together else slice(begin, end)
             counts, place = (invited.counts, i) if together else (invited.counts[i : i + 1], 0)
             factor = scale if mine else 1.0
