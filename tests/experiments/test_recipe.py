@@ -247,7 +247,7 @@ def test_scores_and_surrogates_are_checked() -> None:
     assert recipe.surrogate[0].model.settings == {"hidden": [8], "dropout": 0.0}
     assert "attack.1.surrogate: got 'own', wanted a label of" in faults(crafted)
     assert "surrogate.0.model.width: got an unknown key" in faults(extra=own.replace("hidden = [8]", "width = 3"))
-    evading = ("pgd_steps = 2", 'pgd_steps = 2\nsurrogate = "own"\nevade = "epoch-1"')
+    evading = ("pgd_steps = 2", 'pgd_steps = 2\nsurrogate = "own"\nevade_reference = "epoch-1"')
     assert "attack.1.evade_reference: got 'epoch-1' with a surrogate that is no earlier model" in faults(evading, extra=own)
     assert "labels of the burn-in's snapshots" in faults(extra=own.replace('"own"', '"epoch-1"'))
     trained = ("epochs = 2\nbatch_size = 20\nkeep_epochs = [1]", 'checkpoint = "x"')

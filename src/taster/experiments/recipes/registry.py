@@ -17,7 +17,7 @@ from taster.federated import AGGREGATORS
 from taster.models import MODELS
 from taster.scores.registry import SCORES
 from taster.utils.import_path import import_callable, is_import_path
-from taster.utils.settings import settings_model
+from taster.utils.settings import group_settings, settings_model
 
 Kind = Literal["attack", "defence", "model", "score", "aggregator"]
 
@@ -50,7 +50,7 @@ class Factory:
         """Calls the function."""
         placed = [resources[need] for need in self.needs if need in self.unnamed]
         named = {need: resources[need] for need in self.needs if need not in self.unnamed}
-        return self.function(*placed, **named, **settings)
+        return self.function(*placed, **named, **group_settings(self.function, settings))
 
     @property
     def summary(self) -> str:
