@@ -1,6 +1,6 @@
 """What aggregation costs, over reading the updates once.
 
-    python benchmarks/aggregation.py [--clients 100] [--size 11173962] [--byzantine 20] [--rounds 3] [--out FILE]
+    python benchmarks/aggregation.py [--clients 100] [--size 11173962] [--num-byzantine 20] [--rounds 3] [--out FILE]
 
 Float32 on the CPU. Baseline, in turn with each rule: the sum of all numbers of the matrix, which is one pass
 over it and nothing else. Medians of the ratios of a round, and the growth of the process's memory beside the matrix.
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from taster.federated import AGGREGATORS
-from taster.federated.aggregators.fltrust import TrustIn
+from taster.federated.aggregators.fltrust import TrustWeightedMean
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -30,17 +30,17 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def measure(clients: int, size: int, byzantine: int, rounds: int) -> dict[str, Any]:
+def measure(clients: int, size: int, num_byzantine: int, rounds: int) -> dict[str, Any]:
     values, weights = torch.empty(clients, size), torch.ones(clients)
     generator = torch.Generator().manual_seed(0)
     for row in values:
         row.normal_(generator=generator)
-    with_count = ("trimmed_mean", "krum", "multi_krum", "bulyan", "nearest_neighbour_mixing")
+    with_count = ("trimmed_mean", "krum", "multi_krum", "bulyan", "nearest_neighbor_mixing")
     makers: dict[str, Callable[..., Any]] = {name: make for name, make in AGGREGATORS.items() if name != "fltrust"}
     rules: dict[str, Any] = {
-        name: make(byzantine=byzantine) if name in with_count else make() for name, make in makers.items()
+        name: make(num_byzantine=num_byzantine) if name in with_count else make() for name, make in makers.items()
     }
-    rules["fltrust"] = TrustIn(values.mean(0))
+    rules["fltrust"] = TrustWeightedMean(values.mean(0))
     found = {}
     for name, rule in rules.items():
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -58,14 +58,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, default=100)
     parser.add_argument("--size", type=int, default=11_173_962, help="numbers in an update; a ResNet-18 by default")
-    parser.add_argument("--byzantine", type=int, default=20)
+    parser.add_argument("--num-byzantine", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, help="a file for the figures, as JSON")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    found = measure(options.clients, options.size, options.byzantine, options.rounds)
-    asked = {key: getattr(options, key) for key in ("clients", "size", "byzantine", "rounds", "threads")}
+    found = measure(options.clients, options.size, options.num_byzantine, options.rounds)
+    asked = {key: getattr(options, key) for key in ("clients", "size", "num_byzantine", "rounds", "threads")}
     result = {**asked, "torch": torch.__version__, "machine": platform.machine(), **found}
     print(json.dumps(result, indent=1))
     if options.out:

@@ -39,7 +39,7 @@ def measure(options: dict[str, Any]) -> dict[str, Any]:
     size = sum(value.numel() for value in view.trainable.values())
     out = torch.empty(clients, size)
     layers, vmap = ClientGradients(), ClientGradients(memory=options["vmap_clients"] * size * 4)
-    vmap.way = "vmap"
+    vmap.method = "vmap"
 
     def plain() -> None:
         optimizer.zero_grad()
@@ -68,7 +68,7 @@ def measure(options: dict[str, Any]) -> dict[str, Any]:
         times["plain"].append(seconds(plain))
         for name, work in ways.items():
             times[name].append(seconds(work))
-    assert layers.way == "layers", layers.reason
+    assert layers.method == "layers", layers.reason
     return {
         "clients": clients,
         "numbers": size,

@@ -32,7 +32,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--attack", choices=["none", "sign_flip", "label_flip", "collude"], default="sign_flip")
     parser.add_argument("--attackers", type=int, nargs="*", default=[3], help="nodes that are the attacker's")
-    parser.add_argument("--byzantine", type=int, default=1, help="as many as the trimmed mean is to stand")
+    parser.add_argument("--num-byzantine", type=int, default=1, help="as many as the trimmed mean is to stand")
     parser.add_argument("--no-guard", action="store_true")
     parser.add_argument("--out", type=Path, help="file for the model and the rounds, as taster.load_state reads it")
     parser.add_argument("--timeout", type=float, default=300, help="seconds, for all of it")
@@ -44,7 +44,7 @@ def main() -> int:
     settings = {
         "rounds": asked.rounds,
         "nodes": asked.nodes,
-        "byzantine": asked.byzantine,
+        "num_byzantine": asked.num_byzantine,
         "guard": not asked.no_guard,
         "collusion": asked.attack == "collude",
         "out": out,

@@ -21,7 +21,7 @@ from taster.core.param_vectors import flatten, unflatten
 from taster.defences import clipping
 from taster.derivatives import Derivatives, DiffMethod, inner
 from taster.errors import AttackError
-from taster.federated import ClientUpdates, Server, mean, update_clipping
+from taster.federated import NamedClientUpdates, Server, mean, update_clipping
 
 SIZE = 63  # of the tiny net's parameters
 
@@ -79,10 +79,10 @@ def test_c2_where_the_aggregate_is_clipped_one_client_has_the_clipped_target_app
     target = torch.linspace(-3, 3, SIZE)
     names = tuple(map(str, range(8)))
     rows = recovered_offset(c, target).expand(1, -1)
-    outcome = Server(victim).step(ClientUpdates(with_rows(c, rows), c.weights, names))
+    outcome = Server(victim).step(NamedClientUpdates(with_rows(c, rows), c.weights, names))
     assert outcome.record.gradient_norm_after is not None
     assert outcome.record.gradient_norm_before == pytest.approx(float(target.norm()), rel=1e-4)
-    Server(direct).step(ClientUpdates(target[None], torch.ones(1), ("0",)))
+    Server(direct).step(NamedClientUpdates(target[None], torch.ones(1), ("0",)))
     for a, b in zip(victim.model.parameters(), direct.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
@@ -99,14 +99,14 @@ def test_c3_where_updates_are_clipped_m_clients_relax_the_bound_to_m_times_it(k:
     torch.testing.assert_close(arrives, clip(missing, k * bound), rtol=1e-4, atol=1e-5)
     if float(missing.norm()) >= k * bound:  # the paper's "mild condition that η is small": all send all that is missing
         torch.testing.assert_close(k * clip(missing, bound), clip(missing, k * bound))
-    aggregate = update_clipping(bound=bound)(with_rows(c, row.expand(k, -1)), c.weights)
+    aggregate = update_clipping(max_norm=bound)(with_rows(c, row.expand(k, -1)), c.weights)
     torch.testing.assert_close(8 * aggregate, honest + arrives, rtol=1e-3, atol=1e-4)
     # And nothing that they could send comes nearer to the target.
     g = torch.Generator().manual_seed(0)
     best = float((8 * target - 8 * aggregate).norm())
     for _ in range(30):
         others = row + bound * torch.randn(k, SIZE, generator=g)
-        got = update_clipping(bound=bound)(with_rows(c, others), c.weights)
+        got = update_clipping(max_norm=bound)(with_rows(c, others), c.weights)
         assert float((8 * target - 8 * got).norm()) >= best - 1e-3
 
 
@@ -122,7 +122,7 @@ def test_c3_holds_where_the_greatest_single_value_is_bounded_too(k: int, bound: 
     row = recovered_offset(c, target, server_clip_norm=bound, norm_type="linf")
     arrives = bounded(8 * target - honest, k * bound)
     torch.testing.assert_close(k * bounded(row, bound), arrives, rtol=1e-4, atol=1e-5)
-    aggregate = update_clipping(bound=bound, norm="linf")(with_rows(c, row.expand(k, -1)), c.weights)
+    aggregate = update_clipping(max_norm=bound, norm="linf")(with_rows(c, row.expand(k, -1)), c.weights)
     torch.testing.assert_close(8 * aggregate, honest + arrives, rtol=1e-3, atol=1e-4)
 
 
@@ -188,7 +188,7 @@ def test_algorithm_2_step_by_step(mode: str, eta: float | None) -> None:
         torch.testing.assert_close(rows, project(h).expand(clients, -1), rtol=1e-3, atol=1e-5)
         for model in (victim, twin):
             server = Server(model)
-            server.step(ClientUpdates(rows, torch.ones(clients), tuple("abcd")))
+            server.step(NamedClientUpdates(rows, torch.ones(clients), tuple("abcd")))
     values, _ = gradients(victim.view(), trigger.x, trigger.y, [3] * clients)
     c = RoundKnowledge(values, torch.ones(clients), torch.ones(clients, dtype=torch.bool))
     rows = attack.poison(c, victim.view(), Phase.TRIGGER)

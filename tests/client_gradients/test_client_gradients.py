@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from taster import Learner
-from taster.client_gradients import ClientGradients, LocalTraining, renewed
+from taster.client_gradients import ClientGradients, LocalSGD, merge_statistics
 from taster.core.param_vectors import flatten
 from taster.errors import BatchError, ModelError
 from taster.models import MODELS
@@ -99,7 +99,7 @@ def test_each_row_is_that_clients_gradient(name: str, counts: list[int]) -> None
     x, y = torch.rand(sum(counts), *shape), torch.randint(0, 3, (sum(counts),))
     gradients = ClientGradients()
     values, statistics = gradients(learner.view(), x, y, counts)
-    assert gradients.way == way, gradients.reason
+    assert gradients.method == way, gradients.reason
     assert bool(gradients.reason) == (way == "vmap")
     assert statistics is None
     view = learner.view()
@@ -114,7 +114,7 @@ def test_a_bound_on_memory_changes_nothing(memory: int, way: str) -> None:
     learner, counts = tiny_learner(), [2, 3, 1, 1, 2]
     batch = tiny_batch(sum(counts))
     whole, bounded = ClientGradients(), ClientGradients(memory=memory)
-    whole.way = bounded.way = way  # type: ignore[assignment]
+    whole.method = bounded.method = way  # type: ignore[assignment]
     expected, _ = whole(learner.view(), batch.x, batch.y, counts)
     out = torch.full_like(expected, torch.nan)
     found, _ = bounded(learner.view(), batch.x, batch.y, counts, out)
@@ -122,12 +122,12 @@ def test_a_bound_on_memory_changes_nothing(memory: int, way: str) -> None:
     torch.testing.assert_close(found, expected)
 
 
-def test_synchronised_clients_are_one_large_batch() -> None:
+def test_synchronized_clients_are_one_large_batch() -> None:
     learner, plain = tiny_learner(), tiny_learner()
     batch = tiny_batch(12)
     view = learner.view()
     for counts in ([1] * 12, [4, 4, 4]):
-        values, statistics = ClientGradients("synchronised")(view, batch.x, batch.y, counts)
+        values, statistics = ClientGradients("synchronized")(view, batch.x, batch.y, counts)
         assert statistics is not None
         plain.model.load_state_dict(learner.model.state_dict())
         plain.model.train()
@@ -135,7 +135,7 @@ def test_synchronised_clients_are_one_large_batch() -> None:
         cross_entropy(plain.model(batch.x), batch.y).backward()
         expected = flatten({n: p.grad for n, p in plain.model.named_parameters()})
         torch.testing.assert_close(values.mean(0), expected, rtol=1e-4, atol=1e-6)
-        recorded = renewed(view.buffers, view.functional_model.layers, statistics)
+        recorded = merge_statistics(view.buffers, view.functional_model.layers, statistics)
         for name, buffer in plain.model.named_buffers():
             torch.testing.assert_close(recorded[name], buffer)
     assert torch.equal(learner.model.bn.running_mean, torch.zeros(4))  # looking changes nothing
@@ -146,7 +146,7 @@ def test_one_local_epoch_over_one_batch_is_the_gradient() -> None:
     learner.model.eval()
     batch = tiny_batch(7)
     expected, _ = ClientGradients()(learner.view(), batch.x, batch.y, counts)
-    local = ClientGradients(local=LocalTraining(epochs=1, learning_rate=0.01))
+    local = ClientGradients(local=LocalSGD(epochs=1, learning_rate=0.01))
     found, _ = local(learner.view(), batch.x, batch.y, counts)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
@@ -156,7 +156,7 @@ def test_local_epochs_are_sgd_on_the_clients_own_samples(memory: int) -> None:
     learner, counts = tiny_learner(), [4, 2, 4]
     learner.model.eval()
     batch = tiny_batch(10)
-    local = LocalTraining(epochs=2, batch_size=2, learning_rate=0.2)
+    local = LocalSGD(epochs=2, batch_size=2, learning_rate=0.2)
     found, _ = ClientGradients(local=local, memory=memory)(learner.view(), batch.x, batch.y, counts)
     start = 0
     for row, count in zip(found, counts, strict=True):
@@ -180,7 +180,7 @@ def test_what_cannot_be_meant_is_told() -> None:
         with pytest.raises(BatchError, match="counts"):
             ClientGradients()(learner.view(), batch.x, batch.y, counts)
     with pytest.raises(ModelError, match="local"):
-        ClientGradients("synchronised", LocalTraining(epochs=1))
+        ClientGradients("synchronized", LocalSGD(epochs=1))
     shared = learner_of(Shared())
     with pytest.raises(ModelError, match="only vmap"):
-        ClientGradients("synchronised")(shared.view(), batch.x, batch.y, [1] * 4)
+        ClientGradients("synchronized")(shared.view(), batch.x, batch.y, [1] * 4)

@@ -17,7 +17,7 @@ from taster.cli import app
 from taster.core.guard import CandidateUpdate
 from taster.core.types import COMMIT, Verdict
 from taster.errors import QuarantineError
-from taster.federated import Reply, Server
+from taster.federated import ClientReply, Server
 from taster.report.pictures import contact_sheet
 
 
@@ -162,7 +162,9 @@ def test_a_federation_raises_the_same_alarms_and_keeps_no_rounds(
     server = Server(learner)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            server.receive([Reply("a", torch.zeros(server.size)), Reply("b", torch.ones(server.size))], ["a", "b"])
+            server.receive(
+                [ClientReply("a", torch.zeros(server.size)), ClientReply("b", torch.ones(server.size))], ["a", "b"]
+            )
     assert [record.getMessage() for record in caplog.records] == [
         "step 1: rejected by odd_ones: odd",
         "step 1: 2 clients' updates are not kept: a quarantine is for samples",

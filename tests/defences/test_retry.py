@@ -12,7 +12,7 @@ from taster import Batch, CandidateUpdate, Guard, Verdict, reject
 from taster.core.types import COMMIT
 from taster.defences import probe_gate, retry_low_score_half
 from taster.federated import Server
-from taster.federated.client_updates import Reply
+from taster.federated.client_updates import ClientReply
 
 
 class Among:
@@ -106,7 +106,7 @@ def test_a_federated_round_is_rejected_as_a_whole() -> None:
     size = sum(p.numel() for p in learner.model.parameters())
     before = full_state(learner)
     names = ["a", "b", "c", "d"]
-    outcome = Server(learner).receive([Reply(name, torch.ones(size)) for name in names], names)
+    outcome = Server(learner).receive([ClientReply(name, torch.ones(size)) for name in names], names)
     assert not outcome.record.verdict.committed
     assert outcome.record.attempts == 1
     assert same_state(before, full_state(learner))

@@ -83,7 +83,8 @@ def test_every_rule_can_be_a_defence_and_every_attack_run_against_it(
 ) -> None:
     names = [name for name in AGGREGATORS if name != "bulyan"]
     rules = (
-        "".join(f'[[defence]]\nname = "{name}"\n' for name in names) + '[[defence]]\nname = "bulyan"\nbyzantine = 1\n'
+        "".join(f'[[defence]]\nname = "{name}"\n' for name in names)
+        + '[[defence]]\nname = "bulyan"\nnum_byzantine = 1\n'
     )
     attacks = "".join(
         f'[[attack]]\nname = "{name}"\n'
@@ -113,14 +114,14 @@ def test_every_rule_can_be_a_defence_and_every_attack_run_against_it(
         ("federated.malicious_fraction=1.5", "federated.malicious_fraction"),
         ("federated.clienst=3", "federated.clienst: got an unknown key"),
         ("federated.aggregator.name=krumm", "got 'krumm', wanted one of mean"),
-        ("federated.aggregator.byzantine=2", "federated.aggregator.byzantine: got an unknown key"),
+        ("federated.aggregator.num_byzantine=2", "federated.aggregator.num_byzantine: got an unknown key"),
         ("attack.1.name=guard_aware", "guard_aware"),
         ("attack.1.scale=-1", "attack.1.scale"),
         ("split.stream=11", "wanted at least federated.clients = 12"),
     ],
 )
 def test_faults_are_told_before_any_work(change: str, wanted: str, federated: Callable[..., Path]) -> None:
-    changes = [change, "federated.aggregator.name=coordinate_median"] if "byzantine" in change else [change]
+    changes = [change, "federated.aggregator.name=coordinate_median"] if "num_byzantine" in change else [change]
     if "guard_aware" in change:
         path = federated(attacks='[[attack]]\nname = "guard_aware"\n')
         changes = []
@@ -130,9 +131,9 @@ def test_faults_are_told_before_any_work(change: str, wanted: str, federated: Ca
         read_recipe(str(path), changes)
 
 
-def test_synchronised_statistics_do_not_go_with_local_epochs(federated: Callable[..., Path]) -> None:
+def test_synchronized_statistics_do_not_go_with_local_epochs(federated: Callable[..., Path]) -> None:
     with pytest.raises(RecipeError, match="where clients' models differ"):
-        read_recipe(str(federated()), ["federated.batch_norm=synchronised", "federated.local_epochs=1"])
+        read_recipe(str(federated()), ["federated.batch_norm=synchronized", "federated.local_epochs=1"])
 
 
 def test_what_is_for_federations_is_refused_online(recipe_with: Callable[..., Path]) -> None:

@@ -14,15 +14,15 @@ from taster.defences import probe_gate
 from taster.derivatives.autodiff import gradient
 from taster.federated import (
     AGGREGATORS,
-    Reply,
+    ClientReply,
     Server,
-    aggregated,
+    aggregate_gradient,
+    as_gradient,
     coordinate_median,
     flatten,
     fltrust,
     krum,
     mean,
-    as_gradient,
 )
 
 
@@ -38,7 +38,7 @@ def test_one_client_under_mean_aggregation_is_one_online_step() -> None:
     for i in range(10):
         online.step(tiny_batch(seed=i))
         updates = Updates(client_update(federated, i)[None], torch.tensor([3.0]))
-        assert guarded_step(federated, updates, Guard(), aggregated(mean)).verdict.committed
+        assert guarded_step(federated, updates, Guard(), aggregate_gradient(mean)).verdict.committed
         assert same_state(full_state(online), full_state(federated))
     assert federated.steps == 10
 
@@ -51,8 +51,8 @@ def test_a_client_that_is_not_finite_changes_nothing(poison: float, name: str) -
     good = torch.stack([client_update(honest, i) for i in range(5)])
     bad = good[:1].clone()
     bad[0, 5] = poison
-    guarded_step(honest, Updates(good, torch.ones(5)), Guard(), aggregated(rule))
-    record = guarded_step(attacked, Updates(torch.cat([bad, good]), torch.ones(6)), Guard(), aggregated(rule))
+    guarded_step(honest, Updates(good, torch.ones(5)), Guard(), aggregate_gradient(rule))
+    record = guarded_step(attacked, Updates(torch.cat([bad, good]), torch.ones(6)), Guard(), aggregate_gradient(rule))
     assert record.dropped == 1
     assert same_state(full_state(honest), full_state(attacked))
 
@@ -61,7 +61,7 @@ def test_a_round_of_nothing_but_broken_clients_is_skipped() -> None:
     learner = tiny_learner()
     before = full_state(learner)
     values = torch.full((3, flatten(learner.view().trainable).numel()), math.nan)
-    record = guarded_step(learner, Updates(values, torch.ones(3)), Guard(), aggregated(mean))
+    record = guarded_step(learner, Updates(values, torch.ones(3)), Guard(), aggregate_gradient(mean))
     assert record.verdict.action is Action.REJECT
     assert same_state(before, full_state(learner))
 
@@ -73,31 +73,31 @@ def test_flattening_is_undone() -> None:
     assert all(torch.equal(back[k], params[k]) for k in params)
 
 
-def replies(learner, count: int) -> list[Reply]:
-    return [Reply(f"client {i}", client_update(learner, i)) for i in range(count)]
+def replies(learner, count: int) -> list[ClientReply]:
+    return [ClientReply(f"client {i}", client_update(learner, i)) for i in range(count)]
 
 
 BAD = {
-    "NaN": (lambda r: [Reply(r.client, r.update * math.nan)], "NaN or infinity"),
-    "infinity": (lambda r: [Reply(r.client, r.update + math.inf)], "NaN or infinity"),
-    "shape": (lambda r: [Reply(r.client, r.update[:-1])], "shape"),
-    "matrix": (lambda r: [Reply(r.client, r.update[None])], "shape"),
-    "text": (lambda r: [Reply(r.client, "gradient")], "sent str"),
-    "complex": (lambda r: [Reply(r.client, r.update.to(torch.complex64))], "complex"),
-    "sparse": (lambda r: [Reply(r.client, r.update.to_sparse())], "sparse"),
-    "meta": (lambda r: [Reply(r.client, r.update.to("meta"))], "meta"),
-    "words for statistics": (lambda r: [Reply(r.client, r.update, statistics="many")], "sent str as statistics"),
+    "NaN": (lambda r: [ClientReply(r.client, r.update * math.nan)], "NaN or infinity"),
+    "infinity": (lambda r: [ClientReply(r.client, r.update + math.inf)], "NaN or infinity"),
+    "shape": (lambda r: [ClientReply(r.client, r.update[:-1])], "shape"),
+    "matrix": (lambda r: [ClientReply(r.client, r.update[None])], "shape"),
+    "text": (lambda r: [ClientReply(r.client, "gradient")], "sent str"),
+    "complex": (lambda r: [ClientReply(r.client, r.update.to(torch.complex64))], "complex"),
+    "sparse": (lambda r: [ClientReply(r.client, r.update.to_sparse())], "sparse"),
+    "meta": (lambda r: [ClientReply(r.client, r.update.to("meta"))], "meta"),
+    "words for statistics": (lambda r: [ClientReply(r.client, r.update, statistics="many")], "sent str as statistics"),
     "whole numbers for buffers": (
-        lambda r: [Reply(r.client, r.update, buffers=torch.ones(3, dtype=torch.int64))],
+        lambda r: [ClientReply(r.client, r.update, buffers=torch.ones(3, dtype=torch.int64))],
         "floating-point",
     ),
     "nothing": (lambda r: [], "sent nothing"),
-    "none": (lambda r: [Reply(r.client, None)], "NoneType"),
+    "none": (lambda r: [ClientReply(r.client, None)], "NoneType"),
     "twice": (lambda r: [r, r], "2 replies"),
-    "heavy": (lambda r: [Reply(r.client, r.update, 1e9)], "times the median"),
-    "infinite weight": (lambda r: [Reply(r.client, r.update, math.inf)], "weight"),
-    "negative weight": (lambda r: [Reply(r.client, r.update, -1.0)], "weight"),
-    "no weight": (lambda r: [Reply(r.client, r.update, "much")], "weight"),
+    "heavy": (lambda r: [ClientReply(r.client, r.update, 1e9)], "times the median"),
+    "infinite weight": (lambda r: [ClientReply(r.client, r.update, math.inf)], "weight"),
+    "negative weight": (lambda r: [ClientReply(r.client, r.update, -1.0)], "weight"),
+    "no weight": (lambda r: [ClientReply(r.client, r.update, "much")], "weight"),
 }
 
 
@@ -110,8 +110,8 @@ def test_a_bad_client_is_dropped_by_name_and_the_round_goes_on_without_it(fault:
     bad = came[place].client
     sent = [part for reply in came for part in (spoil(reply) if reply.client == bad else [reply])]
     outcome = Server(attacked).receive(sent, [reply.client for reply in came])
-    assert list(outcome.faults) == [bad]
-    assert wanted in outcome.faults[bad]
+    assert list(outcome.rejected_clients) == [bad]
+    assert wanted in outcome.rejected_clients[bad]
     assert outcome.record.verdict.committed
     assert (outcome.record.samples, outcome.record.dropped) == (5, 1)
     rest = [reply for reply in came if reply.client != bad]
@@ -124,8 +124,8 @@ def test_a_stranger_is_named_and_changes_nothing() -> None:
     attacked, honest = tiny_learner(), tiny_learner()
     came = replies(attacked, 3)
     names = [reply.client for reply in came]
-    outcome = Server(attacked).receive([*came, Reply("stranger", came[0].update * 100)], names)
-    assert outcome.faults == {"stranger": "was not invited"}
+    outcome = Server(attacked).receive([*came, ClientReply("stranger", came[0].update * 100)], names)
+    assert outcome.rejected_clients == {"stranger": "was not invited"}
     Server(honest).receive(came, names)
     assert same_state(full_state(attacked), full_state(honest))
 
@@ -134,7 +134,7 @@ def test_a_round_without_a_single_good_client_changes_nothing() -> None:
     learner = tiny_learner()
     before = full_state(learner)
     outcome = Server(learner).receive([], ["a", "b"])
-    assert outcome.faults == {"a": "sent nothing", "b": "sent nothing"}
+    assert outcome.rejected_clients == {"a": "sent nothing", "b": "sent nothing"}
     assert outcome.record.verdict.action is Action.REJECT
     assert same_state(before, full_state(learner))
 
@@ -143,7 +143,7 @@ def test_too_few_clients_left_for_the_rule_is_a_refusal_and_no_crash() -> None:
     learner = tiny_learner()
     before = full_state(learner)
     came = replies(learner, 5)
-    outcome = Server(learner, krum(byzantine=1)).receive(came[:4], [reply.client for reply in came])
+    outcome = Server(learner, krum(num_byzantine=1)).receive(came[:4], [reply.client for reply in came])
     assert outcome.record.verdict.action is Action.REJECT
     assert "wanted at least 5" in outcome.record.verdict.reason
     assert same_state(before, full_state(learner))
@@ -153,7 +153,7 @@ def test_the_gate_of_the_online_side_undoes_a_poisoned_round() -> None:
     guarded, bare = tiny_learner(guard=probe_gate(tiny_batch(200, seed=9))), tiny_learner()
     before = full_state(guarded)
     for learner in (guarded, bare):
-        came = [Reply(str(i), -500 * client_update(learner, 9)) for i in range(3)]
+        came = [ClientReply(str(i), -500 * client_update(learner, 9)) for i in range(3)]
         outcome = Server(learner, coordinate_median()).receive(came, ["0", "1", "2"])
         assert outcome.record.verdict.committed is (learner is bare)
     assert same_state(before, full_state(guarded))
@@ -161,9 +161,9 @@ def test_the_gate_of_the_online_side_undoes_a_poisoned_round() -> None:
 
 def test_fltrust_learns_from_who_points_where_its_probe_does() -> None:
     a, b = tiny_learner(), tiny_learner()
-    good = [Reply(str(i), client_update(a, i)) for i in range(3)]
-    own = fltrust(tiny_batch(8, seed=0)).at(a.view())
-    liar = Reply("liar", -50 * good[0].update)
+    good = [ClientReply(str(i), client_update(a, i)) for i in range(3)]
+    own = fltrust(tiny_batch(8, seed=0)).bind(a.view())
+    liar = ClientReply("liar", -50 * good[0].update)
     assert float(own(liar.update[None], torch.ones(1)).abs().max()) == 0.0
     names = [reply.client for reply in good]
     for learner, came in ((a, good), (b, [*good, liar])):

@@ -15,16 +15,16 @@ from taster.core.param_vectors import finite_rows
 from taster.errors import SettingError, SmallBatchError
 from taster.federated import (
     AGGREGATORS,
-    blocks,
     bulyan,
-    centred_clipping,
+    centered_clipping,
     geometric_median,
     krum,
-    nearest_neighbour_mixing,
+    nearest_neighbor_mixing,
 )
-from taster.federated.aggregators.coordinate_wise import nearest_to_median
-from taster.federated.aggregators.fltrust import TrustIn
-from taster.federated.aggregators.pairwise import Geometry, gram, squared_norms
+from taster.federated.aggregators import column_blocks
+from taster.federated.aggregators.coordinate_wise import mean_around_median
+from taster.federated.aggregators.fltrust import TrustWeightedMean
+from taster.federated.aggregators.pairwise import PairwiseGeometry, gram, squared_norms
 
 Rows = list[list[float]]
 
@@ -59,7 +59,7 @@ def krum_scores(rows: Rows, f: int) -> list[float]:
 
 
 def brute_krum(rows: Rows, weights: list[float], f: int) -> list[float]:
-    def key(i: int) -> list[float]:  # each other's nearest have the same score: the next neighbour decides
+    def key(i: int) -> list[float]:  # each other's nearest have the same score: the next neighbor decides
         apart = sorted(squared(rows[i], b) for j, b in enumerate(rows) if j != i)
         return [math.fsum(apart[:count]) for count in range(max(1, len(rows) - f - 2), len(rows))]
 
@@ -80,8 +80,8 @@ def brute_bulyan(rows: Rows, weights: list[float], f: int) -> list[float]:
         left.remove(best)
     middle = brute_median(chosen, weights)
     out = []
-    for column, centre in zip(zip(*chosen, strict=True), middle, strict=True):
-        near = sorted(column, key=lambda v: abs(v - centre))[: len(chosen) - 2 * f]
+    for column, center in zip(zip(*chosen, strict=True), middle, strict=True):
+        near = sorted(column, key=lambda v: abs(v - center))[: len(chosen) - 2 * f]
         out.append(math.fsum(near) / len(near))
     return out
 
@@ -100,7 +100,7 @@ def brute_clip(rows: Rows, bound: float, norm: str) -> Rows:
     return [[v * min(1.0, bound / size(row)) for v in row] for row in rows]
 
 
-def brute_centred_clipping(rows: Rows, weights: list[float], bound: float, steps: int) -> list[float]:
+def brute_centered_clipping(rows: Rows, weights: list[float], bound: float, steps: int) -> list[float]:
     v = [0.0] * len(rows[0])
     for _ in range(steps):
         moves = []
@@ -115,14 +115,17 @@ def brute_centred_clipping(rows: Rows, weights: list[float], bound: float, steps
 RULES = {
     "mean": ({}, brute_mean),
     "coordinate_median": ({}, brute_median),
-    "trimmed_mean": ({"byzantine": 2}, lambda r, w: brute_trimmed(r, w, 2)),
-    "krum": ({"byzantine": 2}, lambda r, w: brute_krum(r, w, 2)),
-    "multi_krum": ({"byzantine": 2}, lambda r, w: brute_multi_krum(r, w, 2)),
-    "bulyan": ({"byzantine": 2}, lambda r, w: brute_bulyan(r, w, 2)),
-    "centred_clipping": ({"bound": 1.5, "steps": 3}, lambda r, w: brute_centred_clipping(r, w, 1.5, 3)),
-    "nearest_neighbour_mixing": ({"byzantine": 2}, lambda r, w: brute_median(brute_mixing(r, 2), w)),
-    "update_clipping": ({"bound": 2.0}, lambda r, w: brute_mean(brute_clip(r, 2.0, "l2"), w)),
+    "trimmed_mean": ({"num_byzantine": 2}, lambda r, w: brute_trimmed(r, w, 2)),
+    "krum": ({"num_byzantine": 2}, lambda r, w: brute_krum(r, w, 2)),
+    "multi_krum": ({"num_byzantine": 2}, lambda r, w: brute_multi_krum(r, w, 2)),
+    "bulyan": ({"num_byzantine": 2}, lambda r, w: brute_bulyan(r, w, 2)),
+    "centered_clipping": ({"clip_radius": 1.5, "iterations": 3}, lambda r, w: brute_centered_clipping(r, w, 1.5, 3)),
+    "nearest_neighbor_mixing": ({"num_byzantine": 2}, lambda r, w: brute_median(brute_mixing(r, 2), w)),
+    "update_clipping": ({"max_norm": 2.0}, lambda r, w: brute_mean(brute_clip(r, 2.0, "l2"), w)),
 }
+
+
+BOUNDS = {"centered_clipping": "clip_radius", "update_clipping": "max_norm"}
 
 
 def setting(m: int, d: int = 13, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -149,14 +152,14 @@ def test_mixing_comes_before_any_rule(then: str) -> None:
     values, weights = setting(12)
     brute = RULES[then][1]
     expected = torch.tensor(brute(brute_mixing(values.tolist(), 2), weights.tolist()), dtype=torch.float64)
-    torch.testing.assert_close(nearest_neighbour_mixing(byzantine=2, then=then)(values, weights), expected)
+    torch.testing.assert_close(nearest_neighbor_mixing(num_byzantine=2, aggregator=then)(values, weights), expected)
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 @pytest.mark.parametrize("then", ["mean", "coordinate_median", "krum"])
 def test_clipping_comes_before_any_rule(norm: str, then: str) -> None:
     values, weights = setting(12)
-    rule = AGGREGATORS["update_clipping"](bound=1.2, norm=norm, then=then, byzantine=2)
+    rule = AGGREGATORS["update_clipping"](max_norm=1.2, norm=norm, aggregator=then, num_byzantine=2)
     brute = RULES[then][1]
     expected = torch.tensor(brute(brute_clip(values.tolist(), 1.2, norm), weights.tolist()), dtype=torch.float64)
     torch.testing.assert_close(rule(values, weights), expected)
@@ -186,13 +189,13 @@ def test_fltrust_is_its_definition() -> None:
     cosines = [torch.dot(v, own) / (v.norm() * own.norm()) for v in values]
     trust = torch.stack([c.clamp_min(0) for c in cosines])
     expected = sum(t * own.norm() * v / v.norm() for t, v in zip(trust, values, strict=True)) / trust.sum()
-    torch.testing.assert_close(TrustIn(own)(values, weights), expected)
-    assert torch.equal(TrustIn(-values[0])(values[:1], weights[:1]), torch.zeros(13, dtype=torch.float64))
+    torch.testing.assert_close(TrustWeightedMean(own)(values, weights), expected)
+    assert torch.equal(TrustWeightedMean(-values[0])(values[:1], weights[:1]), torch.zeros(13, dtype=torch.float64))
 
 
 def every_rule() -> list[tuple[str, object]]:
     found = [(name, AGGREGATORS[name](**options)) for name, (options, _) in RULES.items()]
-    return [*found, ("geometric_median", geometric_median()), ("fltrust", TrustIn(torch.linspace(-1, 2, 13)))]
+    return [*found, ("geometric_median", geometric_median()), ("fltrust", TrustWeightedMean(torch.linspace(-1, 2, 13)))]
 
 
 @pytest.mark.parametrize(("name", "rule"), every_rule())
@@ -233,9 +236,9 @@ def test_distances_of_updates_that_lie_close_together_beside_one_far_away_are_to
     values = 1000 + 1e-3 * torch.randn(9, 50, generator=g)
     values[0] = 1e6
     truth = torch.cdist(values.double(), values.double(), compute_mode="donot_use_mm_for_euclid_dist").square()
-    torch.testing.assert_close(Geometry(values).distances[1:, 1:], truth[1:, 1:], rtol=1e-2, atol=1e-7)
+    torch.testing.assert_close(PairwiseGeometry(values).distances[1:, 1:], truth[1:, 1:], rtol=1e-2, atol=1e-7)
     expected = brute_krum(values.double().tolist(), [1.0] * 9, 2)
-    assert krum(byzantine=2)(values, torch.ones(9)).double().tolist() == expected
+    assert krum(num_byzantine=2)(values, torch.ones(9)).double().tolist() == expected
 
 
 class Largest(TorchDispatchMode):
@@ -255,13 +258,13 @@ class Largest(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("name", "rule"), [*every_rule(), ("fltrust", TrustIn(torch.linspace(-1, 2, 1000)))])
+@pytest.mark.parametrize(("name", "rule"), [*every_rule(), ("fltrust", TrustWeightedMean(torch.linspace(-1, 2, 1000)))])
 def test_blocks_of_columns_change_nothing_and_stay_small(name: str, rule, dtype, monkeypatch) -> None:
     if name == "fltrust":
-        rule = TrustIn(torch.linspace(-1, 2, 1000, dtype=dtype))
+        rule = TrustWeightedMean(torch.linspace(-1, 2, 1000, dtype=dtype))
     values, weights = (t.to(dtype) for t in setting(11, d=1000))
     whole = rule(values, weights)
-    monkeypatch.setitem(blocks._NUMBERS, "cpu", 11 * 7)
+    monkeypatch.setitem(column_blocks._NUMBERS, "cpu", 11 * 7)
     with Largest() as largest:
         found = rule(values, weights)
     torch.testing.assert_close(found, whole)
@@ -285,22 +288,24 @@ NASTY = {
 @pytest.mark.parametrize("case", NASTY)
 @pytest.mark.parametrize(
     ("name", "bound"),
-    [*((name, 0.5) for name in [*RULES, "fltrust"]), ("centred_clipping", 1e4), ("update_clipping", 1e4)],
+    [*((name, 0.5) for name in [*RULES, "fltrust"]), ("centered_clipping", 1e4), ("update_clipping", 1e4)],
 )
 def test_float32_holds_what_is_hard_for_it(name: str, case: str, bound: float, monkeypatch) -> None:
     g = torch.Generator().manual_seed(3)
     values = NASTY[case](torch.randn(11, 300, generator=g)).float()
     exact, weights = values.double(), torch.ones(11)
-    monkeypatch.setitem(blocks._NUMBERS, "cpu", 11 * 64)
-    options = {key: value for key, value in RULES.get(name, ({},))[0].items() if key != "bound"}
-    if name in ("centred_clipping", "update_clipping"):
-        options["bound"] = bound * float(exact[1].norm())
-    make = (lambda **_: TrustIn(values[2])) if name == "fltrust" else AGGREGATORS[name]
+    monkeypatch.setitem(column_blocks._NUMBERS, "cpu", 11 * 64)
+    options = dict(RULES.get(name, ({},))[0])
+    if name in BOUNDS:
+        options[BOUNDS[name]] = bound * float(exact[1].norm())
+    make = (lambda **_: TrustWeightedMean(values[2])) if name == "fltrust" else AGGREGATORS[name]
     found = make(**options)(values, weights)
     expected = brute(name, exact, options)
     # Of a sum no more can be asked than float32 has of its largest term.
     scale = (
-        float(exact.abs().amax()) if name in ("mean", "centred_clipping") and bound > 1 else float(expected.abs().max())
+        float(exact.abs().amax())
+        if name in ("mean", "centered_clipping") and bound > 1
+        else float(expected.abs().max())
     )
     torch.testing.assert_close(found.double(), expected, rtol=3e-6, atol=3e-6 * scale)
 
@@ -311,11 +316,11 @@ def brute(name: str, exact: torch.Tensor, options: dict) -> torch.Tensor:
         unit = torch.nn.functional.normalize(exact, dim=1, eps=1e-300)
         return (cosines[:, None] * unit).sum(0) / cosines.sum() * exact[2].norm()
     rows, weights = exact.tolist(), [1.0] * len(exact)
-    if name == "centred_clipping":
-        return torch.tensor(brute_centred_clipping(rows, weights, options["bound"], 3), dtype=torch.float64)
+    if name == "centered_clipping":
+        return torch.tensor(brute_centered_clipping(rows, weights, options["clip_radius"], 3), dtype=torch.float64)
     if name == "update_clipping":
         sizes = torch.linalg.vector_norm(exact, dim=1, keepdim=True).clamp_min(1e-300)
-        return (exact * (options["bound"] / sizes).clamp_max(1)).mean(0)
+        return (exact * (options["max_norm"] / sizes).clamp_max(1)).mean(0)
     return torch.tensor(RULES[name][1](rows, weights), dtype=torch.float64)
 
 
@@ -325,7 +330,7 @@ def test_norms_and_products_of_many_equal_numbers_do_not_drift(number: float) ->
     square = values[0].double().square().sum()
     torch.testing.assert_close(squared_norms(values), square.expand(3), rtol=1e-6, atol=0)
     z = torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64)
-    torch.testing.assert_close(Geometry(values).products(z), square.expand(3), rtol=1e-6, atol=0)
+    torch.testing.assert_close(PairwiseGeometry(values).inner_products(z), square.expand(3), rtol=1e-6, atol=0)
 
 
 def test_trust_that_is_hardly_there_is_taken_in_float64() -> None:
@@ -337,14 +342,14 @@ def test_trust_that_is_hardly_there_is_taken_in_float64() -> None:
     assert 0 < float(cosines.sum()) < 1e-5
     unit = values.double() / values.double().norm(dim=1, keepdim=True)
     expected = own.double().norm() * (cosines @ unit) / cosines.sum()
-    torch.testing.assert_close(TrustIn(own)(values, torch.ones(9)).double(), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(TrustWeightedMean(own)(values, torch.ones(9)).double(), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 20])
-def test_centred_clipping_is_its_definition_for_few_steps_and_many(steps: int) -> None:
+def test_centered_clipping_is_its_definition_for_few_steps_and_many(steps: int) -> None:
     values, weights = setting(12)
-    expected = torch.tensor(brute_centred_clipping(values.tolist(), [], 1.5, steps), dtype=torch.float64)
-    rule = centred_clipping(bound=1.5, steps=steps)
+    expected = torch.tensor(brute_centered_clipping(values.tolist(), [], 1.5, steps), dtype=torch.float64)
+    rule = centered_clipping(clip_radius=1.5, iterations=steps)
     torch.testing.assert_close(rule(values, weights), expected)
     torch.testing.assert_close(rule(values.float(), weights.float()).double(), expected, rtol=1e-5, atol=1e-6)
 
@@ -353,7 +358,7 @@ def test_centred_clipping_is_its_definition_for_few_steps_and_many(steps: int) -
 def test_the_nearest_to_the_median_among_ties_are_the_smaller(count: int) -> None:
     g = torch.Generator().manual_seed(0)
     part = torch.randint(-3, 4, (9, 500), generator=g).double()  # full of ties
-    found = nearest_to_median(count)(part)
+    found = mean_around_median(count)(part)
     for column, mean_of_nearest in zip(part.t().tolist(), found.tolist(), strict=True):
         middle = sorted(column)[4]
         near = sorted(column, key=lambda v, middle=middle: (abs(v - middle), v))[:count]
@@ -362,7 +367,7 @@ def test_the_nearest_to_the_median_among_ties_are_the_smaller(count: int) -> Non
 
 @pytest.mark.parametrize(
     ("rule", "least"),
-    [(krum(byzantine=2), 7), (bulyan(byzantine=2), 11), (AGGREGATORS["trimmed_mean"](byzantine=2), 5)],
+    [(krum(num_byzantine=2), 7), (bulyan(num_byzantine=2), 11), (AGGREGATORS["trimmed_mean"](num_byzantine=2), 5)],
 )
 def test_too_few_clients_are_an_error_that_says_how_many_are_wanted(rule, least: int) -> None:
     values, weights = setting(least)
@@ -372,7 +377,11 @@ def test_too_few_clients_are_an_error_that_says_how_many_are_wanted(rule, least:
 
 
 def test_settings_are_checked() -> None:
-    for make in (lambda: krum(byzantine=-1), lambda: centred_clipping(bound=0.0), lambda: krum(byzantin=1)):
+    for make in (
+        lambda: krum(num_byzantine=-1),
+        lambda: centered_clipping(clip_radius=0.0),
+        lambda: krum(num_byzantin=1),
+    ):
         with pytest.raises((SettingError, TypeError)):
             make()
 

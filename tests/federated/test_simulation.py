@@ -14,13 +14,13 @@ from taster.client_gradients import ClientGradients
 from taster.data import Images
 from taster.errors import DataError
 from taster.federated import (
-    Population,
+    ClientPool,
     Server,
     Simulation,
-    dirichlet_shares,
-    iid_shares,
+    dirichlet_partition,
+    iid_partition,
     krum,
-    single_shares,
+    one_sample_partition,
 )
 
 
@@ -39,31 +39,35 @@ def gen(seed: int = 0) -> torch.Generator:
 def test_no_sample_has_two_clients_and_no_client_has_none(seed: int, clients: int, alpha: float) -> None:
     data = images()
     for shares in (
-        iid_shares(120, clients, gen(seed)),
-        dirichlet_shares(data.y, clients, alpha, gen(seed)),
-        single_shares(120, clients, gen(seed)),
+        iid_partition(120, clients, gen(seed)),
+        dirichlet_partition(data.y, clients, alpha, gen(seed)),
+        one_sample_partition(120, clients, gen(seed)),
     ):
         assert len(shares) == clients
         assert min(map(len, shares)) >= 1
         taken = torch.cat(shares)
         assert len(set(taken.tolist())) == len(taken)
-    assert len(torch.cat(iid_shares(120, clients, gen(seed)))) == 120
-    assert len(torch.cat(dirichlet_shares(data.y, clients, alpha, gen(seed)))) == 120
-    assert [len(share) for share in single_shares(120, clients, gen(seed))] == [1] * clients
+    assert len(torch.cat(iid_partition(120, clients, gen(seed)))) == 120
+    assert len(torch.cat(dirichlet_partition(data.y, clients, alpha, gen(seed)))) == 120
+    assert [len(share) for share in one_sample_partition(120, clients, gen(seed))] == [1] * clients
 
 
 def test_a_small_alpha_gives_clients_few_classes_and_a_large_one_all() -> None:
     y = torch.arange(3000) % 10
 
     def largest(alpha: float) -> float:
-        shares = dirichlet_shares(y, 10, alpha, gen())
+        shares = dirichlet_partition(y, 10, alpha, gen())
         return sum(float(y[s].bincount(minlength=10).max()) for s in shares) / 3000
 
     assert largest(0.01) > 0.7
     assert largest(1000.0) < 0.15
     # Dir(α): the share of one client in one class has mean 1/N and variance (1/N)(1 − 1/N) / (N α + 1).
     found = torch.tensor(
-        [len([i for i in s if y[i] == 0]) / 300 for seed in range(150) for s in dirichlet_shares(y, 10, 0.5, gen(seed))]
+        [
+            len([i for i in s if y[i] == 0]) / 300
+            for seed in range(150)
+            for s in dirichlet_partition(y, 10, 0.5, gen(seed))
+        ]
     )
     assert float(found.mean()) == pytest.approx(0.1, abs=1e-3)
     assert float(found.var()) == pytest.approx(0.09 / 6, rel=0.15)
@@ -73,9 +77,11 @@ def test_a_small_alpha_gives_clients_few_classes_and_a_large_one_all() -> None:
 def test_rounds_are_drawn_by_their_own_generators(malicious: float) -> None:
     data = images()
 
-    def population(samples: int | None = 2) -> Population:
-        shares = iid_shares(120, 30, gen())
-        return Population(data, shares, per_round=10, samples=samples, malicious=malicious, seed=3)
+    def population(samples: int | None = 2) -> ClientPool:
+        shares = iid_partition(120, 30, gen())
+        return ClientPool(
+            data, shares, clients_per_round=10, samples_per_round=samples, malicious_fraction=malicious, seed=3
+        )
 
     one, other = population(), population(samples=3)
     his = set()
@@ -83,7 +89,7 @@ def test_rounds_are_drawn_by_their_own_generators(malicious: float) -> None:
         a, b = one.draw(), other.draw()
         assert a.clients == b.clients  # how many samples each draws has no part in who is drawn
         assert len(set(a.clients)) == 10
-        assert int(a.malicious.sum()) == one.attackers == round(malicious * 10)
+        assert int(a.malicious.sum()) == one.num_malicious == round(malicious * 10)
         assert (a.counts, b.counts) == ([2] * 10, [3] * 10)
         his |= {name for name, bad in zip(a.clients, a.malicious.tolist(), strict=True) if bad}
         assert not his & {name for name, bad in zip(a.clients, a.malicious.tolist(), strict=True) if not bad}
@@ -95,8 +101,8 @@ def test_rounds_are_drawn_by_their_own_generators(malicious: float) -> None:
 
 def test_clients_draw_from_their_own_samples() -> None:
     data = images()
-    shares = iid_shares(120, 12, gen())
-    population = Population(data, shares, per_round=5, samples=4, seed=1)
+    shares = iid_partition(120, 12, gen())
+    population = ClientPool(data, shares, clients_per_round=5, samples_per_round=4, seed=1)
     by_pixels = {tuple(data.x[i].flatten().tolist()): c for c, share in enumerate(shares) for i in share.tolist()}
     for _ in range(4):
         invited = population.draw()
@@ -106,38 +112,40 @@ def test_clients_draw_from_their_own_samples() -> None:
 
 
 def test_what_cannot_be_drawn_is_told() -> None:
-    data, shares = images(), iid_shares(120, 10, gen())
+    data, shares = images(), iid_partition(120, 10, gen())
     with pytest.raises(DataError, match="clients a round"):
-        Population(data, shares, per_round=11)
+        ClientPool(data, shares, clients_per_round=11)
     with pytest.raises(DataError, match="malicious"):
-        Population(data, shares, per_round=5, malicious=1.5)
+        ClientPool(data, shares, clients_per_round=5, malicious_fraction=1.5)
     with pytest.raises(DataError, match="without samples"):
-        Population(data, [*shares, torch.tensor([], dtype=torch.int64)], per_round=5)
-    for make in (iid_shares, single_shares):
+        ClientPool(data, [*shares, torch.tensor([], dtype=torch.int64)], clients_per_round=5)
+    for make in (iid_partition, one_sample_partition):
         with pytest.raises(DataError, match="for 121 clients"):
             make(120, 121, gen())
     with pytest.raises(DataError, match="alpha"):
-        dirichlet_shares(data.y, 5, 0.0, gen())
+        dirichlet_partition(data.y, 5, 0.0, gen())
     with pytest.raises(DataError, match="for 5 clients"):
-        Population(data, shares, per_round=5).strike(tiny_batch(4))
+        ClientPool(data, shares, clients_per_round=5).draw_with_trigger(tiny_batch(4))
 
 
 def simulation(learner, campaign=None, malicious: float = 0.0, rule=None, statistics="recorded") -> Simulation:
-    population = Population(images(), single_shares(120, 60, gen()), per_round=12, malicious=malicious, seed=0)
+    population = ClientPool(
+        images(), one_sample_partition(120, 60, gen()), clients_per_round=12, malicious_fraction=malicious, seed=0
+    )
     server = Server(learner) if rule is None else Server(learner, rule)
     return Simulation(server, population, ClientGradients(statistics), campaign or UpdateAttack())
 
 
-def test_synchronised_one_sample_clients_are_online_learning() -> None:
+def test_synchronized_one_sample_clients_are_online_learning() -> None:
     """Batch norm included: the weights, and what it records."""
     federated, online = tiny_learner(), tiny_learner()
-    run, twin = simulation(federated, statistics="synchronised"), simulation(tiny_learner())
+    run, twin = simulation(federated, statistics="synchronized"), simulation(tiny_learner())
     online.model.train()
     for _ in range(8):
         outcome = run.round(Phase.ACCUMULATE)
         assert outcome.record.verdict.committed
         assert outcome.record.phase is Phase.ACCUMULATE
-        online.step(twin.population.draw().batch)
+        online.step(twin.pool.draw().batch)
         for (name, a), b in zip(federated.model.state_dict().items(), online.model.state_dict().values(), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
 
@@ -155,15 +163,15 @@ def test_a_refused_round_leaves_batch_norm_as_it_was() -> None:
 
     learner = tiny_learner(guard=Guard(gates=[lambda change: reject("no")]))
     before = full_state(learner)
-    assert not simulation(learner, statistics="synchronised").round(Phase.ACCUMULATE).record.verdict.committed
+    assert not simulation(learner, statistics="synchronized").round(Phase.ACCUMULATE).record.verdict.committed
     assert same_state(before, full_state(learner))
 
 
 def test_only_the_attackers_rows_are_replaced() -> None:
     campaign = UpdateAttack.always(lambda c, view: torch.full_like(c.own, 7.0))
     honest, attacked = simulation(tiny_learner(), malicious=0.25), simulation(tiny_learner(), campaign, malicious=0.25)
-    invited = attacked.population.draw()
-    a = honest.updates(honest.population.draw(), Phase.TRIGGER)
+    invited = attacked.pool.draw()
+    a = honest.updates(honest.pool.draw(), Phase.TRIGGER)
     b = attacked.updates(invited, Phase.TRIGGER)
     assert bool((b.values[invited.malicious] == 7).all())
     assert torch.equal(a.values[~invited.malicious], b.values[~invited.malicious])
@@ -173,7 +181,7 @@ def test_only_the_attackers_rows_are_replaced() -> None:
 def test_attacks_of_online_learning_poison_the_samples_of_the_attackers_clients() -> None:
     campaign = label_flip(gen())
     run, clean = simulation(tiny_learner(), campaign, malicious=0.5), simulation(tiny_learner(), malicious=0.5)
-    invited = run.population.draw()
+    invited = run.pool.draw()
     found, honest = run.updates(invited, Phase.ACCUMULATE), clean.updates(invited, Phase.ACCUMULATE)
     apart = (found.values - honest.values).abs().amax(1) > 1e-6
     assert torch.equal(apart, invited.malicious)
@@ -193,13 +201,13 @@ def test_a_client_that_breaks_is_named_and_the_round_goes_on() -> None:
     outcome = run.round(Phase.ACCUMULATE)
     assert outcome.record.verdict.committed
     assert outcome.record.dropped == 3
-    assert len(outcome.faults) == 3
-    assert set(outcome.faults.values()) == {"sent NaN or infinity"}
+    assert len(outcome.rejected_clients) == 3
+    assert set(outcome.rejected_clients.values()) == {"sent NaN or infinity"}
 
 
 def test_the_trigger_is_dealt_out_among_the_clients_of_its_round() -> None:
     trigger = tiny_batch(30)
-    invited = simulation(tiny_learner()).population.strike(trigger)
+    invited = simulation(tiny_learner()).pool.draw_with_trigger(trigger)
     assert torch.equal(invited.batch.x, trigger.x)
     assert sorted(invited.counts) == [2] * 6 + [3] * 6
     learner = tiny_learner()
@@ -217,7 +225,7 @@ def test_the_same_seeds_give_the_same_bits() -> None:
     found = []
     for _ in range(2):
         learner = tiny_learner()
-        run = simulation(learner, label_flip(gen()), 0.25, krum(byzantine=3), "synchronised")
+        run = simulation(learner, label_flip(gen()), 0.25, krum(num_byzantine=3), "synchronized")
         for _ in range(4):
             run.round(Phase.ACCUMULATE)
         found.append(full_state(learner))

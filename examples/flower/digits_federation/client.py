@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from digits_federation.task import BATCH_SIZE, EPOCHS, RATE, client_images, make_model, shares
 from taster.attacks import label_flip, sign_flip
 from taster.data import as_batch
-from taster.integrations.flower import Form, colluding, load_model, malicious, model_arrays, poisoned
+from taster.integrations.flower import ReplyCodec, colluding, load_model, malicious, model_arrays, poisoned
 
 
 def told(attack: str) -> Callable[[Message, Context], bool]:
@@ -20,11 +20,11 @@ def told(attack: str) -> Callable[[Message, Context], bool]:
     return lambda message, context: context.node_config.get("attack") == attack  # noqa: ARG005
 
 
-FORM = Form(unit=RATE)
+FORM = ReplyCodec(unit=RATE)
 app = ClientApp(
     mods=[
-        malicious(lambda draws: sign_flip(scale=3.0), make_model, form=FORM, attacker=told("sign_flip")),  # noqa: ARG005
-        malicious(label_flip, make_model, form=FORM, attacker=told("label_flip")),
+        malicious(lambda draws: sign_flip(scale=3.0), make_model, codec=FORM, attacker=told("sign_flip")),  # noqa: ARG005
+        malicious(label_flip, make_model, codec=FORM, attacker=told("label_flip")),
         colluding(told("collude")),
     ]
 )

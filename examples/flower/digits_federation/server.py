@@ -12,12 +12,12 @@ from digits_federation.task import RATE, make_model, tested, trusted
 from taster import Guard, Learner
 from taster.attacks import alie
 from taster.federated import Server, trimmed_mean
-from taster.integrations.flower import Colluders, GuardedStrategy
+from taster.integrations.flower import CollusionGrid, GuardedStrategy
 
 app = ServerApp()
 
 
-def make_server(*, guard: bool, byzantine: int) -> Server:
+def make_server(*, guard: bool, num_byzantine: int) -> Server:
     """The server, with or without the guard."""
     model = make_model()
     learner = Learner(
@@ -26,7 +26,7 @@ def make_server(*, guard: bool, byzantine: int) -> Server:
         cross_entropy,
         taster.guard(trusted()) if guard else Guard(),
     )
-    return Server(learner, trimmed_mean(byzantine=byzantine))
+    return Server(learner, trimmed_mean(num_byzantine=num_byzantine))
 
 
 @app.main()
@@ -34,18 +34,22 @@ def main(grid: Grid, context: Context) -> None:
     """Rounds, and what came of them in a file where one is wanted."""
     config = context.run_config
     nodes = int(config["nodes"])
-    server = make_server(guard=bool(config["guard"]), byzantine=int(config["byzantine"]))
+    server = make_server(guard=bool(config["guard"]), num_byzantine=int(config["num_byzantine"]))
     strategy = GuardedStrategy(server, unit=RATE, min_available_nodes=nodes, min_train_nodes=nodes, fraction_evaluate=0)
     test = tested()
 
     def evaluate(turn: int, arrays: ArrayRecord) -> MetricRecord:
         return MetricRecord({"accuracy": server.learner.view().accuracy(test.x, test.y)})
 
-    through = Colluders(grid, strategy, alie()) if config["collusion"] else grid
+    through = CollusionGrid(grid, strategy, alie()) if config["collusion"] else grid
     strategy.start(through, num_rounds=int(config["rounds"]), evaluate_fn=evaluate)
     if config["out"]:
         rounds = [
-            {"verdict": r.record.verdict.action.name, "seconds": r.record.seconds["total"], "faults": dict(r.faults)}
+            {
+                "verdict": r.record.verdict.action.name,
+                "seconds": r.record.seconds["total"],
+                "faults": dict(r.rejected_clients),
+            }
             for r in strategy.rounds
         ]
         model = dict(server.learner.model.state_dict())

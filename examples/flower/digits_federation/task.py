@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from taster import Batch
 from taster.data import Images, as_batch, load_images
-from taster.federated import iid_shares
+from taster.federated import iid_partition
 from taster.models import MODELS
 from taster.utils.seeds import generator
 
@@ -29,7 +29,7 @@ def client_images() -> Images:
 
 def shares(nodes: int) -> list[Tensor]:
     """Which of them each node has."""
-    return iid_shares(len(client_images()), nodes, generator(0, "clients' shares"))
+    return iid_partition(len(client_images()), nodes, generator(0, "clients' shares"))
 
 
 def trusted() -> Batch:

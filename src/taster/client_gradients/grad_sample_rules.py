@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 Rows = dict[str, Tensor]
 """Views [m, *shape] into the matrix of updates, by a layer's own name of the parameter."""
 
-Slope = Callable[[Tensor], None]
+GradientWriter = Callable[[Tensor], None]
 """Takes the slope at a layer's output and writes the rows."""
 
 _SMALL = 2**16
@@ -29,14 +29,14 @@ _TOGETHER = 25
 """Samples that are unfolded at a time."""
 
 
-def supported(layer: nn.Module) -> bool:
-    """Whether `watcher_of` knows this layer: exactly these types, as a subclass may compute something else."""
+def has_rule(layer: nn.Module) -> bool:
+    """Whether `gradient_writer` knows this layer: exactly these types, as a subclass may compute something else."""
     if type(layer) is nn.Conv2d:
         return layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
     return type(layer) in (nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 
 
-def slope_of(layer: nn.Module, x: Tensor, counts: Sequence[int], rows: Rows) -> Slope:
+def gradient_writer(layer: nn.Module, x: Tensor, counts: Sequence[int], rows: Rows) -> GradientWriter:
     """What is to be done with the slope at the output of a layer that was given x [n, ...].
 
     Args:
@@ -49,7 +49,7 @@ def slope_of(layer: nn.Module, x: Tensor, counts: Sequence[int], rows: Rows) -> 
         return _linear(x, counts, rows)
     if isinstance(layer, nn.Conv2d):
         return _convolution(layer, x, counts, rows)
-    return _normalisation(_normalised(layer, x), x, counts, rows, channels_last=isinstance(layer, nn.LayerNorm))
+    return _normalization(_normalized(layer, x), x, counts, rows, channels_last=isinstance(layer, nn.LayerNorm))
 
 
 def per_client(values: Tensor, counts: Sequence[int]) -> Tensor:
@@ -59,7 +59,7 @@ def per_client(values: Tensor, counts: Sequence[int]) -> Tensor:
     return torch.stack([part.sum(0) for part in torch.split(values, list(counts))])
 
 
-def _linear(x: Tensor, counts: Sequence[int], rows: Rows) -> Slope:
+def _linear(x: Tensor, counts: Sequence[int], rows: Rows) -> GradientWriter:
     def write(slope: Tensor) -> None:
         if "bias" in rows:
             rows["bias"].copy_(per_client(slope.reshape(len(slope), -1, slope.shape[-1]).sum(1), counts))
@@ -71,7 +71,7 @@ def _linear(x: Tensor, counts: Sequence[int], rows: Rows) -> Slope:
     return write
 
 
-def _convolution(layer: nn.Conv2d, x: Tensor, counts: Sequence[int], rows: Rows) -> Slope:
+def _convolution(layer: nn.Conv2d, x: Tensor, counts: Sequence[int], rows: Rows) -> GradientWriter:
     padding = layer.padding
     assert not isinstance(padding, str)
 
@@ -105,7 +105,7 @@ def _convolution(layer: nn.Conv2d, x: Tensor, counts: Sequence[int], rows: Rows)
     return write
 
 
-def _normalised(layer: nn.Module, x: Tensor) -> Callable[[], Tensor]:
+def _normalized(layer: nn.Module, x: Tensor) -> Callable[[], Tensor]:
     """What the layer scales and shifts; computed when asked for, with the statistics of now."""
     if isinstance(layer, _BatchNorm):
         if layer.training or layer.running_mean is None:
@@ -118,12 +118,12 @@ def _normalised(layer: nn.Module, x: Tensor) -> Callable[[], Tensor]:
     return lambda: fn.layer_norm(x, layer.normalized_shape, eps=layer.eps)
 
 
-def _normalisation(
-    normalised: Callable[[], Tensor], x: Tensor, counts: Sequence[int], rows: Rows, *, channels_last: bool
-) -> Slope:
+def _normalization(
+    normalized: Callable[[], Tensor], x: Tensor, counts: Sequence[int], rows: Rows, *, channels_last: bool
+) -> GradientWriter:
     def write(slope: Tensor) -> None:
         for name in rows:
-            values = slope * normalised() if name == "weight" else slope
+            values = slope * normalized() if name == "weight" else slope
             rows[name].copy_(per_client(_over_places(values, rows[name].dim() - 1, channels_last), counts))
 
     return write

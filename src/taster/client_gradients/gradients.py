@@ -11,16 +11,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from taster.client_gradients.layer_hooks import captured, obstacle
-from taster.client_gradients.vmapped import mapped, trained
+from taster.client_gradients.layer_hooks import hooked_gradients, unsupported_reason
+from taster.client_gradients.vmapped import local_sgd_updates, vmapped_gradients
 from taster.core.param_vectors import flatten
 from taster.core.view import View
 from taster.errors import BatchError, ModelError
 
 _log = logging.getLogger(__name__)
 
-Statistics = Literal["recorded", "synchronised"]
-"""What clients' batch norms normalise with: what the server has recorded, or all of the round's samples together."""
+BatchNormSync = Literal["recorded", "synchronized"]
+"""What clients' batch norms normalize with: what the server has recorded, or all of the round's samples together."""
 
 _CHECKED_ON = 2
 """Clients whose gradients are computed plainly too, at first use."""
@@ -30,7 +30,7 @@ _NEAR = 1e-3
 
 
 @dataclass(frozen=True)
-class LocalTraining:
+class LocalSGD:
     """What a client does before it sends anything: plain SGD on its own samples.
 
     Attributes:
@@ -56,27 +56,27 @@ class ClientGradients:
         reason: why not "layers", in words.
 
     Args:
-        statistics: of batch norm. "synchronised" takes all of a round's samples through the network at once.
+        statistics: of batch norm. "synchronized" takes all of a round's samples through the network at once.
         local: what a client does with its samples.
-        memory: bytes that what is computed at a time may take, the matrix itself aside; synchronised statistics need
+        memory: bytes that what is computed at a time may take, the matrix itself aside; synchronized statistics need
             a round's activations at once, whatever they take.
 
     Raises (when called):
         BatchError: when the counts do not fit the samples.
-        ModelError: for synchronised statistics with local training, or with a model that only vmap can take.
+        ModelError: for synchronized statistics with local training, or with a model that only vmap can take.
     """
 
     def __init__(
-        self, statistics: Statistics = "recorded", local: LocalTraining | None = None, *, memory: int = 2**30
+        self, statistics: BatchNormSync = "recorded", local: LocalSGD | None = None, *, memory: int = 2**30
     ) -> None:
-        self.statistics: Statistics = statistics
-        self.local = local or LocalTraining()
+        self.statistics: BatchNormSync = statistics
+        self.local = local or LocalSGD()
         self.memory = memory
-        self.way: Literal["layers", "vmap"] | None = None
+        self.method: Literal["layers", "vmap"] | None = None
         self.reason = ""
-        if self.local.epochs and statistics == "synchronised":
+        if self.local.epochs and statistics == "synchronized":
             raise ModelError(
-                "got synchronised batch-norm statistics with local training, where clients' models differ; wanted "
+                "got synchronized batch-norm statistics with local training, where clients' models differ; wanted "
                 "recorded ones, or no local epochs"
             )
 
@@ -92,7 +92,7 @@ class ClientGradients:
             out: [m, d] to write to; None makes one.
 
         Returns:
-            values [m, d], in the order of the model's trainable parameters; and with synchronised statistics those of
+            values [m, d], in the order of the model's trainable parameters; and with synchronized statistics those of
             each client [m, s], else None.
         """
         if sum(counts) != len(x) or len(x) != len(y) or min(counts, default=0) < 1:
@@ -105,7 +105,7 @@ class ClientGradients:
             out = torch.empty(len(counts), size, dtype=x.dtype, device=x.device)
         if self.local.epochs:
             batch_size = self.local.batch_size or max(counts)
-            trained(
+            local_sgd_updates(
                 view,
                 x,
                 y,
@@ -117,12 +117,12 @@ class ClientGradients:
                 learning_rate=self.local.learning_rate,
             )
             return out, None
-        if self.way is None:
+        if self.method is None:
             self._choose(view, x, y, counts)
-        if self.statistics == "synchronised":
-            return self._synchronised(view, x, y, counts, out)
-        if self.way == "vmap":
-            mapped(view, x, y, counts, out, self.memory)
+        if self.statistics == "synchronized":
+            return self._synchronized(view, x, y, counts, out)
+        if self.method == "vmap":
+            vmapped_gradients(view, x, y, counts, out, self.memory)
             return out, None
         done = sample = 0
         most = max(max(counts), self.memory // (_ACTIVATIONS * x[0].numel() * x.element_size()))
@@ -132,29 +132,29 @@ class ClientGradients:
                 samples += counts[stop]
                 stop += 1
             part = slice(sample, sample + samples)
-            captured(view, x[part], y[part], counts[done:stop], out[done:stop])
+            hooked_gradients(view, x[part], y[part], counts[done:stop], out[done:stop])
             done, sample = stop, sample + samples
         return out, None
 
-    def _synchronised(
+    def _synchronized(
         self, view: View, x: Tensor, y: Tensor, counts: Sequence[int], out: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        if self.way == "vmap":
+        if self.method == "vmap":
             raise ModelError(
-                f"got synchronised batch-norm statistics with a model whose clients' gradients only vmap can compute "
+                f"got synchronized batch-norm statistics with a model whose clients' gradients only vmap can compute "
                 f"({self.reason}); wanted recorded ones"
             )
-        _, found = captured(view, x, y, counts, out, "train")
+        _, found = hooked_gradients(view, x, y, counts, out, "train")
         return out, found
 
     def _choose(self, view: View, x: Tensor, y: Tensor, counts: Sequence[int]) -> None:
         """Decides on a way, on a few of the first call's clients."""
-        reason = obstacle(view) if x.is_floating_point() else "samples are whole numbers"
+        reason = unsupported_reason(view) if x.is_floating_point() else "samples are whole numbers"
         few = counts[:_CHECKED_ON]
         x, y = x[: sum(few)], y[: sum(few)]
         if reason is None:
             found = x.new_empty(len(few), sum(value.numel() for value in view.trainable.values()))
-            whole, _ = captured(view, x, y, few, found)
+            whole, _ = hooked_gradients(view, x, y, few, found)
             if not whole:
                 reason = "a forward pass goes round some of its layers, or through them more than once"
             else:
@@ -166,7 +166,7 @@ class ClientGradients:
                 )
                 if not apart < _NEAR:
                     reason = f"layer by layer they are {apart:.2g} off"
-        self.way, self.reason = ("layers", "") if reason is None else ("vmap", reason)
+        self.method, self.reason = ("layers", "") if reason is None else ("vmap", reason)
         if reason is not None:
             _log.info("clients' gradients are computed by vmap: %s", reason)
 

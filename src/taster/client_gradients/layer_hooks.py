@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from taster.client_gradients.grad_sample_rules import Rows, per_client, slope_of, supported
+from taster.client_gradients.grad_sample_rules import Rows, gradient_writer, has_rule, per_client
 from taster.core.functional_model import BatchNormMode
 from taster.core.losses import sample_losses
 from taster.core.types import Tensors
 from taster.core.view import View
 
 
-def obstacle(view: View) -> str | None:
+def unsupported_reason(view: View) -> str | None:
     """Why this way cannot be taken with the model, in words; None where it can."""
     layers = view.functional_model.layers
     owned: dict[int, str] = {}
@@ -23,7 +23,7 @@ def obstacle(view: View) -> str | None:
         for own, parameter in layer._parameters.items():
             if parameter is None or not parameter.requires_grad:
                 continue
-            if not supported(layer):
+            if not has_rule(layer):
                 return f"{name} is a {type(layer).__name__}"
             if id(parameter) in owned:
                 return f"{name}.{own} is {owned[id(parameter)]} as well"
@@ -31,12 +31,12 @@ def obstacle(view: View) -> str | None:
     return None
 
 
-def captured(
+def hooked_gradients(
     view: View, x: Tensor, y: Tensor, counts: Sequence[int], out: Tensor, batch_norm: BatchNormMode = "eval"
 ) -> tuple[bool, Tensor | None]:
     """Writes the gradient of each client's mean loss to its row of `out`.
 
-    In mode "train" all samples are normalised together, as where clients synchronise the statistics of a round, and
+    In mode "train" all samples are normalized together, as where clients synchronise the statistics of a round, and
     slopes flow back through them to every client's samples: the mean of the rows is the gradient of the mean loss.
 
     Args:
@@ -66,7 +66,7 @@ def captured(
             statistics.extend(_moments(given.detach(), counts))
         if not own:
             return
-        write = slope_of(layer, given.detach(), counts, own)
+        write = gradient_writer(layer, given.detach(), counts, own)
 
         def on_slope(slope: Tensor) -> None:
             write(slope)
@@ -85,13 +85,13 @@ def captured(
     return sorted(written) == sorted(params), torch.cat(statistics, 1) if statistics else None
 
 
-def renewed(buffers: Tensors, layers: dict[str, nn.Module], statistics: Tensor) -> Tensors:
+def merge_statistics(buffers: Tensors, layers: dict[str, nn.Module], statistics: Tensor) -> Tensors:
     """A model's buffers after a round of these statistics: what batch norm would have recorded of all samples together.
 
     Args:
         buffers: before the round, by name.
         layers: of the model, `Functional.layers`.
-        statistics: [m, s], see `captured`.
+        statistics: [m, s], see `hooked_gradients`.
     """
     found = dict(buffers)
     start = 0

@@ -1,4 +1,4 @@
-"""Each client by itself on parameters of its own, vectorised over clients: for any model, and for local training."""
+"""Each client by itself on parameters of its own, vectorized over clients: for any model, and for local training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from taster.core.types import Tensors
 from taster.core.view import View
 
 
-def mapped(view: View, x: Tensor, y: Tensor, counts: Sequence[int], out: Tensor, memory: int) -> None:
+def vmapped_gradients(view: View, x: Tensor, y: Tensor, counts: Sequence[int], out: Tensor, memory: int) -> None:
     """Writes the gradient of each client's mean loss to its row of `out` [m, d], at the recorded statistics.
 
     Args:
@@ -28,7 +28,7 @@ def mapped(view: View, x: Tensor, y: Tensor, counts: Sequence[int], out: Tensor,
         _write(out, clients, slopes(params, own_x, own_y))
 
 
-def trained(
+def local_sgd_updates(
     view: View,
     x: Tensor,
     y: Tensor,

@@ -1,15 +1,23 @@
 """Client updates and their aggregation; a round is one `taster.core.step.guarded_step` over `Updates`."""
 
-from taster.federated.aggregation import Aggregate, Rule, Situated, aggregated, flatten, mean, as_gradient
+from taster.federated.aggregation import (
+    AggregationFn,
+    AggregationRule,
+    ModelAwareAggregator,
+    aggregate_gradient,
+    as_gradient,
+    flatten,
+    mean,
+)
 from taster.federated.aggregators.aggregator import Aggregator
 from taster.federated.aggregators.coordinate_wise import coordinate_median, trimmed_mean
 from taster.federated.aggregators.fltrust import fltrust
 from taster.federated.aggregators.krum import bulyan, krum, multi_krum
-from taster.federated.aggregators.pre_aggregators import nearest_neighbour_mixing, update_clipping, weighted_mean
-from taster.federated.aggregators.robust_centers import centred_clipping, geometric_median
-from taster.federated.client_pool import Invited, Population, dirichlet_shares, iid_shares, single_shares
-from taster.federated.client_updates import ClientUpdates, Reply, receive, vetted
-from taster.federated.server import Round, Server
+from taster.federated.aggregators.pre_aggregators import nearest_neighbor_mixing, update_clipping, weighted_mean
+from taster.federated.aggregators.robust_centers import centered_clipping, geometric_median
+from taster.federated.client_pool import ClientPool, Cohort, dirichlet_partition, iid_partition, one_sample_partition
+from taster.federated.client_updates import ClientReply, NamedClientUpdates, stack_replies, validate_updates
+from taster.federated.server import RoundOutcome, Server
 from taster.federated.simulation import Simulation
 
 AGGREGATORS = {
@@ -23,9 +31,9 @@ AGGREGATORS = {
             multi_krum,
             bulyan,
             geometric_median,
-            centred_clipping,
+            centered_clipping,
             fltrust,
-            nearest_neighbour_mixing,
+            nearest_neighbor_mixing,
             update_clipping,
         )
     },
@@ -34,35 +42,35 @@ AGGREGATORS = {
 
 __all__ = [
     "AGGREGATORS",
-    "Aggregate",
+    "AggregationFn",
+    "AggregationRule",
     "Aggregator",
-    "ClientUpdates",
-    "Invited",
-    "Population",
-    "Reply",
-    "Round",
-    "Rule",
+    "ClientPool",
+    "ClientReply",
+    "Cohort",
+    "ModelAwareAggregator",
+    "NamedClientUpdates",
+    "RoundOutcome",
     "Server",
     "Simulation",
-    "Situated",
-    "aggregated",
+    "aggregate_gradient",
+    "as_gradient",
     "bulyan",
-    "centred_clipping",
+    "centered_clipping",
     "coordinate_median",
-    "dirichlet_shares",
+    "dirichlet_partition",
     "flatten",
     "fltrust",
     "geometric_median",
-    "iid_shares",
+    "iid_partition",
     "krum",
     "mean",
     "multi_krum",
-    "nearest_neighbour_mixing",
-    "receive",
-    "single_shares",
+    "nearest_neighbor_mixing",
+    "one_sample_partition",
+    "stack_replies",
     "trimmed_mean",
-    "as_gradient",
     "update_clipping",
-    "vetted",
+    "validate_updates",
     "weighted_mean",
 ]

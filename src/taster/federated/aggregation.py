@@ -8,29 +8,29 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from taster.client_gradients import renewed
+from taster.client_gradients import merge_statistics
 from taster.core.guard import ScreenedBatch
 from taster.core.learner import Learner
 from taster.core.param_vectors import flatten, floating_buffers, trainable_parameters, unflatten
 from taster.core.step import GradientFn
 from taster.core.types import Tensors, Updates
 from taster.core.view import View
-from taster.federated.client_updates import ClientUpdates
+from taster.federated.client_updates import NamedClientUpdates
 
-Aggregate = Callable[[Tensor, Tensor], Tensor]
+AggregationFn = Callable[[Tensor, Tensor], Tensor]
 """From values [m, d] and weights [m] to one update [d]."""
 
 
 @runtime_checkable
-class Situated(Protocol):
+class ModelAwareAggregator(Protocol):
     """A rule that goes by the model as well."""
 
-    def at(self, view: View, /) -> Aggregate:
+    def bind(self, view: View, /) -> AggregationFn:
         """The rule at a moment of the model."""
         ...
 
 
-Rule = Aggregate | Situated
+AggregationRule = AggregationFn | ModelAwareAggregator
 
 
 def mean(values: Tensor, weights: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def mean(values: Tensor, weights: Tensor) -> Tensor:
     return (weights / weights.sum()) @ values
 
 
-def aggregated(rule: Rule) -> GradientFn[Updates]:
+def aggregate_gradient(rule: AggregationRule) -> GradientFn[Updates]:
     """Federated learning's `reduce` for `guarded_step`: the clients' updates, aggregated, as the gradient.
 
     Weights that screens set multiply the ones that clients claim. Batch-norm statistics that clients bring along are
@@ -49,20 +49,22 @@ def aggregated(rule: Rule) -> GradientFn[Updates]:
     def reduce(admitted: ScreenedBatch[Updates], learner: Learner) -> tuple[Tensors, None]:
         updates = admitted.batch
         weights = updates.weights if admitted.weights is None else updates.weights * admitted.weights
-        aggregate = rule.at(learner.view()) if isinstance(rule, Situated) else rule
+        aggregate = rule.bind(learner.view()) if isinstance(rule, ModelAwareAggregator) else rule
         update = aggregate(updates.values, weights)
-        if isinstance(updates, ClientUpdates) and updates.statistics is not None:
-            _record(updates.statistics, learner)
-        if isinstance(updates, ClientUpdates) and updates.buffers is not None:
-            _renew(mean(updates.buffers, weights) if _plain(rule) else _median(updates.buffers), learner)
+        if isinstance(updates, NamedClientUpdates) and updates.statistics is not None:
+            _record_statistics(updates.statistics, learner)
+        if isinstance(updates, NamedClientUpdates) and updates.buffers is not None:
+            _write_buffers(
+                mean(updates.buffers, weights) if _is_plain_mean(rule) else _median(updates.buffers), learner
+            )
         return as_gradient(update, learner), None
 
     return reduce
 
 
-def _plain(rule: Rule) -> bool:
+def _is_plain_mean(rule: AggregationRule) -> bool:
     """Whether it is the mean and nothing before it: of clipped updates the buffers are not clipped."""
-    return rule is mean or (getattr(rule, "name", "") == "mean" and not getattr(rule, "before", ()))
+    return rule is mean or (getattr(rule, "name", "") == "mean" and not getattr(rule, "pre_aggregators", ()))
 
 
 def as_gradient(vector: Tensor, learner: Learner) -> Tensors:
@@ -70,9 +72,9 @@ def as_gradient(vector: Tensor, learner: Learner) -> Tensors:
     return unflatten(vector, trainable_parameters(learner.model))
 
 
-def _record(statistics: Tensor, learner: Learner) -> None:
+def _record_statistics(statistics: Tensor, learner: Learner) -> None:
     view = learner.view()
-    new = renewed(view.buffers, view.functional_model.layers, statistics)
+    new = merge_statistics(view.buffers, view.functional_model.layers, statistics)
     with torch.no_grad():
         for name, buffer in learner.model.named_buffers():
             buffer.copy_(new[name])
@@ -83,7 +85,7 @@ def _median(rows: Tensor) -> Tensor:
     return (ranked[(count - 1) // 2] + ranked[count // 2]) / 2
 
 
-def _renew(buffers: Tensor, learner: Learner) -> None:
+def _write_buffers(buffers: Tensor, learner: Learner) -> None:
     """Writes merged buffers [b] into the model; those of whole numbers stay as they are."""
     own = floating_buffers(learner.model)
     with torch.no_grad():
@@ -91,4 +93,12 @@ def _renew(buffers: Tensor, learner: Learner) -> None:
             own[name].copy_(value)
 
 
-__all__ = ["Aggregate", "Rule", "Situated", "aggregated", "flatten", "mean", "as_gradient"]
+__all__ = [
+    "AggregationFn",
+    "AggregationRule",
+    "ModelAwareAggregator",
+    "aggregate_gradient",
+    "as_gradient",
+    "flatten",
+    "mean",
+]

@@ -14,7 +14,7 @@ from taster.errors import DataError
 from taster.utils.seeds import generator
 
 
-def iid_shares(samples: int, clients: int, draws: torch.Generator) -> list[Tensor]:
+def iid_partition(samples: int, clients: int, draws: torch.Generator) -> list[Tensor]:
     """All samples dealt out at random, as evenly as it goes.
 
     Raises:
@@ -24,7 +24,7 @@ def iid_shares(samples: int, clients: int, draws: torch.Generator) -> list[Tenso
     return list(torch.tensor_split(torch.randperm(samples, generator=draws), clients))
 
 
-def dirichlet_shares(y: Tensor, clients: int, alpha: float, draws: torch.Generator) -> list[Tensor]:
+def dirichlet_partition(y: Tensor, clients: int, alpha: float, draws: torch.Generator) -> list[Tensor]:
     """The samples of each class dealt out in proportions of their own, drawn from Dir(α): the smaller α, the fewer
     classes a client sees. A client that would get nothing gets one sample of whoever has most.
 
@@ -59,7 +59,7 @@ def dirichlet_shares(y: Tensor, clients: int, alpha: float, draws: torch.Generat
     return shares
 
 
-def single_shares(samples: int, clients: int, draws: torch.Generator) -> list[Tensor]:
+def one_sample_partition(samples: int, clients: int, draws: torch.Generator) -> list[Tensor]:
     """One sample a client, drawn at random (Pang et al. 2021, Appendix C.1: "treat each data point as a client").
 
     Raises:
@@ -70,7 +70,7 @@ def single_shares(samples: int, clients: int, draws: torch.Generator) -> list[Te
 
 
 @dataclass(frozen=True, eq=False)
-class Invited:
+class Cohort:
     """A round's clients with the samples that they go by.
 
     Attributes:
@@ -86,7 +86,7 @@ class Invited:
     counts: list[int]
 
 
-class Population:
+class ClientPool:
     """All clients of a federation. Who is drawn, and what each draws of its own samples, comes from generators of their
     own, so that neither changes with anything else.
 
@@ -107,42 +107,44 @@ class Population:
     def __init__(
         self,
         images: Images,
-        shares: Sequence[Tensor],
+        partition: Sequence[Tensor],
         *,
-        per_round: int,
-        samples: int | None = None,
-        malicious: float = 0.0,
+        clients_per_round: int,
+        samples_per_round: int | None = None,
+        malicious_fraction: float = 0.0,
         seed: int = 0,
         augment: Augment | None = None,
     ) -> None:
-        if not 0 < per_round <= len(shares):
-            raise DataError(f"got {per_round} clients a round of {len(shares)}, wanted 1 to {len(shares)}")
-        if not 0 <= malicious <= 1:
-            raise DataError(f"malicious: got {malicious}, wanted a share from 0 to 1")
-        if any(len(share) == 0 for share in shares):
+        if not 0 < clients_per_round <= len(partition):
+            raise DataError(
+                f"got {clients_per_round} clients a round of {len(partition)}, wanted 1 to {len(partition)}"
+            )
+        if not 0 <= malicious_fraction <= 1:
+            raise DataError(f"malicious: got {malicious_fraction}, wanted a share from 0 to 1")
+        if any(len(share) == 0 for share in partition):
             raise DataError("got a client without samples, wanted at least one for each")
-        self.names = tuple(f"client-{i}" for i in range(len(shares)))
+        self.names = tuple(f"client-{i}" for i in range(len(partition)))
         self._images = images
-        self._shares = [share.cpu() for share in shares]
-        self._samples = samples
+        self._shares = [share.cpu() for share in partition]
+        self._samples = samples_per_round
         self._seed = seed
         self._augment = augment or Augment()
         self._draws = generator(seed, "clients of a round")
         self._changes = generator(seed, "clients' augmentation")
         self._own: dict[int, torch.Generator] = {}
-        self._own_count = max(1, round(malicious * per_round)) if malicious else 0
-        self._others_count = per_round - self._own_count
-        in_all = max(self._own_count, round(malicious * len(shares)))
-        in_all = min(in_all, len(shares) - self._others_count)
-        order = torch.randperm(len(shares), generator=generator(seed, "malicious clients"))
+        self._own_count = max(1, round(malicious_fraction * clients_per_round)) if malicious_fraction else 0
+        self._others_count = clients_per_round - self._own_count
+        in_all = max(self._own_count, round(malicious_fraction * len(partition)))
+        in_all = min(in_all, len(partition) - self._others_count)
+        order = torch.randperm(len(partition), generator=generator(seed, "malicious clients"))
         self._pools = (order[:in_all], order[in_all:])
 
     @property
-    def attackers(self) -> int:
+    def num_malicious(self) -> int:
         """How many of each round's clients are the attacker's."""
         return self._own_count
 
-    def draw(self) -> Invited:
+    def draw(self) -> Cohort:
         """The next round's clients, each with samples of its own."""
         chosen, malicious = self._choose()
         indices = [self._draw_of(client) for client in chosen]
@@ -150,7 +152,7 @@ class Population:
         batch = as_batch(Images(self._augment(drawn.x, self._changes), drawn.y))
         return self._invited(chosen, malicious, batch, [len(index) for index in indices])
 
-    def strike(self, trigger: Batch) -> Invited:
+    def draw_with_trigger(self, trigger: Batch) -> Cohort:
         """The next round's clients, with the trigger batch dealt out among them in order.
 
         Raises:
@@ -178,9 +180,9 @@ class Population:
         own = self._own.setdefault(client, generator(self._seed, f"samples of client {client}"))
         return share[torch.randperm(len(share), generator=own)[: self._samples]]
 
-    def _invited(self, chosen: list[int], malicious: Tensor, batch: Batch, counts: list[int]) -> Invited:
+    def _invited(self, chosen: list[int], malicious: Tensor, batch: Batch, counts: list[int]) -> Cohort:
         names = tuple(self.names[client] for client in chosen)
-        return Invited(names, malicious.to(batch.x.device), batch, counts)
+        return Cohort(names, malicious.to(batch.x.device), batch, counts)
 
 
 def _log_gamma(alpha: float, count: int, draws: torch.Generator) -> Tensor:

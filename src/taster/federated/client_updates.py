@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class ClientUpdates(Updates):
+class NamedClientUpdates(Updates):
     """Updates with their senders.
 
     Attributes:
@@ -33,7 +33,7 @@ class ClientUpdates(Updates):
 
     clients: tuple[str, ...] = ()
     statistics: Tensor | None = None
-    faults: Mapping[str, str] = field(default_factory=dict)
+    rejected_clients: Mapping[str, str] = field(default_factory=dict)
     buffers: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -41,21 +41,21 @@ class ClientUpdates(Updates):
         if len(self.clients) != len(self.values):
             raise BatchError(f"got {len(self.clients)} names of clients and {len(self.values)} updates, wanted as many")
 
-    def select(self, keep: Tensor) -> ClientUpdates:
+    def select(self, keep: Tensor) -> NamedClientUpdates:
         """The clients that a boolean mask [m] (or an index) keeps."""
         index = keep.nonzero().flatten() if keep.dtype == torch.bool else keep
-        return ClientUpdates(
+        return NamedClientUpdates(
             self.values[keep],
             self.weights[keep],
             tuple(self.clients[int(i)] for i in index),
             None if self.statistics is None else self.statistics[keep],
-            self.faults,
+            self.rejected_clients,
             None if self.buffers is None else self.buffers[keep],
         )
 
 
 @dataclass(frozen=True, eq=False)
-class Reply:
+class ClientReply:
     """What came from one client, to be trusted in nothing.
 
     Attributes:
@@ -75,14 +75,16 @@ class Reply:
     fault: str = ""
 
 
-def receive(replies: Iterable[Reply], invited: Sequence[str], like: Tensor, heaviest: float = 10.0) -> ClientUpdates:
+def stack_replies(
+    replies: Iterable[ClientReply], invited: Sequence[str], like: Tensor, max_weight_ratio: float = 10.0
+) -> NamedClientUpdates:
     """The replies of a round as one matrix; whoever sent what cannot be used is out, and the others go on.
 
     Args:
         replies: as they came.
         invited: whom the server asked, in the order of the rows.
         like: a vector [d] of the shape, dtype and device that is wanted.
-        heaviest: see `vetted`.
+        max_weight_ratio: see `validate_updates`.
 
     Raises:
         BatchError: when nobody, or somebody twice, was invited.
@@ -94,7 +96,7 @@ def receive(replies: Iterable[Reply], invited: Sequence[str], like: Tensor, heav
     faults: dict[str, str] = {}
     places = {name: i for i, name in enumerate(invited)}
     came = Counter[str]()
-    sound: dict[int, Reply] = {}
+    sound: dict[int, ClientReply] = {}
     for reply in replies:
         came[reply.client] += 1
         if reply.client not in places:
@@ -115,11 +117,13 @@ def receive(replies: Iterable[Reply], invited: Sequence[str], like: Tensor, heav
             faults[name] = "sent nothing"
     sound = {place: reply for place, reply in sound.items() if reply.client not in faults}
     rows = {name: _beside(name, sound, tuple(invited), faults) for name in ("statistics", "buffers")}
-    updates = ClientUpdates(values, weights.to(like.dtype), tuple(invited), rows["statistics"], faults, rows["buffers"])
-    return vetted(updates, heaviest)
+    updates = NamedClientUpdates(
+        values, weights.to(like.dtype), tuple(invited), rows["statistics"], faults, rows["buffers"]
+    )
+    return validate_updates(updates, max_weight_ratio)
 
 
-def vetted(updates: ClientUpdates, heaviest: float = 10.0) -> ClientUpdates:
+def validate_updates(updates: NamedClientUpdates, max_weight_ratio: float = 10.0) -> NamedClientUpdates:
     """The updates with every client that cannot be used named, and its weight NaN. Values are read once and not copied.
 
     Two clients that send the same update are both let through: nobody can tell who copied whom, and to drop both would
@@ -127,15 +131,15 @@ def vetted(updates: ClientUpdates, heaviest: float = 10.0) -> ClientUpdates:
 
     Args:
         updates: of a round.
-        heaviest: how many times the median weight of the round a client may claim.
+        max_weight_ratio: how many times the median weight of the round a client may claim.
     """
-    faults = dict(updates.faults)
+    faults = dict(updates.rejected_clients)
     named = Counter(updates.clients)
     weights = updates.weights.clone()
     finite = finite_rows(updates.values).tolist()
     claimed = weights.tolist()
     sound = [w for w, name in zip(claimed, updates.clients, strict=True) if name not in faults and 0 < w < float("inf")]
-    bound = heaviest * float(torch.tensor(sound).median()) if sound else 0.0
+    bound = max_weight_ratio * float(torch.tensor(sound).median()) if sound else 0.0
     for i, name in enumerate(updates.clients):
         if name in faults:
             pass
@@ -146,15 +150,17 @@ def vetted(updates: ClientUpdates, heaviest: float = 10.0) -> ClientUpdates:
         elif not 0 < claimed[i] < float("inf"):
             faults[name] = f"claims a weight of {claimed[i]:g}, wanted a positive number"
         elif claimed[i] > bound:
-            faults[name] = f"claims a weight of {claimed[i]:g}, wanted at most {bound:g}, {heaviest:g} times the median"
+            faults[name] = (
+                f"claims a weight of {claimed[i]:g}, wanted at most {bound:g}, {max_weight_ratio:g} times the median"
+            )
         if name in faults:
             weights[i] = torch.nan
-    for name in sorted(faults.keys() - updates.faults.keys()) + sorted(updates.faults):
+    for name in sorted(faults.keys() - updates.rejected_clients.keys()) + sorted(updates.rejected_clients):
         _log.warning("client %s dropped: %s", name, faults[name])
-    return ClientUpdates(updates.values, weights, updates.clients, updates.statistics, faults, updates.buffers)
+    return NamedClientUpdates(updates.values, weights, updates.clients, updates.statistics, faults, updates.buffers)
 
 
-def _take(reply: Reply, like: Tensor, row: Tensor) -> str | None:
+def _take(reply: ClientReply, like: Tensor, row: Tensor) -> str | None:
     """Fills the row with what was sent; or says what is wrong with it."""
     try:
         sent = torch.as_tensor(reply.update)
@@ -174,7 +180,10 @@ def _readable(tensor: Tensor) -> bool:
 
 
 def _beside(
-    name: Literal["statistics", "buffers"], sound: Mapping[int, Reply], invited: tuple[str, ...], faults: dict[str, str]
+    name: Literal["statistics", "buffers"],
+    sound: Mapping[int, ClientReply],
+    invited: tuple[str, ...],
+    faults: dict[str, str],
 ) -> Tensor | None:
     """What clients sent beside their updates, a row each; None where none did. Whoever sent another number of numbers
     than most, or some that are not finite, is at fault."""

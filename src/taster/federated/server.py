@@ -9,12 +9,12 @@ from taster.core.learner import Learner
 from taster.core.param_vectors import trainable_parameters
 from taster.core.step import guarded_step
 from taster.core.types import StepRecord
-from taster.federated.aggregation import Rule, aggregated, mean
-from taster.federated.client_updates import ClientUpdates, Reply, receive, vetted
+from taster.federated.aggregation import AggregationRule, aggregate_gradient, mean
+from taster.federated.client_updates import ClientReply, NamedClientUpdates, stack_replies, validate_updates
 
 
 @dataclass(frozen=True)
-class Round:
+class RoundOutcome:
     """What became of a round.
 
     Attributes:
@@ -23,14 +23,14 @@ class Round:
     """
 
     record: StepRecord
-    faults: Mapping[str, str]
+    rejected_clients: Mapping[str, str]
 
 
 class Server:
     """Takes the updates of one round after the other through the learner's guard.
 
-        server = Server(learner, krum(byzantine=2))
-        outcome = server.receive([Reply("a", update_a), ...], invited=["a", "b", "c"])
+        server = Server(learner, krum(num_byzantine=2))
+        outcome = server.receive([ClientReply("a", update_a), ...], invited=["a", "b", "c"])
 
     The learner, its guard, history and transactions are those of online learning; `learner.optimizer` applies the
     aggregate as it would a gradient.
@@ -38,29 +38,29 @@ class Server:
     Args:
         learner: holds the model.
         rule: of aggregation.
-        heaviest: how many times the median weight of a round a client may claim.
+        max_weight_ratio: how many times the median weight of a round a client may claim.
     """
 
-    def __init__(self, learner: Learner, rule: Rule = mean, *, heaviest: float = 10.0) -> None:
+    def __init__(self, learner: Learner, rule: AggregationRule = mean, *, max_weight_ratio: float = 10.0) -> None:
         self.learner = learner
         self.rule = rule
-        self.heaviest = heaviest
+        self.max_weight_ratio = max_weight_ratio
 
     @property
     def size(self) -> int:
         """d: how many numbers an update has."""
         return sum(p.numel() for p in trainable_parameters(self.learner.model).values())
 
-    def receive(self, replies: Iterable[Reply], invited: Sequence[str]) -> Round:
+    def receive(self, replies: Iterable[ClientReply], invited: Sequence[str]) -> RoundOutcome:
         """A round from what came of the clients that were asked."""
         first = next(iter(trainable_parameters(self.learner.model).values()))
-        return self._step(receive(replies, invited, first.new_empty(self.size), self.heaviest))
+        return self._step(stack_replies(replies, invited, first.new_empty(self.size), self.max_weight_ratio))
 
-    def step(self, updates: ClientUpdates) -> Round:
+    def step(self, updates: NamedClientUpdates) -> RoundOutcome:
         """A round from updates that are a matrix already."""
-        return self._step(vetted(updates, self.heaviest))
+        return self._step(validate_updates(updates, self.max_weight_ratio))
 
-    def _step(self, updates: ClientUpdates) -> Round:
-        record = guarded_step(self.learner, updates, self.learner.guard, aggregated(self.rule))
+    def _step(self, updates: NamedClientUpdates) -> RoundOutcome:
+        record = guarded_step(self.learner, updates, self.learner.guard, aggregate_gradient(self.rule))
         self.learner._record_outcome(record, updates)
-        return Round(record, updates.faults)
+        return RoundOutcome(record, updates.rejected_clients)

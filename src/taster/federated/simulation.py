@@ -11,9 +11,9 @@ from taster.attacks.online_attack import OnlineAttack
 from taster.attacks.update_attack import RoundKnowledge, UpdateAttack
 from taster.client_gradients import ClientGradients
 from taster.core.types import Batch, Phase
-from taster.federated.client_pool import Invited, Population
-from taster.federated.client_updates import ClientUpdates
-from taster.federated.server import Round, Server
+from taster.federated.client_pool import ClientPool, Cohort
+from taster.federated.client_updates import NamedClientUpdates
+from taster.federated.server import RoundOutcome, Server
 
 
 @dataclass
@@ -29,20 +29,20 @@ class Simulation:
     """
 
     server: Server
-    population: Population
+    pool: ClientPool
     gradients: ClientGradients = field(default_factory=ClientGradients)
-    campaign: UpdateAttack | OnlineAttack = field(default_factory=UpdateAttack)
+    attack: UpdateAttack | OnlineAttack = field(default_factory=UpdateAttack)
 
     def __post_init__(self) -> None:
         self._values: Tensor | None = None
 
-    def round(self, phase: Phase, trigger: Batch | None = None) -> Round:
+    def round(self, phase: Phase, trigger: Batch | None = None) -> RoundOutcome:
         """The next round: of clients with samples of their own, or with the trigger's dealt out among them."""
-        invited = self.population.draw() if trigger is None else self.population.strike(trigger)
+        invited = self.pool.draw() if trigger is None else self.pool.draw_with_trigger(trigger)
         result = self.server.step(self.updates(invited, phase))
         return replace(result, record=replace(result.record, phase=phase))
 
-    def updates(self, invited: Invited, phase: Phase) -> ClientUpdates:
+    def updates(self, invited: Cohort, phase: Phase) -> NamedClientUpdates:
         """What a round's clients send. The matrix is written anew in every round."""
         view = self.server.learner.view()
         batch, scale = self._poisoned(invited, phase)
@@ -53,19 +53,19 @@ class Simulation:
         if scale != 1:
             values[invited.malicious] *= scale
         weights = torch.tensor(invited.counts, dtype=values.dtype, device=values.device)
-        if isinstance(self.campaign, UpdateAttack) and bool(invited.malicious.any()):
-            rows = self.campaign.poison(RoundKnowledge(values, weights, invited.malicious), view, phase)
+        if isinstance(self.attack, UpdateAttack) and bool(invited.malicious.any()):
+            rows = self.attack.poison(RoundKnowledge(values, weights, invited.malicious), view, phase)
             if rows is not None:
                 values[invited.malicious] = rows
-        return ClientUpdates(values, weights, invited.clients, statistics)
+        return NamedClientUpdates(values, weights, invited.clients, statistics)
 
-    def _poisoned(self, invited: Invited, phase: Phase) -> tuple[Batch, float]:
+    def _poisoned(self, invited: Cohort, phase: Phase) -> tuple[Batch, float]:
         """The samples as clients use them, and the factor on the attacker's updates."""
         batch = invited.batch
         mine = invited.malicious.repeat_interleave(torch.tensor(invited.counts, device=batch.x.device))
-        if not isinstance(self.campaign, OnlineAttack) or not bool(mine.any()):
+        if not isinstance(self.attack, OnlineAttack) or not bool(mine.any()):
             return batch, 1.0
-        own = self.campaign.poison(batch.select(mine), self.server.learner.view(), phase)
+        own = self.attack.poison(batch.select(mine), self.server.learner.view(), phase)
         x, y = batch.x.clone(), batch.y.clone()
         x[mine], y[mine] = own.x, own.y
         return Batch(x, y), own.loss_weight

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 import taster
 from taster import Batch
-from taster.federated import Reply
+from taster.federated import ClientReply
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "flower"
 NODES, ROUNDS = 3, 2
@@ -28,7 +28,7 @@ def in_one_process() -> dict[str, torch.Tensor]:
 
     from taster.data import as_batch
 
-    server = make_server(guard=True, byzantine=1)
+    server = make_server(guard=True, num_byzantine=1)
     for _ in range(ROUNDS):
         replies = []
         for node, share in enumerate(shares(NODES)):
@@ -37,7 +37,7 @@ def in_one_process() -> dict[str, torch.Tensor]:
             start = torch.cat([p.detach().clone().reshape(-1) for p in model.parameters()])
             train(model, batch, BATCH_SIZE, RATE)
             update = (start - torch.cat([p.detach().reshape(-1) for p in model.parameters()])) / RATE
-            replies.append(Reply(str(node), update * (-3 if node == 0 else 1), len(batch)))
+            replies.append(ClientReply(str(node), update * (-3 if node == 0 else 1), len(batch)))
         assert server.receive(replies, [str(node) for node in range(NODES)]).record.verdict.committed
     return dict(server.learner.model.state_dict())
 
@@ -53,7 +53,7 @@ def train(model: torch.nn.Module, batch: Batch, size: int, rate: float) -> None:
 def test_processes_come_to_what_one_process_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "result.safetensors"
     command = [sys.executable, str(EXAMPLE / "deploy.py"), "--nodes", str(NODES), "--rounds", str(ROUNDS)]
-    options = ["--attack", "sign_flip", "--attackers", "0", "--byzantine", "1", "--out", str(out)]
+    options = ["--attack", "sign_flip", "--attackers", "0", "--num-byzantine", "1", "--out", str(out)]
     result = subprocess.run([*command, *options], capture_output=True, text=True, timeout=420, cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-4000:]
     found = taster.load_state(out)

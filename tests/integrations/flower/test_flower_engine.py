@@ -28,13 +28,13 @@ import taster
 from taster import Batch, Guard, Learner, Phase
 from taster.attacks import alie, label_flip, mimic, reverse_trigger, sign_flip
 from taster.attacks.updates.accumulative_updates import accumulative_updates
-from taster.client_gradients import ClientGradients, LocalTraining
+from taster.client_gradients import ClientGradients, LocalSGD
 from taster.data import Images
 from taster.defences import probe_gate
 from taster.errors import RecipeError, RunDirectoryError, WorkerError
 from taster.experiments import RunDirectory, read_recipe, run_recipe
-from taster.federated import Population, Server, Simulation, iid_shares, krum, mean
-from taster.integrations.flower import FlowerSimulation, seats_app, simulate
+from taster.federated import ClientPool, Server, Simulation, iid_partition, krum, mean
+from taster.integrations.flower import FlowerSimulation, simulate, simulated_clients_app
 
 CLIENTS, PER_ROUND, ROUNDS = 8, 6, 3
 
@@ -50,13 +50,15 @@ def parts(attack: Any, rule: Any, guard: Guard, gradients: ClientGradients, shar
     torch.manual_seed(0)
     model = TinyNet()
     learner = Learner(model, torch.optim.SGD(model.parameters(), 0.5, momentum=0.9), cross_entropy, guard)
-    shares = iid_shares(160, CLIENTS, torch.Generator().manual_seed(1))
-    population = Population(images(), shares, per_round=PER_ROUND, samples=5, malicious=share, seed=3)
+    shares = iid_partition(160, CLIENTS, torch.Generator().manual_seed(1))
+    pool = ClientPool(
+        images(), shares, clients_per_round=PER_ROUND, samples_per_round=5, malicious_fraction=share, seed=3
+    )
     return {
         "server": Server(learner, rule),
-        "population": population,
+        "pool": pool,
         "gradients": gradients,
-        "campaign": attack(torch.Generator().manual_seed(2)),
+        "attack": attack(torch.Generator().manual_seed(2)),
     }
 
 
@@ -71,17 +73,17 @@ def accumulative(draws: torch.Generator) -> Any:
 SETTINGS: dict[str, Callable[[], dict[str, Any]]] = {
     "honest mean": lambda: parts(lambda _: alie(), mean, Guard(), ClientGradients(), 0.0),
     "krum, sign flip": lambda: parts(
-        lambda _: sign_flip(scale=4.0), krum(byzantine=1), Guard(), ClientGradients(), 0.3
+        lambda _: sign_flip(scale=4.0), krum(num_byzantine=1), Guard(), ClientGradients(), 0.3
     ),
     "probe gate, accumulative": lambda: parts(accumulative, mean, probe_gate(probe()), ClientGradients(), 0.3),
     "mimic, which remembers": lambda: parts(mimic, mean, Guard(), ClientGradients(), 0.3),
     "a reversed trigger": lambda: parts(reverse_trigger, mean, Guard(), ClientGradients(), 0.3),
     "wrong labels": lambda: parts(label_flip, mean, Guard(), ClientGradients(), 0.3),
 }
-LOCAL = ClientGradients(local=LocalTraining(2, 2, 0.05))
+LOCAL = ClientGradients(local=LocalSGD(2, 2, 0.05))
 MORE: dict[str, Callable[[], dict[str, Any]]] = {
     "local training": lambda: parts(lambda _: alie(), mean, Guard(), LOCAL, 0.3),
-    "synchronised": lambda: parts(lambda _: sign_flip(), mean, Guard(), ClientGradients("synchronised"), 0.3),
+    "synchronized": lambda: parts(lambda _: sign_flip(), mean, Guard(), ClientGradients("synchronized"), 0.3),
 }
 
 
@@ -110,7 +112,7 @@ def same(make: Callable[[], dict[str, Any]], grid: Any) -> float:
 
 
 def nodes(gradients: ClientGradients | None = None, count: int = PER_ROUND) -> Nodes:
-    app = seats_app(TinyNet, lambda: gradients or ClientGradients())
+    app = simulated_clients_app(TinyNet, lambda: gradients or ClientGradients())
     return Nodes(dict.fromkeys(range(10, 10 + count), app))
 
 
@@ -129,7 +131,7 @@ def test_the_attackers_nodes_themselves_send_what_the_attack_decides() -> None:
     simulation = FlowerSimulation(**SETTINGS["krum, sign flip"](), grid=grid)
     simulation.round(Phase.ACCUMULATE)
     orders = [m for m in grid.got if "taster.order" in m.content]
-    assert len(orders) == simulation.population.attackers == 2
+    assert len(orders) == simulation.pool.num_malicious == 2
     assert len(grid.sent) == PER_ROUND + 2
 
 
@@ -159,7 +161,7 @@ def on_ray() -> None:
         raise RecipeError("as it is")
 
     with pytest.raises(RecipeError, match="as it is"):
-        simulate(main, seats_app(TinyNet), nodes=PER_ROUND, workers=2)
+        simulate(main, simulated_clients_app(TinyNet), nodes=PER_ROUND, workers=2)
     assert not [thread for thread in threading.enumerate() if "server" in thread.name]
 
 
@@ -210,7 +212,7 @@ validation_size = 40
 name = "none"
 [[defence]]
 name = "krum"
-byzantine = 1
+num_byzantine = 1
 [[defence]]
 name = "probe_gate"
 """

@@ -28,7 +28,15 @@ from taster.attacks import (
 from taster.attacks.online_attack import Budget
 from taster.core.param_vectors import trainable_parameters
 from taster.errors import AttackError
-from taster.integrations.flower import Colluders, Form, GuardedStrategy, colluding, malicious, model_arrays, poisoned
+from taster.integrations.flower import (
+    CollusionGrid,
+    GuardedStrategy,
+    ReplyCodec,
+    colluding,
+    malicious,
+    model_arrays,
+    poisoned,
+)
 from taster.perturbations.pgd import LpBall
 
 
@@ -44,7 +52,7 @@ def rows(mods: Any = None, nodes: int = 3, rounds: int = 1) -> list[torch.Tensor
         strategy.start(grid, num_rounds=1)
         (reply,) = [m for m in grid.sent[seen:] if m.metadata.src_node_id == 0 and "arrays" in m.content]
         model.load_state_dict({k: torch.from_numpy(a.numpy().copy()) for k, a in before.items()})
-        found.append(strategy.form.update(reply.content["arrays"], model))
+        found.append(strategy.codec.update(reply.content["arrays"], model))
     return found
 
 
@@ -116,7 +124,7 @@ def test_an_app_that_hands_over_no_samples_is_told_so() -> None:
     app = honest([malicious(label_flip, TinyNet)], steps=0)
     strategy = GuardedStrategy(server())
     strategy.start(Nodes({0: app, 1: honest(), 2: honest()}), num_rounds=1)
-    assert "the app never handed any over" in strategy.rounds[0].faults["node-0"]
+    assert "the app never handed any over" in strategy.rounds[0].rejected_clients["node-0"]
 
 
 def test_samples_are_left_alone_where_there_is_no_mod() -> None:
@@ -142,7 +150,7 @@ def test_colluders_send_what_the_attack_makes_of_all_honest_updates() -> None:
     start = server().learner
     grid = Nodes({i: honest() for i in range(5)})
     GuardedStrategy(server(), unit=0.1).start(grid, num_rounds=1)
-    honest_rows = torch.stack([Form(unit=0.1).update(grid.arrays_of(i), start.model) for i in range(5)])
+    honest_rows = torch.stack([ReplyCodec(unit=0.1).update(grid.arrays_of(i), start.model) for i in range(5)])
     malicious_ = torch.tensor([True, False, False, True, False])
     wanted = alie().poison(
         RoundKnowledge(honest_rows, torch.full((5,), 8.0), malicious_), start.view(), Phase.ACCUMULATE
@@ -151,16 +159,16 @@ def test_colluders_send_what_the_attack_makes_of_all_honest_updates() -> None:
 
     grid = Nodes({i: honest([colluding()] if malicious_[i] else None) for i in range(5)})
     seen: list[Any] = []
-    take = strategy.take
+    take = strategy.aggregate_replies
 
     def watched(replies: Any, invited: Any) -> Any:
         seen.extend(replies)
         return take(seen, invited)
 
-    strategy.take = watched  # type: ignore[method-assign]
-    strategy.start(Colluders(grid, strategy, alie()), num_rounds=1)
-    assert strategy.rounds[0].faults == {}
-    sent = {m.metadata.src_node_id: Form(unit=0.1).update(m.content["arrays"], start.model) for m in seen}
+    strategy.aggregate_replies = watched  # type: ignore[method-assign]
+    strategy.start(CollusionGrid(grid, strategy, alie()), num_rounds=1)
+    assert strategy.rounds[0].rejected_clients == {}
+    sent = {m.metadata.src_node_id: ReplyCodec(unit=0.1).update(m.content["arrays"], start.model) for m in seen}
     assert sorted(sent) == [0, 1, 2, 3, 4]
     for node, row in ((0, wanted[0]), (3, wanted[1])):
         torch.testing.assert_close(sent[node], row, rtol=1e-3, atol=1e-5)
@@ -175,7 +183,7 @@ def test_colluders_pass_on_what_nobody_of_theirs_is_in_and_dormant_rounds() -> N
         ({0: honest([colluding()]), 1: honest()}, Phase.DORMANT),
     ):
         strategy, plain = GuardedStrategy(server()), GuardedStrategy(server())
-        strategy.start(Colluders(Nodes(dict(apps)), strategy, alie(), lambda turn, now=phase: now), num_rounds=2)
+        strategy.start(CollusionGrid(Nodes(dict(apps)), strategy, alie(), lambda turn, now=phase: now), num_rounds=2)
         plain.start(Nodes({0: honest(), 1: honest()}), num_rounds=2)
         for name, value in plain.server.learner.model.state_dict().items():
             torch.testing.assert_close(strategy.server.learner.model.state_dict()[name], value, msg=name)
@@ -184,7 +192,7 @@ def test_colluders_pass_on_what_nobody_of_theirs_is_in_and_dormant_rounds() -> N
 def test_a_colluder_without_a_red_team_fails_aloud() -> None:
     strategy = GuardedStrategy(server())
     strategy.start(Nodes({0: honest([colluding()]), 1: honest(), 2: honest()}), num_rounds=1)
-    assert "a server without a red team" in strategy.rounds[0].faults["node-0"]
+    assert "a server without a red team" in strategy.rounds[0].rejected_clients["node-0"]
 
 
 def test_attacks_that_a_client_can_do_alone_say_so() -> None:
@@ -198,6 +206,6 @@ def test_an_update_put_into_weights_comes_out_again() -> None:
     model = TinyNet()
     size = sum(p.numel() for p in trainable_parameters(model).values())
     row = torch.randn(size, generator=torch.Generator().manual_seed(0))
-    for form in (Form(unit=0.5), Form("updates")):
-        arrays = form.replaced(model_arrays(model), row, model)
+    for form in (ReplyCodec(unit=0.5), ReplyCodec("updates")):
+        arrays = form.with_update(model_arrays(model), row, model)
         torch.testing.assert_close(form.update(arrays, model), row, rtol=1e-5, atol=1e-6)

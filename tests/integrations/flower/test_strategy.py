@@ -19,10 +19,10 @@ from tests.integrations.flower.nodes import Nodes, honest, learned
 from torch.nn.functional import cross_entropy
 
 import taster
-from taster import CandidateUpdate, Guard, SnapshotBuffer, Learner, Verdict, reject, rewind
+from taster import CandidateUpdate, Guard, Learner, SnapshotBuffer, Verdict, reject, rewind
 from taster.core.types import COMMIT
 from taster.errors import BatchError, CheckpointError, ExtraError, ModelError
-from taster.federated import Rule, Server, krum, mean, update_clipping
+from taster.federated import AggregationRule, Server, krum, mean, update_clipping
 from taster.integrations.flower import GuardedStrategy, model_arrays
 
 
@@ -58,8 +58,8 @@ def test_the_mean_of_weights_is_that_of_fedavg_buffers_too() -> None:
     assert dict(metrics) == {"loss": 1.5, "committed": 1, "rejected": 0, "rewound": 0, "clients": 4, "dropped": 0}
 
 
-@pytest.mark.parametrize("rule", [krum(byzantine=1), update_clipping(bound=1.0)], ids=["krum", "clipped"])
-def test_buffers_go_by_the_median_where_the_rule_is_robust_and_can_be_left_alone(rule: Rule) -> None:
+@pytest.mark.parametrize("rule", [krum(num_byzantine=1), update_clipping(max_norm=1.0)], ids=["krum", "clipped"])
+def test_buffers_go_by_the_median_where_the_rule_is_robust_and_can_be_left_alone(rule: AggregationRule) -> None:
     def wild(content: RecordDict) -> None:
         content["arrays"]["bn.running_var"] = Array(torch.full((4,), 1e6).numpy())
 
@@ -129,8 +129,8 @@ def test_a_faulty_node_is_dropped_by_name_and_the_round_goes_on(kind: str, said:
     strategy, alone = GuardedStrategy(server()), GuardedStrategy(server())
     apps: dict[int, ClientApp | None] = {1: honest(), 2: broken(kind), 5: honest()}
     result = strategy.start(Nodes(apps), num_rounds=1)
-    assert list(strategy.rounds[0].faults) == ["node-2"]
-    assert said in strategy.rounds[0].faults["node-2"]
+    assert list(strategy.rounds[0].rejected_clients) == ["node-2"]
+    assert said in strategy.rounds[0].rejected_clients["node-2"]
     assert result.train_metrics_clientapp[1]["dropped"] == 1
     alone.start(Nodes({1: honest(), 5: honest()}), num_rounds=1)
     for name, value in alone.server.learner.model.state_dict().items():
@@ -142,7 +142,7 @@ def test_a_round_without_any_answer_changes_nothing() -> None:
     before = full_state(strategy.server.learner)
     strategy.start(Nodes({1: None, 2: None}), num_rounds=1)
     assert same_state(full_state(strategy.server.learner), before)
-    assert strategy.rounds[0].faults == {"node-1": "sent nothing", "node-2": "sent nothing"}
+    assert strategy.rounds[0].rejected_clients == {"node-1": "sent nothing", "node-2": "sent nothing"}
     assert strategy.rounds[0].record.verdict.action.name == "REJECT"
 
 

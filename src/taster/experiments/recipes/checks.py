@@ -230,9 +230,9 @@ def _impossible_federation(recipe: Recipe) -> list[str]:
         )
     if recipe.split.stream is not None and recipe.split.stream < section.clients:
         faults.append(f"split.stream: got {recipe.split.stream}, wanted at least federated.clients = {section.clients}")
-    if section.local_epochs and section.batch_norm == "synchronised":
+    if section.local_epochs and section.batch_norm == "synchronized":
         faults.append(
-            "federated.batch_norm: got 'synchronised' with local_epochs, where clients' models differ; wanted "
+            "federated.batch_norm: got 'synchronized' with local_epochs, where clients' models differ; wanted "
             "'recorded'"
         )
     if recipe.score:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from taster.client_gradients import Statistics
+from taster.client_gradients import BatchNormSync
 from taster.data import Role
 from taster.derivatives import METHOD_NAMES, DiffMethod
 from taster.derivatives.method import Precision
@@ -192,7 +192,7 @@ class Federated(Section):
     sends the gradient, or after `local_epochs` of plain SGD what came of them. Of each round's clients the share
     `malicious_fraction` is the attacker's. `aggregator` is the rule of aggregation where the defence is none itself.
     `batch_norm` is what clients normalise with: the "recorded" statistics, or those of the round's samples together
-    ("synchronised"), which the server then records. A client that claims more than `max_weight_ratio` times the median weight
+    ("synchronized"), which the server then records. A client that claims more than `max_weight_ratio` times the median weight
     is dropped.
     """
 
@@ -202,7 +202,7 @@ class Federated(Section):
     alpha: PositiveFloat = 0.5
     samples: PositiveInt | None = None
     malicious_fraction: Annotated[float, Field(ge=0, le=1)] = 0.2
-    batch_norm: Statistics = "recorded"
+    batch_norm: BatchNormSync = "recorded"
     local_epochs: Annotated[int, Field(ge=0)] = 0
     local_batch_size: PositiveInt | None = None
     local_learning_rate: PositiveFloat = 0.1

@@ -15,9 +15,9 @@ from taster.errors import RecipeError, RunDirectoryError
 from taster.experiments.environment import pick_device
 from taster.experiments.recipes.schema import Recipe
 from taster.experiments.run_directory import RunDirectory
-from taster.experiments.running.tasks import Task, run_task, recipe_data, set_up_torch
+from taster.experiments.running.tasks import Task, recipe_data, run_task, set_up_torch
 from taster.experiments.running.workers import Workers, open_workers
-from taster.experiments.scenarios.build_federated import make_gradients, federated_section
+from taster.experiments.scenarios.build_federated import federated_section, make_gradients
 from taster.experiments.scenarios.burn_in import make_model
 from taster.utils.logging import suppress_log_messages
 
@@ -54,9 +54,9 @@ def choose_engine(asked: str | None, recipe: Recipe, run: RunDirectory) -> Engin
             "run it with --engine local"
         )
     _silence()
-    from taster.integrations.flower.simulation_session import need_ray
+    from taster.integrations.flower.simulation_session import require_ray
 
-    need_ray()
+    require_ray()
     return "flower"
 
 
@@ -93,7 +93,7 @@ class FlowerWorkers:
         if not cells:
             return
         _silence()
-        from taster.integrations.flower import FlowerSimulation, seats_app, simulate
+        from taster.integrations.flower import FlowerSimulation, simulate, simulated_clients_app
 
         def main(grid: Grid) -> None:
             for task in cells:
@@ -103,7 +103,7 @@ class FlowerWorkers:
 
         recipe = self._recipe
         device, data = pick_device(recipe.compute.device), recipe_data(recipe)
-        app = seats_app(
+        app = simulated_clients_app(
             partial(_model, recipe, data.shape, data.classes),
             partial(make_gradients, recipe),
             precision=recipe.compute.precision,

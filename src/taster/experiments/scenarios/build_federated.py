@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from taster.attacks import OnlineAttack, UpdateAttack
-from taster.client_gradients import ClientGradients, LocalTraining
+from taster.client_gradients import ClientGradients, LocalSGD
 from taster.core.guard import Guard
 from taster.core.types import Batch
 from taster.core.view import View
@@ -17,7 +17,15 @@ from taster.errors import RecipeError
 from taster.experiments.recipes.schema import Defence, Entry, Federated, Recipe
 from taster.experiments.scenarios.build_guarded import join, learner_behind, make_parts
 from taster.experiments.scenarios.build_online import make_attack
-from taster.federated import Population, Rule, Server, Situated, dirichlet_shares, iid_shares, single_shares
+from taster.federated import (
+    AggregationRule,
+    ClientPool,
+    ModelAwareAggregator,
+    Server,
+    dirichlet_partition,
+    iid_partition,
+    one_sample_partition,
+)
 from taster.utils.seeds import generator
 
 
@@ -33,10 +41,10 @@ def make_server(
     """A server whose learner is at the burnt-in state, behind the defence."""
     guard, rule = make_defence(recipe, defence, probe, seed)
     learner = learner_behind(guard, recipe, data, burnt_in, seed, device)
-    return Server(learner, rule, heaviest=federated_section(recipe).max_weight_ratio)
+    return Server(learner, rule, max_weight_ratio=federated_section(recipe).max_weight_ratio)
 
 
-def make_defence(recipe: Recipe, defence: Defence, probe: Batch, seed: int) -> tuple[Guard, Rule]:
+def make_defence(recipe: Recipe, defence: Defence, probe: Batch, seed: int) -> tuple[Guard, AggregationRule]:
     """The guard and the rule of aggregation: a defence's parts are guards, and at most one is a rule; without one it is
     the recipe's.
 
@@ -47,7 +55,7 @@ def make_defence(recipe: Recipe, defence: Defence, probe: Batch, seed: int) -> t
     guard = join(recipe, defence, [part for part in parts if isinstance(part, Guard)])
     rules = [part for part in parts if not isinstance(part, Guard)]
     for made in rules:
-        if not isinstance(made, Situated) and not callable(made):
+        if not isinstance(made, ModelAwareAggregator) and not callable(made):
             raise RecipeError(
                 f"defence {defence.label}: {defence.name} returned {type(made).__name__}, wanted a Guard or a rule of "
                 "aggregation"
@@ -60,20 +68,20 @@ def make_defence(recipe: Recipe, defence: Defence, probe: Batch, seed: int) -> t
     return guard, recipe.factory("aggregator", entry).make({"probe": probe}, entry.settings)
 
 
-def make_population(recipe: Recipe, images: Images, seed: int) -> Population:
+def make_population(recipe: Recipe, images: Images, seed: int) -> ClientPool:
     """The clients, who share the stream's samples."""
     section, draws = federated_section(recipe), generator(seed, "clients' shares")
     if section.partition == "dirichlet":
-        shares = dirichlet_shares(images.y, section.clients, section.alpha, draws)
+        shares = dirichlet_partition(images.y, section.clients, section.alpha, draws)
     else:
-        deal = iid_shares if section.partition == "iid" else single_shares
+        deal = iid_partition if section.partition == "iid" else one_sample_partition
         shares = deal(len(images), section.clients, draws)
-    return Population(
+    return ClientPool(
         images,
         shares,
-        per_round=section.clients_per_round,
-        samples=section.samples,
-        malicious=section.malicious_fraction,
+        clients_per_round=section.clients_per_round,
+        samples_per_round=section.samples,
+        malicious_fraction=section.malicious_fraction,
         seed=seed,
         augment=Augment(recipe.stream.crop, recipe.stream.flip),
     )
@@ -82,7 +90,7 @@ def make_population(recipe: Recipe, images: Images, seed: int) -> Population:
 def make_gradients(recipe: Recipe) -> ClientGradients:
     """What clients compute."""
     section = federated_section(recipe)
-    local = LocalTraining(section.local_epochs, section.local_batch_size, section.local_learning_rate)
+    local = LocalSGD(section.local_epochs, section.local_batch_size, section.local_learning_rate)
     return ClientGradients(section.batch_norm, local)
 
 

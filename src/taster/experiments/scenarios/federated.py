@@ -64,7 +64,7 @@ def run_federated_cell(
         phase = course.next_phase()
         with user_code(defence), user_code(attack):
             result = simulation.round(phase, batches["trigger"] if phase is Phase.TRIGGER else None)
-        dropped += len(result.faults)
+        dropped += len(result.rejected_clients)
         out.append(
             {
                 **whose,
@@ -72,7 +72,7 @@ def run_federated_cell(
                 "poisoned": _poisoned(simulation, phase),
                 "derivatives": None if campaign.derivatives is None else campaign.derivatives.describe(),
                 **course.take(result.record),
-                "clients_dropped": dict(result.faults),
+                "clients_dropped": dict(result.rejected_clients),
             }
         )
         on_step()
@@ -87,6 +87,6 @@ def run_federated_cell(
 
 def _poisoned(simulation: Simulation, phase: Phase) -> int:
     """How many clients of the round sent, or learned from, something else than an honest one would."""
-    campaign = simulation.campaign
+    campaign = simulation.attack
     acts = {Phase.ACCUMULATE: campaign.accumulate, Phase.TRIGGER: campaign.trigger}.get(phase)
-    return simulation.population.attackers if acts is not None else 0
+    return simulation.pool.num_malicious if acts is not None else 0

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from taster.errors import SmallBatchError
 from taster.federated.aggregators.column_blocks import column_blocks
-from taster.federated.aggregators.pairwise import Geometry
+from taster.federated.aggregators.pairwise import PairwiseGeometry
 
-Mix = Callable[[Geometry, Tensor], Tensor]
+RowWeights = Callable[[PairwiseGeometry, Tensor], Tensor]
 """From the rows' geometry and their weights [m] to what is made of the rows: a matrix [r, m] that mixes them, or whole
 numbers [r], the places of those that are chosen."""
 
-Merge = Callable[[Tensor], Tensor]
+ColumnReduce = Callable[[Tensor], Tensor]
 """From a block of columns [r, c] to one number each, [c]."""
 
 
@@ -39,35 +39,35 @@ class Aggregator:
     """
 
     name: str
-    mix: Mix | None = None
-    merge: Merge | None = None
-    least: int = 1
-    before: tuple[Mix, ...] = ()
+    row_weights: RowWeights | None = None
+    column_reduce: ColumnReduce | None = None
+    min_clients: int = 1
+    pre_aggregators: tuple[RowWeights, ...] = ()
 
     def __call__(self, values: Tensor, weights: Tensor) -> Tensor:
         """The aggregate, [d]."""
-        if len(values) < self.least:
+        if len(values) < self.min_clients:
             raise SmallBatchError(
-                f"{self.name}: got {len(values)} clients' updates, wanted at least {self.least} for the number of bad "
+                f"{self.name}: got {len(values)} clients' updates, wanted at least {self.min_clients} for the number of bad "
                 "clients that it is to stand"
             )
-        rows = Geometry(values)
-        for step in self.before:
-            rows = rows.mixed(step(rows, weights))
-        chosen = None if self.mix is None else self.mix(rows, weights)
+        rows = PairwiseGeometry(values)
+        for step in self.pre_aggregators:
+            rows = rows.mix(step(rows, weights))
+        chosen = None if self.row_weights is None else self.row_weights(rows, weights)
         if chosen is None or not chosen.is_floating_point():
-            return self._merged(rows, chosen)
-        rows = rows.mixed(chosen)
-        if self.merge is None:
+            return self._reduce_columns(rows, chosen)
+        rows = rows.mix(chosen)
+        if self.column_reduce is None:
             assert rows.mixing is not None
             return rows.mixing[0].to(values.dtype) @ values
-        return self._merged(rows, None)
+        return self._reduce_columns(rows, None)
 
-    def after(self, step: Mix) -> Aggregator:
+    def preceded_by(self, step: RowWeights) -> Aggregator:
         """The same rule on rows that a step has mixed first."""
-        return replace(self, before=(step, *self.before))
+        return replace(self, pre_aggregators=(step, *self.pre_aggregators))
 
-    def _merged(self, rows: Geometry, chosen: Tensor | None) -> Tensor:
+    def _reduce_columns(self, rows: PairwiseGeometry, chosen: Tensor | None) -> Tensor:
         values, mixing = rows.values, rows.mixing
         if mixing is not None:
             mixing = (mixing if chosen is None else mixing[chosen]).to(values.dtype)
@@ -78,5 +78,5 @@ class Aggregator:
                 part = mixing @ part
             elif chosen is not None:
                 part = part[chosen]
-            found[block] = part[0] if self.merge is None else self.merge(part)
+            found[block] = part[0] if self.column_reduce is None else self.column_reduce(part)
         return found

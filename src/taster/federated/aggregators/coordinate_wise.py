@@ -12,7 +12,7 @@ from torch import Tensor
 from taster.federated.aggregators.aggregator import Aggregator
 from taster.utils.settings import validate_settings
 
-Count = Annotated[int, Field(ge=0)]
+NumByzantine = Annotated[int, Field(ge=0)]
 
 
 @validate_settings
@@ -21,42 +21,42 @@ def coordinate_median() -> Aggregator:
 
     Source: Yin et al. 2018, Definition 1.
     """
-    return Aggregator("coordinate_median", merge=median)
+    return Aggregator("coordinate_median", column_reduce=column_median)
 
 
 @validate_settings
-def trimmed_mean(*, byzantine: Count = 1) -> Aggregator:
+def trimmed_mean(*, num_byzantine: NumByzantine = 1) -> Aggregator:
     """The mean of each coordinate without its largest and smallest values, whatever the weights.
 
     Args:
-        byzantine: b, values left out at either end.
+        num_byzantine: b, values left out at either end.
 
     Source: Yin et al. 2018, Definition 2.
     """
 
     def trimmed(part: Tensor) -> Tensor:
-        return ordered(part)[:, byzantine : len(part) - byzantine].mean(1)
+        return sorted_columns(part)[:, num_byzantine : len(part) - num_byzantine].mean(1)
 
-    return Aggregator("trimmed_mean", merge=trimmed, least=2 * byzantine + 1)
+    return Aggregator("trimmed_mean", column_reduce=trimmed, min_clients=2 * num_byzantine + 1)
 
 
-def median(part: Tensor) -> Tensor:
+def column_median(part: Tensor) -> Tensor:
     """The median of each column of [r, c], [c]."""
-    columns, middle = ordered(part), (len(part) - 1) // 2
+    columns, middle = sorted_columns(part), (len(part) - 1) // 2
     return (columns[:, middle] + columns[:, len(part) - 1 - middle]) / 2
 
 
-def nearest_to_median(count: int) -> Callable[[Tensor], Tensor]:
+def mean_around_median(count: int) -> Callable[[Tensor], Tensor]:
     """The mean of the `count` values of each column that lie nearest to its median; the smaller of two as near."""
 
     def merge(part: Tensor) -> Tensor:
-        columns = ordered(part)
+        columns = sorted_columns(part)
         clients = columns.shape[1]
         middle = (clients - 1) // 2
-        centre = ((columns[:, middle] + columns[:, clients - 1 - middle]) / 2)[:, None]
+        center = ((columns[:, middle] + columns[:, clients - 1 - middle]) / 2)[:, None]
         # In order, the nearest stand side by side. A window of so many moves on while the next value is nearer than
         # the first, and that once false stays so: how often it is true is where the window comes to lie.
-        first = ((columns[:, count:] - centre) < (centre - columns[:, : clients - count])).sum(1)
+        first = ((columns[:, count:] - center) < (center - columns[:, : clients - count])).sum(1)
         first += torch.arange(0, columns.numel(), clients, device=columns.device)
         windows = columns.as_strided((columns.numel() - count + 1, count), (1, 1))
         return windows.index_select(0, first).mean(1)
@@ -64,7 +64,7 @@ def nearest_to_median(count: int) -> Callable[[Tensor], Tensor]:
     return merge
 
 
-def ordered(part: Tensor) -> Tensor:
+def sorted_columns(part: Tensor) -> Tensor:
     """The columns of [r, c] as rows in rising order, [c, r]."""
     # In two steps: read across rows that do not begin where a line of the cache does, the matrix took thrice as long.
     rows = part.contiguous().t().contiguous()

@@ -12,7 +12,7 @@ from taster.core.param_vectors import flatten
 from taster.core.types import Batch
 from taster.core.view import View
 from taster.federated.aggregators.column_blocks import column_blocks, in_float64
-from taster.federated.aggregators.pairwise import products, squared_norms
+from taster.federated.aggregators.pairwise import inner_products, squared_norms
 from taster.utils.settings import validate_settings
 
 _CLEAR = 0.1
@@ -42,9 +42,9 @@ class FLTrust:
     def __init__(self, probe: Batch) -> None:
         self._probe = probe
 
-    def at(self, view: View) -> TrustIn:
+    def bind(self, view: View) -> TrustWeightedMean:
         """The rule with the server's gradient at this moment."""
-        return TrustIn(flatten(view.loss_gradient(self._probe.x, self._probe.y)))
+        return TrustWeightedMean(flatten(view.loss_gradient(self._probe.x, self._probe.y)))
 
     def set_trusted_data(self, probe: Batch) -> None:
         """Takes up other trusted samples, as many."""
@@ -52,7 +52,7 @@ class FLTrust:
         self._probe = Batch(probe.x[:count], probe.y[:count])
 
 
-class TrustIn:
+class TrustWeightedMean:
     """FLTrust with a given gradient g₀, [d]; weights that clients claim do not count."""
 
     def __init__(self, own: Tensor) -> None:
@@ -64,7 +64,7 @@ class TrustIn:
         length = torch.linalg.vector_norm(self._own, dtype=torch.float64).clamp_min(tiny)
         unit = self._own / length
         norms = squared_norms(values).sqrt().clamp_min(tiny)
-        trust = (products(values, lambda _, block: unit[block]) / norms).clamp_min(0)
+        trust = (inner_products(values, lambda _, block: unit[block]) / norms).clamp_min(0)
         if not float(trust.sum()) > _CLEAR:
             trust = (_exact(values, self._own) / (norms * length)).clamp_min(0)
         shares = trust / trust.sum().clamp_min(tiny) * length / norms

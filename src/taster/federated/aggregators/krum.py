@@ -9,83 +9,83 @@ from pydantic import Field
 from torch import Tensor
 
 from taster.federated.aggregators.aggregator import Aggregator
-from taster.federated.aggregators.coordinate_wise import Count, nearest_to_median
-from taster.federated.aggregators.pairwise import Geometry
+from taster.federated.aggregators.coordinate_wise import NumByzantine, mean_around_median
+from taster.federated.aggregators.pairwise import PairwiseGeometry
 from taster.utils.settings import validate_settings
 
 
 @validate_settings
-def krum(*, byzantine: Count = 1) -> Aggregator:
+def krum(*, num_byzantine: NumByzantine = 1) -> Aggregator:
     """The update whose nearest others lie nearest to it, whatever the weights.
 
     Args:
-        byzantine: f; the n − f − 2 nearest others count.
+        num_byzantine: f; the n − f − 2 nearest others count.
 
     Source: Blanchard et al. 2017, Section 4.
     """
 
-    def choose(rows: Geometry, weights: Tensor) -> Tensor:
-        return torch.tensor([best(rows.distances, byzantine)], device=rows.values.device)
+    def choose(rows: PairwiseGeometry, weights: Tensor) -> Tensor:
+        return torch.tensor([select_best(rows.distances, num_byzantine)], device=rows.values.device)
 
-    return Aggregator("krum", choose, least=2 * byzantine + 3)
+    return Aggregator("krum", choose, min_clients=2 * num_byzantine + 3)
 
 
 @validate_settings
-def multi_krum(*, byzantine: Count = 1, keep: Annotated[int, Field(ge=1)] | None = None) -> Aggregator:
+def multi_krum(*, num_byzantine: NumByzantine = 1, keep: Annotated[int, Field(ge=1)] | None = None) -> Aggregator:
     """The mean of the updates with the best scores of Krum, whatever the weights.
 
     Args:
-        byzantine: f.
+        num_byzantine: f.
         keep: how many; n − f where it is not given.
 
     Source: Blanchard et al. 2017, Section 5 ("Multi-Krum").
     """
 
-    def choose(rows: Geometry, weights: Tensor) -> Tensor:
-        count = min(keep or len(rows) - byzantine, len(rows))
-        chosen = scores(rows.distances, byzantine).argsort(stable=True)[:count]
+    def choose(rows: PairwiseGeometry, weights: Tensor) -> Tensor:
+        count = min(keep or len(rows) - num_byzantine, len(rows))
+        chosen = krum_scores(rows.distances, num_byzantine).argsort(stable=True)[:count]
         mixing = torch.zeros(1, len(rows), dtype=torch.float64, device=chosen.device)
         mixing[0, chosen] = 1 / count
         return mixing
 
-    return Aggregator("multi_krum", choose, least=2 * byzantine + 3)
+    return Aggregator("multi_krum", choose, min_clients=2 * num_byzantine + 3)
 
 
 @validate_settings
-def bulyan(*, byzantine: Count = 1) -> Aggregator:
+def bulyan(*, num_byzantine: NumByzantine = 1) -> Aggregator:
     """θ = n − 2f updates chosen by Krum in turn; of each coordinate the mean of the θ − 2f nearest to the median.
 
     Args:
-        byzantine: f; there have to be 4 f + 3 clients.
+        num_byzantine: f; there have to be 4 f + 3 clients.
 
     Source: El Mhamdi et al. 2018, Section 4.
     """
 
-    def choose(rows: Geometry, weights: Tensor) -> Tensor:
+    def choose(rows: PairwiseGeometry, weights: Tensor) -> Tensor:
         left = torch.arange(len(rows), device=rows.values.device)
         found = []
-        for _ in range(len(rows) - 2 * byzantine):
-            place = best(rows.distances[left][:, left], byzantine)
+        for _ in range(len(rows) - 2 * num_byzantine):
+            place = select_best(rows.distances[left][:, left], num_byzantine)
             found.append(left[place])
             left = torch.cat([left[:place], left[place + 1 :]])
         return torch.stack(found)
 
     def merge(part: Tensor) -> Tensor:
-        return nearest_to_median(len(part) - 2 * byzantine)(part)
+        return mean_around_median(len(part) - 2 * num_byzantine)(part)
 
-    return Aggregator("bulyan", choose, merge, least=4 * byzantine + 3)
+    return Aggregator("bulyan", choose, merge, min_clients=4 * num_byzantine + 3)
 
 
-def scores(distances: Tensor, byzantine: int) -> Tensor:
+def krum_scores(distances: Tensor, num_byzantine: int) -> Tensor:
     """Krum's score of each update: the sum of squared distances to its n − f − 2 nearest others (one at least), [n]."""
-    return _sums(distances)[:, max(0, len(distances) - byzantine - 3)]
+    return _sums(distances)[:, max(0, len(distances) - num_byzantine - 3)]
 
 
-def best(distances: Tensor, byzantine: int) -> int:
-    """The place of the best score. Two that are each other's nearest have the same where one neighbour counts: of those
+def select_best(distances: Tensor, num_byzantine: int) -> int:
+    """The place of the best score. Two that are each other's nearest have the same where one neighbor counts: of those
     the one with the nearer next, and so on, so that the order of the clients decides nothing."""
     left = torch.arange(len(distances), device=distances.device)
-    for sums in _sums(distances)[:, max(0, len(distances) - byzantine - 3) :].t():
+    for sums in _sums(distances)[:, max(0, len(distances) - num_byzantine - 3) :].t():
         own = sums[left]
         left = left[own <= own.min() * (1 + 1e-9)]
         if len(left) == 1:

@@ -30,7 +30,7 @@ def gram(values: Tensor) -> Tensor:
     return found.tril() + found.tril(-1).t()
 
 
-def products(values: Tensor, others: Callable[[Tensor, slice], Tensor]) -> Tensor:
+def inner_products(values: Tensor, others: Callable[[Tensor, slice], Tensor]) -> Tensor:
     """⟨vᵢ, oᵢ⟩ of the rows of [m, d] and others that are given block by block, [m] in float64.
 
     Products and their sums within a block are float32 (float64 of float64), sums over blocks float64. The sum is
@@ -55,7 +55,7 @@ def products(values: Tensor, others: Callable[[Tensor, slice], Tensor]) -> Tenso
 def squared_norms(values: Tensor) -> Tensor:
     """‖vᵢ‖² of the rows of [m, d], [m] in float64; as in `products`, but all in float64 where squares leave the range
     of float32."""
-    found = products(values, lambda part, _: part)
+    found = inner_products(values, lambda part, _: part)
     if values.dtype == torch.float64 or in_range(found):
         return found
     found.zero_()
@@ -70,7 +70,7 @@ def in_range(squares: Tensor) -> bool:
     return bool(((squares > 1e-20) & (squares < 1e38)).all())
 
 
-class Geometry:
+class PairwiseGeometry:
     """Rows of updates [m, d], or mixtures of them, as points: what rules that go by distances look at.
 
     Args:
@@ -78,7 +78,7 @@ class Geometry:
         mixing: [r, m]: the rows are `mixing` @ values, which is not computed; None takes them as they are.
     """
 
-    def __init__(self, values: Tensor, mixing: Tensor | None = None, of: Geometry | None = None) -> None:
+    def __init__(self, values: Tensor, mixing: Tensor | None = None, of: PairwiseGeometry | None = None) -> None:
         self.values = values
         self.mixing = mixing
         self._of = of
@@ -101,7 +101,7 @@ class Geometry:
         return (squares[:, None] + squares[None, :] - 2 * self.gram).clamp_min(0)
 
     @cached_property
-    def squares(self) -> Tensor:
+    def squared_norms(self) -> Tensor:
         """Squared lengths of the rows, [r], float64; of mixtures from the inner products."""
         if self.mixing is not None or "gram" in self.__dict__:
             return self.gram.diagonal().clamp_min(0)
@@ -110,7 +110,7 @@ class Geometry:
     def norms(self, norm: Norm = "l2") -> Tensor:
         """Of each row, float64."""
         if norm == "l2":
-            return self.squares.sqrt()
+            return self.squared_norms.sqrt()
         if self.mixing is None:
             return torch.maximum(self.values.amax(1), -self.values.amin(1)).double()
         found = torch.zeros(len(self), dtype=torch.float64, device=self.values.device)
@@ -118,18 +118,18 @@ class Geometry:
             found = torch.maximum(found, (self.mixing @ part).abs().amax(1))
         return found
 
-    def products(self, z: Tensor) -> Tensor:
+    def inner_products(self, z: Tensor) -> Tensor:
         """⟨rowᵢ, Σ zⱼ rowⱼ⟩ for z [r] whose sizes add up to 1 at most, [r] float64.
 
         Where the inner products of all pairs are not known yet, and rows are as they came, from one pass without them,
         as in `products`: for float32 off by some 1e-7 of the product of the two lengths. No row in range has a product
         with such a mixture that is not. Else from the inner products.
         """
-        if self.mixing is None and "gram" not in self.__dict__ and in_range(self.squares):
-            return products(self.values, lambda part, _: z.to(part.dtype) @ part)
+        if self.mixing is None and "gram" not in self.__dict__ and in_range(self.squared_norms):
+            return inner_products(self.values, lambda part, _: z.to(part.dtype) @ part)
         return self.gram @ z
 
-    def mixed(self, mixing: Tensor) -> Geometry:
+    def mix(self, mixing: Tensor) -> PairwiseGeometry:
         """These rows mixed further, [r', r] @ rows."""
-        whole = self if self.mixing is None else self._of or Geometry(self.values)
-        return Geometry(self.values, mixing if self.mixing is None else mixing @ self.mixing, whole)
+        whole = self if self.mixing is None else self._of or PairwiseGeometry(self.values)
+        return PairwiseGeometry(self.values, mixing if self.mixing is None else mixing @ self.mixing, whole)

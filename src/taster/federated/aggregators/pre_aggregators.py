@@ -9,15 +9,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from taster.federated.aggregators.aggregator import Aggregator, Mix
-from taster.federated.aggregators.coordinate_wise import Count, coordinate_median, trimmed_mean
+from taster.federated.aggregators.aggregator import Aggregator, RowWeights
+from taster.federated.aggregators.coordinate_wise import NumByzantine, coordinate_median, trimmed_mean
 from taster.federated.aggregators.krum import bulyan, krum, multi_krum
-from taster.federated.aggregators.pairwise import Geometry
+from taster.federated.aggregators.pairwise import PairwiseGeometry
 from taster.federated.aggregators.robust_centers import geometric_median
 from taster.perturbations.pgd import Norm
 from taster.utils.settings import validate_settings
 
-Then = Literal["mean", "coordinate_median", "trimmed_mean", "krum", "multi_krum", "bulyan", "geometric_median"]
+AfterMixing = Literal["mean", "coordinate_median", "trimmed_mean", "krum", "multi_krum", "bulyan", "geometric_median"]
 
 
 def weighted_mean() -> Aggregator:
@@ -26,28 +26,34 @@ def weighted_mean() -> Aggregator:
     Source: McMahan et al. 2017, Algorithm 1.
     """
 
-    def choose(rows: Geometry, weights: Tensor) -> Tensor:
+    def choose(rows: PairwiseGeometry, weights: Tensor) -> Tensor:
         return (weights / weights.sum()).double()[None]
 
     return Aggregator("mean", choose)
 
 
 @validate_settings
-def nearest_neighbour_mixing(*, byzantine: Count = 1, then: Then = "coordinate_median") -> Aggregator:
+def nearest_neighbor_mixing(
+    *, num_byzantine: NumByzantine = 1, aggregator: AfterMixing = "coordinate_median"
+) -> Aggregator:
     """Each update becomes the mean of its n − f nearest, itself among them; then another rule.
 
     Args:
-        byzantine: f, for both.
+        num_byzantine: f, for both.
         then: the rule.
 
     Source: Allouah et al. 2023, Algorithm 2 ("NNM").
     """
-    return _rule(then, byzantine).after(mixing_of_nearest(byzantine))
+    return _rule(aggregator, num_byzantine).preceded_by(nearest_neighbor_weights(num_byzantine))
 
 
 @validate_settings
 def update_clipping(
-    *, bound: Annotated[float, Field(gt=0)] = 1.0, norm: Norm = "l2", then: Then = "mean", byzantine: Count = 1
+    *,
+    max_norm: Annotated[float, Field(gt=0)] = 1.0,
+    norm: Norm = "l2",
+    aggregator: AfterMixing = "mean",
+    num_byzantine: NumByzantine = 1,
 ) -> Aggregator:
     """Each update is scaled down to the bound before they are aggregated, where it exceeds it.
 
@@ -57,18 +63,18 @@ def update_clipping(
         bound: η.
         norm: "l2", or "linf" for the largest single value.
         then: the rule that comes after.
-        byzantine: f of that rule, where it has one.
+        num_byzantine: f of that rule, where it has one.
 
     Source: the threat model of Pang et al. 2021, Appendix C.3; Sun et al. 2019 ("norm thresholding").
     """
-    return _rule(then, byzantine).after(clipping_of_rows(bound, norm))
+    return _rule(aggregator, num_byzantine).preceded_by(clipping_weights(max_norm, norm))
 
 
-def mixing_of_nearest(byzantine: int) -> Mix:
-    """The step of `nearest_neighbour_mixing`."""
+def nearest_neighbor_weights(num_byzantine: int) -> RowWeights:
+    """The step of `nearest_neighbor_mixing`."""
 
-    def step(rows: Geometry, weights: Tensor) -> Tensor:
-        count = max(1, len(rows) - byzantine)
+    def step(rows: PairwiseGeometry, weights: Tensor) -> Tensor:
+        count = max(1, len(rows) - num_byzantine)
         nearest = rows.distances.argsort(dim=1, stable=True)[:, :count]
         mixing = torch.zeros_like(rows.distances)
         return mixing.scatter_(1, nearest, 1 / count)
@@ -76,17 +82,17 @@ def mixing_of_nearest(byzantine: int) -> Mix:
     return step
 
 
-def clipping_of_rows(bound: float, norm: Norm) -> Mix:
+def clipping_weights(max_norm: float, norm: Norm) -> RowWeights:
     """The step of `update_clipping`."""
 
-    def step(rows: Geometry, weights: Tensor) -> Tensor:
+    def step(rows: PairwiseGeometry, weights: Tensor) -> Tensor:
         norms = rows.norms(norm)
-        return torch.diag((bound / norms.clamp_min(torch.finfo(norms.dtype).tiny)).clamp_max(1.0))
+        return torch.diag((max_norm / norms.clamp_min(torch.finfo(norms.dtype).tiny)).clamp_max(1.0))
 
     return step
 
 
-def _rule(name: Then, byzantine: int) -> Aggregator:
+def _rule(name: AfterMixing, num_byzantine: int) -> Aggregator:
     with_count: dict[str, Callable[..., Aggregator]] = {
         "trimmed_mean": trimmed_mean,
         "krum": krum,
@@ -94,6 +100,6 @@ def _rule(name: Then, byzantine: int) -> Aggregator:
         "bulyan": bulyan,
     }
     if name in with_count:
-        return with_count[name](byzantine=byzantine)
+        return with_count[name](num_byzantine=num_byzantine)
     plain = {"mean": weighted_mean, "coordinate_median": coordinate_median, "geometric_median": geometric_median}
     return plain[name]()

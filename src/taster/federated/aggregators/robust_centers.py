@@ -1,4 +1,4 @@
-"""Rules that look for a centre which no few updates can pull far."""
+"""Rules that look for a center which no few updates can pull far."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pydantic import Field
 from torch import Tensor
 
 from taster.federated.aggregators.aggregator import Aggregator
-from taster.federated.aggregators.pairwise import Geometry
+from taster.federated.aggregators.pairwise import PairwiseGeometry
 from taster.utils.settings import validate_settings
 
 _NEAR = 1e-12
-"""Where Weiszfeld's steps end: change of the centre, over the size of all there is."""
+"""Where Weiszfeld's steps end: change of the center, over the size of all there is."""
 _FEW = 4
-"""Steps of centred clipping that are taken on the matrix itself: each reads it once, where the inner products of all
+"""Steps of centerd clipping that are taken on the matrix itself: each reads it once, where the inner products of all
 pairs cost as much as a dozen reads, and makes the rounding of float32 count for more."""
 
 
 @validate_settings
-def geometric_median(*, steps: Annotated[int, Field(ge=1)] = 1000) -> Aggregator:
+def geometric_median(*, max_iterations: Annotated[int, Field(ge=1)] = 1000) -> Aggregator:
     """The point with the least weighted sum of distances to the updates.
 
         z ← Σ βᵢ vᵢ / Σ βᵢ, βᵢ = wᵢ / ‖vᵢ − z‖
@@ -33,12 +33,12 @@ def geometric_median(*, steps: Annotated[int, Field(ge=1)] = 1000) -> Aggregator
     Source: Weiszfeld 1937; as an aggregation Chen et al. 2017 and Pillutla et al. 2022 ("RFA", Algorithm 2).
     """
 
-    def choose(rows: Geometry, weights: Tensor) -> Tensor:
+    def choose(rows: PairwiseGeometry, weights: Tensor) -> Tensor:
         apart = rows.distances
         weights = weights.to(apart)
         scale = apart.max().sqrt()
         z = weights / weights.sum()
-        for _ in range(steps if float(scale) else 0):
+        for _ in range(max_iterations if float(scale) else 0):
             # ‖vᵢ − Σ zⱼ vⱼ‖² from the distances between the v alone, as the zⱼ add up to 1.
             to_z = (apart @ z - 0.5 * (z @ apart @ z)).clamp_min(0).sqrt()
             own = weights / to_z.clamp_min(scale * 1e-9)
@@ -53,10 +53,10 @@ def geometric_median(*, steps: Annotated[int, Field(ge=1)] = 1000) -> Aggregator
 
 
 @validate_settings
-def centred_clipping(
-    *, bound: Annotated[float, Field(gt=0)] = 1.0, steps: Annotated[int, Field(ge=1)] = 3
+def centered_clipping(
+    *, clip_radius: Annotated[float, Field(gt=0)] = 1.0, iterations: Annotated[int, Field(ge=1)] = 3
 ) -> Aggregator:
-    """The mean of the updates, each clipped in its distance from the centre so far.
+    """The mean of the updates, each clipped in its distance from the center so far.
 
         v ← v + (1/n) Σ (vᵢ − v) · min(1, τ / ‖vᵢ − v‖), from v = 0
 
@@ -70,17 +70,17 @@ def centred_clipping(
     Source: Karimireddy et al. 2021, Algorithm 2 ("centered clip").
     """
 
-    def choose(rows: Geometry, weights: Tensor) -> Tensor:
-        if steps > _FEW:
+    def choose(rows: PairwiseGeometry, weights: Tensor) -> Tensor:
+        if iterations > _FEW:
             rows.gram  # noqa: B018 (from here on no product reads the matrix)
-        z = torch.zeros_like(rows.squares)
-        for step in range(steps):
-            # A difference, but one that loses little where it counts, beyond τ: the centre is no longer than
+        z = torch.zeros_like(rows.squared_norms)
+        for step in range(iterations):
+            # A difference, but one that loses little where it counts, beyond τ: the center is no longer than
             # step · τ, so that no term is more than (2 · step + 1)² times the square of the distance.
-            own = rows.products(z) if step else z
-            to_z = (rows.squares - 2 * own + z @ own).clamp_min(0).sqrt()
-            shares = (bound / to_z.clamp_min(torch.finfo(to_z.dtype).tiny)).clamp_max(1.0)
+            own = rows.inner_products(z) if step else z
+            to_z = (rows.squared_norms - 2 * own + z @ own).clamp_min(0).sqrt()
+            shares = (clip_radius / to_z.clamp_min(torch.finfo(to_z.dtype).tiny)).clamp_max(1.0)
             z = z * (1 - shares.mean()) + shares / len(rows)
         return z[None]
 
-    return Aggregator("centred_clipping", choose)
+    return Aggregator("centered_clipping", choose)

@@ -10,26 +10,26 @@ except ImportError as error:
         f'taster.integrations.flower needs flwr 1.41 or later ({error}); install the extra: pip install "taster[flower]"'
     ) from error
 
-from taster.integrations.flower.arrays import load_model, model_arrays, packed
-from taster.integrations.flower.collusion_grid import Colluders
+from taster.integrations.flower.arrays import load_model, model_arrays, to_array_record
+from taster.integrations.flower.collusion_grid import CollusionGrid
 from taster.integrations.flower.mods import colluding, malicious, poisoned
-from taster.integrations.flower.reply_codec import Form
-from taster.integrations.flower.simulated_clients import seats_app
+from taster.integrations.flower.reply_codec import ReplyCodec
+from taster.integrations.flower.simulated_clients import simulated_clients_app
 from taster.integrations.flower.simulation import FlowerSimulation
 from taster.integrations.flower.simulation_session import simulate
 from taster.integrations.flower.strategy import GuardedStrategy
 
 __all__ = [
-    "Colluders",
+    "CollusionGrid",
     "FlowerSimulation",
-    "Form",
     "GuardedStrategy",
+    "ReplyCodec",
     "colluding",
     "load_model",
     "malicious",
     "model_arrays",
-    "packed",
     "poisoned",
-    "seats_app",
     "simulate",
+    "simulated_clients_app",
+    "to_array_record",
 ]

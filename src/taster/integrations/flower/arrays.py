@@ -15,14 +15,14 @@ _HEADER = 4096
 """Bytes that NumPy's format may take beside the numbers."""
 
 
-def packed(tensors: Mapping[str, Tensor]) -> ArrayRecord:
+def to_array_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
     """Tensors as a record, in their order. Half precision that NumPy does not know goes as float32."""
     return ArrayRecord({name: Array(_plain(tensor).numpy()) for name, tensor in tensors.items()})
 
 
 def model_arrays(model: nn.Module) -> ArrayRecord:
     """A model's `state_dict` as a record."""
-    return packed(model.state_dict())
+    return to_array_record(model.state_dict())
 
 
 def load_model(model: nn.Module, arrays: ArrayRecord) -> None:
@@ -35,13 +35,13 @@ def load_model(model: nn.Module, arrays: ArrayRecord) -> None:
     if set(arrays) != set(like):
         raise ModelError(f"got arrays of another model: their names differ in {sorted(set(arrays) ^ set(like))}")
     try:
-        found = unpacked(arrays, like)
+        found = from_array_record(arrays, like)
     except ValueError as error:
         raise ModelError(f"got arrays of another model: {error}") from error
     model.load_state_dict(found)
 
 
-def unpacked(arrays: ArrayRecord, like: Mapping[str, Tensor]) -> Tensors:
+def from_array_record(arrays: ArrayRecord, like: Mapping[str, Tensor]) -> Tensors:
     """The arrays of these names, each with its namesake's shape, dtype and device.
 
     Raises:

@@ -12,18 +12,18 @@ from flwr.serverapp import Grid
 
 from taster.attacks import RoundKnowledge, UpdateAttack
 from taster.core.types import Phase
-from taster.federated import Reply
-from taster.integrations.flower.grid_wrappers import Through
-from taster.integrations.flower.message_keys import ASKED, MARK, ORDER, is_train
+from taster.federated import ClientReply
+from taster.integrations.flower.grid_wrappers import ForwardingGrid
+from taster.integrations.flower.message_keys import ATTACKER_KEY, ORDER_KEY, QUERY_KEY, is_train_message
 from taster.integrations.flower.strategy import GuardedStrategy
 
 _log = logging.getLogger(__name__)
 
 
-class Colluders(Through):
+class CollusionGrid(ForwardingGrid):
     """A grid between strategy and nodes, which plays the attacker of all nodes that have the mod `colluding`.
 
-        strategy.start(Colluders(grid, strategy, alie()), num_rounds=10)
+        strategy.start(CollusionGrid(grid, strategy, alie()), num_rounds=10)
 
     Each round all nodes are asked for what they would send honestly. Then the attack, which knows all of it, decides
     what the attacker's nodes send, and they are asked once more and send it. The attack lives here, in one process, as
@@ -40,22 +40,22 @@ class Colluders(Through):
         self,
         grid: Grid,
         strategy: GuardedStrategy,
-        campaign: UpdateAttack,
+        attack: UpdateAttack,
         phase: Callable[[int], Phase] | None = None,
     ) -> None:
         super().__init__(grid)
         self._strategy = strategy
-        self._campaign = campaign
+        self._attack = attack
         self._phase = phase or (lambda _: Phase.ACCUMULATE)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """The replies, the attacker's in the place of theirs."""
         messages = list(messages)
-        if not messages or not all(is_train(message) for message in messages):
+        if not messages or not all(is_train_message(message) for message in messages):
             return self.inner.send_and_receive(messages, timeout=timeout)
         order = {message.metadata.dst_node_id: i for i, message in enumerate(messages)}
         for content in {id(message.content): message.content for message in messages}.values():
-            content[ASKED] = ConfigRecord({"asked": True})
+            content[QUERY_KEY] = ConfigRecord({"asked": True})
         replies = list(self.inner.send_and_receive(messages, timeout=timeout))
         replies.sort(key=lambda reply: order.get(reply.metadata.src_node_id, len(order)))
         orders = self._orders(replies)
@@ -67,10 +67,10 @@ class Colluders(Through):
 
     def _orders(self, replies: list[Message]) -> list[Message]:
         """What each of the attacker's nodes is to send, as a message to it. Takes the marks off."""
-        learner, form = self._strategy.server.learner, self._strategy.form
-        mine, read = [], list[tuple[Message, Reply]]()
+        learner, form = self._strategy.server.learner, self._strategy.codec
+        mine, read = [], list[tuple[Message, ClientReply]]()
         for message in replies:
-            marked = not message.has_error() and message.content.pop(MARK, None) is not None
+            marked = not message.has_error() and message.content.pop(ATTACKER_KEY, None) is not None
             reply = form.reply(str(message.metadata.src_node_id), message, learner.model)
             if not reply.fault:
                 read.append((message, reply))
@@ -82,7 +82,7 @@ class Colluders(Through):
         values = torch.stack([reply.update for _, reply in read])
         weights = torch.tensor([float(reply.weight) for _, reply in read]).to(values)
         collusion = RoundKnowledge(values, weights, torch.tensor(mine, device=values.device))
-        rows = self._campaign.poison(collusion, learner.view(), self._phase(learner.steps))
+        rows = self._attack.poison(collusion, learner.view(), self._phase(learner.steps))
         if rows is None:
             return []
         orders = []
@@ -90,7 +90,7 @@ class Colluders(Through):
         for message, row in zip(attackers, rows, strict=True):
             content = RecordDict(dict(copy.copy(message.content)))
             (key,) = (name for name, record in content.array_records.items() if record is form.arrays(message))
-            content[key] = form.replaced(form.arrays(message), row, learner.model)
-            content[ORDER] = ConfigRecord({"order": True})
+            content[key] = form.with_update(form.arrays(message), row, learner.model)
+            content[ORDER_KEY] = ConfigRecord({"order": True})
             orders.append(Message(content, message.metadata.src_node_id, message.metadata.message_type))
         return orders

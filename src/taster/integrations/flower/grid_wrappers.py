@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 from taster.errors import WorkerError
 
 
-class Through(Grid):
+class ForwardingGrid(Grid):
     """A grid that does what another does."""
 
     def __init__(self, grid: Grid) -> None:
@@ -50,7 +50,7 @@ class Through(Grid):
         return self.inner.send_and_receive(messages, timeout=timeout)
 
 
-class Heeding(Through):
+class InterruptibleGrid(ForwardingGrid):
     """A grid that does not wait for replies that nobody will send any more.
 
     Args:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from flwr.app import Message, MessageType
 
-ASKED = "taster.asked"
+QUERY_KEY = "taster.asked"
 """In a message to a node: a red team asks what it would send honestly."""
 
-MARK = "taster.attacker"
+ATTACKER_KEY = "taster.attacker"
 """In a reply to that: the node is the attacker's."""
 
-ORDER = "taster.order"
+ORDER_KEY = "taster.order"
 """In a message to such a node: send what else is in here."""
 
 
-def is_train(message: Message) -> bool:
+def is_train_message(message: Message) -> bool:
     """Whether a message asks for training."""
     return message.metadata.message_type.partition(".")[0] == MessageType.TRAIN

@@ -20,8 +20,8 @@ from taster.core.types import Batch, Phase
 from taster.core.view import View
 from taster.errors import AttackError
 from taster.integrations.flower.arrays import load_model
-from taster.integrations.flower.message_keys import ASKED, MARK, ORDER, is_train
-from taster.integrations.flower.reply_codec import Form
+from taster.integrations.flower.message_keys import ATTACKER_KEY, ORDER_KEY, QUERY_KEY, is_train_message
+from taster.integrations.flower.reply_codec import ReplyCodec
 from taster.utils.seeds import generator
 
 if TYPE_CHECKING:
@@ -29,22 +29,22 @@ if TYPE_CHECKING:
 
     from flwr.clientapp.typing import ClientAppCallable, Mod
 
-Attack = Callable[[torch.Generator], UpdateAttack | OnlineAttack]
+AttackFactory = Callable[[torch.Generator], UpdateAttack | OnlineAttack]
 """Makes an attack that draws from this generator."""
 
-IsAttackers = Callable[[Message, Context], bool]
+IsAttacker = Callable[[Message, Context], bool]
 """Whether a node is the attacker's, for an app that honest nodes run too."""
 
 
 def malicious(
-    attack: Attack,
+    attack: AttackFactory,
     model: Callable[[], nn.Module],
     *,
-    form: Form | None = None,
+    codec: ReplyCodec | None = None,
     loss: Loss = cross_entropy,
     phase: Callable[[int], Phase] | None = None,
     seed: int = 0,
-    attacker: IsAttackers | None = None,
+    attacker: IsAttacker | None = None,
 ) -> Mod:
     """A client that attacks by itself: with what it sends, or with the samples that it learns from.
 
@@ -66,20 +66,20 @@ def malicious(
 
     Raises:
         AttackError: for an attack that needs to know what other clients send: those go through `colluding` and
-            `Colluders`. When called, and so as the node's failure: where the app never asked for its samples, or its
+            `CollusionGrid`. When called, and so as the node's failure: where the app never asked for its samples, or its
             reply or the message are not what the form says.
     """
-    _alone(attack(torch.Generator()))
-    form = form or Form()
+    _require_lone_attack(attack(torch.Generator()))
+    codec = codec or ReplyCodec()
 
     def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-        if not is_train(message) or not (attacker is None or attacker(message, context)):
+        if not is_train_message(message) or not (attacker is None or attacker(message, context)):
             return call_next(message, context)
         turn = _round_of(message)
         who = context.node_config.get("partition-id", context.node_id)
         campaign = attack(generator(seed, f"node {who} in round {turn}"))
         own, now = model(), Phase.ACCUMULATE if phase is None else phase(turn)
-        load_model(own, _arrays(message, form))
+        load_model(own, _arrays(message, codec))
         view = Learner(own, torch.optim.SGD(own.parameters(), 1.0), loss).view()
         if isinstance(campaign, OnlineAttack):
             with _poisoning(_Poison(campaign, view, now)) as poison:
@@ -92,7 +92,7 @@ def malicious(
                     "taster.integrations.flower.poisoned(x, y) before it learns them"
                 )
             scale = poison.scale
-            return reply if scale == 1 else _sent(reply, form, own, lambda update: scale * update)
+            return reply if scale == 1 else _with_update(reply, codec, own, lambda update: scale * update)
         reply = call_next(message, context)
         if reply.has_error():
             return reply
@@ -104,13 +104,13 @@ def malicious(
             rows = campaign.poison(knows, view, now)
             return update if rows is None else rows[0]
 
-        return _sent(reply, form, own, row)
+        return _with_update(reply, codec, own, row)
 
     return mod
 
 
-def colluding(attacker: IsAttackers | None = None) -> Mod:
-    """A client that sends what the red team decides, which knows what all others send; see `Colluders`.
+def colluding(attacker: IsAttacker | None = None) -> Mod:
+    """A client that sends what the red team decides, which knows what all others send; see `CollusionGrid`.
 
         app = ClientApp(mods=[colluding()])
 
@@ -118,22 +118,22 @@ def colluding(attacker: IsAttackers | None = None) -> Mod:
         attacker: whether the node is the attacker's; None takes each with the mod for one.
 
     Raises (when called, and so as the node's failure):
-        AttackError: in a run without `Colluders`, where there is nobody to decide.
+        AttackError: in a run without `CollusionGrid`, where there is nobody to decide.
     """
 
     def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-        if not is_train(message) or not (attacker is None or attacker(message, context)):
+        if not is_train_message(message) or not (attacker is None or attacker(message, context)):
             return call_next(message, context)
-        if ORDER in message.content:
-            return Message(RecordDict({k: v for k, v in message.content.items() if k != ORDER}), reply_to=message)
-        if ASKED not in message.content:
+        if ORDER_KEY in message.content:
+            return Message(RecordDict({k: v for k, v in message.content.items() if k != ORDER_KEY}), reply_to=message)
+        if QUERY_KEY not in message.content:
             raise AttackError(
                 "a colluding client was asked for its update by a server without a red team; wanted the run to go "
-                "through taster.integrations.flower.Colluders(grid, strategy, campaign)"
+                "through taster.integrations.flower.CollusionGrid(grid, strategy, campaign)"
             )
         reply = call_next(message, context)
         if not reply.has_error():
-            reply.content[MARK] = message.content[ASKED]
+            reply.content[ATTACKER_KEY] = message.content[QUERY_KEY]
         return reply
 
     return mod
@@ -154,13 +154,13 @@ def poisoned(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
 class _Poison:
     """The attack in force, and the factor on the update that it has come to; None until samples were handed over."""
 
-    campaign: OnlineAttack
+    attack: OnlineAttack
     view: View
     phase: Phase
     scale: float | None = None
 
     def __call__(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        fed = self.campaign.poison(Batch(x, y), self.view, self.phase)
+        fed = self.attack.poison(Batch(x, y), self.view, self.phase)
         self.scale = fed.loss_weight
         return fed.x, fed.y
 
@@ -177,19 +177,19 @@ def _poisoning(poison: _Poison) -> Iterator[_Poison]:
         _active.reset(token)
 
 
-def _alone(campaign: UpdateAttack | OnlineAttack) -> None:
-    if isinstance(campaign, UpdateAttack):
-        if not campaign.needs_only_own_update:
+def _require_lone_attack(attack: UpdateAttack | OnlineAttack) -> None:
+    if isinstance(attack, UpdateAttack):
+        if not attack.needs_only_own_update:
             raise AttackError(
                 "this attack goes by what other clients send, which a client by itself does not know; wanted the mod "
-                "taster.integrations.flower.colluding() on the attacker's nodes, and taster.integrations.flower.Colluders(grid, strategy, "
+                "taster.integrations.flower.colluding() on the attacker's nodes, and taster.integrations.flower.CollusionGrid(grid, strategy, "
                 "campaign) at the server (or UpdateAttack(needs_only_own_update=True), if it goes by its own update)"
             )
-    elif not isinstance(campaign, OnlineAttack):
+    elif not isinstance(attack, OnlineAttack):
         raise AttackError(
-            f"got {type(campaign).__name__}, wanted a function that makes an UpdateAttack or an OnlineAttack"
+            f"got {type(attack).__name__}, wanted a function that makes an UpdateAttack or an OnlineAttack"
         )
-    elif campaign.weight_momentum is not None:
+    elif attack.weight_momentum is not None:
         raise AttackError("got weight_momentum, which clients of a federation have no hand in; wanted none")
 
 
@@ -201,20 +201,22 @@ def _round_of(message: Message) -> int:
     raise AttackError("the message has no server-round in its configuration, wanted it there as Flower's strategies do")
 
 
-def _arrays(message: Message, form: Form) -> ArrayRecord:
+def _arrays(message: Message, codec: ReplyCodec) -> ArrayRecord:
     try:
-        return form.arrays(message)
+        return codec.arrays(message)
     except ValueError as error:
         raise AttackError(f"the message or the app's reply {error}") from error
 
 
-def _sent(reply: Message, form: Form, own: nn.Module, act: Callable[[torch.Tensor], torch.Tensor]) -> Message:
+def _with_update(
+    reply: Message, codec: ReplyCodec, own: nn.Module, act: Callable[[torch.Tensor], torch.Tensor]
+) -> Message:
     """The reply with something else for its update."""
-    arrays = _arrays(reply, form)
+    arrays = _arrays(reply, codec)
     try:
-        update = form.update(arrays, own)
+        update = codec.update(arrays, own)
     except ValueError as error:
         raise AttackError(f"the app's reply {error}") from error
     (key,) = (name for name, record in reply.content.array_records.items() if record is arrays)
-    reply.content[key] = form.replaced(arrays, act(update), own)
+    reply.content[key] = codec.with_update(arrays, act(update), own)
     return reply

@@ -12,18 +12,18 @@ from torch import Tensor, nn
 
 from taster.core.param_vectors import flatten, floating_buffers, trainable_parameters, unflatten
 from taster.errors import BatchError
-from taster.federated import Reply
-from taster.integrations.flower.arrays import packed, unpacked
+from taster.federated import ClientReply
+from taster.integrations.flower.arrays import from_array_record, to_array_record
 
 Sends = Literal["weights", "updates"]
 """A client's whole `state_dict` after its training, or a gradient (or what stands for one) by names of parameters."""
 
-STATISTICS = "taster.statistics"
+STATISTICS_KEY = "taster.statistics"
 """The record of batch-norm statistics that clients of taster's own engine bring along."""
 
 
 @dataclass(frozen=True)
-class Form:
+class ReplyCodec:
     """What is in a reply.
 
     Attributes:
@@ -45,7 +45,7 @@ class Form:
         if not 0 < self.unit < float("inf"):
             raise BatchError(f"unit: got {self.unit}, wanted a positive number")
 
-    def reply(self, client: str, message: Message, model: nn.Module) -> Reply:
+    def reply(self, client: str, message: Message, model: nn.Module) -> ClientReply:
         """A message as a reply to taster's server; with the fault, where it is none that could be used.
 
         Args:
@@ -54,13 +54,13 @@ class Form:
             model: as it was sent out.
         """
         if message.has_error():
-            return Reply(client, None, fault=f"failed: {reason_of(message)}")
+            return ClientReply(client, None, fault=f"failed: {failure_reason(message)}")
         try:
             arrays = self.arrays(message)
             update, weight = self.update(arrays, model), _weight(message, self.weighted_by)
-            return Reply(client, update, weight, _statistics(message, update), self._buffers(arrays, model))
+            return ClientReply(client, update, weight, _statistics(message, update), self._buffers(arrays, model))
         except ValueError as error:
-            return Reply(client, None, fault=str(error))
+            return ClientReply(client, None, fault=str(error))
 
     def arrays(self, message: Message) -> ArrayRecord:
         """The record that holds what was learned.
@@ -68,7 +68,7 @@ class Form:
         Raises:
             ValueError: when there is none, or several.
         """
-        found = {name: record for name, record in message.content.array_records.items() if name != STATISTICS}
+        found = {name: record for name, record in message.content.array_records.items() if name != STATISTICS_KEY}
         if len(found) != 1:
             raise ValueError(f"sent {len(found)} records of arrays, wanted one")
         return next(iter(found.values()))
@@ -80,18 +80,18 @@ class Form:
             ValueError: for what is missing or of another shape.
         """
         own = trainable_parameters(model)
-        sent = unpacked(arrays, own)
+        sent = from_array_record(arrays, own)
         if self.sends == "weights":
             sent = {name: (own[name] - value) / self.unit for name, value in sent.items()}
         return flatten(sent)
 
-    def replaced(self, arrays: ArrayRecord, update: Tensor, model: nn.Module) -> ArrayRecord:
+    def with_update(self, arrays: ArrayRecord, update: Tensor, model: nn.Module) -> ArrayRecord:
         """The record with another update [d] in it, and all else as it was."""
         own = trainable_parameters(model)
         new = unflatten(update, own)
         if self.sends == "weights":
             new = {name: own[name] - self.unit * value for name, value in new.items()}
-        return ArrayRecord({**arrays, **packed(new)})
+        return ArrayRecord({**arrays, **to_array_record(new)})
 
     def _buffers(self, arrays: ArrayRecord, model: nn.Module) -> Tensor | None:
         own = floating_buffers(model)
@@ -99,10 +99,12 @@ class Form:
             return None
         kept = model.state_dict().keys()
         # Those that no state_dict holds stay the model's own.
-        return flatten({name: unpacked(arrays, {name: b})[name] if name in kept else b for name, b in own.items()})
+        return flatten(
+            {name: from_array_record(arrays, {name: b})[name] if name in kept else b for name, b in own.items()}
+        )
 
 
-def reason_of(failure: Message) -> str:
+def failure_reason(failure: Message) -> str:
     """Why a node failed, in a line: what was raised in its app, without the engines' own traces around it."""
     lines = [line.strip() for line in str(failure.error.reason or "").splitlines() if line.strip()]
     told = [line.split("Message: ", 1)[1] for line in lines if "Message: " in line]
@@ -117,7 +119,7 @@ def _weight(message: Message, key: str) -> Any:
 
 
 def _statistics(message: Message, like: Tensor) -> Tensor | None:
-    record: Mapping[str, Any] | None = message.content.array_records.get(STATISTICS)
+    record: Mapping[str, Any] | None = message.content.array_records.get(STATISTICS_KEY)
     if record is None:
         return None
     try:

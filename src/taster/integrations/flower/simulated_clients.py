@@ -1,4 +1,4 @@
-"""The clients of a `taster.federated.Population` as a ClientApp: a node is the seat of one of a round's clients."""
+"""The clients of a `taster.federated.ClientPool` as a ClientApp, one node for each client of a round."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from taster.core.functional_model import FunctionalModel, Precision
 from taster.core.losses import Loss
 from taster.core.param_vectors import unflatten
 from taster.core.view import View
-from taster.integrations.flower.arrays import packed, unpacked
+from taster.integrations.flower.arrays import from_array_record, to_array_record
 from taster.integrations.flower.mods import colluding
-from taster.integrations.flower.reply_codec import STATISTICS
+from taster.integrations.flower.reply_codec import STATISTICS_KEY
 
-SAMPLES, SEAT, MODEL = "taster.samples", "taster.seat", "arrays"
-"""Records of a message to a seat; its model's has the name that Flower's strategies give it."""
+SAMPLES_KEY, CLIENT_KEY, MODEL_KEY = "taster.samples", "taster.client", "arrays"
+"""Records of a message to a simulated client; the model's has the name that Flower's strategies give it."""
 
 _made: dict[str, tuple[nn.Module, FunctionalModel, ClientGradients]] = {}
 """What this process has made for an app, as apps are sent anew with every message."""
 
 
-def seats_app(
+def simulated_clients_app(
     model: Callable[[], nn.Module],
     gradients: Callable[[], ClientGradients] = ClientGradients,
     *,
@@ -57,44 +57,46 @@ def seats_app(
     return app
 
 
-def seat_content(
+def client_request(
     arrays: ArrayRecord, x: Tensor, y: Tensor, counts: Sequence[int], place: int, *, malicious: bool, scale: float
 ) -> RecordDict:
-    """What a seat is sent.
+    """The content of a message to a simulated client.
 
     Args:
         arrays: the model.
-        x, y: samples; its own, or all of the round's where clients normalise together.
+        x, y: samples; its own, or all of the round's where clients normalize together.
         counts: samples of each client among them.
         place: which of the clients it is.
         malicious: whether it is the attacker's.
         scale: factor on its update.
     """
-    seat: dict[str, Any] = {"counts": list(counts), "place": place, "malicious": malicious, "scale": scale}
-    return RecordDict({MODEL: arrays, SAMPLES: packed({"x": x, "y": y}), SEAT: ConfigRecord(seat)})
+    settings: dict[str, Any] = {"counts": list(counts), "place": place, "malicious": malicious, "scale": scale}
+    return RecordDict(
+        {MODEL_KEY: arrays, SAMPLES_KEY: to_array_record({"x": x, "y": y}), CLIENT_KEY: ConfigRecord(settings)}
+    )
 
 
 def _computed(message: Message, model: nn.Module, functional: FunctionalModel, gradients: ClientGradients) -> Message:
-    seat, samples = message.content.config_records[SEAT], message.content.array_records[SAMPLES]
-    own = unpacked(message.content.array_records[MODEL], model.state_dict())
+    settings, samples = message.content.config_records[CLIENT_KEY], message.content.array_records[SAMPLES_KEY]
+    own = from_array_record(message.content.array_records[MODEL_KEY], model.state_dict())
     params = {name: own.get(name, p) for name, p in model.named_parameters()}
     buffers = {name: own.get(name, b) for name, b in model.named_buffers()}
     view = View(lambda: functional, params, buffers, step=0)
     device = next(model.parameters()).device
     x, y = (torch.from_numpy(samples[name].numpy().copy()).to(device) for name in ("x", "y"))
-    counts, place = list(map(int, seat["counts"])), int(seat["place"])  # type: ignore[arg-type]
+    counts, place = list(map(int, settings["counts"])), int(settings["place"])  # type: ignore[arg-type]
     values, statistics = gradients(view, x, y, counts)
-    update = values[place] * float(seat["scale"])  # type: ignore[arg-type]
+    update = values[place] * float(settings["scale"])  # type: ignore[arg-type]
     content: dict[str, Any] = {
-        MODEL: packed(unflatten(update, view.trainable)),
+        MODEL_KEY: to_array_record(unflatten(update, view.trainable)),
         "metrics": MetricRecord({"num-examples": counts[place]}),
     }
     if statistics is not None:
-        content[STATISTICS] = packed({"statistics": statistics[place]})
+        content[STATISTICS_KEY] = to_array_record({"statistics": statistics[place]})
     return Message(RecordDict(content), reply_to=message)
 
 
 def _is_attackers(message: Message, context: Context) -> bool:
-    """An order has no seat any more, and goes to none but the attacker's."""
-    seat = message.content.config_records.get(SEAT)
-    return seat is None or bool(seat["malicious"])
+    """The red team's order has no settings, and is sent to the attacker's nodes only."""
+    settings = message.content.config_records.get(CLIENT_KEY)
+    return settings is None or bool(settings["malicious"])

@@ -15,7 +15,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from taster.errors import ExtraError, WorkerError
-from taster.integrations.flower.grid_wrappers import Heeding
+from taster.integrations.flower.grid_wrappers import InterruptibleGrid
 
 
 def simulate(main: Callable[[Grid], None], app: ClientApp, *, nodes: int, workers: int = 1, gpus: float = 0.0) -> None:
@@ -33,7 +33,7 @@ def simulate(main: Callable[[Grid], None], app: ClientApp, *, nodes: int, worker
         WorkerError: when the engine ends before the function has.
         KeyboardInterrupt: on Ctrl-C, once what nodes are at is done; on a second one, at once.
     """
-    need_ray()
+    require_ray()
     from flwr.simulation import run_simulation
 
     server, raised, stop, done = ServerApp(), list[BaseException](), threading.Event(), threading.Event()
@@ -42,7 +42,7 @@ def simulate(main: Callable[[Grid], None], app: ClientApp, *, nodes: int, worker
     def run(grid: Grid, context: Context) -> None:
         # Kept here and not left to Flower, which would log it and wrap some of it.
         try:
-            main(Heeding(grid, stop))
+            main(InterruptibleGrid(grid, stop))
         except BaseException as error:
             raised.append(error)
         finally:
@@ -99,7 +99,7 @@ def _root(error: BaseException) -> BaseException:
     return error
 
 
-def need_ray() -> None:
+def require_ray() -> None:
     """Makes sure that Flower can simulate.
 
     Raises:

@@ -15,9 +15,9 @@ from flwr.serverapp.strategy import FedAvg, Result
 
 from taster.core.types import Action
 from taster.errors import CheckpointError
-from taster.federated import Round, Server
+from taster.federated import RoundOutcome, Server
 from taster.integrations.flower.arrays import load_model, model_arrays
-from taster.integrations.flower.reply_codec import Form, Sends, reason_of
+from taster.integrations.flower.reply_codec import ReplyCodec, Sends, failure_reason
 
 _log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 class GuardedStrategy(FedAvg):
     """Any guard and any rule of aggregation in a Flower run.
 
-        server = Server(Learner(model, torch.optim.SGD(model.parameters(), 1.0), loss, guard), krum(byzantine=2))
+        server = Server(Learner(model, torch.optim.SGD(model.parameters(), 1.0), loss, guard), krum(num_byzantine=2))
         strategy = GuardedStrategy(server)
         result = strategy.start(grid, num_rounds=10)
 
@@ -36,7 +36,7 @@ class GuardedStrategy(FedAvg):
 
     Args:
         server: holds the model, its optimizer, the guard and the rule.
-        sends, unit, buffers, weighted_by_key: what clients send, see `Form`.
+        sends, unit, buffers, weighted_by_key: what clients send, see `ReplyCodec`.
         on_round: told of each round after it is over, to save `state_dict()` say.
         fraction_train, fraction_evaluate, min_train_nodes, min_evaluate_nodes, min_available_nodes: as in Flower's
             FedAvg, which draws the nodes.
@@ -53,7 +53,7 @@ class GuardedStrategy(FedAvg):
         unit: float = 1.0,
         buffers: bool = True,
         weighted_by_key: str = "num-examples",
-        on_round: Callable[[Round], None] | None = None,
+        on_round: Callable[[RoundOutcome], None] | None = None,
         fraction_train: float = 1.0,
         fraction_evaluate: float = 1.0,
         min_train_nodes: int = 2,
@@ -69,8 +69,8 @@ class GuardedStrategy(FedAvg):
             weighted_by_key,
         )
         self.server = server
-        self.form = Form(sends, unit, buffers, weighted_by_key)
-        self.rounds: list[Round] = []
+        self.codec = ReplyCodec(sends, unit, buffers, weighted_by_key)
+        self.rounds: list[RoundOutcome] = []
         self._on_round = on_round
         self._invited: dict[int, str] = {}
 
@@ -118,11 +118,11 @@ class GuardedStrategy(FedAvg):
         if not self._invited:
             return None, None
         replies = list(replies)
-        outcome = self.take(replies, self._invited)
-        sound = [m for m in replies if self._invited.get(m.metadata.src_node_id) not in outcome.faults]
-        return self.arrays(), MetricRecord({**medians(sound, self.weighted_by_key), **told(outcome)})
+        outcome = self.aggregate_replies(replies, self._invited)
+        sound = [m for m in replies if self._invited.get(m.metadata.src_node_id) not in outcome.rejected_clients]
+        return self.arrays(), MetricRecord({**median_metrics(sound, self.weighted_by_key), **round_metrics(outcome)})
 
-    def take(self, replies: Iterable[Message], invited: Mapping[int, str]) -> Round:
+    def aggregate_replies(self, replies: Iterable[Message], invited: Mapping[int, str]) -> RoundOutcome:
         """One round from what came back.
 
         Args:
@@ -130,7 +130,7 @@ class GuardedStrategy(FedAvg):
             invited: names of those asked, by node.
         """
         model = self.server.learner.model
-        read = [self.form.reply(invited.get(node := m.metadata.src_node_id, _name(node)), m, model) for m in replies]
+        read = [self.codec.reply(invited.get(node := m.metadata.src_node_id, _name(node)), m, model) for m in replies]
         outcome = self.server.receive(read, list(invited.values()))
         self.rounds.append(outcome)
         if self._on_round is not None:
@@ -142,15 +142,15 @@ class GuardedStrategy(FedAvg):
         sound = []
         for message in replies:
             if message.has_error():
-                _log.warning("%s: evaluation failed: %s", _name(message.metadata.src_node_id), reason_of(message))
+                _log.warning("%s: evaluation failed: %s", _name(message.metadata.src_node_id), failure_reason(message))
             else:
                 sound.append(message)
-        return MetricRecord({**medians(sound, self.weighted_by_key)}) if sound else None
+        return MetricRecord({**median_metrics(sound, self.weighted_by_key)}) if sound else None
 
     def summary(self) -> None:
         """Logs what it is made of."""
         super().summary()
-        _log.info("rule %s, clients send %s", self.server.rule, self.form.sends)
+        _log.info("rule %s, clients send %s", self.server.rule, self.codec.sends)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on; `taster.save_state` writes it."""
@@ -167,7 +167,7 @@ class GuardedStrategy(FedAvg):
         self.server.learner.load_state_dict(state["learner"])
 
 
-def told(outcome: Round) -> dict[str, int]:
+def round_metrics(outcome: RoundOutcome) -> dict[str, int]:
     """A round as metrics."""
     verdict = outcome.record.verdict
     return {
@@ -175,11 +175,11 @@ def told(outcome: Round) -> dict[str, int]:
         "rejected": int(verdict.action is Action.REJECT),
         "rewound": verdict.steps,
         "clients": outcome.record.samples,
-        "dropped": len(outcome.faults),
+        "dropped": len(outcome.rejected_clients),
     }
 
 
-def medians(replies: Iterable[Message], but: str) -> dict[str, float]:
+def median_metrics(replies: Iterable[Message], excluded_key: str) -> dict[str, float]:
     """The median of each finite number that more than half of the replies report: one client alone moves none."""
     found: defaultdict[str, list[float]] = defaultdict(list)
     count = 0
@@ -188,7 +188,7 @@ def medians(replies: Iterable[Message], but: str) -> dict[str, float]:
         own = Counter(key for record in message.content.metric_records.values() for key in record)
         for record in message.content.metric_records.values():
             for key, value in record.items():
-                if own[key] == 1 and key != but and isinstance(value, int | float) and math.isfinite(value):
+                if own[key] == 1 and key != excluded_key and isinstance(value, int | float) and math.isfinite(value):
                     found[key].append(float(value))
     return {key: statistics.median(values) for key, values in found.items() if len(values) > count / 2}
 
