@@ -24,14 +24,14 @@ import torch
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from taster import Batch, Learner, Phase
-from taster.attacks import OnlineAttack, direct_gradient, generative
+from taster.attacks import InjectionSettings, OnlineAttack, direct_gradient, generative
 from taster.attacks.online.no_attack import none
-from taster.data import as_batch, split_roles
+from taster.data import as_batch
 from taster.data.stream import Sampler
 from taster.experiments import read_recipe
-from taster.experiments.recipes.schema import Defence, Recipe
-from taster.experiments.running.tasks import recipe_data
-from taster.experiments.scenarios.build_online import make_learner, stream_rate
+from taster.experiments.recipes.schema import Defence
+from taster.experiments.running.tasks import seed_context
+from taster.experiments.scenarios.builders import make_guard, make_learner, stream_learning_rate
 from taster.experiments.scenarios.burn_in import burn_in
 from taster.experiments.scenarios.burn_in_cache import cached_burn_in
 from taster.scores.memorization_discrepancy import MemorizationDiscrepancy
@@ -53,11 +53,11 @@ def injector(kind: str, sampler: Sampler, rate: float, draws: torch.Generator) -
     if kind == "normal":
         return none()
     if kind == "generative, unrolled":
-        return generative(sampler, draws, rate, policy="unrolled", iterations=30)
-    settings: dict[str, Any] = {"direct": {}, "wrong label": {"iterations": 0}}.get(
-        kind, {"iterations": 0, "init": "uniform"}
+        return generative(sampler, draws, rate, policy="unrolled", injection=InjectionSettings(iterations=30))
+    injection = {"direct": InjectionSettings(), "wrong label": InjectionSettings(iterations=0)}.get(
+        kind, InjectionSettings(iterations=0, init="uniform")
     )
-    return direct_gradient(sampler, draws, rate, **settings)
+    return direct_gradient(sampler, draws, rate, injection=injection)
 
 
 def fall(learner: Learner, batch: Batch, probe: Batch) -> float:
@@ -74,10 +74,10 @@ def fall(learner: Learner, batch: Batch, probe: Batch) -> float:
     return 100 * (before - after)
 
 
-def refused(recipe: Recipe, parts: dict[str, Any], name: str, batches: list[Batch]) -> float:
+def refused(parts: dict[str, Any], name: str, batches: list[Batch]) -> float:
     """Share of injections that a guard refuses, each into the model as it was burnt in, in %."""
     entry, count = Defence(name=name, label=name, **GUARDS[name]), 0
-    learner = make_learner(recipe, parts["data"], parts["state"], entry, parts["probe"], parts["seed"], parts["device"])
+    learner = make_learner(parts["context"], parts["state"], make_guard(parts["context"], entry, parts["probe"]))
     kept = {key: value.clone() for key, value in learner.model.state_dict().items()}
     first = parts["normal"]
     learner.step(first)  # what the guard starts from
@@ -122,18 +122,17 @@ def main() -> None:
     options = parser.parse_args()
     logging.getLogger("taster.core.learner").setLevel(logging.ERROR)  # refusals are counted here
     torch.set_num_threads(1)
-    device = torch.device("cpu")
-    recipe = read_recipe(options.recipe, [f"data.source={options.data}"]).computed_with(device="cpu", threads=1)
-    data, rate = recipe_data(recipe), stream_rate(recipe)
+    recipe = read_recipe(options.recipe, [f"data.source={options.data}"]).with_compute(device="cpu", threads=1)
+    rate = stream_learning_rate(recipe)
     rows: list[dict[str, Any]] = []
     for seed in range(options.seeds):
-        roles = split_roles(data, recipe.split.sizes(), seed)
-        images = roles["burn_in"]
-        state = cached_burn_in(recipe, images, seed, device, lambda: burn_in(recipe, data, images, seed, device))  # noqa: B023 (called at once)
+        context = seed_context(recipe, seed)
+        roles = context.roles
+        state = cached_burn_in(context, lambda: burn_in(context))  # noqa: B023 (called at once)
         probe, stream = as_batch(roles["probe"]), as_batch(roles["stream"].select(torch.arange(options.injections + 1)))
-        parts = {"data": data, "state": state, "probe": probe, "seed": seed, "device": device}
+        parts = {"context": context, "state": state, "probe": probe}
         parts["normal"] = stream.select(slice(options.injections, options.injections + 1))
-        learner = make_learner(recipe, data, state, Defence(name="none", label="none"), probe, seed, device)
+        learner = make_learner(context, state, make_guard(context, Defence(name="none", label="none"), probe))
         sampler, draws = Sampler(roles["validation"], generator(seed, "validation")), generator(seed, "attack")
         score = MemorizationDiscrepancy("epoch-1")
         for kind in ("normal", *POISON):
@@ -143,7 +142,7 @@ def main() -> None:
             row: dict[str, Any] = {"seed": seed, "kind": kind}
             row["loss"] = [float(view.loss(batch.x, batch.y).detach()) for batch in batches]
             row["discrepancy"] = [float(score(batch, view)) for batch in batches]
-            row["refused"] = {name: refused(recipe, parts, name, batches) for name in GUARDS}
+            row["refused"] = {name: refused(parts, name, batches) for name in GUARDS}
             row["fall"] = [fall(learner, batch, probe) for batch in batches]
             rows.append(row)
             print(seed, kind, f"loss {statistics.mean(row['loss']):.2f}", row["refused"], flush=True)

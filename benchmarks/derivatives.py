@@ -10,8 +10,8 @@ Every variant has a process of its own; its peak memory is what that process gre
 of the case. The processes take turns, one case at a time, and ratios are medians over rounds of textbook / variant.
 "published" computes every target and G in each PGD step, as the published code does; "textbook" once a batch. "kept"
 has the allocator keep freed memory (`taster.utils.allocator`), as `taster run` does. Passes: seconds over those of a
-forward pass of the same variant. Agreement: share of signs right, each weighted by the size of the true value (double backward
-in float64).
+forward pass of the same variant. Agreement: share of signs right, each weighted by the size of the true value (double
+backward in float64).
 """
 
 from __future__ import annotations
@@ -35,13 +35,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
 from taster import Batch
-from taster.attacks.crafting import Crafting
-from taster.attacks.online_attack import Budget
+from taster.attacks.crafting import Crafting, CraftingSettings
 from taster.core.functional_model import autocast
 from taster.core.learner import Learner
 from taster.core.view import View
 from taster.derivatives import Derivatives, DiffMethod, normalized, sign_agreement
-from taster.perturbations.pgd import LpBall
 from taster.utils.allocator import retain_freed_memory
 
 EPSILON, STEPS, SIZE = 0.1, 10, 100
@@ -125,8 +123,8 @@ def own_cases(
 ) -> tuple[dict[str, Any], Derivatives]:
     view: View = Learner(model, torch.optim.SGD(model.parameters(), lr=0.1), cross_entropy).view()
     derivatives = Derivatives(way)
-    budget = Budget(LpBall("linf", EPSILON))
-    crafting = Crafting(budget, STEPS, None, "per_tensor", True, "eval", derivatives)
+    settings = CraftingSettings(epsilon=EPSILON, pgd_steps=STEPS, normalize_poisoned=True)
+    crafting = Crafting(settings, lambda _: batches[1], torch.Generator(), derivatives)
     loss, params = crafting.loss(view), view.trainable
     clean, val, trigger = batches
     everyone = torch.ones(len(clean), dtype=torch.bool)

@@ -23,7 +23,7 @@ from sklearn.metrics import roc_auc_score
 from torch.nn.functional import pad
 
 from taster import Batch, Phase, View
-from taster.attacks import accumulative, random_noise, vanilla_trigger
+from taster.attacks import CraftingSettings, PerturbationSettings, accumulative, random_noise, vanilla_trigger
 from taster.data import as_batch, load_images
 from taster.derivatives import Derivatives, DiffMethod
 from taster.scores.base import Score
@@ -49,12 +49,14 @@ def poisoned(name: str, epsilon: float, batches: list[Batch], view: View, seed: 
     generator = torch.Generator().manual_seed(seed)
     derivatives = Derivatives(DiffMethod.parse("finite_difference bfloat16 channels_last"))
     if name == "random noise":
-        return random_noise(generator, epsilon=epsilon).poison(clean, view, Phase.TRIGGER)
-    options: dict[str, Any] = {"epsilon": epsilon, "pgd_steps": STEPS, "normalize_poisoned": True}
+        return random_noise(generator, perturbation=PerturbationSettings(epsilon=epsilon)).poison(
+            clean, view, Phase.TRIGGER
+        )
+    crafting = CraftingSettings(epsilon=epsilon, pgd_steps=STEPS, normalize_poisoned=True)
     if name == "vanilla":
-        campaign = vanilla_trigger(lambda _: validation, generator, derivatives, **options)
+        campaign = vanilla_trigger(lambda _: validation, generator, derivatives, crafting=crafting)
         return campaign.poison(clean, view, Phase.TRIGGER)
-    campaign = accumulative(trigger, lambda _: validation, generator, derivatives, **options)
+    campaign = accumulative(trigger, lambda _: validation, generator, derivatives, crafting=crafting)
     return campaign.poison(clean, view, Phase.ACCUMULATE)
 
 

@@ -1,4 +1,4 @@
-"""What a guard costs honest streams: one that stays as it is, and worlds that change.
+"""What a guard costs honest streams: a stationary one, and worlds that change.
 
     python benchmarks/drift.py --data MNIST [--model small_cnn] [--settings '{"grid": 4}'] [--seeds 5] [--steps 300]
         [--lag 10] [--rate 0.005] [--out FILE]

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from taster import Batch, Phase, View
-from taster.attacks import accumulative
+from taster.attacks import CraftingSettings, accumulative
 from taster.attacks.online_attack import Budget, OnlineAttack
 from taster.core.learner import Learner
 from taster.data import Images, as_batch, load_images
@@ -81,9 +81,7 @@ def campaign_of(variant: str, trigger: Batch, validation: Batch) -> OnlineAttack
         lambda _: validation,
         torch.Generator().manual_seed(0),
         Derivatives(DiffMethod.parse(way)),
-        epsilon=EPSILON,
-        pgd_steps=int(steps),
-        normalize_poisoned=True,
+        crafting=CraftingSettings(epsilon=EPSILON, pgd_steps=int(steps), normalize_poisoned=True),
     )
 
 

@@ -23,17 +23,18 @@ import torch
 from taster import Batch, Phase
 from taster.attacks import OnlineAttack, direct_gradient, generative
 from taster.core.view import View
-from taster.data import as_batch, split_roles
+from taster.data import as_batch
 from taster.data.stream import Sampler
 from taster.experiments import read_recipe
 from taster.experiments.recipes.schema import Recipe
-from taster.experiments.running.tasks import recipe_data
-from taster.experiments.scenarios.build_online import make_learner, stream_rate
+from taster.experiments.running.tasks import seed_context
+from taster.experiments.scenarios.builders import make_guard, make_learner, stream_learning_rate
 from taster.experiments.scenarios.burn_in import burn_in
 from taster.experiments.scenarios.burn_in_cache import cached_burn_in
 from taster.experiments.scenarios.crafting_replay import replay, summarize_replay
 from taster.utils.allocator import retain_freed_memory
 from taster.utils.seeds import generator
+from taster.utils.settings import group_settings
 
 TESTED = 2000
 """Test images that the accuracy is of."""
@@ -49,14 +50,14 @@ METHODS: dict[str, dict[str, Any]] = {
 
 def make(method: str, recipe: Recipe, sampler: Sampler, seed: int, group: int, differences: int) -> OnlineAttack:
     settings: dict[str, Any] = {**METHODS[method], "group_size": group}
-    draws, rate = generator(seed, "attack"), stream_rate(recipe)
+    draws, rate = generator(seed, "attack"), stream_learning_rate(recipe)
     if not method.startswith("generative"):
         if method == "differences":
             settings["iterations"] = differences
-        return direct_gradient(sampler, draws, rate, **settings)
+        return direct_gradient(sampler, draws, rate, **group_settings(direct_gradient, settings))
     own = next(entry.settings for entry in recipe.attack if entry.name == "generative")
     kept = {key: own[key] for key in ("hidden", "pretraining_size", "pretraining_epochs")}
-    return generative(sampler, draws, rate, **settings, **kept)
+    return generative(sampler, draws, rate, **group_settings(generative, settings | kept))
 
 
 def measured(campaign: OnlineAttack, clean: Batch, view: View, rate: float, test: Batch) -> dict[str, Any]:
@@ -77,16 +78,15 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     retain_freed_memory()
-    device = torch.device("cpu")
-    recipe = read_recipe(options.recipe, [f"data.source={options.data}"]).computed_with(device="cpu", threads=1)
-    data, rate = recipe_data(recipe), stream_rate(recipe)
+    recipe = read_recipe(options.recipe, [f"data.source={options.data}"]).with_compute(device="cpu", threads=1)
+    rate = stream_learning_rate(recipe)
     rows: list[dict[str, Any]] = []
     for seed in range(options.seeds):
-        roles = split_roles(data, recipe.split.sizes(), seed)
-        images = roles["burn_in"]
-        state = cached_burn_in(recipe, images, seed, device, lambda: burn_in(recipe, data, images, seed, device))  # noqa: B023 (called at once)
+        context = seed_context(recipe, seed)
+        roles = context.roles
+        state = cached_burn_in(context, lambda: burn_in(context))  # noqa: B023 (called at once)
         probe = as_batch(roles["probe"].select(torch.arange(1)))
-        view = make_learner(recipe, data, state, recipe.defence[0], probe, seed, device).view()
+        view = make_learner(context, state, make_guard(context, recipe.defence[0], probe)).view()
         clean, test = (
             as_batch(roles["trigger"].select(torch.arange(1))),
             as_batch(roles["test"].select(torch.arange(TESTED))),

@@ -19,7 +19,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from taster import Batch
-from taster.attacks import accumulative
+from taster.attacks import CraftingSettings, accumulative
 from taster.core.learner import Learner
 from taster.derivatives import Derivatives, DiffMethod
 
@@ -36,9 +36,7 @@ def seconds_of(options: dict[str, Any], sizes: dict[str, int], batches: list[Bat
         lambda _: validation,
         torch.Generator().manual_seed(0),
         derivatives,
-        epsilon=0.1,
-        pgd_steps=sizes["C"],
-        normalize_poisoned=True,
+        crafting=CraftingSettings(epsilon=0.1, pgd_steps=sizes["C"], normalize_poisoned=True),
         trigger_batch="clean",
     )
     assert campaign.accumulate is not None

@@ -70,7 +70,7 @@ def make_learner(options: dict[str, Any], shape: tuple[int, ...], classes: int, 
         else SnapshotBuffer(capacity=0)
     )
     learner = Learner(
-        model, torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9), cross_entropy, guard, history=history
+        model, torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9), cross_entropy, guard, snapshots=history
     )
     if options["earlier"]:
         load_weights(model, options["earlier"])

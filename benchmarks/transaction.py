@@ -54,7 +54,7 @@ def measure(name: str, rounds: int, precision: Precision, device: torch.device) 
     for _ in range(rounds):
         plain_seconds.append(seconds(plain))
         guarded_seconds.append(seconds(lambda: learner.step(x, y)))
-        copies.append(seconds(learner._state.save))
+        copies.append(seconds(learner.state.backup.save))
     base = statistics.median(plain_seconds)
     return {
         "model": name,

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Sets up and runs every check: style, types, tests with coverage. Arguments go to pytest.
+# Sets up and runs every check: style, types, import contracts, tests. Arguments go to pytest; --thorough runs the long
+# fuzzing, tracing and killing with more cases, and measures coverage.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/setup.sh dev
@@ -7,4 +8,9 @@ bin="${TASTER_VENV:-.venv}/bin"
 "$bin/ruff" check .
 "$bin/ruff" format --check .
 "$bin/mypy"
-exec "$bin/python" -m pytest -ra --cov=taster --cov-report=term "$@"
+"$bin/lint-imports" --no-logo
+coverage=()
+for argument in "$@"; do
+  if [ "$argument" = --thorough ]; then coverage=(--cov=taster --cov-report=term); fi
+done
+exec "$bin/python" -m pytest -ra ${coverage[@]+"${coverage[@]}"} "$@"

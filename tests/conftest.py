@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from taster import Batch, Guard, Learner
+from taster.experiments import Recipe, read_recipe
+from taster.experiments import run_recipe as run_recipe_anywhere
 
 # Machines differ in speed, so no test has a deadline. The default tier draws the same examples every time.
 _ANY_SPEED: dict[str, Any] = {
@@ -118,6 +124,34 @@ def same_state(a: dict[str, Any], b: dict[str, Any]) -> bool:
     )
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left: its exit code, and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run_command(*arguments: str | Path) -> Outcome:
+    """Runs the command in this process, by its entry point. Anything that it raises but its exit is raised."""
+    from taster.cli import main
+
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["taster", *map(str, arguments)])
+        patch.setattr(sys, "stdout", streams[0])
+        patch.setattr(sys, "stderr", streams[1])
+        patch.setattr("taster.utils.allocator.retain_freed_memory", lambda: False)  # a whole process is kept that way
+        with pytest.raises(SystemExit) as left:
+            main()
+    code = left.value.code
+    for stream in streams:
+        stream.flush()
+    texts = [stream.buffer.getvalue().decode() for stream in streams]  # type: ignore[attr-defined]
+    return Outcome(code if isinstance(code, int) else int(code is not None), *texts)
+
+
 TINY_RECIPE = """
 name = "tiny"
 seeds = [0, 1]
@@ -178,3 +212,32 @@ def recipe_with(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return make
+
+
+Rows = list[dict[str, Any]]
+
+
+def run_recipe(recipe: Recipe, out: Path, *, jobs: int = 1, **options: Any) -> Rows:
+    """In this process unless a test says otherwise: starting others takes seconds."""
+    rows: Any = run_recipe_anywhere(recipe, out, jobs=jobs, **options)
+    return rows
+
+
+def without_times(rows: Rows) -> Rows:
+    return [{k: v for k, v in row.items() if k not in ("seconds", "cost")} for row in rows]
+
+
+def files_without_times(run: Path) -> Rows:
+    steps = [json.loads(line) for line in (run / "steps.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in step.items() if k != "seconds"} for step in steps]
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Rows]:
+    """The tiny recipe's directory and rows. Tests read it; one that writes copies it first."""
+    folder = tmp_path_factory.mktemp("reference")
+    (folder / "tiny.toml").write_text(TINY_RECIPE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TASTER_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        rows = run_recipe(read_recipe(str(folder / "tiny.toml")), folder / "run")
+    return folder / "run", rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,23 +16,22 @@ import pytest
 import torch
 
 import taster
-
-
-def call(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "taster", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300, check=False)
+from tests.conftest import Rows, run_command
 
 
 @pytest.fixture
-def done(tmp_path: Path, tiny_recipe: Path) -> Path:
-    from taster.experiments import read_recipe, run_recipe
+def done(reference: tuple[Path, Rows], tmp_path: Path) -> Path:
+    """A finished run to write in."""
+    return Path(shutil.copytree(reference[0], tmp_path / "done"))
 
-    run_recipe(read_recipe(str(tiny_recipe)), tmp_path / "done", jobs=1)
-    return tmp_path / "done"
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
 
 
 def test_a_run_prints_its_table_and_leaves_its_page(tiny_recipe: Path, tmp_path: Path) -> None:
-    result = call("run", tiny_recipe, "--seeds", "1", "--set", "schedule.steps=1", "--jobs", "1", cwd=tmp_path)
+    result = run_command("run", tiny_recipe, "--seeds", "1", "--set", "schedule.steps=1", "--jobs", "1")
     assert result.returncode == 0, result.stderr
     assert "accumulative" in result.stdout
     assert "report.html" in result.stderr
@@ -39,44 +39,52 @@ def test_a_run_prints_its_table_and_leaves_its_page(tiny_recipe: Path, tmp_path:
     assert (run / "report.html").is_file()
     rows = json.loads((run / "results.json").read_text())["rows"]
     assert {(r["seed"], r["steps"]) for r in rows} == {(0, 1)}
-    again = call("run", tiny_recipe, "--seeds", "1", "--json", "--quiet", "--jobs", "1", cwd=tmp_path)
+    again = run_command("run", tiny_recipe, "--seeds", "1", "--json", "--quiet", "--jobs", "1")
     assert (tmp_path / "runs" / "tiny-2").is_dir()
     assert again.stderr == ""
     assert json.loads(again.stdout)["recipe"] == "tiny"
-    resumed = call("run", tiny_recipe, "--seeds", "1", "--resume", "--json", "--quiet", cwd=tmp_path)
+    resumed = run_command("run", tiny_recipe, "--seeds", "1", "--resume", "--json", "--quiet")
     assert json.loads(resumed.stdout) == json.loads(again.stdout)
-    by_directory = call("run", "--resume", "--out", run, "--json", "--quiet", cwd=tmp_path)
+    by_directory = run_command("run", "--resume", "--out", run, "--json", "--quiet")
     assert json.loads(by_directory.stdout)["rows"] == rows
 
 
 def test_reports_and_comparisons(done: Path) -> None:
-    result = call("report", done, "--json")
+    result = run_command("report", done, "--json")
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["recipe"] == "tiny"
     assert "accumulative" in result.stderr
     (done / "report.html").unlink()
-    assert call("report", done, "--quiet").stdout == ""
+    assert run_command("report", done, "--quiet").stdout == ""
     assert (done / "report.html").is_file()
-    table = call("compare", done, done)
+    table = run_command("compare", done, done)
     assert table.returncode == 0, table.stderr
     assert "difference" in table.stdout
-    lines = json.loads(call("compare", done, done, "--json").stdout)
+    lines = json.loads(run_command("compare", done, done, "--json").stdout)
     assert all(line["runs"][1]["difference"] == 0 for line in lines)
 
 
 def test_lists_and_recipes() -> None:
-    result = call("list")
+    result = run_command("list")
     assert result.returncode == 0
     for name in ("vanilla_trigger", "probe_gate", "resnet18", "quickstart", "Pang et al. 2021"):
         assert name in result.stdout
-    assert "attacks" in json.loads(call("list", "--json").stdout)
+    assert "attacks" in json.loads(run_command("list", "--json").stdout)
     import tomllib
 
-    shown = call("show", "quickstart", "--set", "stream.batch_size=40").stdout
+    shown = run_command("show", "quickstart", "--set", "stream.batch_size=40").stdout
     assert tomllib.loads(shown)["stream"]["batch_size"] == 40
-    assert call("--version").stdout.strip() == taster.__version__
+    assert run_command("--version").stdout.strip() == taster.__version__
     for command in ("run", "list", "show", "report", "compare"):
-        assert call(command, "--help").returncode == 0
+        assert run_command(command, "--help").returncode == 0
+
+
+def test_the_module_is_the_command_and_answers_without_torch() -> None:
+    run = partial(subprocess.run, capture_output=True, text=True, check=False)
+    assert run([sys.executable, "-m", "taster", "--version"]).stdout.strip() == taster.__version__
+    assert run([sys.executable, "-m", "taster", "nonsense"]).returncode == 2
+    code = "import sys, taster.cli; sys.exit('torch' in sys.modules)"
+    assert run([sys.executable, "-c", code]).returncode == 0
 
 
 def mistakes(folder: Path) -> list[tuple[list[str | Path], str]]:
@@ -105,7 +113,7 @@ def mistakes(folder: Path) -> list[tuple[list[str | Path], str]]:
         (["run", "--set", "compute.device=tpu"], "compute.device"),
         (["run", "--set", "compute.device=meta"], "compute.device"),
         (["run", "--resume", "--out", "x" * 5000], "cannot be"),
-        (["compare", folder / "odd"], "results.json has no rows"),
+        (["compare", folder / "odd"], "results.json is not what taster run writes"),
         (["show", "nothing"], "no such recipe"),
         (["report", folder], "not a run directory"),
         (["compare", folder], "results.json cannot be read"),
@@ -116,7 +124,7 @@ def mistakes(folder: Path) -> list[tuple[list[str | Path], str]]:
 
 def test_every_mistake_is_told_without_a_traceback(tmp_path: Path) -> None:
     for arguments, message in mistakes(tmp_path):
-        result = call(*arguments, cwd=tmp_path)
+        result = run_command(*arguments)
         assert result.returncode == 2, (arguments, result.stderr)
         assert message in result.stderr, (arguments, result.stderr)
         assert "Traceback" not in result.stderr
@@ -137,10 +145,10 @@ def test_every_mistake_is_told_without_a_traceback(tmp_path: Path) -> None:
     ],
 )
 def test_bad_data_is_told(body: str, message: str, tmp_path: Path) -> None:
-    (tmp_path / "odd.py").write_text(
+    (tmp_path / f"odd_{tmp_path.name}.py").write_text(
         f"import torch\ndef data():\n    {body}\n    return torch.utils.data.TensorDataset(x, y)\n"
     )
-    result = call("run", "--set", "data.source=odd:data", cwd=tmp_path)
+    result = run_command("run", "--set", f"data.source=odd_{tmp_path.name}:data")
     assert result.returncode == 2, result.stderr
     assert message in result.stderr
     assert "Traceback" not in result.stderr
@@ -154,7 +162,7 @@ def test_a_truncated_parquet_file_and_a_set_without_labels_are_told(tmp_path: Pa
     whole = write_parquet(tmp_path / "whole.parquet")
     whole.write_bytes(whole.read_bytes()[:-100])
     for path, message in ((bare, "no label column"), (whole, "cannot be loaded")):
-        result = call("run", "--set", f"data.source={path}", cwd=tmp_path)
+        result = run_command("run", "--set", f"data.source={path}")
         assert (result.returncode, "Traceback" in result.stderr) == (2, False), result.stderr
         assert message in " ".join(result.stderr.split())
 
@@ -175,16 +183,16 @@ def test_a_full_disk_while_recording_is_told_and_resumable(tiny_recipe: Path, tm
     assert "File too large" in result.stderr
     assert "--resume" in result.stderr
     assert "Traceback" not in result.stderr
-    assert call(*command, "--resume", "--quiet").returncode == 0
+    assert run_command(*command, "--resume", "--quiet").returncode == 0
     assert len(json.loads((tmp_path / "run" / "results.json").read_text())["rows"]) == 8
 
 
 def test_a_model_of_another_width_is_told(recipe_with: Callable[..., Path], tmp_path: Path) -> None:
-    (tmp_path / "nets.py").write_text(
+    (tmp_path / f"nets_{tmp_path.name}.py").write_text(
         "from torch import nn\ndef net(shape, classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))\n"
     )
-    path = recipe_with(('name = "mlp"\nhidden = [16]', 'name = "nets:net"'))
-    result = call("run", path, cwd=tmp_path)
+    path = recipe_with(('name = "mlp"\nhidden = [16]', f'name = "nets_{tmp_path.name}:net"'))
+    result = run_command("run", path)
     assert result.returncode == 2
     assert "wanted [2, 10]: one number for each class" in result.stderr
     assert torch.get_num_threads() > 0

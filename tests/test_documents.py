@@ -12,6 +12,7 @@ import torch
 from taster import Guard, Phase, detection_bound
 from taster.attacks import OnlineAttack
 from taster.experiments import shipped_recipes
+from taster.experiments.recipes.catalogue import catalogue, catalogue_markdown
 from tests.conftest import TinyNet, tiny_batch, tiny_learner
 
 ROOT = Path(__file__).parent.parent
@@ -79,7 +80,7 @@ def test_the_federated_guides_code_runs() -> None:
     }
     code, *_ = blocks("docs/federated.md")  # the rest is Flower's, see tests/flower
     exec(code, names)
-    assert names["outcome"].faults == {"client 8": "sent nothing"}  # type: ignore[attr-defined]
+    assert names["outcome"].rejected_clients == {"client 8": "sent nothing"}  # type: ignore[attr-defined]
     assert names["outcome"].record.verdict.committed  # type: ignore[attr-defined]
 
 
@@ -118,6 +119,8 @@ def test_contributors_examples_run() -> None:
         "docs/recipes.md",
         "docs/guard.md",
         "docs/federated.md",
+        "docs/glossary.md",
+        "docs/catalogue.md",
         "results/README.md",
         "results/online.md",
         "results/guard.md",
@@ -130,6 +133,20 @@ def test_links_lead_somewhere(name: str) -> None:
     for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text()):
         if not link.startswith("http"):
             assert (document.parent / link).exists(), link
+
+
+def test_the_readme_has_short_lines() -> None:
+    assert [line for line in (ROOT / "README.md").read_text().splitlines() if len(line) > 120] == []
+
+
+def test_the_catalogue_is_what_taster_lists() -> None:
+    found = catalogue_markdown(catalogue())
+    assert (ROOT / "docs" / "catalogue.md").read_text() == found, "run: taster list --markdown > docs/catalogue.md"
+
+
+@pytest.mark.parametrize("word", ["probe", "anchor", "trigger", "burn-in", "drop", "cost", "refused", "screened"])
+def test_the_glossary_defines_each_word_once(word: str) -> None:
+    assert len(re.findall(rf"^\| \*\*{word}\*\*", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE)) == 1
 
 
 def test_every_section_of_a_recipe_is_described() -> None:

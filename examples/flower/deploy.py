@@ -2,7 +2,7 @@
 
     python examples/flower/deploy.py --nodes 5 --attack sign_flip --attackers 3
 
-Everything ends with the run: no process is left behind, and nothing is written outside of a temporary folder, but for
+Everything ends with the run: no process is left behind, and nothing is written outside of a temporary folder except
 the file that --out names.
 """
 
@@ -32,7 +32,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--attack", choices=["none", "sign_flip", "label_flip", "collude"], default="sign_flip")
     parser.add_argument("--attackers", type=int, nargs="*", default=[3], help="nodes that are the attacker's")
-    parser.add_argument("--num-byzantine", type=int, default=1, help="as many as the trimmed mean is to stand")
+    parser.add_argument("--num-byzantine", type=int, default=1, help="malicious nodes that the trimmed mean withstands")
     parser.add_argument("--no-guard", action="store_true")
     parser.add_argument("--out", type=Path, help="file for the model and the rounds, as taster.load_state reads it")
     parser.add_argument("--timeout", type=float, default=300, help="seconds, for all of it")

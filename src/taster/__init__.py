@@ -1,42 +1,82 @@
 """taster: models that keep learning, guarded against poisoned batches, and the attacks to prove it."""
 
-from taster.core.checkpoint import load_state, save_state
-from taster.core.guard import ScreenedBatch, CandidateUpdate, Gate, Guard, Screen, GradientTransform
-from taster.core.learner import Learner
-from taster.core.quarantine import Quarantine
-from taster.core.snapshots import SnapshotBuffer, Snapshot
-from taster.core.types import COMMIT, Action, Batch, Phase, StepRecord, Updates, Verdict, reject, rewind
-from taster.core.view import View
-from taster.defences.default_guard import guard
-from taster.stats.detection_bound import DetectionBound, detection_bound
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from taster.core.checkpoint import load_state, save_state
+    from taster.core.functional_model import in_view
+    from taster.core.guard import CandidateUpdate, Gate, GradientTransform, Guard, Screen, ScreenedBatch
+    from taster.core.learner import Learner
+    from taster.core.quarantine import Quarantine
+    from taster.core.snapshots import Snapshot, SnapshotBuffer
+    from taster.core.types import COMMIT, Action, Batch, ClientUpdates, Phase, StepRecord, Verdict, reject, rewind
+    from taster.core.view import View
+    from taster.defences.default_guard import guard
+    from taster.stats.detection_bound import DetectionBound, detection_bound
 
 __version__ = "0.1.0"
 
 __all__ = [
     "COMMIT",
     "Action",
-    "ScreenedBatch",
     "Batch",
     "CandidateUpdate",
+    "ClientUpdates",
+    "DetectionBound",
     "Gate",
+    "GradientTransform",
     "Guard",
-    "SnapshotBuffer",
     "Learner",
     "Phase",
-    "DetectionBound",
     "Quarantine",
     "Screen",
+    "ScreenedBatch",
     "Snapshot",
+    "SnapshotBuffer",
     "StepRecord",
-    "GradientTransform",
-    "Updates",
     "Verdict",
     "View",
     "__version__",
-    "guard",
-    "load_state",
     "detection_bound",
+    "guard",
+    "in_view",
+    "load_state",
     "reject",
     "rewind",
     "save_state",
 ]
+
+_MODULES = {
+    **dict.fromkeys(("load_state", "save_state"), "taster.core.checkpoint"),
+    **dict.fromkeys(("in_view",), "taster.core.functional_model"),
+    **dict.fromkeys(
+        ("CandidateUpdate", "Gate", "GradientTransform", "Guard", "Screen", "ScreenedBatch"), "taster.core.guard"
+    ),
+    **dict.fromkeys(("Learner",), "taster.core.learner"),
+    **dict.fromkeys(("Quarantine",), "taster.core.quarantine"),
+    **dict.fromkeys(("Snapshot", "SnapshotBuffer"), "taster.core.snapshots"),
+    **dict.fromkeys(
+        ("COMMIT", "Action", "Batch", "ClientUpdates", "Phase", "StepRecord", "Verdict", "reject", "rewind"),
+        "taster.core.types",
+    ),
+    **dict.fromkeys(("View",), "taster.core.view"),
+    **dict.fromkeys(("guard",), "taster.defences.default_guard"),
+    **dict.fromkeys(("DetectionBound", "detection_bound"), "taster.stats.detection_bound"),
+}
+"""Where each name is defined. Modules are imported when a name is first used, so that the command answers at once."""
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = globals()[name] = getattr(importlib.import_module(_MODULES[name]), name)
+        return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -9,7 +9,7 @@ import torch
 from tests.conftest import full_state, same_state, tiny_batch, tiny_learner
 
 from taster import Batch, Guard, Learner, Phase, SnapshotBuffer
-from taster.attacks import GuardSimulator, guard_aware
+from taster.attacks import CraftingSettings, GuardSimulator, guard_aware
 from taster.attacks.online_attack import poison_mask
 from taster.core.guard import CandidateUpdate
 from taster.core.types import COMMIT, Verdict, reject
@@ -40,19 +40,19 @@ class Bound:
 
 
 def victim(guard: Guard | None = None) -> Learner:
-    learner = tiny_learner(guard=guard, history=SnapshotBuffer(capacity=2))
+    learner = tiny_learner(guard=guard, snapshots=SnapshotBuffer(capacity=2))
     for i in range(4):
         learner.step(tiny_batch(seed=i))
     return learner
 
 
-def rehearsal(greatest: float = 1e9, held_out: Batch | None = None) -> tuple[GuardSimulator, Learner]:
-    copy = tiny_learner(seed=5, guard=Guard(gates=[Bound(greatest)]), history=SnapshotBuffer(capacity=2))
+def simulated(greatest: float = 1e9, held_out: Batch | None = None) -> tuple[GuardSimulator, Learner]:
+    copy = tiny_learner(seed=5, guard=Guard(gates=[Bound(greatest)]), snapshots=SnapshotBuffer(capacity=2))
     return GuardSimulator(copy, tiny_batch(30, seed=70) if held_out is None else held_out), copy
 
 
-def test_a_rehearsal_takes_up_the_victims_state_and_not_its_guards() -> None:
-    learner, (stage, copy) = victim(Guard(gates=[Bound(1e9)])), rehearsal()
+def test_the_simulator_copies_the_victims_state_but_not_its_guards() -> None:
+    learner, (stage, copy) = victim(Guard(gates=[Bound(1e9)])), simulated()
     stage.sync(learner)
     assert same_state(full_state(learner), full_state(copy))
     assert learner.guard.gates[0].seen == 4
@@ -64,15 +64,15 @@ def test_a_rehearsal_takes_up_the_victims_state_and_not_its_guards() -> None:
 
 
 def test_what_is_tried_out_leaves_no_trace() -> None:
-    learner, (stage, copy) = victim(), rehearsal()
+    learner, (stage, copy) = victim(), simulated()
     stage.sync(learner)
     twin = victim()
-    before, steps, random = full_state(copy), copy.history.steps if copy.history else (), torch.get_rng_state()
+    before, steps, random = full_state(copy), copy.snapshots.steps if copy.snapshots else (), torch.get_rng_state()
     outcome = stage.simulate(tiny_batch(seed=30), tiny_batch(seed=31))
     assert outcome.committed == (True, True)
     assert same_state(before, full_state(copy))
-    assert copy.history is not None
-    assert copy.history.steps == steps
+    assert copy.snapshots is not None
+    assert copy.snapshots.steps == steps
     assert copy.guard.gates[0].seen == 0
     assert torch.equal(random, torch.get_rng_state())
     for seed in (30, 31):
@@ -89,8 +89,7 @@ def campaign(stage: GuardSimulator, **settings: Any) -> Any:
         torch.Generator().manual_seed(0),
         stage,
         Derivatives(DiffMethod("double_backward")),
-        epsilon=0.3,
-        pgd_steps=3,
+        crafting=CraftingSettings(epsilon=0.3, pgd_steps=3),
         **settings,
     )
 
@@ -99,21 +98,21 @@ def campaign(stage: GuardSimulator, **settings: Any) -> Any:
 def test_the_worst_that_passes_is_fed(phase: Phase) -> None:
     learner = victim()
     clean = tiny_batch(seed=50)
-    stage, _ = rehearsal()
+    stage, _ = simulated()
     stage.sync(learner)
     free = campaign(stage).poison(clean, learner.view(), phase)
     assert bool(poison_mask(free, clean).any())
     plain = float(learner.view().loss(clean.x, clean.y, batch_norm="train"))
-    strict, copy = rehearsal(plain + 0.003)
+    strict, copy = simulated(plain + 0.003)
     strict.sync(learner)
     fed = campaign(strict, perturbation_scales=[1.0, 0.5, 0.05, 0.001]).poison(clean, learner.view(), phase)
     assert strict.simulate(fed).committed == (True,)
     assert same_state(full_state(learner), full_state(copy))
 
 
-def test_where_nothing_passes_the_stream_stays_clean_and_the_trigger_is_the_least() -> None:
+def test_if_nothing_is_committed_poison_is_the_smallest_candidate() -> None:
     learner = victim()
-    stage, _ = rehearsal(-1.0)
+    stage, _ = simulated(-1.0)
     stage.sync(learner)
     clean = tiny_batch(seed=50)
     attack = campaign(stage, perturbation_scales=[0.1, 1.0])

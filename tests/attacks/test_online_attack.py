@@ -49,7 +49,7 @@ def test_labels_are_bound_by_the_ratio_where_they_may_change(y, ratio: float) ->
     assert torch.equal(fed.x, clean.x)
 
 
-def test_labels_of_another_shape_are_told() -> None:
+def test_labels_of_another_shape_are_refused() -> None:
     campaign = OnlineAttack(Budget(labels=True), trigger=lambda c, v: Batch(c.x, c.y.float()))
     with pytest.raises(AttackError, match=r"returned labels \[8\] of torch.float32"):
         campaign.poison(tiny_batch(), tiny_learner().view(), Phase.TRIGGER)
@@ -78,7 +78,7 @@ def test_phases_without_a_part_stay_clean() -> None:
 
 
 @pytest.mark.parametrize("wrong", [torch.zeros(3, 1, 6, 6), torch.zeros(8, 1, 6, 6, dtype=torch.float64)])
-def test_an_attack_that_changes_the_shape_is_told(wrong: torch.Tensor) -> None:
+def test_an_attack_that_changes_the_shape_is_refused(wrong: torch.Tensor) -> None:
     campaign = OnlineAttack(accumulate=lambda c, v: Batch(wrong, torch.zeros(len(wrong), dtype=torch.int64)))
     with pytest.raises(AttackError, match=r"wanted \[8, 1, 6, 6\]"):
         campaign.poison(tiny_batch(), tiny_learner().view(), Phase.ACCUMULATE)
@@ -93,7 +93,7 @@ def test_the_ratio_counts_samples(ratio: float, n: int, count: int) -> None:
     assert int(budget.draw_mask(n, torch.Generator().manual_seed(0)).sum()) == count
 
 
-def test_a_ratio_over_one_is_told() -> None:
+def test_a_ratio_over_one_is_refused() -> None:
     with pytest.raises(AttackError, match="from 0 to 1"):
         Budget(poison_fraction=1.1)
 

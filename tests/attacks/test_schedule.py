@@ -48,6 +48,6 @@ def test_loss_amplification_compares_with_the_poisoned_batches_before() -> None:
     assert schedule.stopped_by(observations) == "loss_amplification"
 
 
-def test_a_schedule_without_an_end_is_told() -> None:
+def test_a_schedule_without_an_end_is_refused() -> None:
     with pytest.raises(AttackError, match="wanted at least 1"):
         Schedule({})

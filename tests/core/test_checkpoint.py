@@ -73,3 +73,26 @@ def test_state_is_placed_where_the_model_is_but_for_what_generators_keep() -> No
     assert moved["a"][1][0].is_meta
     assert moved["a"][1][1] is None
     assert not moved["draws"].is_meta
+
+
+@pytest.mark.parametrize(
+    "structure",
+    ["{", "[]", "{}", '{"a": 1, "b": 2}', '{"tensor": "9"}', '{"dict": [[1]]}', '{"set": []}', "[" * 100_000],
+)
+def test_a_structure_of_another_form_is_told(structure: str, tmp_path: Path) -> None:
+    save_file({"0": torch.ones(2)}, tmp_path / "s", metadata={"taster.structure": structure})
+    if structure == "[]":  # a plain value is a state
+        assert load_state(tmp_path / "s") == []
+        return
+    with pytest.raises(CheckpointError, match="its structure cannot be read"):
+        load_state(tmp_path / "s")
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"\xff" * 50, b"\x00" * 64, (2**62).to_bytes(8, "little") + b"{}"])
+def test_bytes_of_any_kind_are_told(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "s").write_bytes(content)
+    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+        load_state(tmp_path / "s")
+    for path in (tmp_path, "a\x00b"):
+        with pytest.raises(CheckpointError):
+            load_state(path)

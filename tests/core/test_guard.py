@@ -6,9 +6,9 @@ import pytest
 import torch
 from tests.conftest import tiny_batch
 
-from taster import ScreenedBatch, Batch, Guard
+from taster import Batch, Guard, ScreenedBatch
 from taster.core.guard import stage_name
-from taster.core.types import COMMIT, Updates, reject, rewind, most_severe
+from taster.core.types import COMMIT, ClientUpdates, most_severe, reject, rewind
 from taster.defences import clipping, none, probe_gate
 from taster.errors import BatchError, GuardError
 
@@ -79,4 +79,4 @@ def test_the_worst_verdict_holds() -> None:
 
 def test_updates_are_checked() -> None:
     with pytest.raises(BatchError, match=r"wanted \[m, d\]"):
-        Updates(torch.ones(3, 2), torch.ones(2))
+        ClientUpdates(torch.ones(3, 2), torch.ones(2))

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tests.conftest import TinyNet, full_state, same_state, tiny_batch, tiny_learner
+from tests.core.zoo import same
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from taster import COMMIT, ScreenedBatch, Batch, Guard, SnapshotBuffer, Learner, Verdict, View, load_state, reject, save_state
+from taster import (
+    COMMIT,
+    Batch,
+    Guard,
+    Learner,
+    ScreenedBatch,
+    SnapshotBuffer,
+    Verdict,
+    View,
+    load_state,
+    reject,
+    save_state,
+)
 from taster.defences import probe_gate
 from taster.errors import BatchError, CheckpointError, ModelError
 
@@ -36,20 +50,20 @@ def test_an_unknown_precision_is_told() -> None:
 def test_state_travels_through_a_file(optimizer: str, tmp_path: Path) -> None:
     def make() -> Learner:
         guard = Guard() + probe_gate(tiny_batch(30, seed=99), tolerance=50)
-        return tiny_learner(optimizer=optimizer, guard=guard, history=SnapshotBuffer(capacity=2))
+        return tiny_learner(optimizer=optimizer, guard=guard, snapshots=SnapshotBuffer(capacity=2))
 
     learner = make()
     for i in range(3):
         learner.step(tiny_batch(seed=i))
-    learner.history.pin("release", learner.snapshot())
+    learner.snapshots.pin("release", learner.snapshot())
     save_state(tmp_path / "learner.safetensors", learner.state_dict())
     other = make()
     other.load_state_dict(load_state(tmp_path / "learner.safetensors"))
     assert same_state(full_state(learner), full_state(other))
     assert other.steps == 3
-    assert other.history.steps == learner.history.steps
+    assert other.snapshots.steps == learner.snapshots.steps
     (theirs,), (ours,) = other.guard.state_dict(), learner.guard.state_dict()
-    for what in ("probability", "right"):
+    for what in ("probability", "correct"):
         assert torch.equal(theirs["anchor"][what], ours["anchor"][what])
         assert torch.equal(theirs["trail"][-1][what], ours["trail"][-1][what])
     for i in range(3, 6):
@@ -81,12 +95,12 @@ def test_parameters_outside_the_model_are_told() -> None:
 
 
 def test_loading_takes_the_place_of_what_was_there() -> None:
-    empty, full = tiny_learner(history=SnapshotBuffer()), tiny_learner(history=SnapshotBuffer())
+    empty, full = tiny_learner(snapshots=SnapshotBuffer()), tiny_learner(snapshots=SnapshotBuffer())
     full.step(tiny_batch())
-    full.history.pin("old", full.snapshot())
+    full.snapshots.pin("old", full.snapshot())
     full.load_state_dict(empty.state_dict())
-    assert full.history.steps == ()
-    assert full.history.labels == ()
+    assert full.snapshots.steps == ()
+    assert full.snapshots.labels == ()
 
 
 def test_a_loaded_state_is_not_written_into() -> None:
@@ -198,13 +212,72 @@ def test_a_checkpoint_in_the_middle_of_a_step_is_of_the_state_before_it(
             save_state(path, learner.state_dict())
             return reject("no") if seen == 0 else COMMIT
 
-    learner = tiny_learner(optimizer=optimizer, history=SnapshotBuffer(capacity=2))
+    learner = tiny_learner(optimizer=optimizer, snapshots=SnapshotBuffer(capacity=2))
     for i in range(seen):
         learner.step(tiny_batch(seed=i))
     before, steps = full_state(learner), learner.steps
     learner.guard = Guard(gates=[Saves()])
     learner.step(tiny_batch(seed=9))
-    other = tiny_learner(seed=5, optimizer=optimizer, guard=Guard(gates=[Saves()]), history=SnapshotBuffer(capacity=2))
+    other = tiny_learner(
+        seed=5, optimizer=optimizer, guard=Guard(gates=[Saves()]), snapshots=SnapshotBuffer(capacity=2)
+    )
     other.load_state_dict(load_state(path))
     assert same_state(before, full_state(other))
     assert other.steps == steps
+
+
+def _broken_states() -> list[Any]:
+    state = tiny_learner(guard=probe_gate(tiny_batch(30))).state_dict()
+    broken: list[Any] = [None, [], 3, {}]
+    for key in state:
+        broken += [{k: v for k, v in state.items() if k != key}]
+        broken += [
+            {**state, key: value} for value in (None, 3, "x", [], {}, [[]], {"a": torch.ones(1)}, -1, 2**70, 1.5)
+        ]
+    return broken
+
+
+def test_a_state_of_any_form_is_loaded_whole_or_refused_whole() -> None:
+    learner = tiny_learner(guard=probe_gate(tiny_batch(30)))
+    for i in range(3):
+        learner.step(tiny_batch(seed=i))
+    for broken in _broken_states():
+        before = copy.deepcopy(learner.state_dict())
+        try:
+            learner.load_state_dict(broken)
+        except CheckpointError:
+            assert same(copy.deepcopy(learner.state_dict()), before)
+        else:
+            learner.load_state_dict(before)
+    assert learner.step(tiny_batch(seed=9)).step == 3
+
+
+def test_the_state_of_a_guard_with_another_probe_loads_nothing() -> None:
+    one, other = (tiny_learner(seed=s, guard=probe_gate(tiny_batch(n))) for s, n in ((0, 30), (1, 40)))
+    for learner in (one, other):
+        learner.step(tiny_batch())
+    before = copy.deepcopy(other.state_dict())
+    with pytest.raises(CheckpointError):
+        other.load_state_dict(one.state_dict())
+    assert same(copy.deepcopy(other.state_dict()), before)
+
+
+def test_schedulers_and_counters_travel_with_the_state() -> None:
+    def scheduled(seed: int) -> tuple[Learner, torch.optim.lr_scheduler.StepLR]:
+        torch.manual_seed(seed)
+        model = TinyNet()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
+        return Learner(model, optimizer, cross_entropy, schedulers=[scheduler]), scheduler
+
+    learner, scheduler = scheduled(0)
+    for i in range(3):
+        learner.step(tiny_batch(seed=i))
+        scheduler.step()
+    other, its_scheduler = scheduled(1)
+    other.load_state_dict(learner.state_dict())
+    assert its_scheduler.last_epoch == 3
+    assert other.optimizer.param_groups[0]["lr"] == 0.05
+    assert dict(other.counters) == dict(learner.counters)
+    with pytest.raises(CheckpointError, match="1 schedulers"):
+        tiny_learner().load_state_dict(learner.state_dict())

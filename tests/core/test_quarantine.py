@@ -12,7 +12,7 @@ import torch
 from tests.conftest import full_state, same_state, tiny_batch, tiny_learner
 from typer.testing import CliRunner
 
-from taster import Batch, Guard, Quarantine, StepRecord, reject
+from taster import Batch, Guard, Quarantine, StepRecord, reject, save_state
 from taster.cli import app
 from taster.core.guard import CandidateUpdate
 from taster.core.types import COMMIT, Verdict
@@ -172,3 +172,30 @@ def test_a_federation_raises_the_same_alarms_and_keeps_no_rounds(
     assert learner.counters["samples"] == 4
     assert learner.counters["rejected"] == 1
     assert not Quarantine(tmp_path / "q").entries()
+
+
+@pytest.mark.parametrize(
+    "index",
+    ["{}", "[]", "3", "null", "{", '{"id": "../../etc/passwd"}', '{"id": 7}', '{"id": "٣"}', "[" * 100_000, "\x00"],
+)
+def test_a_damaged_index_is_told_and_stops_no_training(
+    index: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    quarantine = Quarantine(tmp_path)
+    (tmp_path / "quarantine.jsonl").write_text(index)
+    with pytest.raises(QuarantineError, match="damaged"):
+        quarantine.entries()
+    learner = tiny_learner(guard=Guard(gates=[odd_ones]), on_refusal=quarantine)
+    for i in range(4):
+        learner.step(tiny_batch(seed=i))
+    assert learner.steps == 4
+    assert "could not be kept" in caplog.text
+    assert isinstance(CliRunner().invoke(app, ["quarantine", str(tmp_path)]).exception, QuarantineError)
+
+
+@pytest.mark.parametrize("state", [3, [], {}, {"x": 1, "y": 2, "loss_weight": 1.0}, {"x": torch.ones(2, 3)}])
+def test_a_file_that_is_no_batch_is_told(state: Any, tmp_path: Path) -> None:
+    quarantine, _ = filled(tmp_path)
+    save_state(tmp_path / "000001.safetensors", state)
+    with pytest.raises(QuarantineError, match="cannot be read as a batch"):
+        quarantine.batch("000001")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests.conftest import tiny_batch, tiny_learner
 
-from taster import SnapshotBuffer, Snapshot
+from taster import Snapshot, SnapshotBuffer
 from taster.errors import SnapshotError
 
 
@@ -59,7 +59,10 @@ def test_state_travels() -> None:
 
 
 def test_snapshots_are_taken_when_due() -> None:
-    assert [step for step in range(7) if SnapshotBuffer(capacity=1, every=3).due(step)] == [0, 3, 6]
+    snapshots = SnapshotBuffer(capacity=1, every=3)
+    assert all(map(snapshots.due, range(7)))  # an empty ring has nothing to go back to
+    snapshots.append(snapshot(0))
+    assert [step for step in range(7) if snapshots.due(step)] == [0, 3, 6]
     assert not SnapshotBuffer(capacity=0).due(0)
 
 
@@ -76,7 +79,7 @@ def test_bad_labels_are_told() -> None:
 
 def test_a_fork_shares_snapshots_and_goes_its_own_way(tmp_path: Path) -> None:
     for history in (SnapshotBuffer(capacity=2), SnapshotBuffer(capacity=2, directory=tmp_path / "h")):
-        learner = tiny_learner(history=history)
+        learner = tiny_learner(snapshots=history)
         for i in range(3):
             learner.step(tiny_batch(seed=i))
         history.pin("release", learner.snapshot())

@@ -10,7 +10,7 @@ from tests.conftest import TinyNet, full_state, same_state, tiny_batch, tiny_lea
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from taster import COMMIT, Action, ScreenedBatch, Batch, Guard, Learner, View, reject
+from taster import COMMIT, Action, Batch, Guard, Learner, ScreenedBatch, View, reject
 from taster.errors import BatchError, GuardError, LabelError, LossError, SmallBatchError, TasterError
 
 
@@ -299,7 +299,7 @@ def test_an_exception_in_a_gate_undoes_the_update() -> None:
 @pytest.mark.parametrize(
     ("guard", "message"),
     [
-        (Guard(screens=[lambda admitted, view: None]), "wanted Admitted"),
+        (Guard(screens=[lambda admitted, view: None]), "wanted the ScreenedBatch"),
         (Guard(transforms=[lambda g, view: {}]), "a gradient with the same names"),
         (Guard(transforms=[lambda g, view: None]), "a gradient with the same names"),
         (Guard(gates=[lambda change: True]), "wanted a Verdict"),

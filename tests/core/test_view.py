@@ -8,9 +8,9 @@ from tests.conftest import TinyNet, full_state, same_state, tiny_batch, tiny_lea
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from taster import SnapshotBuffer, Learner, Phase, View
-from taster.attacks import accumulative
-from taster.errors import SnapshotError, ModelError, StaleViewError
+from taster import Learner, Phase, SnapshotBuffer, View
+from taster.attacks import CraftingSettings, accumulative
+from taster.errors import ModelError, SnapshotError, StaleViewError
 
 
 def test_nothing_done_through_a_view_changes_the_learner() -> None:
@@ -67,12 +67,12 @@ def test_a_view_goes_stale_when_the_learner_moves_on() -> None:
 
 
 def test_the_past_can_be_looked_at() -> None:
-    learner = tiny_learner(history=SnapshotBuffer(capacity=3))
+    learner = tiny_learner(snapshots=SnapshotBuffer(capacity=3))
     weights = []
     for i in range(4):
         weights.append(learner.model.fc.weight.detach().clone())
         learner.step(tiny_batch(seed=i))
-    learner.history.pin("release", learner.snapshot())
+    learner.snapshots.pin("release", learner.snapshot())
     view = learner.view()
     assert view.snapshot_steps == (1, 2, 3)
     assert view.labels == ("release",)
@@ -119,15 +119,20 @@ class Tied(nn.Module):
 def test_all_kinds_of_models_work(build: type[nn.Module]) -> None:
     torch.manual_seed(0)
     model = build()
-    learner = Learner(model, torch.optim.Adam(model.parameters(), lr=0.01), cross_entropy, history=SnapshotBuffer())
+    learner = Learner(model, torch.optim.Adam(model.parameters(), lr=0.01), cross_entropy, snapshots=SnapshotBuffer())
     batch = tiny_batch()
     losses = [learner.step(batch).loss for _ in range(20)]
     assert losses[-1] < losses[0]
     x = batch.x.clone().requires_grad_()
     learner.view().loss(x, batch.y).backward()
     assert x.grad.abs().sum() > 0
-    settings = {"epsilon": 0.1, "pgd_steps": 2, "trigger_batch": "optimized"}
-    campaign = accumulative(batch, lambda n: tiny_batch(n, seed=3), torch.Generator(), **settings)
+    campaign = accumulative(
+        batch,
+        lambda n: tiny_batch(n, seed=3),
+        torch.Generator(),
+        crafting=CraftingSettings(epsilon=0.1, pgd_steps=2),
+        trigger_batch="optimized",
+    )
     fed = campaign.poison(batch, learner.view(), Phase.ACCUMULATE)
     assert bool((fed.x != batch.x).any())
 

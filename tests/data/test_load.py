@@ -92,8 +92,8 @@ def test_mnist_is_what_it_should_be(data_folder: Path) -> None:
     assert float(data.train.x.float().mean() / 255) == pytest.approx(0.1307, abs=1e-4)
 
 
-def test_a_missing_path_is_told() -> None:
-    for source in ("./nowhere", "/nowhere/at/all", "some/deep/path", "file.parquet"):
+def test_a_missing_path_is_refused() -> None:
+    for source in ("./nowhere", "/nowhere/at/all", "some/deep/path", "file.parquet", "./a\0b"):
         with pytest.raises(DataError, match="no such file or folder"):
             load_images(source)
     for source in ("~nosuchuser/x", "x" * 5000):
@@ -101,19 +101,19 @@ def test_a_missing_path_is_told() -> None:
             load_images(source)
 
 
-def test_a_truncated_parquet_file_is_told(folder: Path) -> None:
+def test_a_truncated_parquet_file_is_refused(folder: Path) -> None:
     path = folder / "train-00000-of-00001.parquet"
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(DataError, match="cannot be loaded"):
         load_images(str(folder))
 
 
-def test_an_empty_folder_is_told(tmp_path: Path) -> None:
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="empty folder"):
         load_images(str(tmp_path))
 
 
-def test_a_set_without_labels_is_told(tmp_path: Path) -> None:
+def test_a_set_without_labels_is_refused(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "bare.parquet", label=None)
     with pytest.raises(DataError, match=r"no label column among picture \(Image\)"):
         load_images(str(path))
@@ -152,64 +152,6 @@ def test_a_broken_image_is_named(tmp_path: Path) -> None:
         load_images(str(path))
 
 
-class Pairs(torch.utils.data.Dataset):
-    def __init__(self, images: list[Any], labels: list[Any]) -> None:
-        self.pairs = list(zip(images, labels, strict=True))
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, i: int) -> tuple[Any, Any]:
-        return self.pairs[i]
-
-
-@pytest.mark.parametrize(
-    "image",
-    [
-        torch.ones(5, 5),
-        torch.ones(1, 5, 5),
-        np.ones((5, 5, 1), np.float32),
-        np.full((5, 5), 255, np.uint8),
-        Image.new("L", (5, 5), 255),
-        Image.new("1", (5, 5), 1),
-    ],
-    ids=["tensor", "channels first", "channels last", "bytes", "grey", "black and white"],
-)
-def test_images_of_any_form_become_bytes(image: Any) -> None:
-    data = load_images(Pairs([image, image], [0, 1]))
-    assert data.train.x.shape == (2, 1, 5, 5)
-    assert bool((data.train.x == 255).all())
-
-
-def test_colour_and_palettes() -> None:
-    palette = Image.new("P", (5, 4))
-    with pytest.raises(DataError, match="wanted 8 bits a channel"):
-        load_images(Pairs([Image.new("I;16", (5, 4))], [0]))
-    assert load_images(Pairs([palette], [0])).shape == (3, 4, 5)
-    assert load_images(Pairs([Image.new("RGBA", (5, 4))], [0])).shape == (3, 4, 5)
-
-
-@pytest.mark.parametrize(
-    ("images", "labels", "message"),
-    [
-        ([torch.ones(5, 5) * 2], [0], r"wanted floating point in \[0, 1\]"),
-        ([torch.ones(5, 5) * float("nan")], [0], "nan"),
-        ([torch.ones(5, 5, dtype=torch.int64)], [0], "wanted bytes"),
-        ([torch.ones(5, 5), torch.ones(4, 5)], [0, 1], "resize"),
-        ([torch.ones(5)], [0], "wanted \\[h, w\\]"),
-        (["text"], [0], "wanted an image"),
-        ([torch.ones(5, 5)], ["cat"], "'cat', wanted a whole number"),
-        ([torch.ones(5, 5)], [0.5], "wanted a whole number"),
-        ([torch.ones(5, 5)], [float("inf")], "wanted a whole number"),
-        ([torch.ones(5, 5)], [-1], "labels from -1"),
-        ([], [], "no images"),
-    ],
-)
-def test_images_that_are_none_are_told(images: list[Any], labels: list[Any], message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        load_images(Pairs(images, labels))
-
-
 def test_a_function_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_own_data.py").write_text(
         "import torch\n"
@@ -217,6 +159,9 @@ def test_a_function_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyP
         "    make = lambda n: torch.utils.data.TensorDataset(torch.rand(n, 1, 4, 4), torch.arange(n) % 2)\n"
         "    return make(6), make(4)\n"
         "def broken():\n    raise ValueError('no')\n"
+        "def leaves():\n    raise SystemExit(0)\n"
+        "def columns():\n    return {'train': [1]}\n"
+        "def empty():\n    return [], []\n"
         "number = 3\n"
     )
     monkeypatch.chdir(tmp_path)
@@ -225,8 +170,17 @@ def test_a_function_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for name, message in (("my_own_data:nothing", "cannot be imported"), ("my_own_data:number", "wanted a function")):
         with pytest.raises(DataError, match=message):
             load_images(name)
-    with pytest.raises(DataError, match="ValueError: no"):
-        load_images("my_own_data:broken")
+    for name, message in (
+        ("broken", "ValueError: no"),
+        ("leaves", "SystemExit: 0"),
+        ("columns", "wanted a datasets.Dataset"),
+        ("empty", "got no images"),
+    ):
+        with pytest.raises(DataError, match=message):
+            load_images(f"my_own_data:{name}")
+    (tmp_path / "my_leaving_module.py").write_text("raise SystemExit(0)\n")
+    with pytest.raises(DataError, match="cannot be imported"):
+        load_images("my_leaving_module:pair")
 
 
 def test_sets_are_checked() -> None:
@@ -240,9 +194,14 @@ def test_sets_are_checked() -> None:
         ImageSet("x", good, other, classes=2)
 
 
-def test_a_list_is_no_data_set_and_has_no_length_is_told() -> None:
-    with pytest.raises(DataError, match="without a length"):
-        load_images(iter([1]))
+def test_a_data_set_without_a_length_is_refused() -> None:
+    class Endless(torch.utils.data.IterableDataset):
+        def __iter__(self) -> Any:
+            return iter([])
+
+    for source in (iter([1]), Endless()):
+        with pytest.raises(DataError, match="without a length"):
+            load_images(source)
 
 
 def test_a_set_of_the_hub_is_decoded_once_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,12 +53,12 @@ def test_a_seed_decides_the_cut() -> None:
         ({"burn_in": 70}, "n has 120"),
     ],
 )
-def test_roles_that_ask_for_too_much_are_told(change: dict[str, int | None], message: str) -> None:
+def test_roles_that_ask_for_too_much_are_refused(change: dict[str, int | None], message: str) -> None:
     with pytest.raises(DataError, match=message):
         split_roles(ImageSet("n", numbered(120), None, classes=5), {**SIZES, **change}, 0)
 
 
-def test_a_test_split_that_is_too_small_is_told() -> None:
+def test_a_test_split_that_is_too_small_is_refused() -> None:
     with pytest.raises(DataError, match="at most the 10"):
         split_roles(ImageSet("n", numbered(120), numbered(10), classes=5), SIZES, 0)
 
@@ -85,7 +85,7 @@ def test_generators_keep_out_of_each_others_way() -> None:
     assert len(set(read(sampler(20).x))) == 20
 
 
-def test_draws_beyond_the_data_are_told() -> None:
+def test_draws_beyond_the_data_are_refused() -> None:
     with pytest.raises(DataError, match="wanted 1 to 50"):
         Stream(numbered(50), 51, generator(0, "x"))
     with pytest.raises(DataError, match="wanted 1 to 50"):

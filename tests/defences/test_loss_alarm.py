@@ -1,4 +1,4 @@
-"""The loss alarm: warnings, looks, alarm and clear, in the order of Algorithm 3; its thresholds; its state."""
+"""The loss alarm: warnings, checks, alarm and all-clear, in the order of Algorithm 3; its thresholds; its state."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from taster import Batch, Guard, Learner, SnapshotBuffer
 from taster.core.guard import CandidateUpdate
-from taster.core.types import Action, Updates
+from taster.core.types import Action, ClientUpdates
 from taster.defences import loss_alarm
 from taster.errors import CheckpointError, GuardError, SnapshotError
 
@@ -37,7 +37,7 @@ def alarm(probe: Batch | None = None, **settings: Any) -> Guard:
 
 
 def learner(guard: Guard, rate: float = 0.5, **options: Any) -> Learner:
-    """Trained to be right nearly always, and then put behind the guard."""
+    """Trained to be right nearly always, then guarded."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, 12), nn.ReLU(), nn.Linear(12, 3))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
@@ -48,7 +48,7 @@ def learner(guard: Guard, rate: float = 0.5, **options: Any) -> Learner:
     return Learner(model, optimizer, cross_entropy, guard, **options)
 
 
-def test_clean_data_give_no_alarm_and_as_many_warnings_as_the_quantile_says() -> None:
+def test_clean_data_cause_warnings_at_the_quantiles_rate_and_no_alarm() -> None:
     guard = alarm(quantile=0.9, max_warnings=10**6)
     victim = learner(guard, rate=1e-6)
     for i in range(200):
@@ -70,7 +70,7 @@ def test_one_poisoned_sample_sets_off_the_alarm_and_leaves_no_trace() -> None:
     assert guard.gates[0].alarm_step == record.step
 
 
-def test_the_alarm_ends_the_learning_until_the_owner_has_looked() -> None:
+def test_the_alarm_ends_the_learning_until_the_probe_is_renewed() -> None:
     guard = alarm(max_warnings=0)
     victim = learner(guard, rate=3.0)
     victim.step(wrong(1, 2))
@@ -83,7 +83,7 @@ def test_the_alarm_ends_the_learning_until_the_owner_has_looked() -> None:
     assert guard.gates[0].alarm_count == 1
 
 
-def test_it_goes_on_where_asked() -> None:
+def test_on_alarm_continue_clears_the_warnings_and_goes_on() -> None:
     guard = alarm(max_warnings=0, on_alarm="continue")
     victim = learner(guard, rate=3.0)
     assert not victim.step(wrong(1, 2)).verdict.committed
@@ -94,7 +94,7 @@ def test_it_goes_on_where_asked() -> None:
     assert (guard.gates[0].alarm_count, guard.gates[0].alarm_step, guard.gates[0].warnings) == (2, 2, 0)
 
 
-def test_warnings_add_up_and_a_look_that_finds_nothing_clears_them() -> None:
+def test_warnings_add_up_and_a_check_that_finds_nothing_clears_them() -> None:
     guard = alarm(max_warnings=2)
     (gate,) = guard.gates
     victim = learner(guard, rate=1e-6)  # great losses, no harm
@@ -106,8 +106,8 @@ def test_warnings_add_up_and_a_look_that_finds_nothing_clears_them() -> None:
     assert gate.alarm_count == 0
 
 
-def test_harm_without_a_warning_is_not_looked_at() -> None:
-    """What the alarm cannot do: it rests on the loss."""
+def test_harm_without_a_warning_is_not_checked() -> None:
+    """A limit of the method: it rests on the loss."""
     guard = alarm(loss_threshold=1e9, max_warnings=0)
     victim = learner(guard, rate=3.0)
     assert victim.step(wrong(1, 2)).verdict.committed
@@ -115,7 +115,7 @@ def test_harm_without_a_warning_is_not_looked_at() -> None:
     assert victim.view().accuracy(probe.x, probe.y) < 80
 
 
-def test_samples_are_counted_one_by_one_where_asked() -> None:
+def test_granularity_sample_counts_samples() -> None:
     mixed = Batch(torch.cat([easy(20, 1).x, wrong(4, 2).x]), torch.cat([easy(20, 1).y, wrong(4, 2).y]))
     guard = alarm(granularity="sample", max_warnings=100, quantile=1.0)
     victim = learner(guard, rate=1e-6)
@@ -125,7 +125,7 @@ def test_samples_are_counted_one_by_one_where_asked() -> None:
     assert gate.warnings == int((losses > gate.threshold(1, victim.view())).sum()) == 4
 
 
-def test_the_threshold_is_a_quantile_of_what_comes_in_as_large() -> None:
+def test_the_threshold_is_a_quantile_over_batches_of_the_same_size() -> None:
     guard = alarm(quantile=0.95)
     victim, (gate,) = learner(guard), guard.gates
     view, probe = victim.view(), easy(200, 900)
@@ -136,7 +136,7 @@ def test_the_threshold_is_a_quantile_of_what_comes_in_as_large() -> None:
     assert alarm(loss_threshold=0.7).gates[0].threshold(20, view) == 0.7
 
 
-def test_the_threshold_goes_with_the_model_as_far_as_it_is_known_to_be_good() -> None:
+def test_the_threshold_is_estimated_again_only_at_an_all_clear() -> None:
     guard = alarm(max_warnings=1, tolerance=100.0)
     victim, (gate,) = learner(guard, rate=0.05), guard.gates
     found = []
@@ -148,7 +148,7 @@ def test_the_threshold_goes_with_the_model_as_far_as_it_is_known_to_be_good() ->
     assert thresholds[0] == thresholds[1] == thresholds[2] != thresholds[3] == thresholds[4]
 
 
-def test_how_many_warnings_is_estimated_from_how_often_to_look() -> None:
+def test_max_warnings_follow_from_the_expected_check_interval() -> None:
     def least(**settings: Any) -> int:
         return alarm(**settings).gates[0].max_warnings
 
@@ -174,9 +174,9 @@ def test_calling_the_gate_changes_nothing() -> None:
     ))  # fmt: skip
 
 
-def test_an_alarm_undoes_the_steps_before_it_where_asked() -> None:
+def test_an_alarm_undoes_up_to_max_rewind_steps() -> None:
     guard = alarm(max_warnings=2, max_rewind=3, tolerance=5.0)
-    victim = learner(guard, rate=1.0, history=SnapshotBuffer(capacity=4))
+    victim = learner(guard, rate=1.0, snapshots=SnapshotBuffer(capacity=4))
     states = []
     record = None
     for i in range(12):
@@ -190,22 +190,22 @@ def test_an_alarm_undoes_the_steps_before_it_where_asked() -> None:
     assert undone == min(3, record.step)
     assert same_state(full_state(victim), states[record.step - undone])
     with pytest.raises(SnapshotError, match="a guard that rewinds up to 3"):
-        learner(alarm(max_rewind=3), history=SnapshotBuffer(capacity=2))
+        learner(alarm(max_rewind=3), snapshots=SnapshotBuffer(capacity=2))
 
 
-def test_the_reference_moves_up_with_a_clear_and_never_down() -> None:
-    guard = alarm(max_warnings=0, tolerance=100.0, loss_threshold=0.0)  # looks at every step, never alarms
+def test_the_anchor_moves_up_at_an_all_clear_and_never_down() -> None:
+    guard = alarm(max_warnings=0, tolerance=100.0, loss_threshold=0.0)  # checks at every step, never alarms
     victim, (gate,) = learner(guard, rate=0.5), guard.gates
     best = 0
     for i in range(10):
         victim.step(easy(40, i) if i % 2 else wrong(4, i))
         state = gate.state_dict()
-        assert int(state["reference"].sum()) >= best
-        best = int(state["reference"].sum())
+        assert int(state["anchor"].sum()) >= best
+        best = int(state["anchor"].sum())
     assert gate.check_count == 10
 
 
-def test_its_state_goes_on_to_the_same_end() -> None:
+def test_it_resumes_from_its_state_with_the_same_verdicts() -> None:
     def run(interrupt: bool) -> list[str]:
         guard = alarm(quantile=0.8, max_warnings=1)
         victim, found = learner(guard, rate=2.0), []
@@ -230,9 +230,9 @@ def test_its_state_goes_on_to_the_same_end() -> None:
         other.load_state_dict(guard.state_dict())
 
 
-def test_federated_updates_have_no_loss_to_watch() -> None:
+def test_updates_without_a_loss_are_an_error() -> None:
     guard = alarm()
     view = learner(guard).view()
-    updates = Updates(torch.zeros(2, 3), torch.ones(2))
+    updates = ClientUpdates(torch.zeros(2, 3), torch.ones(2))
     with pytest.raises(GuardError, match="an update without a loss"):
         guard.gates[0](CandidateUpdate(0, updates, {}, None, view, view))

@@ -1,26 +1,23 @@
-"""Where a gate on trusted samples looks, what it remembers, and how it gets out of where it is."""
+"""What gates with trusted data share: checks, memory, rewinding."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from tests.conftest import full_state, same_state, tiny_learner
-from tests.defences.test_defences import easy, poison, trained
+from tests.defences.conftest import accuracy, easy, poison, trained
 
 import taster
 from taster import Batch, Guard, SnapshotBuffer, Verdict, reject, rewind
 from taster.core.guard import CandidateUpdate
 from taster.core.types import COMMIT, Action
-from taster.defences import probe_gate
+from taster.defences import (
+    probe_gate,
+)
 from taster.errors import GuardError
 
 
-def accuracy(learner: taster.Learner) -> float:
-    probe = easy(300, seed=77)
-    return learner.view().accuracy(probe.x, probe.y)
-
-
-def test_a_guard_that_has_watched_another_learner_says_so() -> None:
+def test_a_guard_used_with_another_learner_is_an_error() -> None:
     guard = probe_gate(easy(200, seed=9))
     trained(tiny_learner(guard=guard))
     other = tiny_learner(seed=1, guard=guard)
@@ -30,7 +27,7 @@ def test_a_guard_that_has_watched_another_learner_says_so() -> None:
     assert other.step(easy(32)).verdict.committed
 
 
-def test_between_checks_a_part_of_a_refused_batch_is_looked_at_too() -> None:
+def test_parts_of_a_refused_batch_are_checked_between_checks_too() -> None:
     learner = trained(tiny_learner())
     learner = tiny_learner(guard=taster.guard(easy(400, seed=9), check_every=4))
     trained(learner)
@@ -43,22 +40,22 @@ def test_between_checks_a_part_of_a_refused_batch_is_looked_at_too() -> None:
         assert accuracy(learner) > before - 5
 
 
-def test_refused_steps_do_not_push_out_what_can_be_gone_back_to() -> None:
+def test_refused_steps_do_not_evict_the_state_to_rewind_to() -> None:
     learner = tiny_learner(
         guard=probe_gate(easy(300, seed=9), check_every=4, check_on_loss_outlier=False, alert_steps=0)
     )
     trained(learner)
     before = accuracy(learner)
-    assert learner.step(poison(easy(64, seed=1), loss_scale=20.0)).verdict.committed  # not looked at yet
+    assert learner.step(poison(easy(64, seed=1), loss_weight=20.0)).verdict.committed  # not looked at yet
     assert accuracy(learner) < before - 20
     for _ in range(12):
-        assert not learner.step(poison(easy(8, seed=2), loss_scale=float("inf"))).verdict.committed
+        assert not learner.step(poison(easy(8, seed=2), loss_weight=float("inf"))).verdict.committed
     for i in range(4):
         learner.step(easy(32, seed=300 + i))
     assert accuracy(learner) > before - 5
 
 
-def test_what_makes_a_model_better_is_not_held_to_what_came_before_it() -> None:
+def test_a_model_below_its_anchor_may_climb_back() -> None:
     """A model that has got below its anchor, however it did, may climb back."""
     probe = easy(300, seed=9)
     guard = probe_gate(probe)
@@ -80,11 +77,11 @@ def test_what_makes_a_model_better_is_not_held_to_what_came_before_it() -> None:
     assert accuracy(learner) > 95
 
 
-def test_what_the_owner_answers_for_is_the_new_anchor() -> None:
+def test_a_trusted_step_sets_the_anchor() -> None:
     learner = trained(
-        tiny_learner(guard=probe_gate(easy(300, seed=9), max_rewind=4), history=SnapshotBuffer(capacity=6))
+        tiny_learner(guard=probe_gate(easy(300, seed=9), max_rewind=4), snapshots=SnapshotBuffer(capacity=6))
     )
-    record = learner.step(poison(easy(64, seed=1), loss_scale=5.0), trusted=True)
+    record = learner.step(poison(easy(64, seed=1), loss_weight=5.0), trusted=True)
     assert record.verdict.committed
     assert record.trusted
     state = full_state(learner)
@@ -99,7 +96,7 @@ def test_a_rewind_leaves_the_learning_rate_to_its_schedule() -> None:
         def __call__(self, change: CandidateUpdate) -> Verdict:
             return rewind(3, "back") if change.step == 5 else COMMIT
 
-    learner = tiny_learner(guard=Guard(gates=[Back()]), history=SnapshotBuffer(capacity=6))
+    learner = tiny_learner(guard=Guard(gates=[Back()]), snapshots=SnapshotBuffer(capacity=6))
     schedule = torch.optim.lr_scheduler.ExponentialLR(learner.optimizer, 0.9)
     for i in range(8):
         learner.step(easy(32, seed=i))
@@ -108,7 +105,7 @@ def test_a_rewind_leaves_the_learning_rate_to_its_schedule() -> None:
     assert learner.optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * 0.9**8)
 
 
-def test_a_batch_refused_whole_is_told_as_it_was_refused_first() -> None:
+def test_a_batch_refused_in_all_parts_has_the_first_reason() -> None:
     class Counts:
         def __call__(self, change: CandidateUpdate) -> Verdict:
             return reject(f"attempt {change.attempt}", "", {"drop": float(change.attempt)})
@@ -119,3 +116,21 @@ def test_a_batch_refused_whole_is_told_as_it_was_refused_first() -> None:
     record = learner.step(easy(64))
     assert (record.verdict.reason, record.verdict.evidence, record.dropped) == ("attempt 0", {"drop": 0.0}, 0)
     assert record.attempts == 4
+
+
+@pytest.mark.parametrize("weights", [None, [20.0, 20.0, 20.0], [0.1, 1.0, 5.0]])
+def test_an_outlying_loss_is_checked_whatever_the_class_weights(weights: list[float] | None) -> None:
+    """Between checks, poison is found by its loss, which class weights must not put on another scale."""
+    loss = torch.nn.CrossEntropyLoss(weight=None if weights is None else torch.tensor(weights))
+    learner = tiny_learner(guard=probe_gate(easy(300, seed=9), check_every=8))
+    learner.loss = loss
+    trained(learner)
+    assert learner.steps % 8 == 0
+    assert learner.step(easy(32, seed=100)).verdict.committed
+    before = accuracy(learner)
+    for group in learner.optimizer.param_groups:
+        group["lr"] = 5.0
+    record = learner.step(poison(easy(64, seed=1)))
+    assert not record.verdict.committed
+    assert record.verdict.steps <= 1
+    assert accuracy(learner) >= before - 1

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from tests.conftest import full_state, same_state, tiny_batch, tiny_learner
-from tests.defences.test_defences import easy, poison, trained
+from tests.defences.conftest import easy, poison, trained
 
 from taster import Batch, CandidateUpdate, Guard, Verdict, reject
 from taster.core.types import COMMIT
@@ -31,7 +31,7 @@ class Among:
         return reject("a bad one") if self.anything or bool(wrong.any()) else COMMIT
 
 
-def test_the_honest_half_is_learned_as_if_it_had_come_alone() -> None:
+def test_the_honest_half_is_learned_as_if_alone() -> None:
     honest, probe = easy(32, seed=1), easy(200, seed=9)
     bad = poison(easy(32, seed=2))
     mixed = Batch(torch.cat([bad.x, honest.x]), torch.cat([bad.y, honest.y]))
@@ -52,7 +52,7 @@ def test_the_honest_half_is_learned_as_if_it_had_come_alone() -> None:
     assert same_state(full_state(learner), full_state(twin))
 
 
-def test_where_no_part_passes_nothing_is_learned() -> None:
+def test_if_no_part_passes_nothing_is_learned() -> None:
     learner = trained(tiny_learner())
     before = full_state(learner)
     gate = Among(anything=True)
@@ -65,7 +65,7 @@ def test_where_no_part_passes_nothing_is_learned() -> None:
     assert learner.steps == 41
 
 
-def test_what_was_refused_for_its_numbers_is_not_tried_again() -> None:
+def test_a_batch_with_nan_is_not_tried_again() -> None:
     learner = tiny_learner(guard=retry_low_score_half(tiny_batch(50)))
     bad = tiny_batch(64, seed=1)
     bad.x[0, 0, 0, 0] = float("nan")
@@ -93,7 +93,7 @@ def test_behind_a_real_gate_it_learns_more() -> None:
     assert together[1] > alone[1] - 1
 
 
-def test_a_guard_shows_and_renews_its_salvage() -> None:
+def test_a_guard_lists_and_renews_its_salvage() -> None:
     guard: Any = probe_gate(easy(200)) + retry_low_score_half(easy(200))
     assert repr(guard) == "Guard(gates=[probe_gate], salvage=[retry_low_score_half])"
     guard.set_trusted_data(easy(100, seed=5))

@@ -15,10 +15,7 @@ from taster.derivatives import (
     Derivatives,
     DiffMethod,
     Normalize,
-    all_methods,
-    fastest,
     inner,
-    measure,
     normalized,
     sign_agreement,
 )
@@ -26,8 +23,8 @@ from taster.derivatives.autodiff import DoubleBackward, gradient
 from taster.errors import SettingError
 from taster.models import small_cnn
 
-NORMALISED: list[Normalize] = ["none", "global", "per_tensor"]
-WAYS = ["double_backward", "double_backward channels_last", "forward_over_reverse", "finite_difference"]
+NORMALIZATIONS: list[Normalize] = ["none", "global", "per_tensor"]
+METHODS = ["double_backward", "double_backward channels_last", "forward_over_reverse", "finite_difference"]
 
 
 class ConvNet(nn.Module):
@@ -113,8 +110,8 @@ def test_gradient(problem: Problem) -> None:
     assert not any(p.requires_grad for p in problem.params.values())
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("how", NORMALISED)
+@pytest.mark.parametrize("way", METHODS)
+@pytest.mark.parametrize("how", NORMALIZATIONS)
 def test_mixed_derivative(problem: Problem, how: Normalize, way: str) -> None:
     terms = [(1.0, problem.v), (-0.5, {k: v.flip(0) for k, v in problem.v.items()})]
 
@@ -128,8 +125,8 @@ def test_mixed_derivative(problem: Problem, how: Normalize, way: str) -> None:
     assert_same(found, numeric(value, problem.x), way)
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("how", NORMALISED)
+@pytest.mark.parametrize("way", METHODS)
+@pytest.mark.parametrize("how", NORMALIZATIONS)
 def test_accumulation_direction(problem: Problem, how: Normalize, way: str) -> None:
     def value(params: dict[str, Tensor]) -> Tensor:
         return inner(problem.gradient(problem.a.x, params), problem.gradient(problem.x, params), how)
@@ -143,7 +140,7 @@ def test_accumulation_direction(problem: Problem, how: Normalize, way: str) -> N
 
 
 @pytest.mark.parametrize("outer", ["none", "per_tensor"])
-@pytest.mark.parametrize("how", NORMALISED)
+@pytest.mark.parametrize("how", NORMALIZATIONS)
 def test_accumulation_derivative(problem: Problem, how: Normalize, outer: Normalize) -> None:
     def value(x: Tensor) -> Tensor:
         towards = DoubleBackward().accumulation_direction(
@@ -157,7 +154,7 @@ def test_accumulation_derivative(problem: Problem, how: Normalize, outer: Normal
     torch.testing.assert_close(found, numeric(value, problem.x), rtol=1e-5, atol=1e-8)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", METHODS)
 def test_hessian_vector_product(problem: Problem, way: str) -> None:
     found = Derivatives(DiffMethod.parse(way)).hessian_vector_product(
         problem.loss, problem.params, problem.b, problem.v
@@ -257,21 +254,12 @@ def test_a_model_with_other_kinks_in_the_second_pass_falls_back() -> None:
     assert "ActivationPatternError" in derivatives.fallbacks["mixed derivative"]
 
 
-def test_ways_have_names() -> None:
-    for way in all_methods(images=True):
-        assert DiffMethod.parse(str(way)) == way
+def test_methods_have_names() -> None:
+    for name in [*METHODS, "finite_difference bfloat16", "double_backward bfloat16 channels_last"]:
+        assert str(DiffMethod.parse(name)) == name
     for wrong in ("", "quick", "finite_difference float16", "forward_over_reverse bfloat16"):
         with pytest.raises(SettingError, match="wanted one of double_backward"):
             DiffMethod.parse(wrong)
-
-
-def test_measuring_finds_a_way_that_agrees() -> None:
-    problem = Problem("group norm")
-    found = measure(problem.loss, problem.params, problem.b, problem.v, [DiffMethod.parse(way) for way in WAYS])
-    assert [str(m.method) for m in found] == WAYS
-    assert all(m.sign_agreement > 0.99 and 0 < m.seconds < float("inf") for m in found)
-    assert str(fastest(found)) in WAYS
-    assert fastest([]) == DiffMethod("double_backward")
 
 
 def test_the_three_inner_products() -> None:
@@ -285,8 +273,8 @@ def test_the_three_inner_products() -> None:
     assert torch.equal(normalized(a, "none")["u"], a["u"])
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("how", NORMALISED)
+@pytest.mark.parametrize("way", METHODS)
+@pytest.mark.parametrize("how", NORMALIZATIONS)
 def test_a_zero_gradient_gives_finite_numbers(how: Normalize, way: str) -> None:
     params = {"w": torch.zeros(3), "unused": torch.ones(2)}
     x, y = torch.ones(2, 3), torch.zeros(2)

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from taster.data import Images
+from taster.data import Images, ImageSet
 from taster.experiments import Recipe, read_recipe
 from taster.experiments.scenarios.burn_in_cache import cached_burn_in
+from taster.experiments.scenarios.context import SeedContext
 
 IMAGES = Images(torch.zeros(6, 1, 8, 8, dtype=torch.uint8), torch.arange(6))
 OTHERS = Images(torch.ones(6, 1, 8, 8, dtype=torch.uint8), torch.arange(6))
@@ -25,11 +26,18 @@ class Trainer:
 
     def __call__(self) -> dict[str, Any]:
         self.times += 1
-        return {"made": self.times, "tensor": torch.full((2,), float(self.times))}
+        return {
+            "model": {},
+            "optimizer": {},
+            "snapshots": {},
+            "made": self.times,
+            "tensor": torch.full((2,), float(self.times)),
+        }
 
     def burn_in(self, recipe: Recipe, images: Images = IMAGES, seed: int = 0) -> int:
-        made: int = cached_burn_in(recipe, images, seed, torch.device("cpu"), self)["made"]
-        return made
+        data = ImageSet("six", images, None, classes=10)
+        context = SeedContext(recipe, data, {"burn_in": images}, seed, torch.device("cpu"))
+        return cached_burn_in(context, self)["made"]
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,8 @@ from tests.conftest import tiny_batch, tiny_learner
 
 from taster import Batch, Learner
 from taster.attacks import CraftingTrace
-from taster.experiments import RunDirectory, read_recipe, run_recipe
-from taster.experiments.scenarios.crafting_replay import frames, summarize_replay, replay
+from taster.experiments import PublishedResult, RunDirectory, read_recipe, run_recipe
+from taster.experiments.scenarios.crafting_replay import frames, replay, summarize_replay
 from taster.report import write_report
 from taster.report.crafting_curves import crafting_table, format_seconds
 
@@ -79,7 +79,7 @@ def test_lines_take_medians_of_seconds_and_means_of_the_rest() -> None:
 
     rows = [row("a", 1.0, 2.0, 10.0), row("a", 9.0, 4.0, 20.0), row("a", 2.0, 3.0, 30.0), row("b", 120.0, None, 5.0)]
     rows.append({"attack": "none", "defence": "none"})
-    published = [{"attack": "a", "defence": "none", "before": 96.82, "after": 8.84, "seconds": 345.85, "loss": 13.32}]
+    published = [PublishedResult(attack="a", defence="none", before=96.82, after=8.84, seconds=345.85, loss=13.32)]
     first, second = crafting_table(rows, published)
     assert first == [
         "a",
@@ -117,9 +117,9 @@ def test_a_run_keeps_the_course_and_the_page_shows_it(recipe_with: Callable[...,
     assert len(course["loss"]) == len(course["accuracy"]) == found["iterations"] + 1
     page = write_report(RunDirectory(tmp_path / "run")).read_text()
     for piece in (
-        "How the poison formed",
+        "How the poison was crafted",
         "from the start (left) to the last iteration",
         "accuracy and loss by iteration",
     ):
         assert piece in page
-    assert {"forming-1-light.svg", "forming-2-dark.svg"} <= {f.name for f in (tmp_path / "run" / "figures").iterdir()}
+    assert {"crafting-1-light.svg", "crafting-2-dark.svg"} <= {f.name for f in (tmp_path / "run" / "figures").iterdir()}

@@ -57,7 +57,7 @@ def test_a_federated_run_leaves_what_an_online_one_does_and_gives_the_same_bits(
     assert all(s["clients_dropped"] == {} for s in steps)
     page = write_report(RunDirectory(tmp_path / "a"))
     assert "Every attack against every defence" in page.read_text()
-    assert RunDirectory(tmp_path / "a").recipe() == recipe.computed_with(device="cpu", threads=1)
+    assert RunDirectory(tmp_path / "a").recipe() == recipe.with_compute(device="cpu", threads=1)
 
 
 def test_a_run_goes_on_where_it_was_stopped(federated: Callable[..., Path], tmp_path: Path) -> None:

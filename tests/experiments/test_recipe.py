@@ -11,10 +11,12 @@ import torch
 from tests.conftest import TINY_RECIPE
 
 from taster import Batch
+from taster.data import Images, ImageSet
 from taster.errors import RecipeError
 from taster.experiments import parse_recipe, read_recipe, shipped_recipes
 from taster.experiments.recipes.catalogue import catalogue
-from taster.experiments.scenarios.build_online import make_guard
+from taster.experiments.scenarios.builders import make_guard
+from taster.experiments.scenarios.context import SeedContext
 
 
 def faults(*changes: tuple[str, str], extra: str = "") -> str:
@@ -98,7 +100,8 @@ def test_defaults_are_filled_in_down_to_the_functions_settings() -> None:
         (
             ('name = "probe_gate"', 'name = "dsc"\nreference_model = "epoch-2"'),
             [
-                "defence.1.reference_model: got 'epoch-2', wanted a label of burn_in.keep_epochs or burn_in.earlier (epoch-1)"
+                "defence.1.reference_model: got 'epoch-2', wanted a label of burn_in.keep_epochs or burn_in.earlier "
+                "(epoch-1)"
             ],
         ),
         (
@@ -248,7 +251,9 @@ def test_scores_and_surrogates_are_checked() -> None:
     assert "attack.1.surrogate: got 'own', wanted a label of" in faults(crafted)
     assert "surrogate.0.model.width: got an unknown key" in faults(extra=own.replace("hidden = [8]", "width = 3"))
     evading = ("pgd_steps = 2", 'pgd_steps = 2\nsurrogate = "own"\nevade_reference = "epoch-1"')
-    assert "attack.1.evade_reference: got 'epoch-1' with a surrogate that is no earlier model" in faults(evading, extra=own)
+    assert "attack.1.evade_reference: got 'epoch-1' with a surrogate that is no earlier model" in faults(
+        evading, extra=own
+    )
     assert "labels of the burn-in's snapshots" in faults(extra=own.replace('"own"', '"epoch-1"'))
     trained = ("epochs = 2\nbatch_size = 20\nkeep_epochs = [1]", 'checkpoint = "x"')
     assert "surrogate: got one with burn_in.checkpoint" in faults(trained, extra=own)
@@ -318,7 +323,9 @@ def test_a_defence_may_have_others_beside_it(tmp_path: Path) -> None:
     ]
     recipe = parse_recipe(raw)
     probe = Batch(torch.rand(50, 1, 8, 8), torch.randint(0, 10, (50,)))
-    guard = make_guard(recipe, recipe.defence[0], probe, 0)
+    images = Images((255 * probe.x).byte(), probe.y)
+    context = SeedContext(recipe, ImageSet("one", images, None, classes=10), {}, 0, torch.device("cpu"))
+    guard = make_guard(context, recipe.defence[0], probe)
     assert repr(guard) == "Guard(transforms=[clip], gates=[probe_gate], salvage=[retry_low_score_half])"
     again = parse_recipe(tomllib.loads(recipe.to_toml()))
     assert again == recipe

@@ -8,8 +8,8 @@ import pytest
 import torch
 from tests.conftest import full_state, same_state, tiny_batch, tiny_learner
 
-from taster import Action, Guard, Updates
-from taster.core.step import guarded_step
+from taster import Action, ClientUpdates
+from taster.core.param_vectors import flatten
 from taster.defences import probe_gate
 from taster.derivatives.autodiff import gradient
 from taster.federated import (
@@ -19,7 +19,6 @@ from taster.federated import (
     aggregate_gradient,
     as_gradient,
     coordinate_median,
-    flatten,
     fltrust,
     krum,
     mean,
@@ -37,8 +36,8 @@ def test_one_client_under_mean_aggregation_is_one_online_step() -> None:
         learner.model.eval()  # clients compute gradients at the server's batch-norm statistics
     for i in range(10):
         online.step(tiny_batch(seed=i))
-        updates = Updates(client_update(federated, i)[None], torch.tensor([3.0]))
-        assert guarded_step(federated, updates, Guard(), aggregate_gradient(mean)).verdict.committed
+        updates = ClientUpdates(client_update(federated, i)[None], torch.tensor([3.0]))
+        assert federated.run(updates, aggregate_gradient(mean)).verdict.committed
         assert same_state(full_state(online), full_state(federated))
     assert federated.steps == 10
 
@@ -51,8 +50,8 @@ def test_a_client_that_is_not_finite_changes_nothing(poison: float, name: str) -
     good = torch.stack([client_update(honest, i) for i in range(5)])
     bad = good[:1].clone()
     bad[0, 5] = poison
-    guarded_step(honest, Updates(good, torch.ones(5)), Guard(), aggregate_gradient(rule))
-    record = guarded_step(attacked, Updates(torch.cat([bad, good]), torch.ones(6)), Guard(), aggregate_gradient(rule))
+    honest.run(ClientUpdates(good, torch.ones(5)), aggregate_gradient(rule))
+    record = attacked.run(ClientUpdates(torch.cat([bad, good]), torch.ones(6)), aggregate_gradient(rule))
     assert record.dropped == 1
     assert same_state(full_state(honest), full_state(attacked))
 
@@ -61,7 +60,7 @@ def test_a_round_of_nothing_but_broken_clients_is_skipped() -> None:
     learner = tiny_learner()
     before = full_state(learner)
     values = torch.full((3, flatten(learner.view().trainable).numel()), math.nan)
-    record = guarded_step(learner, Updates(values, torch.ones(3)), Guard(), aggregate_gradient(mean))
+    record = learner.run(ClientUpdates(values, torch.ones(3)), aggregate_gradient(mean))
     assert record.verdict.action is Action.REJECT
     assert same_state(before, full_state(learner))
 
@@ -86,10 +85,13 @@ BAD = {
     "complex": (lambda r: [ClientReply(r.client, r.update.to(torch.complex64))], "complex"),
     "sparse": (lambda r: [ClientReply(r.client, r.update.to_sparse())], "sparse"),
     "meta": (lambda r: [ClientReply(r.client, r.update.to("meta"))], "meta"),
-    "words for statistics": (lambda r: [ClientReply(r.client, r.update, statistics="many")], "sent str as statistics"),
+    "words for statistics": (
+        lambda r: [ClientReply(r.client, r.update, statistics="many")],
+        "sent statistics, which were not asked for",
+    ),
     "whole numbers for buffers": (
         lambda r: [ClientReply(r.client, r.update, buffers=torch.ones(3, dtype=torch.int64))],
-        "floating-point",
+        "sent buffers, which were not asked for",
     ),
     "nothing": (lambda r: [], "sent nothing"),
     "none": (lambda r: [ClientReply(r.client, None)], "NoneType"),

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from tests.conftest import full_state, same_state, tiny_batch, tiny_learner
 
 from taster import Batch, Phase
-from taster.attacks import UpdateAttack, label_flip, random_noise, vanilla_trigger
+from taster.attacks import (
+    CraftingSettings,
+    PerturbationSettings,
+    UpdateAttack,
+    label_flip,
+    random_noise,
+    vanilla_trigger,
+)
 from taster.client_gradients import ClientGradients
 from taster.data import Images
 from taster.errors import DataError
@@ -185,12 +192,15 @@ def test_attacks_of_online_learning_poison_the_samples_of_the_attackers_clients(
     found, honest = run.updates(invited, Phase.ACCUMULATE), clean.updates(invited, Phase.ACCUMULATE)
     apart = (found.values - honest.values).abs().amax(1) > 1e-6
     assert torch.equal(apart, invited.malicious)
-    trigger = vanilla_trigger(tiny_batch, gen(), loss_scale=30.0, epsilon=0.0, pgd_steps=1, validation_size=5)
+    settings = CraftingSettings(loss_scale=30.0, epsilon=0.0, pgd_steps=1, validation_size=5)
+    trigger = vanilla_trigger(tiny_batch, gen(), crafting=settings)
     scaled = simulation(tiny_learner(), trigger, 0.5)
     rows = scaled.updates(invited, Phase.TRIGGER).values
     torch.testing.assert_close(rows[invited.malicious], 30 * honest.values[invited.malicious], rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(rows[~invited.malicious], honest.values[~invited.malicious])
-    noise = simulation(tiny_learner(), random_noise(gen(), epsilon=0.1), 0.5).updates(invited, Phase.ACCUMULATE)
+    noise = simulation(
+        tiny_learner(), random_noise(gen(), perturbation=PerturbationSettings(epsilon=0.1)), 0.5
+    ).updates(invited, Phase.ACCUMULATE)
     assert torch.equal((noise.values - honest.values).abs().amax(1) > 1e-7, invited.malicious)
 
 

@@ -13,7 +13,7 @@ from tests.conftest import TinyNet, tiny_batch, tiny_learner
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from taster import ScreenedBatch, Batch, CandidateUpdate, Guard, Verdict, reject
+from taster import Batch, CandidateUpdate, Guard, ScreenedBatch, Verdict, reject
 from taster.core.types import COMMIT
 from taster.errors import BatchError, GuardError
 

@@ -118,8 +118,8 @@ def test_standardised_pixels_are_constants_inside_the_model() -> None:
         {"pixel_mean": [0.5] * 3, "pixel_std": [0.5, 0.0, 0.5]},
     ],
 )
-def test_standardising_that_does_not_fit_is_refused(pixels: dict[str, list[float]]) -> None:
-    with pytest.raises(ModelError, match=r"for images of 3 channels, wanted one number a channel"):
+def test_standardizing_that_does_not_fit_is_refused(pixels: dict[str, list[float]]) -> None:
+    with pytest.raises(ModelError, match=r"for images of 3 channels, wanted one number per channel"):
         resnet18((3, 32, 32), 10, **pixels)
 
 

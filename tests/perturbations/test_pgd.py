@@ -63,7 +63,7 @@ def test_pgd_climbs_to_the_best_point_of_the_ball(norm: str, expected: list[floa
     assert torch.equal(clean, torch.full((1, 2), 0.5))
 
 
-def test_pgd_starts_where_it_is_told() -> None:
+def test_pgd_starts_where_it_is_refused() -> None:
     clean = torch.full((1, 2), 0.5)
     ball = LpBall("linf", 0.1)
     found = pgd(lambda x: torch.zeros_like(x), clean, ball, steps=1, step_size=1.0, init=clean + 9)
@@ -79,7 +79,7 @@ def test_pgd_starts_where_it_is_told() -> None:
         ({"low": 1.0, "high": 0.0}, "wanted low below high"),
     ],
 )
-def test_bad_balls_are_told(arguments: dict[str, object], message: str) -> None:
+def test_bad_balls_are_refused(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(AttackError, match=message):
         LpBall(**arguments)
 

@@ -64,7 +64,7 @@ def test_the_page_shows_how_defences_stand_and_what_gates_can_miss(
     assert all(row["detection_bound"] is None for row in found if row["defence"] == "none")
     assert all(row["worst_step"] <= min(0.0, row["drop"]) for row in found)
     page = write_report(RunDirectory(tmp_path / "run")).read_text()
-    assert "How the defences stand" in page
+    assert "How the defences compare" in page
     table = page[page.index("What the gates can miss") :]
     bounds = [f"{p['max_accuracy_drop']:.1f}" for p in promises]
     assert re.findall(r"<td>(\d+\.\d)</td>", table)[:2] == [min(bounds, key=float), max(bounds, key=float)]

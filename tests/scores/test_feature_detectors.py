@@ -48,7 +48,7 @@ def plane() -> Learner:
 
 
 @pytest.mark.parametrize("kind", DETECTORS)
-def test_what_lies_apart_scores_higher(kind: Any) -> None:
+def test_outliers_score_higher(kind: Any) -> None:
     view = plane().view()
     detector = FeatureAnomalyScore(kind, blobs(300), neighbors=20)
     clean = detector(blobs(150, seed=1), view)
@@ -103,7 +103,7 @@ def test_the_local_dimension_is_that_of_the_data(dimensions: int) -> None:
     assert float(found.mean()) == pytest.approx(dimensions, rel=0.1)
 
 
-def test_layers_are_chosen_by_name_and_faults_told() -> None:
+def test_layers_are_chosen_by_name_and_bad_ones_are_errors() -> None:
     learner = tiny_learner()
     view, batch = learner.view(), tiny_batch(60)
     before = full_state(learner)
@@ -124,7 +124,7 @@ def test_layers_are_chosen_by_name_and_faults_told() -> None:
 
 
 @pytest.mark.parametrize("kind", DETECTORS)
-def test_as_a_screen_it_learns_and_keeps_its_state(kind: Any) -> None:
+def test_as_a_screen_it_learns_and_resumes_from_its_state(kind: Any) -> None:
     def build() -> Any:
         return anomaly_screen(tiny_batch(120, seed=5), detector=kind, neighbors=10, refit_every=2, quantile=0.8)
 

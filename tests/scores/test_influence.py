@@ -56,14 +56,14 @@ def test_a_step_on_a_sample_of_great_influence_harms_the_probe() -> None:
     assert after(int(scores.argmax())) > before > after(int(scores.argmin()))
 
 
-def test_the_direction_is_taken_now_and_then_and_kept() -> None:
+def test_the_direction_is_refitted_every_few_steps_and_kept() -> None:
     learner, score = trained(), FirstOrderInfluence(tiny_batch(30, seed=8), refit_every=3)
     batch = tiny_batch(10, seed=9)
     fresh = score(batch, learner.view())
-    assert score.state_dict()["direction"] is None  # being asked changes nothing
+    assert score.state_dict()["fitted"] is None  # being asked changes nothing
     record = learner.step(tiny_batch(16, seed=20))
     score.observe(record, learner.view())
-    first = score.state_dict()["direction"]
+    first = score.state_dict()["fitted"]
     assert first is not None
     again = FirstOrderInfluence(tiny_batch(30, seed=8), refit_every=3)
     again.load_state_dict(score.state_dict())

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from taster import Batch, detection_bound
 from taster.defences import probe_gate
@@ -28,14 +31,14 @@ def passes(samples: int, fall: float, churn: float, alpha: float, runs: int, see
 
 
 @pytest.mark.parametrize(("samples", "churn"), [(200, 5.0), (500, 2.0), (1000, 10.0)])
-def test_the_bound_is_where_the_test_still_passes_so_often(samples: int, churn: float) -> None:
+def test_a_drop_of_the_bound_passes_as_often_as_stated(samples: int, churn: float) -> None:
     found = detection_bound(samples, alpha=0.01, churn=churn, confidence=0.9)
     at_bound = passes(samples, found.max_accuracy_drop, churn, 0.01, 3000)
     assert at_bound == pytest.approx(0.1, abs=0.02)
     assert passes(samples, found.max_accuracy_drop + 3, churn, 0.01, 1000) < at_bound
 
 
-def test_it_goes_with_what_it_is_asked_for() -> None:
+def test_it_depends_on_samples_checks_refusals_and_confidence() -> None:
     base = detection_bound(1000).max_accuracy_drop
     assert detection_bound(4000).max_accuracy_drop < base
     assert detection_bound(1000, tolerance=3.0).max_accuracy_drop > base + 1.5
@@ -68,9 +71,27 @@ def test_it_goes_with_what_it_is_asked_for() -> None:
         {"alpha": 0.0},
         {"churn": -1.0},
         {"tolerance": 101.0},
+        {"samples": 1.5},
+        {"samples": True},
+        {"samples": "10"},
+        {"samples": float("nan")},
+        {"samples": 10**9},
+        {"samples": 10**400},
+        {"checks": math.inf},
+        {"checks": 1.5},
+        {"checks": 10**12},
+        {"checks": 10**9, "refusals": 10**8},
+        {"refusals": float("nan")},
+        {"outcomes": 0},
+        {"outcomes": math.inf},
+        {"tolerance": float("nan")},
+        {"tolerance": 10**400},
+        {"alpha": float("nan")},
+        {"confidence": None},
+        {"churn": True},
     ],
 )
-def test_numbers_out_of_range_are_told(asked: dict[str, float]) -> None:
+def test_numbers_out_of_range_are_errors(asked: dict[str, float]) -> None:
     with pytest.raises(GuardError, match="detection_bound: got"):
         detection_bound(**{"samples": 100, **asked})  # type: ignore[arg-type]
 
@@ -85,19 +106,55 @@ def test_the_gates_bound_follows_its_alpha_and_tolerance() -> None:
     )
 
 
-def test_a_probe_too_small_for_its_tolerance_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_probe_too_small_for_its_tolerance_causes_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     probe_gate(Batch(torch.rand(40, 1, 2, 2), torch.arange(40) % 4))
-    assert "a probe of 40 samples tells a fall of" in caplog.text
+    assert "a probe of 40 samples cannot tell a drop of less than" in caplog.text
     caplog.clear()
     probe_gate(Batch(torch.rand(1000, 1, 2, 2), torch.arange(1000) % 4))
     assert caplog.text == ""
 
 
 @pytest.mark.parametrize(("samples", "churn"), [(200, 10.0), (500, 20.0)])
-def test_false_alarms_come_as_seldom_as_it_says(samples: int, churn: float) -> None:
+def test_the_false_alarm_rate_agrees_with_simulation(samples: int, churn: float) -> None:
     found = detection_bound(samples, alpha=0.2, churn=churn)
     alarms = 1 - passes(samples, 0.0, churn, 0.2, 4000)
     assert alarms == pytest.approx(found.false_alarm_rate, abs=0.015)
     assert 0.01 < found.false_alarm_rate < 0.2
     assert detection_bound(samples, alpha=0.2, churn=churn, checks=1000).false_alarm_rate == 1.0
     assert detection_bound(samples, alpha=0.2, churn=0.0).false_alarm_rate == 0.0
+
+
+def test_the_largest_numbers_that_are_taken_end_with_a_bound() -> None:
+    found = detection_bound(1000, checks=10**9, refusals=10**6, outcomes=10**9)
+    assert found.max_accuracy_drop > detection_bound(1000, checks=10**9).max_accuracy_drop
+    assert detection_bound(np.int64(1000)) == detection_bound(1000)
+
+
+def test_a_probe_beyond_the_largest_is_bounded_like_the_largest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taster.defences.gates.probe_gate.MAX_SAMPLES", 500)
+    (gate,) = probe_gate(Batch(torch.rand(600, 1, 2, 2), torch.arange(600) % 4)).gates
+    assert gate.detection_bound().samples == 500
+
+
+ANYTHING = st.one_of(
+    st.integers(-5, 50),
+    st.integers(),
+    st.floats(),
+    st.booleans(),
+    st.none(),
+    st.text(max_size=3),
+    st.sampled_from([10**400, -(10**400), 10**9, 0.5, 1.0, 100, [], {}, 1j]),
+)
+NAMES = ("tolerance", "alpha", "checks", "refusals", "confidence", "churn", "outcomes")
+
+
+@given(samples=ANYTHING, asked=st.dictionaries(st.sampled_from(NAMES), ANYTHING, max_size=3))
+def test_any_argument_gives_a_bound_or_a_named_error(samples: object, asked: dict[str, object]) -> None:
+    if isinstance(samples, int) and 500 < samples <= 100_000:
+        samples = 500  # larger ones take seconds
+    try:
+        found = detection_bound(samples, **asked)  # type: ignore[arg-type]
+    except GuardError:
+        return
+    assert 0 <= found.max_accuracy_drop <= 100
+    assert 0 <= found.false_alarm_rate <= 1

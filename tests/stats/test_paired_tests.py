@@ -18,14 +18,14 @@ def outcomes(n: int, lost: float, gained: float, seed: int) -> tuple[torch.Tenso
 
 
 @pytest.mark.parametrize(("lost", "gained", "tolerance"), [(0.05, 0.05, 0.0), (0.02, 0.01, 0.02), (0.12, 0.1, 0.03)])
-def test_an_update_within_the_tolerance_is_seldom_refused(lost: float, gained: float, tolerance: float) -> None:
+def test_a_drop_within_the_tolerance_is_rarely_significant(lost: float, gained: float, tolerance: float) -> None:
     found = [mcnemar_pvalue(*outcomes(300, lost, gained, seed), tolerance) for seed in range(1000)]
     for level in (0.1, 0.05, 0.01):
         # three deviations of a thousand draws
         assert sum(p < level for p in found) / len(found) <= level + 3 * (level / len(found)) ** 0.5
 
 
-def test_harm_is_seen_and_more_of_it_sooner() -> None:
+def test_larger_drops_are_found_more_often() -> None:
     seen = [
         sum(mcnemar_pvalue(*outcomes(1000, lost, 0.01, seed), 0.01) < 0.01 for seed in range(100))
         for lost in (0.02, 0.04, 0.06)
@@ -35,7 +35,7 @@ def test_harm_is_seen_and_more_of_it_sooner() -> None:
     assert seen[-1] >= 99
 
 
-def test_without_a_tolerance_they_are_mcnemars_and_students() -> None:
+def test_without_a_tolerance_they_are_mcnemars_and_students_tests() -> None:
     before, after = outcomes(200, 0.1, 0.04, 3)
     lost, gained = int((before & ~after).sum()), int((~before & after).sum())
     assert mcnemar_pvalue(before, after) == pytest.approx(binomtest(lost, lost + gained, alternative="greater").pvalue)
@@ -45,7 +45,7 @@ def test_without_a_tolerance_they_are_mcnemars_and_students() -> None:
     assert paired_t_pvalue(a, b - 0.3, 0.3) == pytest.approx(paired_t_pvalue(a, b), rel=1e-4)
 
 
-def test_cases_without_any_spread() -> None:
+def test_samples_without_any_variance() -> None:
     right, wrong = torch.ones(9, dtype=torch.bool), torch.zeros(9, dtype=torch.bool)
     assert mcnemar_pvalue(right, right) == mcnemar_pvalue(wrong, right) == 1
     assert mcnemar_pvalue(right, wrong) == pytest.approx(2**-9)

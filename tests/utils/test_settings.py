@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -11,9 +12,10 @@ import torch
 from pydantic import BaseModel, Field, create_model
 from tests.conftest import tiny_batch
 
-from taster.attacks import accumulative, random_noise
+from taster.attacks import CraftingSettings, PerturbationSettings, accumulative, random_noise
 from taster.defences import clipping, probe_gate
 from taster.errors import SettingError
+from taster.experiments.recipes import registry
 from taster.experiments.recipes.files import read_recipe
 from taster.models import small_cnn
 from taster.utils import settings
@@ -27,15 +29,24 @@ from taster.utils.settings import group_settings, settings_group, settings_model
         (lambda: clipping(max_norm=-1.0), "clipping: max_norm: got -1.0, wanted greater than 0"),
         (lambda: clipping(max_norm=float("nan")), "clipping: max_norm: got nan"),
         (lambda: probe_gate(tiny_batch(), tolerance="2"), "probe_gate: tolerance: got '2'"),
-        (lambda: random_noise(torch.Generator(), epsilon=-0.1), "random_noise: epsilon: got -0.1"),
         (
-            lambda: accumulative(tiny_batch(), tiny_batch, torch.Generator(), pgd_steps=0, trigger_batch="odd"),
+            lambda: random_noise(torch.Generator(), perturbation=PerturbationSettings(epsilon=-0.1)),
+            "random_noise: epsilon: got -0.1",
+        ),
+        (
+            lambda: accumulative(
+                tiny_batch(),
+                tiny_batch,
+                torch.Generator(),
+                crafting=CraftingSettings(pgd_steps=0),
+                trigger_batch="odd",  # type: ignore[arg-type]
+            ),
             r"pgd_steps: got 0.*trigger_batch: got 'odd'",
         ),
         (lambda: small_cnn((1, 8, 8), 10, norm="layer"), "small_cnn: norm: got 'layer'"),
     ],
 )
-def test_a_setting_that_is_not_allowed_is_told(call: Callable[[], object], message: str) -> None:
+def test_a_setting_that_is_not_allowed_is_refused(call: Callable[[], object], message: str) -> None:
     with pytest.raises(SettingError, match=message):
         call()
 
@@ -99,7 +110,9 @@ def test_reading_a_recipe_builds_each_settings_model_once(monkeypatch: pytest.Mo
         built[name] += 1
         return create_model(name, **options)
 
-    settings._read_settings.cache_clear()
+    # As in a new process.
+    monkeypatch.setattr(settings, "_read_settings", functools.cache(settings._read_settings.__wrapped__))
+    monkeypatch.setattr(registry, "_shipped", functools.cache(registry._shipped.__wrapped__))
     monkeypatch.setattr(settings, "create_model", counting)
     read_recipe("pang-table-1")
     assert built["accumulative"] == 1

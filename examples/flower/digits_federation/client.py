@@ -1,4 +1,4 @@
-"""The clients: plain SGD on samples of their own, and mods for those that are told to attack."""
+"""The clients: plain SGD on samples of their own, and mods for those that attack."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from taster.data import as_batch
 from taster.integrations.flower import ReplyCodec, colluding, load_model, malicious, model_arrays, poisoned
 
 
-def told(attack: str) -> Callable[[Message, Context], bool]:
+def is_attacker(attack: str) -> Callable[[Message, Context], bool]:
     """Whether the node was started as one of the attacker's, with `attack="..."` in its configuration."""
     return lambda message, context: context.node_config.get("attack") == attack  # noqa: ARG005
 
 
-FORM = ReplyCodec(unit=RATE)
+CODEC = ReplyCodec(unit=RATE)
 app = ClientApp(
     mods=[
-        malicious(lambda draws: sign_flip(scale=3.0), make_model, codec=FORM, attacker=told("sign_flip")),  # noqa: ARG005
-        malicious(label_flip, make_model, codec=FORM, attacker=told("label_flip")),
-        colluding(told("collude")),
+        malicious(lambda draws: sign_flip(scale=3.0), make_model, codec=CODEC, attacker=is_attacker("sign_flip")),  # noqa: ARG005
+        malicious(label_flip, make_model, codec=CODEC, attacker=is_attacker("label_flip")),
+        colluding(is_attacker("collude")),
     ]
 )
 

@@ -1,5 +1,6 @@
-"""Attacks: one file each. To add one, write it and name it here."""
+"""Attacks, one file each. To add one, write it and add it to `ATTACKS` or `UPDATE_ATTACKS`."""
 
+from taster.attacks.crafting import CraftingSettings
 from taster.attacks.crafting_trace import CraftingTrace
 from taster.attacks.guard_simulator import GuardSimulator, SimulatedOutcome
 from taster.attacks.online.accumulative import accumulative
@@ -11,7 +12,8 @@ from taster.attacks.online.no_attack import none
 from taster.attacks.online.ood_images import ood_images
 from taster.attacks.online.random_noise import random_noise
 from taster.attacks.online.vanilla_trigger import vanilla_trigger
-from taster.attacks.online_attack import Budget, OnlineAttack, PoisonFn, SampleFn
+from taster.attacks.online_attack import Budget, OnlineAttack, PerturbationSettings, PoisonFn, SampleFn
+from taster.attacks.poison_init import InjectionSettings
 from taster.attacks.schedule import (
     Observation,
     Schedule,
@@ -20,8 +22,8 @@ from taster.attacks.schedule import (
     at_accuracy_floor,
     at_loss_amplification,
 )
-from taster.attacks.update_attack import RoundKnowledge, UpdateAttack, UpdateBudget, UpdatePoisonFn
-from taster.attacks.updates.accumulative_updates import accumulative_updates
+from taster.attacks.update_attack import RoundKnowledge, UpdateAttack, UpdateBudget, UpdatePoisonFn, UpdateSettings
+from taster.attacks.updates.accumulative_updates import AccumulationSettings, accumulative_updates
 from taster.attacks.updates.alie import alie
 from taster.attacks.updates.gaussian_updates import gaussian_updates
 from taster.attacks.updates.ipm import ipm
@@ -44,6 +46,7 @@ ATTACKS = {
         generative,
     )
 }
+"""Attacks on the batches of a stream, by name."""
 
 UPDATE_ATTACKS = {
     attack.__name__: attack
@@ -59,16 +62,20 @@ UPDATE_ATTACKS = {
         mimic,
     )
 }
-"""Attacks by clients of a federation, on what they send."""
+"""Attacks by clients of a federation on the updates that they send, by name."""
 
 __all__ = [
     "ATTACKS",
     "UPDATE_ATTACKS",
+    "AccumulationSettings",
     "Budget",
+    "CraftingSettings",
     "CraftingTrace",
     "GuardSimulator",
+    "InjectionSettings",
     "Observation",
     "OnlineAttack",
+    "PerturbationSettings",
     "PoisonFn",
     "RoundKnowledge",
     "SampleFn",
@@ -78,6 +85,7 @@ __all__ = [
     "UpdateAttack",
     "UpdateBudget",
     "UpdatePoisonFn",
+    "UpdateSettings",
     "accumulative",
     "accumulative_updates",
     "after_steps",

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-_BATCH = 50
-_RATE = 1e-3
+_BATCH_SIZE = 50
+_LEARNING_RATE = 1e-3
 
 
 class Autoencoder(nn.Module):
-    """Samples through fully connected layers with ReLU and back to samples in the range of the data, by a sigmoid."""
+    """Fully connected layers with ReLU; a sigmoid scales the output to the range of the data."""
 
     def __init__(self, shape: Sequence[int], hidden: Sequence[int], low: float, high: float) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Autoencoder(nn.Module):
         self._low, self._high = low, high
 
     def forward(self, x: Tensor) -> Tensor:
-        """Samples [n, ...] to samples of the same shape."""
+        """Reconstructs samples [n, ...]."""
         out: Tensor = self._low + (self._high - self._low) * self.layers(x.flatten(1))
         return out.reshape(x.shape)
 
@@ -38,22 +38,22 @@ class Autoencoder(nn.Module):
 def pretrain_autoencoder(
     x: Tensor, hidden: Sequence[int], epochs: int, generator: torch.Generator, low: float, high: float
 ) -> Autoencoder:
-    """An autoencoder that has learned to give samples back, by Adam on the squared error.
+    """Trains an autoencoder to reconstruct samples, by Adam on the squared error.
 
     Args:
         x: samples, [n, ...].
-        hidden: widths of the layers between.
-        epochs: over x.
-        generator: decides initial weights and order; the global generators are left as they are.
-        low, high: the range of the data.
+        hidden: widths of the hidden layers.
+        epochs: number of passes over x.
+        generator: seeds initial weights and order. Torch's global generators are not advanced.
+        low, high: range of the data.
     """
     seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
     with torch.random.fork_rng([x.device] if x.is_cuda else []):
         torch.manual_seed(seed)
         model = Autoencoder(x.shape[1:], hidden, low, high).to(x)
-        optimizer = torch.optim.Adam(model.parameters(), _RATE)
+        optimizer = torch.optim.Adam(model.parameters(), _LEARNING_RATE)
         for _ in range(epochs):
-            for part in torch.split(torch.randperm(len(x)), _BATCH):
+            for part in torch.split(torch.randperm(len(x)), _BATCH_SIZE):
                 optimizer.zero_grad()
                 batch = x[part.to(x.device)]
                 torch.autograd.backward(mse_loss(model(batch), batch))
@@ -63,11 +63,11 @@ def pretrain_autoencoder(
 
 
 class GeneratorTrainer:
-    """A generator in the course of one attack: the pre-trained one, moved along weighted gradients at its output.
+    """Trains a copy of a generator on gradients at its output.
 
     Args:
-        model: the pre-trained one, which is left as it is.
-        rate: of Adam's steps.
+        model: the pre-trained generator, which is copied.
+        learning_rate: of Adam.
     """
 
     def __init__(self, model: Autoencoder, learning_rate: float) -> None:
@@ -75,7 +75,7 @@ class GeneratorTrainer:
         self._optimizer = torch.optim.Adam(self._model.parameters(), learning_rate, maximize=True)
 
     def step(self, x: Tensor, upstream: Tensor) -> Tensor:
-        """One step that raises ⟨G(x), v⟩ for v of the shape of the samples x; what G then makes of x."""
+        """One step that raises ⟨G(x), v⟩, v of the shape of the samples x. Returns G(x) after it."""
         self._optimizer.zero_grad()
         torch.autograd.backward((self._model(x) * upstream).sum())
         self._optimizer.step()

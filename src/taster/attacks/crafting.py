@@ -1,14 +1,17 @@
-"""Moving samples so that their gradient points where an attacker wants it: what the gradient attacks share."""
+"""Crafting by gradient alignment: PGD that moves samples so that their parameter gradient points where it is wanted."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from taster.attacks.online_attack import Budget
+from taster.attacks.online_attack import Budget, PerturbationSettings, SampleFn, sample_class
 from taster.core.functional_model import BatchNormMode
 from taster.core.types import Batch, Tensors
 from taster.core.view import View
@@ -17,103 +20,111 @@ from taster.errors import AttackError
 from taster.perturbations.objectives import ObjectiveName, divergence, margin
 from taster.perturbations.pgd import pgd
 from taster.scores.memorization_discrepancy import MemorizationDiscrepancy
+from taster.utils.settings import settings_group
 
 
-@dataclass(frozen=True)
-class PGDOptions:
-    """How PGD goes.
+@settings_group
+class CraftingSettings(PerturbationSettings):
+    """Settings of the attacks that align gradients.
 
     Attributes:
-        objective: the loss whose gradient the poison's is taken to be while it is crafted.
-        momentum: μ of MIM; 0 is without.
-        random_start: draws where it begins; None begins at the clean samples.
+        pgd_steps: number of PGD steps, C.
+        step_size: α. Default: 2 ε / C (Pang et al. 2021, Table 1).
+        objective: loss whose parameter gradient the poison's is taken to be while it is crafted: "cross_entropy", "kl"
+            to the predictions on the clean samples, or the "margin" of C&W (Zhu et al. 2023, Table 2).
+        pgd_momentum: μ of MIM (Dong et al. 2018). 0 is plain PGD.
+        random_start: whether PGD starts at a random point of the ball instead of the clean samples.
+        normalize: normalization of the gradients that the poison is aligned with.
+        normalize_poisoned: whether to normalize the poison's own gradient as well, so that inner products become
+            cosines, as in the published code.
+        batch_norm: batch-norm statistics used while crafting: the recorded ones ("eval") or those of the batch
+            ("train").
+        validation_size: number of samples in S_val.
+        victim_class: draw S_val from this class only, so that the harm falls on it and is hidden in the mean.
+        loss_scale: factor on the trigger's loss, "loss scaling" in Pang et al. 2021, Tables 3 to 6.
+        evade_reference: earlier model, by label or number of steps back, against which the poison's Memorization
+            Discrepancy is kept low (the adaptive attacker of Zhu et al. 2023, Eq. 21). None: no evasion.
+        evade_weight: weight of the discrepancy beside the attack's objective.
+        surrogate: model to craft on instead of the current one: an earlier one, by label or number of steps back (the
+            black-box attacker of Zhu et al. 2023, Table 11), or the label of one of the attacker's own models.
 
     Raises:
-        AttackError: for "kl" without a random start, as its gradient is zero at the clean samples.
+        AttackError: for the objective "kl" without a random start, as its gradient is zero at the clean samples.
     """
 
+    pgd_steps: Annotated[int, Field(ge=1)] = 100
+    step_size: Annotated[float, Field(gt=0)] | None = None
     objective: ObjectiveName = "cross_entropy"
-    momentum: float = 0.0
-    random_start: torch.Generator | None = None
+    pgd_momentum: Annotated[float, Field(ge=0)] = 0.0
+    random_start: bool = False
+    normalize: Normalize = "per_tensor"
+    normalize_poisoned: bool = False
+    batch_norm: BatchNormMode = "eval"
+    validation_size: Annotated[int, Field(ge=1)] = 100
+    victim_class: Annotated[int, Field(ge=0)] | None = None
+    loss_scale: Annotated[float, Field(gt=0)] = 1.0
+    evade_reference: str | Annotated[int, Field(ge=1)] | None = None
+    evade_weight: Annotated[float, Field(ge=0)] = 1.0
+    surrogate: str | Annotated[int, Field(ge=1)] | None = None
 
     def __post_init__(self) -> None:
-        if self.objective == "kl" and self.random_start is None:
+        if self.objective == "kl" and not self.random_start:
             raise AttackError(
                 "objective: got 'kl' without a random start, where its gradient is zero; wanted random_start = true"
             )
 
 
 @dataclass(frozen=True)
-class Evasion:
-    """Keeps the poison's Memorization Discrepancy low while it is crafted.
-
-    Attributes:
-        score: the discrepancy.
-        weight: of its mean over the batch, beside the attack's own objective.
-
-    Source: Zhu et al. 2023, Eq. 21.
-    """
-
-    score: MemorizationDiscrepancy
-    weight: float
-
-    @classmethod
-    def from_settings(cls, reference_model: str | int | None, weight: float) -> Evasion | None:
-        """Of the model to compare with, see `MemorizationDiscrepancy`; None for none."""
-        return None if reference_model is None else cls(MemorizationDiscrepancy(reference_model), weight)
-
-    def gradient(self, x: Tensor, view: View) -> Tensor:
-        """weight · ∇ₓ of the mean discrepancy, of the shape of x."""
-        leaf = x.detach().requires_grad_(True)
-        (found,) = torch.autograd.grad(self.weight * self.score.of_samples(leaf, view).mean(), leaf)
-        return found
-
-
-@dataclass(frozen=True)
 class Crafting:
-    """How poison is made.
+    """Crafts poison for one attack.
 
     Attributes:
-        budget: ball and ratio.
-        steps: PGD steps, C.
-        step_size: α; None is 2 ε / C (Pang et al. 2021, Table 1).
-        normalize: of the gradients that poison is aligned with.
-        normalize_poisoned: of the poison's own gradient too, which turns inner products into cosines.
-        batch_norm: statistics used: the recorded ones, or those of the batch.
-        derivatives: how they are computed.
-        pgd: start, momentum and objective.
-        evasion: what the poison is to keep low besides; None for nothing.
-        surrogate: the model crafted on: one of `surrogates`, or an earlier one of the learner's, see
-            `taster.View.earlier`; None is the learner as it is.
-        surrogates: models of the attacker's own, by label.
+        settings: how.
+        draw_validation: draws S_val from the attacker's own samples.
+        generator: draws which samples are poisoned, and random starts.
+        derivatives: computes the derivatives.
+        surrogates: the attacker's own models, by label.
     """
 
-    budget: Budget
-    steps: int
-    step_size: float | None
-    normalize: Normalize
-    normalize_poisoned: bool
-    batch_norm: BatchNormMode
-    derivatives: Derivatives
-    pgd: PGDOptions = PGDOptions()
-    evasion: Evasion | None = None
-    surrogate: str | int | None = None
+    settings: CraftingSettings
+    draw_validation: SampleFn
+    generator: torch.Generator
+    derivatives: Derivatives = field(default_factory=Derivatives)
     surrogates: Mapping[str, View] = field(default_factory=dict)
 
-    @property
-    def alpha(self) -> float:
-        """α."""
-        return 2 * self.budget.ball.epsilon / self.steps if self.step_size is None else self.step_size
+    @cached_property
+    def budget(self) -> Budget:
+        """What the attack may change."""
+        return self.settings.budget(max_loss_weight=self.settings.loss_scale)
 
-    def loss(self, view: View) -> LossFn:
-        """L, at the moment of the view but for the parameters."""
-        return lambda params, x, y: view.loss(x, y, params=params, batch_norm=self.batch_norm)
+    @property
+    def step_size(self) -> float:
+        """α."""
+        settings = self.settings
+        return 2 * settings.epsilon / settings.pgd_steps if settings.step_size is None else settings.step_size
+
+    def draw_s_val(self) -> Batch:
+        """S_val.
+
+        Raises:
+            AttackError: if none of the samples is of the victim class.
+        """
+        return sample_class(self.draw_validation, self.settings.victim_class)(self.settings.validation_size)
+
+    def draw_mask(self, batch: Batch) -> Tensor:
+        """Which samples of a batch to poison, [n]."""
+        return self.budget.draw_mask(len(batch), self.generator).to(batch.x.device)
 
     def crafting_view(self, view: View) -> View:
-        """What is crafted on: the learner as it is, or the surrogate."""
-        if isinstance(self.surrogate, str) and self.surrogate in self.surrogates:
-            return self.surrogates[self.surrogate]
-        return view if self.surrogate is None else view.steps_ago(self.surrogate)
+        """The model to craft on: the current one, or the surrogate."""
+        surrogate = self.settings.surrogate
+        if isinstance(surrogate, str) and surrogate in self.surrogates:
+            return self.surrogates[surrogate]
+        return view if surrogate is None else view.steps_ago(surrogate)
+
+    def loss(self, view: View) -> LossFn:
+        """L as a function of parameters, samples and labels."""
+        return lambda params, x, y: view.loss(x, y, params=params, batch_norm=self.settings.batch_norm)
 
     def gradient(self, view: View, batch: Batch) -> Tensors:
         """∇_θ L(S; θ_t), not normalized."""
@@ -121,7 +132,7 @@ class Crafting:
 
     def normalized_gradient(self, view: View, batch: Batch) -> Tensors:
         """∇_θ L(S; θ_t), normalized."""
-        return normalized(self.gradient(view, batch), self.normalize)
+        return normalized(self.gradient(view, batch), self.settings.normalize)
 
     def align(
         self,
@@ -132,44 +143,62 @@ class Crafting:
         init: Tensor | None = None,
         steps: int | None = None,
     ) -> Tensor:
-        """PGD that raises Σᵢ wᵢ ⟨∇_θ L(S; θ_t), vᵢ⟩ by moving the chosen samples of S; returns all its samples."""
-        how: Normalize = self.normalize if self.normalize_poisoned else "none"
-        pulled, labels = self._objective(clean, view)
-        derivative = self.derivatives.mixed(pulled, view.trainable, terms, how)
+        """Raises Σᵢ wᵢ ⟨∇_θ L(S; θ_t), vᵢ⟩ by PGD over the masked samples of S.
 
-        def ascent(x: Tensor) -> Tensor:
-            slope = derivative(x, labels)
-            if self.evasion is not None:
-                slope = slope - self.evasion.gradient(x, view)
-            slope[~mask] = 0
-            return slope
+        Args:
+            clean: S.
+            view: θ_t.
+            terms: the pairs (wᵢ, vᵢ).
+            mask: samples that may move, [n].
+            init: where PGD starts. Default: see `init`.
+            steps: number of PGD steps. Default: `settings.pgd_steps`.
 
-        return pgd(
-            ascent,
-            clean.x,
-            self.budget.ball,
-            steps=self.steps if steps is None else steps,
-            step_size=self.alpha,
-            init=self.init(clean, mask) if init is None else init,
-            momentum=self.pgd.momentum,
+        Returns:
+            all samples of S, moved or not.
+        """
+        settings = self.settings
+        loss, labels = self._objective(clean, view)
+        derivative = self.derivatives.mixed(
+            loss, view.trainable, terms, settings.normalize if settings.normalize_poisoned else "none"
         )
 
+        def gradient(x: Tensor) -> Tensor:
+            found = derivative(x, labels)
+            if self._discrepancy is not None:
+                found = found - self._discrepancy_gradient(self._discrepancy, x, view)
+            found[~mask] = 0
+            return found
+
+        return pgd(
+            gradient,
+            clean.x,
+            self.budget.ball,
+            steps=settings.pgd_steps if steps is None else steps,
+            step_size=self.step_size,
+            init=self.init(clean, mask) if init is None else init,
+            momentum=settings.pgd_momentum,
+        )
+
+    def oppose(self, clean: Batch, view: View, gradient: Tensors, mask: Tensor) -> Tensor:
+        """Lowers ⟨∇_θ L(S; θ_t), v⟩ by PGD over the masked samples of S (Pang et al. 2021, Eq. 6)."""
+        return self.align(clean, view, [(-1.0, gradient)], mask)
+
     def init(self, clean: Batch, mask: Tensor) -> Tensor:
-        """Where PGD begins: at the clean samples, or a random start for the chosen ones."""
-        if self.pgd.random_start is None:
+        """Where PGD starts: the clean samples, or a random point of the ball for the masked ones."""
+        if not self.settings.random_start:
             return clean.x
-        x = self.budget.ball.random(clean.x, self.pgd.random_start)
+        x = self.budget.ball.random(clean.x, self.generator)
         x[~mask] = clean.x[~mask]
         return x
 
     def _objective(self, clean: Batch, view: View) -> tuple[LossFn, Tensor]:
-        """The loss whose gradient the poison's is, and the labels that it takes: for KL the clean samples' logits."""
-        name = self.pgd.objective
+        """The loss whose gradient is aligned, and its labels: for "kl" the logits of the clean samples."""
+        name = self.settings.objective
         if name == "cross_entropy":
             return self.loss(view), clean.y
 
         def logits(params: Tensors, x: Tensor) -> Tensor:
-            return view.forward(x, params=params, batch_norm=self.batch_norm)
+            return view.forward(x, params=params, batch_norm=self.settings.batch_norm)
 
         if name == "margin":
             return lambda params, x, y: margin(logits(params, x), y).mean(), clean.y
@@ -177,6 +206,13 @@ class Crafting:
             reference = logits({}, clean.x)
         return lambda params, x, y: divergence(y, logits(params, x)).mean(), reference
 
-    def oppose(self, clean: Batch, view: View, against: Tensors, mask: Tensor, init: Tensor | None = None) -> Tensor:
-        """PGD that lowers ⟨∇_θ L(S; θ_t), v⟩ by moving the chosen samples of S (Pang et al. 2021, Eq. 6)."""
-        return self.align(clean, view, [(-1.0, against)], mask, init)
+    @cached_property
+    def _discrepancy(self) -> MemorizationDiscrepancy | None:
+        reference = self.settings.evade_reference
+        return None if reference is None else MemorizationDiscrepancy(reference)
+
+    def _discrepancy_gradient(self, score: MemorizationDiscrepancy, x: Tensor, view: View) -> Tensor:
+        """Weight times ∇ₓ of the batch's mean Memorization Discrepancy (Zhu et al. 2023, Eq. 21)."""
+        leaf = x.detach().requires_grad_(True)
+        (found,) = torch.autograd.grad(self.settings.evade_weight * score.of_samples(leaf, view).mean(), leaf)
+        return found

@@ -1,4 +1,4 @@
-"""How poison formed, step by step: for pictures, curves and timings, never for a decision of the learner's."""
+"""The iterations of a crafting, for pictures, curves and timings. No decision of a learner depends on them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from taster.core.types import Batch
 
 
 class CraftingTrace:
-    """What one crafting went through; begun anew at the next.
+    """The iterations of the last crafting; reset when the next one starts.
 
     Attributes:
-        batches: the poisoned batch at each iteration, the start first.
-        losses: the mean loss of the attacker's normal samples after one update on each of them.
-        seconds: from the start to the last iteration, on the clock.
-        processor: the same, of this process on the processor, which does not depend on what else the machine does.
-        prepared: seconds of what is done once and serves every crafting, such as training a generator.
+        batches: poisoned batch of each iteration, including the initial one.
+        losses: mean loss of the attacker's normal samples after one update on each of them.
+        seconds: wall-clock time from the start to the last iteration.
+        cpu_seconds: CPU time of this process over the same span.
+        setup_seconds: time of what is done once for all craftings, such as training a generator.
     """
 
     def __init__(self) -> None:
@@ -25,23 +25,23 @@ class CraftingTrace:
         self.seconds = 0.0
         self.cpu_seconds = 0.0
         self.setup_seconds = 0.0
-        self._began = (0.0, 0.0)
+        self._started = (0.0, 0.0)
 
     def start(self) -> None:
-        """Forgets the last crafting and starts the clock."""
+        """Discards the last crafting and starts the clocks."""
         self.batches, self.losses = [], []
         self.seconds = self.cpu_seconds = 0.0
-        self._began = (time.perf_counter(), time.process_time())
+        self._started = (time.perf_counter(), time.process_time())
 
     def append(self, batch: Batch, loss: float) -> None:
-        """Notes an iteration."""
+        """Records an iteration."""
         self.batches.append(Batch(batch.x.detach(), batch.y))
         self.losses.append(loss)
-        self.seconds = time.perf_counter() - self._began[0]
-        self.cpu_seconds = time.process_time() - self._began[1]
+        self.seconds = time.perf_counter() - self._started[0]
+        self.cpu_seconds = time.process_time() - self._started[1]
 
     @property
     def most_harmful(self) -> Batch:
-        """The iteration after which the loss was the greatest; one that is no number is the least."""
+        """The batch of the iteration with the largest loss; NaN ranks lowest, and ties go to the earliest."""
         ranked = [(-math.inf if math.isnan(loss) else loss, -i) for i, loss in enumerate(self.losses)]
         return self.batches[-max(ranked)[1]]

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
-from taster.core.backward import backward
+from taster.core.backup import StateBackup
+from taster.core.backward import online_gradient
 from taster.core.learner import Learner
-from taster.core.step import guarded_step
-from taster.core.transaction import StateBackup
 from taster.core.types import Batch, StepRecord
 
 
@@ -42,13 +41,14 @@ class GuardSimulator:
     def __init__(self, learner: Learner, held_out: Batch) -> None:
         self._learner = learner
         self._held_out = held_out
-        self._kept = StateBackup(learner.model, learner.optimizer)
+        self._backup = StateBackup(learner.model, learner.optimizer, learner.state.scaler)
 
     def sync(self, victim: Learner, record: StepRecord | None = None) -> None:
-        """Takes up the victim's state, and lets the copy of the guard learn what became of the last step."""
+        """Loads the victim's state, and lets the copy of the guard observe the last step."""
         learner = self._learner
-        learner.load_state_dict({**victim.state_dict(), "guard": learner.guard.state_dict(), "history": None})
-        learner.history = None if victim.history is None else victim.history.shallow_copy()
+        learner.load_state_dict({**victim.state_dict(), "guard": learner.guard.state_dict(), "snapshots": None})
+        # Shared, as snapshots are never written to: a copy for every candidate would be many times the model.
+        learner.state.snapshots = None if victim.snapshots is None else victim.snapshots.shallow_copy()
         if record is not None:
             learner.guard.observe(record, learner.view())
 
@@ -56,27 +56,27 @@ class GuardSimulator:
         """Feeds the batches one after the other, and undoes it all.
 
         Args:
-            batches: after these the harm is measured.
-            afterwards: others that are fed after them, to see whether it lasts.
+            batches: the harm is measured after these.
+            afterwards: others that are fed after them, to see whether the harm lasts.
         """
-        learner = self._learner
-        history, learner.history = learner.history, None
+        learner, state = self._learner, self._learner.state
+        snapshots, state.snapshots = state.snapshots, None
         before = copy.deepcopy(learner.guard_state_dict())
-        self._kept.save()
+        self._backup.save()
         devices = [batches[0].x.device] if batches[0].x.is_cuda else []
         try:
-            learner.history = None if history is None else history.shallow_copy()
+            state.snapshots = None if snapshots is None else snapshots.shallow_copy()
             with torch.random.fork_rng(devices):  # what dropout draws is the victim's
-                records = [self._feed(batch) for batch in batches]
+                records = [self._step(batch) for batch in batches]
                 accuracy = learner.view().accuracy(self._held_out.x, self._held_out.y)
-                records += [self._feed(batch) for batch in afterwards]
+                records += [self._step(batch) for batch in afterwards]
         finally:
-            self._kept.restore()
-            learner.history = None
+            self._backup.restore()
+            state.snapshots = None
             learner.load_guard_state_dict(before)
-            learner.history = history
+            state.snapshots = snapshots
         return SimulatedOutcome(tuple(record.verdict.committed for record in records), accuracy)
 
-    def _feed(self, batch: Batch) -> StepRecord:
-        """One step, of which nobody is told: it is no alarm of the victim's."""
-        return guarded_step(self._learner, batch, self._learner.guard, backward)
+    def _step(self, batch: Batch) -> StepRecord:
+        """One step without an alarm: it is none of the victim's."""
+        return self._learner.run(batch, online_gradient, alarm=False)

@@ -1,12 +1,13 @@
-"""A whole attack: what it does to the stream, what it does to the trigger, and the budget that binds both."""
+"""An attack on a stream: how it poisons stream batches and the trigger batch, and the budget that bounds both."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
+from pydantic import Field
 
 from taster.attacks.crafting_trace import CraftingTrace
 from taster.core.guard import T
@@ -14,17 +15,18 @@ from taster.core.types import Batch, Phase
 from taster.core.view import View
 from taster.derivatives import Derivatives
 from taster.errors import AttackError
-from taster.perturbations.pgd import LpBall
+from taster.perturbations.pgd import LpBall, Norm
+from taster.utils.settings import settings_group
 
 SampleFn = Callable[[int], Batch]
-"""Draws so many samples from the attacker's own validation data."""
+"""Draws a number of samples from the attacker's own data."""
 
 
 def sample_class(draw: SampleFn, label: int | None) -> SampleFn:
-    """A draw of that class's samples among those that would be drawn; of all for None.
+    """Restricts a draw to the samples of one class. None: no restriction.
 
     Raises (when called):
-        AttackError: when there are none.
+        AttackError: if none of the drawn samples is of that class.
     """
     if label is None:
         return draw
@@ -43,11 +45,13 @@ def sample_class(draw: SampleFn, label: int | None) -> SampleFn:
 
 
 class PoisonFn(Protocol[T]):
-    """Turns a clean batch into a poisoned one, knowing what the view shows. May return anything of the same shape:
-    whoever calls it through a `OnlineAttack` gets it projected back into the budget."""
+    """Turns a clean batch into a poisoned one, given a view of the model.
+
+    What it returns need not lie within the budget: `OnlineAttack.poison` projects it.
+    """
 
     def __call__(self, clean: T, view: View, /) -> T:
-        """The poisoned batch."""
+        """Returns the poisoned batch, of the shape of the clean one."""
         ...
 
 
@@ -57,9 +61,10 @@ class Budget:
 
     Attributes:
         ball: how far each sample may move.
-        poison_fraction: share of a batch's samples that may move at all, the per-batch poisoning ratio of Pang et al. 2021.
-        max_loss_weight: the greatest factor on the batch's loss.
-        labels: whether the labels of those samples may be changed too.
+        poison_fraction: fraction of a batch's samples that may be poisoned, the per-batch poisoning ratio of Pang et
+            al. 2021.
+        max_loss_weight: largest factor on the batch's loss.
+        labels: whether the labels of the poisoned samples may be changed as well.
     """
 
     ball: LpBall = field(default_factory=LpBall)
@@ -69,23 +74,25 @@ class Budget:
 
     def __post_init__(self) -> None:
         if not 0 <= self.poison_fraction <= 1:
-            raise AttackError(f"poison_fraction: got {self.poison_fraction}, wanted a share from 0 to 1")
+            raise AttackError(f"poison_fraction: got {self.poison_fraction}, wanted a fraction from 0 to 1")
 
     def max_poisoned(self, samples: int) -> int:
-        """How many of so many samples may be poisoned."""
+        """The largest number of samples that may be poisoned in a batch of this size."""
         return int(self.poison_fraction * samples + 1e-9)
 
     def draw_mask(self, samples: int, generator: torch.Generator) -> torch.Tensor:
-        """A random boolean mask [samples] with as many set as the ratio allows."""
+        """A random boolean mask [samples] of the samples to poison."""
         order = torch.randperm(samples, generator=generator, device=generator.device)
         return (order < self.max_poisoned(samples)).cpu()
 
     def enforce(self, poisoned: Batch, clean: Batch) -> Batch:
-        """The poisoned batch brought back into the budget, whatever it was: samples lie in the ball, labels are the
-        clean ones unless they may be others, and where more changed than the ratio allows, the later are restored.
+        """Projects a poisoned batch into the budget.
+
+        Samples are projected into the ball; labels are reset to the clean ones unless they may change; if more samples
+        differ than may be poisoned, the last ones are reset.
 
         Raises:
-            AttackError: when it is no Batch, or its shape or dtype changed, so that there is nothing to project.
+            AttackError: if it is not a Batch, or its shape or dtype differs from the clean batch's.
         """
         if not isinstance(poisoned, Batch):
             raise AttackError(f"the attack returned {type(poisoned).__name__}, wanted a Batch")
@@ -110,8 +117,27 @@ class Budget:
 
 
 def poison_mask(poisoned: Batch, clean: Batch) -> torch.Tensor:
-    """Which samples differ at all, in themselves or their label, [n]."""
+    """Which samples differ from the clean ones, in value or label, [n]."""
     return (poisoned.x != clean.x).flatten(1).any(1) | (poisoned.y != clean.y).reshape(len(clean), -1).any(1)
+
+
+@settings_group
+class PerturbationSettings:
+    """Settings of a budget.
+
+    Attributes:
+        epsilon: radius of the ball, ε, in the units of the data.
+        norm: norm of the ball.
+        poison_fraction: fraction of each batch that is poisoned.
+    """
+
+    epsilon: Annotated[float, Field(ge=0)] = 8 / 255
+    norm: Norm = "linf"
+    poison_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+    def budget(self, *, max_loss_weight: float = 1.0, labels: bool = False) -> Budget:
+        """The budget with these settings."""
+        return Budget(LpBall(self.norm, self.epsilon), self.poison_fraction, max_loss_weight, labels)
 
 
 @dataclass(frozen=True)
@@ -119,14 +145,14 @@ class OnlineAttack:
     """An attack over time. Either part may be None, which leaves that part clean.
 
     Attributes:
-        budget: binds both parts, unless the trigger has its own.
-        accumulate: applied to each stream batch of the accumulative phase.
-        trigger: applied to the trigger batch.
-        derivatives: what both compute with, so that a record can say how; None for an attack that needs none.
-        weight_momentum: of the learner's SGD in the accumulative phase, in place of its own (Pang et al. 2021, Appendix
-            A.3, "weight momentum"); None leaves it.
-        trigger_budget: binds the trigger, where it is another attack's than the stream's.
-        trace: notes how the poison crafted last came about; None for an attack that keeps no such notes.
+        budget: bounds both parts, unless the trigger has its own.
+        accumulate: poisons each stream batch of the accumulative phase.
+        trigger: poisons the trigger batch.
+        derivatives: computes the derivatives of both parts, for the record. None: the attack needs none.
+        weight_momentum: momentum of the learner's SGD during the accumulative phase ("weight momentum" in Pang et al.
+            2021, Appendix A.3). None: unchanged.
+        trigger_budget: bounds the trigger if it is another attack's than the stream's.
+        trace: records the iterations of the last crafting. None: the attack records none.
     """
 
     budget: Budget = field(default_factory=Budget)
@@ -138,7 +164,7 @@ class OnlineAttack:
     trace: CraftingTrace | None = None
 
     def poison(self, clean: Batch, view: View, phase: Phase) -> Batch:
-        """The batch that the model is fed in this phase; always within the budget.
+        """The batch that the model is fed in this phase, projected into the budget.
 
         Raises:
             AttackError: see `Budget.enforce`.

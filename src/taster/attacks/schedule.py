@@ -1,4 +1,4 @@
-"""When an attack acts: conditions that end the accumulative phase, put together into a schedule."""
+"""When an attack acts: the phases of an attack, and the conditions that end the accumulative one."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from taster.errors import AttackError
 
 @dataclass(frozen=True)
 class Observation:
-    """What an attacker sees after a step (the first one before any): the record, and the monitored accuracy.
+    """What an attacker sees after a step.
 
     Attributes:
-        record: of the step just taken; None before the first.
+        record: of the step just taken. None before the first step.
         accuracy: on the monitor's split, in points.
     """
 
@@ -23,17 +23,16 @@ class Observation:
 
 
 StopCondition = Callable[[Sequence[Observation]], bool]
-"""Whether the accumulative phase is over, from all observations so far, oldest first; those of the dormant phase are
-left out but for the last."""
+"""Whether the accumulative phase is over, given the observations from the last dormant one on, oldest first."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Waits, accumulates until one of several conditions holds, then strikes once.
+    """Dormant, accumulative until one of several conditions holds, then one trigger.
 
     Attributes:
-        stops: the conditions by name; the first that holds names what ended the phase.
-        dormant: clean steps before the phase begins.
+        stops: conditions by name; the first that holds names what ended the phase.
+        dormant: number of clean steps before the accumulative phase.
     """
 
     stops: dict[str, StopCondition]
@@ -52,28 +51,28 @@ class Schedule:
         return Phase.ACCUMULATE if self.stopped_by(observations) is None else Phase.TRIGGER
 
     def stopped_by(self, observations: Sequence[Observation]) -> str | None:
-        """The name of the condition that ended the accumulative phase; None while it goes on."""
+        """The name of the condition that ended the accumulative phase; None while it lasts."""
         seen = observations[self.dormant :]
         return next((name for name, stop in self.stops.items() if stop(seen)), None)
 
 
 def after_steps(steps: int) -> StopCondition:
-    """Over after so many accumulative steps; the steps of Pang et al. 2021, Tables 3 to 6."""
+    """Holds after a number of accumulative steps (Pang et al. 2021, Tables 3 to 6)."""
     return lambda seen: len(seen) > steps
 
 
 def at_accuracy_floor(floor: float, *, margin: float = 0.0) -> StopCondition:
-    """Over once the monitored accuracy is within `margin` points of the floor or under it.
+    """Holds once the monitored accuracy is below the floor plus a margin, in points.
 
-    With margin 0 the phase ends when the monitor speaks, as in Pang et al. 2021, Section 4.1 ("early-stop the
-    accumulative procedure if the model accuracy becomes lower than a specified range"). A margin of about what one step
-    costs lets a careful attacker strike before that.
+    With margin 0 the phase ends when the monitor reports it, as in Pang et al. 2021, Section 4.1 ("early-stop the
+    accumulative procedure if the model accuracy becomes lower than a specified range"). With a margin of about what one
+    step costs a careful attacker strikes before that.
     """
     return lambda seen: seen[-1].accuracy < floor + margin
 
 
 def at_loss_amplification(factor: float) -> StopCondition:
-    """Over once the training loss of the newest poisoned batch is `factor` times the mean over those before it.
+    """Holds once the training loss of the newest poisoned batch is `factor` times the mean over the earlier ones.
 
     Source: Zhu et al. 2023, Section 5 and Appendix C.1: the trigger follows when the training loss "is amplified by a
     threshold of previous poison samples".

@@ -1,9 +1,9 @@
-"""One update on poison, and the loss of normal samples after it: what Yang et al. 2017 drive up.
+"""One update on poison and the loss of normal samples after it, which the attacks of Yang et al. 2017 maximize.
 
-    θ' = θ − η ∇_θ L(S_p; θ)          the update that the poison S_p brings about (Eq. 5)
+    θ' = θ − η ∇_θ L(S_p; θ)          the update on the poison S_p (Eq. 5)
     F(S_p) = L(S_n; θ')               the loss of a group of normal samples after it (Eq. 6)
 
-`finite_difference_gradient`, `unrolled_gradient` and `first_order_gradient` are three ways to ∇F in the poison's samples.
+`loss_and_gradient` gives F and its gradient in the poison's samples, computed in one of three ways.
 """
 
 from __future__ import annotations
@@ -24,18 +24,21 @@ from taster.derivatives.autodiff import gradient
 UpdateGradient = Literal["finite_differences", "unrolled", "first_order"]
 
 LossAndGradientFn = Callable[[Batch], tuple[float, Callable[[], Tensor]]]
-"""Of a poisoned batch: F, and a function that gives ∇F, of the shape of its samples."""
+"""Of a poisoned batch: F, and a function that computes ∇F, of the shape of the batch's samples."""
+
+UNROLLED_METHOD = DiffMethod("double_backward")
+"""Differentiation method for `unrolled_gradient`."""
 
 
 @dataclass(frozen=True)
 class OneStepUpdate:
-    """The update that a learner with plain SGD would make on poison, tried out on a view of it.
+    """The update that a learner with plain SGD would make on poison, computed on a view of it.
 
     Attributes:
-        view: the learner before it.
+        view: the learner before the update.
         normal: S_n, the attacker's normal samples.
-        learning_rate: η, the learner's.
-        batch_norm: statistics used: the recorded ones, or those of the batch.
+        learning_rate: η, of the learner.
+        batch_norm: batch-norm statistics used: the recorded ones ("eval") or those of the batch ("train").
     """
 
     view: View
@@ -45,7 +48,7 @@ class OneStepUpdate:
 
     @property
     def loss(self) -> LossFn:
-        """L, at the moment of the view but for the parameters."""
+        """L as a function of parameters, samples and labels."""
         return lambda params, x, y: self.view.loss(x, y, params=params, batch_norm=self.batch_norm)
 
     def update(self, poison: Batch) -> Tensors:
@@ -64,14 +67,14 @@ class OneStepUpdate:
 def loss_and_gradient(
     method: UpdateGradient, update: OneStepUpdate, derivatives: Derivatives, mask: Tensor, fd_step: float
 ) -> LossAndGradientFn:
-    """∇F in one of the three ways.
+    """F and ∇F.
 
     Args:
-        method: which.
-        update: F.
-        derivatives: how "unrolled" and "first_order" compute; for the former by `UNROLLED_METHOD`.
-        mask: which samples may move, [n]; of the others no difference is taken.
-        fd_step: Δx of the differences, in the units of the data.
+        method: how ∇F is computed.
+        update: of which F is the loss.
+        derivatives: for "unrolled" (by `UNROLLED_METHOD`) and "first_order".
+        mask: samples that may move, [n]; "finite_differences" computes no gradient of the others.
+        fd_step: Δx of "finite_differences", in the units of the data.
     """
     if method == "finite_differences":
         return finite_difference_gradient(update, mask, fd_step)
@@ -79,12 +82,12 @@ def loss_and_gradient(
 
 
 def finite_difference_gradient(update: OneStepUpdate, mask: Tensor, fd_step: float) -> LossAndGradientFn:
-    """(F(x + Δx e_k) − F(x)) / Δx for one element k after the other: an update and a pass of the group for each.
+    """(F(x + Δx e_k) − F(x)) / Δx for each element k: one update and one pass over the group per element.
 
     Source: Yang et al. 2017, Algorithm 1, step 4.
     """
 
-    def slope(poison: Batch) -> tuple[float, Callable[[], Tensor]]:
+    def both(poison: Batch) -> tuple[float, Callable[[], Tensor]]:
         here = update.loss_after(poison)
 
         def found() -> Tensor:
@@ -98,20 +101,16 @@ def finite_difference_gradient(update: OneStepUpdate, mask: Tensor, fd_step: flo
 
         return here, found
 
-    return slope
-
-
-UNROLLED_METHOD = DiffMethod("double_backward")
-"""How `exact` is to compute."""
+    return both
 
 
 def unrolled_gradient(update: OneStepUpdate, derivatives: Derivatives) -> LossAndGradientFn:
     """Through the update: with g = ∇_θ' L(S_n; θ'), ∇F = −η ∇ₓ ⟨∇_θ L(S_p; θ), g⟩.
 
-    Source: the chain rule of Yang et al. 2017, Eqs. 7 to 9, whose second derivative they do without.
+    Source: the chain rule of Yang et al. 2017, Eqs. 7 to 9, whose second derivative the paper avoids.
     """
 
-    def slope(poison: Batch) -> tuple[float, Callable[[], Tensor]]:
+    def both(poison: Batch) -> tuple[float, Callable[[], Tensor]]:
         loss, normal = update.loss, update.normal
         leaves = {name: value.requires_grad_(True) for name, value in update.update(poison).items()}
         here = loss(leaves, normal.x, normal.y)
@@ -123,11 +122,11 @@ def unrolled_gradient(update: OneStepUpdate, derivatives: Derivatives) -> LossAn
 
         return float(here.detach()), found
 
-    return slope
+    return both
 
 
 def first_order_gradient(update: OneStepUpdate, derivatives: Derivatives) -> LossAndGradientFn:
-    """As if the update were short: g taken at θ, once for all iterations, which are a mixed derivative each.
+    """As `unrolled_gradient`, with g taken at θ: once for all iterations, each of which is one mixed derivative.
 
     Source: F to first order in η; Pang et al. 2021, Eq. 6, descend the same inner product.
     """

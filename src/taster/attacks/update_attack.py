@@ -1,11 +1,13 @@
-"""An attack by clients of a federation: what they send in the place of their updates."""
+"""An attack by clients of a federation: what they send instead of their honest updates."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from taster.core.types import Phase
@@ -13,16 +15,17 @@ from taster.core.view import View
 from taster.derivatives import Derivatives
 from taster.errors import AttackError
 from taster.perturbations.pgd import Norm
+from taster.utils.settings import settings_group
 
 
 @dataclass(frozen=True, eq=False)
 class RoundKnowledge:
-    """What the attacker's clients know of a round, which is all of it.
+    """What the attacker knows of a round: everything.
 
     Attributes:
-        values: [m, d], what every client would send honestly, the attacker's own too; not to be written to.
-        weights: [m], as claimed.
-        malicious: [m], which of them are the attacker's; at least one is.
+        values: [m, d], the honest updates of all clients, the attacker's included. Read-only.
+        weights: [m], as claimed by the clients.
+        malicious: [m], mask of the attacker's clients, of which there is at least one.
     """
 
     values: Tensor
@@ -31,30 +34,29 @@ class RoundKnowledge:
 
     @property
     def own(self) -> Tensor:
-        """What the attacker's clients would send honestly, [k, d]."""
+        """Honest updates of the attacker's clients, [k, d]."""
         return self.values[self.malicious]
 
     @property
     def others(self) -> Tensor:
-        """What the others send, [m − k, d]; the attacker's own where there are no others."""
+        """Updates of the other clients, [m − k, d]; the attacker's own if there are no others."""
         return self.values if bool(self.malicious.all()) else self.values[~self.malicious]
 
     def mean(self) -> Tensor:
-        """The weighted mean of what all would send honestly, [d]."""
+        """Weighted mean of the honest updates of all clients, [d]."""
         return (self.weights / self.weights.sum()) @ self.values
 
 
 UpdatePoisonFn = Callable[[RoundKnowledge, View], Tensor]
-"""What the attacker's clients send, [k, d]. May return anything of that shape: whoever calls it through an
-`UpdateAttack` gets it projected back into the budget."""
+"""What the attacker's clients send, [k, d]. It need not lie within the budget: `UpdateAttack.poison` projects it."""
 
 
 @dataclass(frozen=True)
 class UpdateBudget:
-    """How long an update may be: ‖A(Gₙ)‖ₚ ≤ η (Pang et al. 2021, Section 3.3, "Capacity of poisoners").
+    """Bound on the norm of an update: ‖A(Gₙ)‖ₚ ≤ η (Pang et al. 2021, Section 3.3, "Capacity of poisoners").
 
     Attributes:
-        max_norm: η; None for no bound.
+        max_norm: η. None: no bound.
         norm: p, "l2" or "linf".
     """
 
@@ -66,7 +68,7 @@ class UpdateBudget:
             raise AttackError(f"max_norm: got {self.max_norm}, wanted a finite number of at least 0, or None")
 
     def project(self, rows: Tensor) -> Tensor:
-        """The nearest rows [k, d] within the bound; numbers that are none become 0 where there is one."""
+        """Projects rows [k, d] into the bound. NaN becomes 0 if there is a bound."""
         if self.max_norm is None:
             return rows
         rows = torch.nan_to_num(rows)
@@ -78,16 +80,44 @@ class UpdateBudget:
         return torch.where(sizes > self.max_norm, rows / largest * (self.max_norm / (sizes / largest)), rows)
 
 
+@settings_group
+class UpdateSettings:
+    """Settings of the attacks that choose the aggregate and distribute it over the attacker's clients.
+
+    Attributes:
+        max_norm: largest norm of a sent update, η. None: no bound.
+        norm: norm of that bound.
+        loss_scale: factor on the trigger update ("loss scaling" in Pang et al. 2021, Tables 3 to 5).
+        noise_scale: norm of the random vectors Mₙ that keep clients from sending the same, relative to the norm of the
+            update that they are added to. The paper gives none.
+        server_clip_norm: norm to which the server is known to clip each update before it aggregates (threat model C.3).
+            None: the server does not.
+        server_clip_norm_type: norm of that clipping.
+    """
+
+    max_norm: Annotated[float, Field(gt=0)] | None = None
+    norm: Norm = "l2"
+    loss_scale: Annotated[float, Field(gt=0)] = 1.0
+    noise_scale: Annotated[float, Field(ge=0)] = 0.1
+    server_clip_norm: Annotated[float, Field(gt=0)] | None = None
+    server_clip_norm_type: Norm = "l2"
+
+    @property
+    def budget(self) -> UpdateBudget:
+        """The bound on what a client sends."""
+        return UpdateBudget(self.max_norm, self.norm)
+
+
 @dataclass(frozen=True)
 class UpdateAttack:
     """An attack on updates over time. Either part may be None, which leaves that part honest.
 
     Attributes:
-        budget: binds both parts.
+        budget: bounds both parts.
         accumulate: applied in each round of the accumulative phase.
-        trigger: applied in the round of the trigger.
-        derivatives: what both compute with; None for an attack that needs none.
-        needs_only_own_update: whether one client can do it that knows nothing but its own honest update.
+        trigger: applied in the trigger's round.
+        derivatives: computes the derivatives of both parts. None: the attack needs none.
+        needs_only_own_update: whether a single client that knows only its own honest update can carry it out.
     """
 
     budget: UpdateBudget = field(default_factory=UpdateBudget)
@@ -100,14 +130,14 @@ class UpdateAttack:
     def always(
         cls, attack: UpdatePoisonFn, budget: UpdateBudget | None = None, *, needs_only_own_update: bool = False
     ) -> UpdateAttack:
-        """The same in both phases."""
+        """An attack that does the same in both phases."""
         return cls(budget or UpdateBudget(), attack, attack, needs_only_own_update=needs_only_own_update)
 
     def poison(self, knowledge: RoundKnowledge, view: View, phase: Phase) -> Tensor | None:
-        """What the attacker's clients send in this phase, [k, d], within the budget; None where they are honest.
+        """What the attacker's clients send in this phase, [k, d], projected into the budget; None if it is honest.
 
         Raises:
-            AttackError: when the attack returned something of another shape.
+            AttackError: if the attack returned something of another shape.
         """
         attack = {Phase.ACCUMULATE: self.accumulate, Phase.TRIGGER: self.trigger}.get(phase)
         if attack is None:

@@ -1,6 +1,6 @@
 """What each of many clients computes on its own samples, all of them at once."""
 
-from taster.client_gradients.gradients import BatchNormSync, ClientGradients, LocalSGD
-from taster.client_gradients.layer_hooks import merge_statistics
+from taster.client_gradients.batch_norm import merge_statistics, statistics_layout
+from taster.client_gradients.gradients import BatchNormSync, ClientGradients, LocalSGD, empty_updates
 
-__all__ = ["BatchNormSync", "ClientGradients", "LocalSGD", "merge_statistics"]
+__all__ = ["BatchNormSync", "ClientGradients", "LocalSGD", "empty_updates", "merge_statistics", "statistics_layout"]

@@ -1,4 +1,4 @@
-"""The gradient of a layer's parameters for each client by itself, from its input and the slope at its output.
+"""The gradient of a layer's parameters for each client by itself, from its input and the gradient at its output.
 
 A forward and a backward pass over all clients' samples at once gives both. What is left is one product a client, which
 goes straight to its row of the matrix of updates.
@@ -20,7 +20,7 @@ Rows = dict[str, Tensor]
 """Views [m, *shape] into the matrix of updates, by a layer's own name of the parameter."""
 
 GradientWriter = Callable[[Tensor], None]
-"""Takes the slope at a layer's output and writes the rows."""
+"""Takes the gradient at a layer's output and writes the rows."""
 
 _SMALL = 2**16
 """Numbers in a weight up to which several samples' products are made in one call."""
@@ -37,13 +37,13 @@ def has_rule(layer: nn.Module) -> bool:
 
 
 def gradient_writer(layer: nn.Module, x: Tensor, counts: Sequence[int], rows: Rows) -> GradientWriter:
-    """What is to be done with the slope at the output of a layer that was given x [n, ...].
+    """The function that turns the gradient at the output of a layer with input x [n, ...] into rows of the matrix.
 
     Args:
-        layer: a `supported` one, with its parameters and buffers in place; they are read now.
+        layer: one that `has_rule`, with its parameters and buffers in place; they are read now.
         x: its input, the samples of client after client.
         counts: samples of each client.
-        rows: where its parameters' gradients go.
+        rows: receive the gradients of its parameters.
     """
     if isinstance(layer, nn.Linear):
         return _linear(x, counts, rows)
@@ -60,11 +60,11 @@ def per_client(values: Tensor, counts: Sequence[int]) -> Tensor:
 
 
 def _linear(x: Tensor, counts: Sequence[int], rows: Rows) -> GradientWriter:
-    def write(slope: Tensor) -> None:
+    def write(gradient: Tensor) -> None:
         if "bias" in rows:
-            rows["bias"].copy_(per_client(slope.reshape(len(slope), -1, slope.shape[-1]).sum(1), counts))
+            rows["bias"].copy_(per_client(gradient.reshape(len(gradient), -1, gradient.shape[-1]).sum(1), counts))
         if "weight" in rows:
-            pairs = zip(torch.split(slope, list(counts)), torch.split(x, list(counts)), rows["weight"], strict=True)
+            pairs = zip(torch.split(gradient, list(counts)), torch.split(x, list(counts)), rows["weight"], strict=True)
             for own, inputs, row in pairs:
                 torch.mm(own.reshape(-1, own.shape[-1]).t(), inputs.reshape(-1, inputs.shape[-1]), out=row)
 
@@ -78,17 +78,17 @@ def _convolution(layer: nn.Conv2d, x: Tensor, counts: Sequence[int], rows: Rows)
     def unfolded(part: Tensor) -> Tensor:
         return fn.unfold(part, layer.kernel_size, layer.dilation, padding, layer.stride)
 
-    def write(slope: Tensor) -> None:
-        slope = slope.flatten(2)
+    def write(gradient: Tensor) -> None:
+        gradient = gradient.flatten(2)
         if "bias" in rows:
-            rows["bias"].copy_(per_client(slope.sum(2), counts))
+            rows["bias"].copy_(per_client(gradient.sum(2), counts))
         if "weight" not in rows:
             return
         shape = rows["weight"].shape
         if shape[1:].numel() <= _SMALL:
             made = [
                 torch.bmm(some, unfolded(part).transpose(1, 2))
-                for some, part in zip(torch.split(slope, _TOGETHER), torch.split(x, _TOGETHER), strict=True)
+                for some, part in zip(torch.split(gradient, _TOGETHER), torch.split(x, _TOGETHER), strict=True)
             ]
             rows["weight"].copy_(per_client(torch.cat(made), counts).reshape(shape))
             return
@@ -97,9 +97,9 @@ def _convolution(layer: nn.Conv2d, x: Tensor, counts: Sequence[int], rows: Rows)
             for i in range(start, start + count):
                 patches = unfolded(x[i : i + 1])[0]
                 if i == start:
-                    torch.mm(slope[i], patches.t(), out=row)
+                    torch.mm(gradient[i], patches.t(), out=row)
                 else:
-                    row.addmm_(slope[i], patches.t())
+                    row.addmm_(gradient[i], patches.t())
             start += count
 
     return write
@@ -121,16 +121,16 @@ def _normalized(layer: nn.Module, x: Tensor) -> Callable[[], Tensor]:
 def _normalization(
     normalized: Callable[[], Tensor], x: Tensor, counts: Sequence[int], rows: Rows, *, channels_last: bool
 ) -> GradientWriter:
-    def write(slope: Tensor) -> None:
+    def write(gradient: Tensor) -> None:
         for name in rows:
-            values = slope * normalized() if name == "weight" else slope
+            values = gradient * normalized() if name == "weight" else gradient
             rows[name].copy_(per_client(_over_places(values, rows[name].dim() - 1, channels_last), counts))
 
     return write
 
 
 def _over_places(values: Tensor, dimensions: int, channels_last: bool) -> Tensor:
-    """Sums over all that a parameter is shared by, but for the samples."""
+    """Sums over all dimensions that share a parameter, except samples."""
     if channels_last:
         between = list(range(1, values.dim() - dimensions))
         return values.sum(between) if between else values

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,34 +11,63 @@ from torch import Tensor
 from taster.core.functional_model import autocast, to_float32
 from taster.core.guard import ScreenedBatch
 from taster.core.losses import sample_losses, scalar_loss
+from taster.core.state import LearnerState
 from taster.core.types import Batch, Tensors
-from taster.errors import BatchError, SmallBatchError
+from taster.errors import BatchError, ModelError, SmallBatchError
 
-if TYPE_CHECKING:
-    from taster.core.learner import Learner
+_NOTHING_TO_LEARN = (
+    "got a loss that depends on none of the optimizer's parameters, so that nothing can be learned; wanted at least "
+    "one of them unfrozen and used"
+)
 
 
-def backward(admitted: ScreenedBatch[Batch], learner: Learner) -> tuple[Tensors, float]:
-    """Online learning's `reduce`: forward and backward pass over the admitted samples.
+def online_gradient(screened: ScreenedBatch[Batch], state: LearnerState) -> tuple[Tensors, float]:
+    """Forward and backward pass over the screened samples: online learning's `GradientFn`.
+
+    The gradients of the optimizer's parameters are zeroed before; parameters of the model that the optimizer does not
+    hold have afterwards the gradients that they had before.
 
     Returns:
         the gradient by parameter name and the loss. With sample weights w the loss is Σ wᵢ ℓᵢ / n.
+
+    Raises:
+        ModelError: inside `torch.inference_mode`, and when no parameter has a gradient.
     """
-    batch, weights = admitted.batch, admitted.weights
-    learner.optimizer.zero_grad()
-    if learner.micro_batch_size is None or learner.micro_batch_size >= len(batch):
-        loss = _backward(batch, weights, learner, 1.0)
-    else:
-        loss = 0.0
-        for part in _parts(len(batch), learner.micro_batch_size):
-            chosen = None if weights is None else weights[part]
-            loss += _backward(batch.select(part), chosen, learner, (part.stop - part.start) / len(batch))
-    if learner.scaler is not None:
+    if torch.is_inference_mode_enabled():
+        raise ModelError("got a step inside torch.inference_mode(), where nothing can be learned; wanted it outside")
+    own = state.own_parameters()
+    others = state.other_parameters()
+    kept = [p.grad for p in others]
+    try:
+        for parameter in others:
+            parameter.grad = None
+        state.optimizer.zero_grad()
+        with torch.enable_grad():
+            loss = _batch_loss(screened, state)
+    finally:
+        for parameter, gradient in zip(others, kept, strict=True):
+            parameter.grad = gradient
+    if state.scaler is not None:
         # What it would find infinite the step refuses, so that it need not be asked again before the update.
-        learner.scaler.unscale_(learner.optimizer)
+        state.scaler.unscale_(state.optimizer)
         # A loss that is not finite says nothing of the scale.
-        learner.scaler.update(None if math.isfinite(loss) else learner.scaler.get_scale())
-    return {name: p.grad for name, p in learner.model.named_parameters() if p.grad is not None}, loss
+        state.scaler.update(None if math.isfinite(loss) else state.scaler.get_scale())
+    found = {name: p.grad for name, p in own.items() if p.grad is not None}
+    if not found:
+        raise ModelError(_NOTHING_TO_LEARN)
+    return found, loss
+
+
+def _batch_loss(screened: ScreenedBatch[Batch], state: LearnerState) -> float:
+    """The loss of the batch, whose gradient is added to the parameters' own."""
+    batch, weights, size = screened.batch, screened.weights, state.micro_batch_size
+    if size is None or size >= len(batch):
+        return _backward(batch, weights, state, 1.0)
+    loss = 0.0
+    for part in _parts(len(batch), size):
+        chosen = None if weights is None else weights[part]
+        loss += _backward(batch.select(part), chosen, state, (part.stop - part.start) / len(batch))
+    return loss
 
 
 def _parts(samples: int, size: int) -> Iterator[slice]:
@@ -49,14 +77,14 @@ def _parts(samples: int, size: int) -> Iterator[slice]:
         yield slice(i * size, samples if i == count - 1 else (i + 1) * size)
 
 
-def _backward(batch: Batch, weights: Tensor | None, learner: Learner, share: float) -> float:
+def _backward(batch: Batch, weights: Tensor | None, state: LearnerState, share: float) -> float:
     """Adds the gradient of a share of the loss to the parameters' own; returns it."""
     try:
-        with autocast(batch.x.device, learner.precision):
-            output = learner.model(batch.x)
+        with autocast(batch.x.device, state.precision):
+            output = state.model(batch.x)
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
         if "Expected more than 1 value per channel" not in str(error):
             raise BatchError(
                 f"the model cannot take samples {list(batch.x.shape)} of {batch.x.dtype} on {batch.x.device}: {error}"
@@ -67,10 +95,12 @@ def _backward(batch: Batch, weights: Tensor | None, learner: Learner, share: flo
         ) from error
     output = to_float32(output)
     if weights is None:
-        loss = scalar_loss(learner.loss, output, batch.y)
+        loss = scalar_loss(state.loss, output, batch.y)
     else:
-        loss = (weights * sample_losses(learner.loss, output, batch.y)).mean()
+        loss = (weights * sample_losses(state.loss, output, batch.y)).mean()
     if share * batch.loss_weight != 1.0:
         loss = loss * (share * batch.loss_weight)
-    (loss if learner.scaler is None else learner.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
+    if not loss.requires_grad:
+        raise ModelError(_NOTHING_TO_LEARN)
+    (loss if state.scaler is None else state.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
     return float(loss.detach())

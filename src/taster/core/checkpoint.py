@@ -45,11 +45,17 @@ def load_state(path: Path | str) -> Any:
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file, wanted a safetensors file") from error
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
     if _STRUCTURE not in metadata:
         return tensors
-    return _unflatten(json.loads(metadata[_STRUCTURE]), tensors)
+    try:
+        return _unflatten(json.loads(metadata[_STRUCTURE]), tensors)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path}: its structure cannot be read ({type(error).__name__}: {error}), wanted a file of "
+            "taster.save_state"
+        ) from error
 
 
 def move_to_device(state: Any, device: torch.device) -> Any:
@@ -92,7 +98,7 @@ def _flatten(value: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, dict):
         return {"dict": [[_flatten(k, tensors), _flatten(v, tensors)] for k, v in value.items()]}
     if isinstance(value, (list, tuple)):
-        return {type(value).__name__: [_flatten(v, tensors) for v in value]}
+        return {"tuple" if isinstance(value, tuple) else "list": [_flatten(v, tensors) for v in value]}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise CheckpointError(f"cannot save a {type(value).__name__}; wanted tensors, numbers, text, None and containers")
@@ -106,5 +112,7 @@ def _unflatten(node: Any, tensors: dict[str, Tensor]) -> Any:
         return tensors[content]
     if kind == "dict":
         return {_unflatten(k, tensors): _unflatten(v, tensors) for k, v in content}
+    if kind not in ("list", "tuple"):
+        raise ValueError(f"a container of kind {kind!r}")
     items = [_unflatten(v, tensors) for v in content]
     return tuple(items) if kind == "tuple" else items

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from taster.core.losses import Loss, sample_losses, scalar_loss
+from taster.core.skeleton import Skeleton
 from taster.errors import ModelError
 
 BatchNormMode = Literal["eval", "train"]
@@ -25,8 +25,29 @@ Precision = Literal["float32", "bfloat16", "float16"]
 _HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+_INPUT = "(samples)"
+"""Stands for the samples beside the names of parameters; no parameter can have it."""
+
+_IN_VIEW: ContextVar[bool] = ContextVar("in_view", default=False)
+
+
+def in_view() -> bool:
+    """Whether the forward pass that is running is one of a `View`: of a gate, a screen or an attacker, and not of
+    training. For forward hooks that record what the model learns from."""
+    return _IN_VIEW.get()
+
+
+@contextmanager
+def _inside_view() -> Iterator[None]:
+    token = _IN_VIEW.set(True)
+    try:
+        yield
+    finally:
+        _IN_VIEW.reset(token)
+
+
 LayerHook = Callable[[str, nn.Module, Tensor, Tensor], None]
-"""Is told of a module's name, the module, its input and its output."""
+"""Called with a module's name, the module, its input and its output."""
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
@@ -37,17 +58,15 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
 class FunctionalModel:
     """A model without state of its own: everything it computes with is handed in.
 
-    It works on a copy of the module's structure whose tensors are on the meta device, so that it costs no memory and
-    neither its train or eval mode nor anything written to its buffers can reach the model it was made from. Dropout
-    and everything else that is random is off; batch norm goes by the mode asked for.
-
-    Attributes:
-        trainable: names of the parameters that require a gradient.
+    It computes with a `Skeleton` of the model: layers, attributes and flags as the model has them now, without tensors.
+    Its train or eval mode, its buffers and whatever a forward pass writes into parameters never reach the model.
+    Dropout and everything else that is random is off; batch norm goes by the mode asked for. The model's forward hooks
+    run here as well, since they may change what it computes; a hook that only records can ask `in_view()`.
 
     Args:
         model: any module; parameters may be shared.
         loss: loss of (output, y).
-        precision: of the forward pass; "float32" leaves an autocast that is in force as it is.
+        precision: of the forward pass; "float32" leaves an autocast that is in force unchanged.
 
     Raises:
         ModelError: when the module cannot be copied.
@@ -56,23 +75,19 @@ class FunctionalModel:
     def __init__(self, model: nn.Module, loss: Loss, precision: Precision = "float32") -> None:
         self._loss = loss
         self._precision: Precision = precision
-        memo: dict[int, Tensor] = {}
-        for parameter in model.parameters():
-            memo[id(parameter)] = nn.Parameter(
-                torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad
-            )
-        for buffer in model.buffers():
-            memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-        try:
-            self._skeleton = copy.deepcopy(model, memo)
-        except Exception as error:
-            raise ModelError(
-                f"got a {type(model).__name__} that cannot be copied ({error}); wanted a module that copy.deepcopy "
-                "accepts: keep tensors in parameters and buffers"
-            ) from error
-        self._skeleton.eval()
-        self.trainable = frozenset(name for name, p in self._skeleton.named_parameters() if p.requires_grad)
-        self._batch_norms = [module for module in self._skeleton.modules() if isinstance(module, _BatchNorm)]
+        self._structure = Skeleton(model)
+        self._written: frozenset[str] | None = None
+
+    def follow(self, loss: Loss) -> None:
+        """Brings structure and loss up to date with the model's."""
+        self._loss = loss
+        if self._structure.follow():
+            self._written = None
+
+    @property
+    def trainable(self) -> frozenset[str]:
+        """Names of the parameters that require a gradient."""
+        return self._structure.trainable
 
     def forward(
         self,
@@ -82,16 +97,30 @@ class FunctionalModel:
         *,
         batch_norm: BatchNormMode = "eval",
     ) -> Tensor:
-        """The model's output in float32 (or wider), differentiable in `params` and `x`; `buffers` are not changed."""
-        own = {name: buffer.clone() for name, buffer in buffers.items()}
-        for module in self._batch_norms:
+        """The model's output in float32 (or wider), differentiable in `params` and `x`; neither these nor `buffers` are
+        changed."""
+        own: dict[str, Tensor | None] = dict.fromkeys(self._structure.buffer_names)
+        own |= {name: buffer.clone() for name, buffer in buffers.items()}
+        for module in self._structure.batch_norms:
             module.training = batch_norm == "train"
         # In float32 an autocast around the call stays in force: crafting computes in half precision that way.
         half = autocast(x.device, self._precision) if self._precision != "float32" else nullcontext()
         # Fused attention kernels have no second derivative; the plain one has.
-        with half, sdpa_kernel(SDPBackend.MATH):
-            output = functional_call(self._skeleton, {**params, **own}, (x,))
+        with half, sdpa_kernel(SDPBackend.MATH), _inside_view(), self._unwritable({**params, _INPUT: x}) as given:
+            x = given.pop(_INPUT)
+            output = functional_call(self._structure.module, {**given, **own}, (x,))  # type: ignore[dict-item]
         return to_float32(output)
+
+    @contextmanager
+    def _unwritable(self, params: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+        """Parameters and samples for one forward pass: copies of those that a pass writes into, as `max_norm` does.
+
+        The first pass has copies of all, and shows which they are.
+        """
+        copied = {name: p.clone() for name, p in params.items() if self._written is None or name in self._written}
+        yield {**params, **copied}
+        if self._written is None:
+            self._written = frozenset(name for name, p in copied.items() if p._version)
 
     def features(
         self, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], x: Tensor, layer: str | None = None
@@ -107,7 +136,7 @@ class FunctionalModel:
         Raises:
             ModelError: when there is no such layer, it puts out something else, or is not gone through.
         """
-        modules = dict(self._skeleton.named_modules())
+        modules = dict(self._structure.module.named_modules())
         found: list[Tensor] = []
         if layer is None:
             linear = [module for module in modules.values() if isinstance(module, nn.Linear)]
@@ -136,7 +165,7 @@ class FunctionalModel:
     @property
     def layers(self) -> dict[str, nn.Module]:
         """The modules that hold parameters of their own, by name; their tensors are on the meta device."""
-        return {name: module for name, module in self._skeleton.named_modules() if module._parameters}
+        return {name: module for name, module in self._structure.module.named_modules() if module._parameters}
 
     @contextmanager
     def layer_hooks(self, watch: LayerHook) -> Iterator[None]:

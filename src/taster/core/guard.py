@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
-from taster.core.types import Batch, StepRecord, Tensors, Updates, Verdict
+from taster.core.types import Batch, ClientUpdates, StepRecord, Tensors, Verdict
 from taster.core.view import View
 from taster.errors import CheckpointError, GuardError
 
-T = TypeVar("T", Batch, Updates)
+T = TypeVar("T", Batch, ClientUpdates)
 
 
 @dataclass(frozen=True, eq=False)
 class ScreenedBatch(Generic[T]):
-    """What the screens have let through so far. Screens make a new one with `drop`, `weight` or `correct`.
+    """What the screens have left of a batch. Screens return a new one, made with `drop`, `weight` or `correct`.
 
     Attributes:
         item: the samples (or clients) left; None when none are.
@@ -37,12 +38,12 @@ class ScreenedBatch(Generic[T]):
 
     @property
     def empty(self) -> bool:
-        """Whether nothing is left to learn from."""
+        """Whether everything has been dropped."""
         return self.remaining is None
 
     @property
     def batch(self) -> T:
-        """The item, where there is one.
+        """The samples (or client updates) that are left.
 
         Raises:
             GuardError: when everything has been dropped.
@@ -78,19 +79,19 @@ class ScreenedBatch(Generic[T]):
 
 @dataclass(frozen=True, eq=False)
 class CandidateUpdate:
-    """An update that has been made and not yet settled.
+    """An update that has been made and not yet committed.
 
     Attributes:
         step: index of the step.
         batch: what was learned from.
         gradient: as it was applied, after the transforms.
-        loss: before the update; None where there is none, as in federated learning.
-        before, after: the learner on both sides of it.
-        attempt: 0 for a batch as the screens let it through; n for the n-th part of it that is tried after a refusal.
+        loss: before the update; None in federated learning.
+        before, after: views of the learner before and after the update.
+        attempt: 0 for the screened batch; n for the n-th part of it that is tried after a refusal.
     """
 
     step: int
-    batch: Batch | Updates
+    batch: Batch | ClientUpdates
     gradient: Tensors
     loss: float | None
     before: View
@@ -99,10 +100,10 @@ class CandidateUpdate:
 
 
 class Screen(Protocol[T]):
-    """Looks at samples (or client updates) before they are learned: drops, weights or corrects them."""
+    """Drops, weights or corrects samples (or client updates) before they are learned."""
 
     def __call__(self, admitted: ScreenedBatch[T], view: View, /) -> ScreenedBatch[T]:
-        """What is let through."""
+        """The screened batch without what this screen takes out."""
         ...
 
 
@@ -118,36 +119,49 @@ class Gate(Protocol):
     """Judges an update after it has been made."""
 
     def __call__(self, change: CandidateUpdate, /) -> Verdict:
-        """What is to become of the update."""
+        """The verdict on the update."""
         ...
 
 
 @runtime_checkable
 class Stateful(Protocol):
-    """What a stage of any kind has besides, where it keeps state: all three methods or none.
+    """Further methods of a stage that keeps state: all three or none.
 
     State changes in `observe` alone, which is called once after every step. Calling a stage changes nothing.
     """
 
     def observe(self, record: StepRecord, view: View, /) -> None:
-        """Learns what became of a step."""
+        """Updates the stage's state from the record of a step."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values."""
+        """The state, as nested containers of tensors and plain values."""
         ...
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
-        """Takes up the state of `state_dict`."""
+        """Loads what `state_dict` returned."""
         ...
 
 
 @runtime_checkable
 class UsesTrustedData(Protocol):
-    """What a stage has besides, where it goes by trusted samples that its owner may renew."""
+    """Further method of a stage that uses trusted samples, which its owner may replace."""
 
     def set_trusted_data(self, probe: Batch, /) -> None:
-        """Takes up others."""
+        """Replaces the trusted samples.
+
+        Raises:
+            BatchError, LabelError: for samples that the stage cannot use; nothing has changed then.
+        """
+        ...
+
+
+@runtime_checkable
+class ChecksModel(Protocol):
+    """Further method of a stage whose trusted data or settings may not fit a model."""
+
+    def check_model(self, view: View, /) -> None:
+        """Raises ModelError, BatchError or LabelError if they do not fit; changes nothing."""
         ...
 
 
@@ -159,6 +173,9 @@ class Guard:
 
     `g1 + g2` joins two guards kind by kind. `Guard()` does nothing. A stage is any callable of its protocol; its name
     in records is its attribute `name`, or else its function's or class's name.
+
+    Attributes:
+        renewals: how often its trusted data were replaced.
 
     Raises:
         GuardError: for a stage that is not callable, or keeps state with only some of the methods of `Stateful`.
@@ -175,6 +192,7 @@ class Guard:
         self.transforms = tuple(transforms)
         self.gates = tuple(gates)
         self.salvage = tuple(salvage)
+        self.renewals = 0
         for stage in self:
             if not callable(stage):
                 raise GuardError(f"got the stage {stage!r}, wanted a callable")
@@ -206,41 +224,60 @@ class Guard:
 
     @property
     def max_rewind(self) -> int:
-        """How many steps its gates may go back at most, as far as they say so (by an attribute of this name)."""
+        """The most steps that a gate may rewind: the largest attribute `max_rewind` of its gates, or 0."""
         return max((getattr(gate, "max_rewind", 0) for gate in self.gates), default=0)
 
     @property
     def reset_momentum_after(self) -> int:
-        """After how many refusals in a row the learner is to let go of the optimizer's momentum, as the least patient
-        gate says (by an attribute of this name); 0 for never."""
+        """Number of refusals in a row after which the learner zeros the optimizer's momentum: the smallest positive
+        attribute `reset_momentum_after` of its gates, or 0 for never."""
         return min(
             (patience for gate in self.gates if (patience := getattr(gate, "reset_momentum_after", 0)) > 0), default=0
         )
 
     def set_trusted_data(self, probe: Batch) -> None:
-        """Gives all stages that are `Renewable` new trusted samples in the place of those they had.
+        """Replaces the trusted samples of all stages that have some, or of none if one of them cannot take them.
+
+        Whether they fit the model is checked before the next step.
 
         Raises:
             GuardError: when there is no such stage.
+            BatchError, LabelError: from the stage that cannot take them.
         """
         stages = [stage for stage in self if isinstance(stage, UsesTrustedData)]
         if not stages:
-            raise GuardError(f"got a probe for {self!r}, none of whose stages has one to renew")
+            raise GuardError(f"got a probe for {self!r}, none of whose stages uses trusted data")
+        if len(stages) > 1:
+            for stage in copy.deepcopy(stages):
+                stage.set_trusted_data(probe)
         for stage in stages:
             stage.set_trusted_data(probe)
+        self.renewals += 1
+
+    def check_model(self, view: View) -> None:
+        """Asks every stage that is a `ChecksModel` whether it fits the model.
+
+        A learner does so when it is made, and before the first step with another guard or with new trusted data.
+
+        Raises:
+            ModelError, BatchError, LabelError: from the stage.
+        """
+        for stage in self:
+            if isinstance(stage, ChecksModel):
+                stage.check_model(view)
 
     def observe(self, record: StepRecord, view: View) -> None:
-        """Tells every stage that keeps state what became of the step."""
+        """Calls `observe` of every stage that keeps state."""
         for stage in self:
             if isinstance(stage, Stateful):
                 stage.observe(record, view)
 
     def state_dict(self) -> list[dict[str, Any] | None]:
-        """The state of each stage in order; None for one without."""
+        """The state of each stage in order; None for a stage without state."""
         return [stage.state_dict() if isinstance(stage, Stateful) else None for stage in self]
 
     def load_state_dict(self, state: list[dict[str, Any] | None]) -> None:
-        """Takes up the state of a guard with the same stages.
+        """Loads the state of a guard with the same stages.
 
         Raises:
             CheckpointError: when the stages differ.
@@ -258,7 +295,7 @@ class Guard:
 
 
 def stage_name(stage: object) -> str:
-    """The name under which a stage appears in records."""
+    """The name of a stage in records."""
     for name in (getattr(stage, "name", None), getattr(stage, "__name__", None)):
         if isinstance(name, str) and name:
             return name

@@ -4,38 +4,58 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from taster.errors import LabelError, LossError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """A loss of a model's output and the labels, as `torch.nn.functional.cross_entropy`."""
 
+_CLASS_LOSSES = (functional.cross_entropy, functional.nll_loss, nn.CrossEntropyLoss, nn.NLLLoss)
+"""Losses whose whole-number labels are classes, one output each, and which skip `ignore_index`."""
+
+_OFF_SCALE = 1e-4
+"""Relative difference between a loss and the mean over its samples from which samples are rescaled."""
+
 
 def check_labels(output: Tensor, y: Tensor, loss: Loss) -> None:
     """Refuses class labels that the output has no place for, before a GPU kernel trips over them.
 
-    Looks only at outputs [n, classes, ...] with whole-number labels [n, ...]; `ignore_index` of the loss is allowed.
+    Looks only at cross-entropy and negative log-likelihood, as functions, modules or partials of these, at outputs
+    [n, classes, ...] and at whole-number labels [n, ...]. Labels equal to the loss's `ignore_index` are allowed.
 
     Raises:
         LabelError: with the range of the labels and of the classes, or for whole numbers that are not int64.
     """
-    if y.is_floating_point() or y.is_complex() or output.dim() != y.dim() + 1 or output.shape[2:] != y.shape[1:]:
+    if not takes_classes(loss) or y.is_floating_point() or y.is_complex():
+        return
+    if output.dim() != y.dim() + 1 or output.shape[2:] != y.shape[1:]:
         return
     if y.dtype != torch.int64:
         raise LabelError(f"got labels of {y.dtype}, wanted torch.int64: y.long()")
-    ignored = getattr(loss, "ignore_index", None)
-    labels = y if ignored is None else y[y != ignored]
+    ignored = _options(loss)["ignore_index"]
+    labels = y[y != ignored]
     if labels.numel() == 0:
         return
     low, high = (int(v) for v in torch.aminmax(labels))
     classes = output.shape[1]
     if low < 0 or high >= classes:
-        raise LabelError(f"got labels from {low} to {high}, wanted 0 to {classes - 1}: the model has {classes} outputs")
+        raise LabelError(
+            f"got labels from {low} to {high}, wanted 0 to {classes - 1} (or {ignored}, which is ignored): the "
+            f"model has {classes} outputs"
+        )
+
+
+def takes_classes(loss: Loss) -> bool:
+    """Whether the labels of a loss are known to be classes with one output each."""
+    function = _function(loss)
+    return any(function is known or type(function) is known for known in _CLASS_LOSSES)
 
 
 def scalar_loss(loss: Loss, output: Tensor, y: Tensor) -> Tensor:
@@ -59,25 +79,91 @@ def scalar_loss(loss: Loss, output: Tensor, y: Tensor) -> Tensor:
 
 
 def sample_losses(loss: Loss, output: Tensor, y: Tensor) -> Tensor:
-    """The loss of each sample, [n].
+    """The loss of each sample, [n], on the scale of the scalar loss: their mean is the loss of the batch.
 
-    Uses the loss's own `reduction` where it has one; any other loss is called on one sample at a time.
+    Uses the loss's own `reduction` where it has one; any other loss is called on one sample at a time. Class weights,
+    ignored labels and the reductions "sum" and "batchmean" are taken into account.
 
     Raises:
         LossError: when the loss returns no number for a single sample.
         LabelError: see `check_labels`.
     """
     check_labels(output, y, loss)
-    values: Tensor | None = None
+    values = _unreduced(loss, output, y)
+    if values is None or values.shape[:1] != output.shape[:1]:
+        values = torch.stack([scalar_loss(loss, output[i : i + 1], y[i : i + 1]) for i in range(len(y))])
+        return values * _factor(_called(loss, output, y).detach(), values.detach().mean())
+    if not _is_of_torch(loss):  # whatever its reduction means, the batch's loss is what counts
+        values = values.reshape(len(values), -1).mean(1)
+        return values * _factor(_called(loss, output, y).detach(), values.detach().mean())
+    reduction = _options(loss).get("reduction", "mean")
+    places = values.reshape(len(values), -1)
+    if reduction == "batchmean":
+        return places.sum(1)
+    if reduction == "sum":
+        return places.sum(1) * len(values)
+    if takes_classes(loss) and not y.is_floating_point():
+        total = _weight_total(loss, output, y)
+        if total is not None:
+            return places.sum(1) * (len(values) / total)
+    return places.mean(1) if values.dim() > 1 else values
+
+
+def _unreduced(loss: Loss, output: Tensor, y: Tensor) -> Tensor | None:
     if isinstance(loss, nn.Module) and hasattr(loss, "reduction"):
         unreduced = copy.copy(loss)
         vars(unreduced)["reduction"] = "none"
-        values = _called(unreduced, output, y)
-    elif _takes_reduction(loss):
-        values = _called(partial(loss, **{"reduction": "none"}), output, y)
-    if values is None or values.shape[:1] != output.shape[:1]:
-        return torch.stack([scalar_loss(loss, output[i : i + 1], y[i : i + 1]) for i in range(len(y))])
-    return values.flatten(1).mean(1) if values.dim() > 1 else values
+        return _called(unreduced, output, y)
+    if _takes_reduction(loss):
+        return _called(partial(loss, **{"reduction": "none"}), output, y)
+    return None
+
+
+def _weight_total(loss: Loss, output: Tensor, y: Tensor) -> Tensor | None:
+    """What a mean over weighted classes divides by; None where that is the number of labels."""
+    options = _options(loss)
+    counted = y != options["ignore_index"]
+    weight = options.get("weight")
+    if weight is None:
+        return None if bool(counted.all()) else counted.sum().to(output.dtype)
+    return torch.as_tensor(weight, device=output.device, dtype=output.dtype)[y[counted]].sum()
+
+
+def _factor(scalar: Tensor, mean: Tensor) -> Tensor | float:
+    """What brings samples to the scale of the batch's loss; exactly 1 where they are on it."""
+    scalar = scalar.reshape(())
+    if not bool(mean.isfinite() & scalar.isfinite()) or float(mean) == 0.0:
+        return 1.0
+    off = abs(float(scalar) - float(mean)) > _OFF_SCALE * abs(float(mean))
+    return scalar / mean if off else 1.0
+
+
+def _function(loss: Loss) -> Any:
+    while isinstance(loss, partial):
+        loss = loss.func
+    return loss
+
+
+def _is_of_torch(loss: Loss) -> bool:
+    function = _function(loss)
+    owner = type(function) if isinstance(function, nn.Module) else function
+    return str(getattr(owner, "__module__", "")).startswith("torch.nn.")
+
+
+def _options(loss: Loss) -> Mapping[str, Any]:
+    """The options of a loss by name: attributes of a module, arguments of a function, its defaults included."""
+    if isinstance(loss, nn.Module):
+        names = ("reduction", "ignore_index", "weight")
+        return {name: getattr(loss, name) for name in names if hasattr(loss, name)}
+    try:
+        defaults = {
+            name: parameter.default
+            for name, parameter in inspect.signature(loss).parameters.items()
+            if parameter.default is not inspect.Parameter.empty
+        }
+    except (TypeError, ValueError):  # some callables written in C have no signature
+        return {}
+    return defaults
 
 
 def _called(loss: Loss, output: Tensor, y: Tensor) -> Tensor:
@@ -85,7 +171,7 @@ def _called(loss: Loss, output: Tensor, y: Tensor) -> Tensor:
         return loss(output, y)
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, ValueError, IndexError) as error:
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
         raise LossError(
             f"the loss cannot take an output {list(output.shape)} and labels {list(y.shape)} of {y.dtype}: {error}"
         ) from error

@@ -1,4 +1,4 @@
-"""Gradients as vectors, and rows of them; what of a model they are about."""
+"""Gradients as vectors and as rows of a matrix; the parameters and buffers that they belong to."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def unflatten(vector: Tensor, like: Mapping[str, Tensor]) -> Tensors:
 
 
 def trainable_parameters(model: nn.Module) -> Tensors:
-    """The parameters that an update is about, by name; without a graph."""
+    """The parameters that require a gradient, by name, detached."""
     return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
 
 def floating_buffers(model: nn.Module) -> Tensors:
-    """The buffers that can be averaged, by name; counters cannot."""
+    """The floating-point buffers, by name: those that can be averaged."""
     return {name: buffer for name, buffer in model.named_buffers() if buffer.is_floating_point()}
 
 
@@ -42,3 +42,14 @@ def finite_rows(values: Tensor) -> Tensor:
         low, high = torch.aminmax(values[i].detach())
         found[i] = low.isfinite() & high.isfinite()
     return found
+
+
+@torch.no_grad()
+def global_norm(gradient: Mapping[str, Tensor]) -> float:
+    """The l2 norm over all tensors together, sparse ones included."""
+    values = [value.coalesce().values() if value.is_sparse else value for value in gradient.values()]
+    # Squares of finite float16 values overflow in that format.
+    values = [value.float() if value.dtype is torch.float16 else value for value in values]
+    if not values:
+        return 0.0
+    return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(values))))

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from taster.core.checkpoint import load_state, save_state, write_atomically
-from taster.core.types import Batch, StepRecord, Updates
-from taster.errors import CheckpointError, QuarantineError
+from taster.core.types import Batch, ClientUpdates, StepRecord
+from taster.errors import BatchError, CheckpointError, QuarantineError
 
 _log = logging.getLogger(__name__)
 
 _INDEX = "quarantine.jsonl"
 _RELEASED = "released"
+_DIGITS = 12
 
 
 class Quarantine:
@@ -28,7 +29,7 @@ class Quarantine:
     A full disk or a folder that cannot be written is logged and stops no training.
 
     Args:
-        directory: made if missing; what is there already is taken up.
+        directory: made if missing; batches that are there already stay.
         capacity: batches kept; the oldest go first.
 
     Raises:
@@ -41,7 +42,7 @@ class Quarantine:
         self.path = Path(directory)
         self.capacity = capacity
 
-    def __call__(self, record: StepRecord, batch: Batch | Updates) -> None:
+    def __call__(self, record: StepRecord, batch: Batch | ClientUpdates) -> None:
         """Keeps the batch of a refused update. Clients' updates are not kept: a round of them can be many times the
         model."""
         if not isinstance(batch, Batch):
@@ -68,7 +69,7 @@ class Quarantine:
             kept = [*entries, entry][-self.capacity :]
             self._write(kept)
             self._remove({e["id"] for e in entries} - {e["id"] for e in kept})
-        except OSError as error:
+        except Exception as error:  # whatever is wrong with the folder, training goes on
             _log.error("step %d: its batch could not be kept in %s: %s", record.step, self.path, error)
 
     def entries(self) -> list[dict[str, Any]]:
@@ -79,10 +80,13 @@ class Quarantine:
         """
         path = self.path / _INDEX
         try:
-            lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-            return [{**entry, "id": str(entry["id"])} for entry in map(json.loads, lines)]
-        except (ValueError, KeyError, TypeError) as error:
-            raise QuarantineError(f"{path}: damaged ({error}); wanted one JSON object a line, with an id") from error
+            lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+            return [_entry(json.loads(line)) for line in lines]
+        except (ValueError, OSError, RecursionError) as error:
+            raise QuarantineError(
+                f"{path}: damaged ({error}); wanted one JSON object a line, with an id of digits. Move it away to "
+                "begin a new one"
+            ) from error
 
     def batch(self, entry: str) -> Batch:
         """The samples of an entry, by its id.
@@ -147,12 +151,22 @@ class Quarantine:
 
     def _files(self) -> Iterator[Path]:
         for folder in (self.path, self.path / _RELEASED):
-            yield from (path for path in folder.glob("*.safetensors") if path.stem.isdigit())
+            yield from (path for path in folder.glob("*.safetensors") if path.stem.isascii() and path.stem.isdigit())
+
+
+def _entry(found: Any) -> dict[str, Any]:
+    """A line of the index. Its id is part of a path, so it has to be digits."""
+    if not isinstance(found, dict):
+        raise ValueError(f"a line that is a {type(found).__name__}")
+    number = found.get("id")
+    if not isinstance(number, str) or not (number.isascii() and number.isdigit() and len(number) <= _DIGITS):
+        raise ValueError(f"the id {str(number)[:40]!r}")
+    return found
 
 
 def _read(path: Path) -> Batch:
     try:
         state = load_state(path)
-        return Batch(state["x"], state["y"], state["loss_weight"])
-    except (CheckpointError, KeyError, TypeError) as error:
+        return Batch(state["x"], state["y"], float(state["loss_weight"]))
+    except (CheckpointError, BatchError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise QuarantineError(f"{path}: cannot be read as a batch: {error}") from error

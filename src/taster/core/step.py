@@ -1,4 +1,4 @@
-"""The one path that every update takes. Online and federated learning differ in `item` and `reduce`, not here."""
+"""The one path that every update takes. Online and federated learning differ in batch and gradient, not here."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from taster.core.guard import ScreenedBatch, CandidateUpdate, Guard, Screen, T, GradientTransform, stage_name
-from taster.core.param_vectors import finite_rows
-from taster.core.types import COMMIT, Action, Batch, StepRecord, Tensors, Verdict, reject, most_severe
+from taster.core.guard import CandidateUpdate, GradientTransform, Guard, Screen, ScreenedBatch, T, stage_name
+from taster.core.param_vectors import finite_rows, global_norm
+from taster.core.state import LearnerState
+from taster.core.transaction import Transaction
+from taster.core.types import COMMIT, Action, Batch, StepRecord, Tensors, Verdict, most_severe, reject
 from taster.core.view import View
-from taster.errors import GuardError, SmallBatchError
+from taster.errors import GuardError, ModelError, SmallBatchError
 
-if TYPE_CHECKING:
-    from taster.core.learner import Learner
-
-GradientFn = Callable[[ScreenedBatch[T], "Learner"], tuple[Tensors, float | None]]
-"""From what was admitted to one gradient, and the loss where there is one: a backward pass online, an aggregation in
-federated learning."""
+GradientFn = Callable[[ScreenedBatch[T], LearnerState], tuple[Tensors, float | None]]
+"""From a screened batch to one gradient by parameter name, and the loss or None: a backward pass online, an aggregation
+in federated learning."""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """What became of one update, made and settled; the norms are those of `StepRecord`."""
+    """What became of one update that was made and judged; the norms are those of `StepRecord`."""
 
     verdict: Verdict
     loss: float | None = None
@@ -37,112 +37,144 @@ class Attempt:
     by_gate: bool = False
 
 
-def guarded_step(learner: Learner, item: T, guard: Guard, reduce: GradientFn[T]) -> StepRecord:
-    """Draw, screens, gradient, transforms, update, gates, and the verdict carried out; what a gate has rejected, again
-    without the part that the salvaging screens take out of it."""
+def guarded_step(
+    state: LearnerState, batch: T, guard: Guard, compute_gradient: GradientFn[T], *, trusted: bool = False
+) -> StepRecord:
+    """Screens, gradient, transforms, update, gates, and the verdict applied; what a gate has rejected, again without
+    the part that the salvaging screens take out of it. A trusted batch passes transforms alone."""
     clock = Clock()
-    admitted = admit(item, guard.screens, learner.view(), clock)
-    attempts = 0
-    if admitted.empty:
-        made = Attempt(reject(admitted.reason, admitted.stage))
-    else:
-        made = refused = attempt(learner, admitted, guard, reduce, clock)
-        attempts, part = int(made.by_gate), admitted
-        while made.by_gate and made.verdict.action is Action.REJECT and guard.salvage:
-            smaller = run_screens(part, guard.salvage, learner.view(), clock)
-            if smaller.empty or len(smaller.batch) == len(part.batch):
-                break
-            part = smaller
-            made = attempt(learner, part, guard, reduce, clock, attempts)
-            attempts += 1
-        if made is not refused and made.verdict.committed:
-            admitted = part
-            said = f"learned {len(part.batch)} of {len(item)} samples: {refused.verdict.reason}"
-            made = replace(made, verdict=replace(refused.verdict, action=Action.COMMIT, reason=said))
-        else:
-            made = refused  # what is told is why the batch was refused, and not the last part of it
-    record = StepRecord(
-        step=learner.steps,
-        samples=len(item),
-        loss=made.loss,
-        verdict=made.verdict,
-        dropped=admitted.dropped,
-        corrected=admitted.corrected,
-        gradient_norm_before=made.norm_before,
-        gradient_norm_after=made.norm_after,
-        attempts=attempts,
-    )
-    learner.steps += 1
-    guard.observe(record, learner.view())
-    learner._reset_momentum_after_refusals(record, guard.reset_momentum_after)
+    stages = Guard(transforms=guard.transforms) if trusted else guard
+    with Transaction(state, guard) as transaction:
+        transaction.claim()
+        screened = screen_batch(batch, stages.screens, state.view(), clock)
+        made, learned, attempts = _attempts(state, screened, stages, compute_gradient, transaction, clock)
+        record = StepRecord(
+            step=state.steps,
+            samples=len(batch),
+            loss=made.loss,
+            verdict=made.verdict,
+            dropped=learned.dropped,
+            corrected=learned.corrected,
+            gradient_norm_before=made.norm_before,
+            gradient_norm_after=made.norm_after,
+            attempts=attempts,
+            trusted=trusted,
+        )
+        transaction.commit(record)
     clock.lap("observe")
     return replace(record, seconds=clock.seconds())
 
 
-def attempt(
-    learner: Learner, admitted: ScreenedBatch[T], guard: Guard, reduce: GradientFn[T], clock: Clock, number: int = 0
+def _attempts(
+    state: LearnerState,
+    screened: ScreenedBatch[T],
+    guard: Guard,
+    compute_gradient: GradientFn[T],
+    transaction: Transaction,
+    clock: Clock,
+) -> tuple[Attempt, ScreenedBatch[T], int]:
+    """The attempt that the record tells of, what was learned from, and how many updates gates judged."""
+    if screened.empty:
+        return Attempt(reject(screened.reason, screened.stage)), screened, 0
+    made = refused = _attempt(state, screened, guard, compute_gradient, transaction, clock, 0)
+    attempts, part = int(made.by_gate), screened
+    while made.by_gate and made.verdict.action is Action.REJECT and guard.salvage:
+        smaller = run_screens(part, guard.salvage, state.view(), clock)
+        if smaller.empty or len(smaller.batch) == len(part.batch):
+            break
+        part = smaller
+        made = _attempt(state, part, guard, compute_gradient, transaction, clock, attempts)
+        attempts += 1
+    if made is refused or not made.verdict.committed:
+        return refused, screened, attempts  # the record says why the batch was refused, and not the last part of it
+    said = f"learned {len(part.batch)} of {len(screened.batch) + screened.dropped} samples: {refused.verdict.reason}"
+    return replace(made, verdict=replace(refused.verdict, action=Action.COMMIT, reason=said)), part, attempts
+
+
+def _attempt(
+    state: LearnerState,
+    screened: ScreenedBatch[T],
+    guard: Guard,
+    compute_gradient: GradientFn[T],
+    transaction: Transaction,
+    clock: Clock,
+    number: int,
 ) -> Attempt:
-    """One update, from the gradient to the verdict carried out: all or nothing."""
+    """One update, from the gradient to the verdict applied: all or nothing."""
     loss = norm_before = norm_after = None
     judged_by_gates = False
-    with learner.transaction() as tx:  # opens before the forward pass, which writes batch-norm statistics
-        clock.lap("transaction")
-        try:
-            gradient, loss = reduce(admitted, learner)
-        except SmallBatchError as error:
-            if not admitted.dropped:
-                raise
-            verdict = reject(f"too little was left by the screens: {error}", "screens")
-        else:
-            norm_before = norm_after = global_norm(gradient)
-            clock.lap("gradient")
-            verdict = check_finite(loss, norm_before)
-        if verdict.committed and guard.transforms:
-            gradient = transform(gradient, guard.transforms, tx.before, clock)
-            norm_after = global_norm(gradient)
-            verdict = check_finite(loss, norm_after)
-        if verdict.committed:
-            learner.apply_gradient(gradient)
-            clock.lap("update")
-            change = CandidateUpdate(learner.steps, admitted.batch, gradient, loss, tx.before, learner.view(), number)
-            verdict = most_severe(run_gate(gate, change, clock) for gate in guard.gates)
-            judged_by_gates = True
-        verdict = tx.apply_verdict(verdict)
-        clock.lap("settle")
+    transaction.open()  # before the forward pass, which writes batch-norm statistics
+    clock.lap("transaction")
+    try:
+        gradient, loss = compute_gradient(screened, state)
+    except SmallBatchError as error:
+        if not screened.dropped:
+            raise
+        verdict = reject(f"too little was left by the screens: {error}", "screens")
+    else:
+        norm_before = norm_after = global_norm(gradient)
+        clock.lap("gradient")
+        verdict = check_finite(loss, norm_before)
+    if verdict.committed and guard.transforms:
+        gradient = transform(gradient, guard.transforms, transaction.before, clock)
+        norm_after = global_norm(gradient)
+        verdict = check_finite(loss, norm_after)
+    overflow = state.scaler is not None and not verdict.committed
+    if verdict.committed:
+        state.apply_gradient(gradient)
+        clock.lap("update")
+        update = CandidateUpdate(state.steps, screened.batch, gradient, loss, transaction.before, state.view(), number)
+        verdict = most_severe(run_gate(gate, update, clock) for gate in guard.gates)
+        judged_by_gates = True
+    verdict = transaction.apply_verdict(verdict, keep_scaler=overflow)
+    clock.lap("apply_verdict")
     return Attempt(verdict, loss, norm_before, norm_after, judged_by_gates)
 
 
-def admit(item: T, screens: Sequence[Screen[T]], view: View, clock: Clock) -> ScreenedBatch[T]:
-    """Runs the screens in order; what is not finite is out before the first: a batch as a whole, a client by itself."""
+def screen_batch(batch: T, screens: Sequence[Screen[T]], view: View, clock: Clock) -> ScreenedBatch[T]:
+    """Runs the screens in order, behind `finite_values`."""
     stages: list[Screen[Any]] = [finite_values, *screens]
-    return run_screens(ScreenedBatch(item), stages, view, clock)
+    return run_screens(ScreenedBatch(batch), stages, view, clock)
 
 
-def run_screens(admitted: ScreenedBatch[T], screens: Sequence[Screen[T]], view: View, clock: Clock) -> ScreenedBatch[T]:
-    """What screens let through of what others have let through, and who emptied it."""
+def run_screens(screened: ScreenedBatch[T], screens: Sequence[Screen[T]], view: View, clock: Clock) -> ScreenedBatch[T]:
+    """What further screens leave of a screened batch; where nothing is left, by which of them and why."""
     for screen in screens:
         with clock.stage(screen):
-            admitted = screen(admitted, view)
-        if not isinstance(admitted, ScreenedBatch):
-            raise GuardError(f"the screen {stage_name(screen)} returned {type(admitted).__name__}, wanted Admitted")
-        if admitted.empty:
-            return replace(admitted, stage=stage_name(screen), reason=admitted.reason or "no samples were left")
-    return admitted
+            screened = screen(screened, view)
+        if not isinstance(screened, ScreenedBatch):
+            raise GuardError(
+                f"the screen {stage_name(screen)} returned {type(screened).__name__}, wanted the ScreenedBatch that it "
+                "was given, or what its methods drop, weight and correct return"
+            )
+        if screened.empty:
+            return replace(screened, stage=stage_name(screen), reason=screened.reason or "no samples were left")
+    return screened
 
 
-def finite_values(admitted: ScreenedBatch[T], view: View) -> ScreenedBatch[T]:
-    """The screen that every guard begins with."""
-    item = admitted.batch
-    if isinstance(item, Batch):
-        if all(_all_finite(t) for t in (item.x, item.y) if t.is_floating_point()):
-            return admitted
-        return admitted.drop(torch.ones(len(item), dtype=torch.bool), "samples or labels hold NaN or infinity")
-    bad = ~(finite_rows(item.values) & item.weights.isfinite())
-    return admitted.drop(bad, "the clients' updates hold NaN or infinity") if bool(bad.any()) else admitted
+def finite_values(screened: ScreenedBatch[T], view: View) -> ScreenedBatch[T]:
+    """The screen that every guard begins with: drops a batch as a whole, clients one by one."""
+    batch = screened.batch
+    if isinstance(batch, Batch):
+        if all(_all_finite(t) for t in (batch.x, batch.y) if t.is_floating_point() or t.is_complex()):
+            return screened
+        return screened.drop(torch.ones(len(batch), dtype=torch.bool), "samples or labels hold NaN or infinity")
+    usable = finite_rows(batch.values) & batch.weights.isfinite() if batch.usable is None else batch.usable
+    return screened if bool(usable.all()) else screened.drop(~usable, batch.rejection)
 
 
 def transform(gradient: Tensors, transforms: Sequence[GradientTransform], view: View, clock: Clock) -> Tensors:
-    """Runs the transforms in order."""
+    """Runs the transforms in order.
+
+    Raises:
+        ModelError: for sparse gradients, which transforms cannot compute with.
+    """
+    sparse = [name for name, value in gradient.items() if value.is_sparse]
+    if sparse:
+        raise ModelError(
+            f"got sparse gradients ({', '.join(sparse)}) and transforms, which compute with dense ones; wanted "
+            "Embedding(sparse=False), or a guard without transforms"
+        )
     for stage in transforms:
         with clock.stage(stage):
             changed = stage(gradient, view)
@@ -152,10 +184,10 @@ def transform(gradient: Tensors, transforms: Sequence[GradientTransform], view: 
     return gradient
 
 
-def run_gate(gate: Callable[[CandidateUpdate], Verdict], change: CandidateUpdate, clock: Clock) -> Verdict:
+def run_gate(gate: Callable[[CandidateUpdate], Verdict], update: CandidateUpdate, clock: Clock) -> Verdict:
     """A gate's verdict, signed with its name."""
     with clock.stage(gate):
-        verdict = gate(change)
+        verdict = gate(update)
     if not isinstance(verdict, Verdict):
         raise GuardError(f"the gate {stage_name(gate)} returned {type(verdict).__name__}, wanted a Verdict")
     return verdict if verdict.committed or verdict.stage else replace(verdict, stage=stage_name(gate))
@@ -169,14 +201,6 @@ def check_finite(loss: float | None, norm: float | None) -> Verdict:
     return COMMIT
 
 
-@torch.no_grad()
-def global_norm(gradient: Tensors) -> float:
-    """The l2 norm over all tensors together."""
-    if not gradient:
-        return 0.0
-    return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(gradient.values())))))
-
-
 class Clock:
     """Seconds by stage name. Work on a GPU is counted where the step next waits for it."""
 
@@ -185,14 +209,14 @@ class Clock:
         self._laps: defaultdict[str, float] = defaultdict(float)
 
     def lap(self, name: str) -> None:
-        """Books the time since the last lap under a name."""
+        """Adds the time since the last lap to a name."""
         now = time.perf_counter()
         self._laps[name] += now - self._last
         self._last = now
 
     @contextmanager
     def stage(self, stage: Any) -> Iterator[None]:
-        """Books the time inside under the stage's name."""
+        """Adds the time inside to the stage's name."""
         yield
         self.lap(stage_name(stage))
 
@@ -201,7 +225,11 @@ class Clock:
         return {**self._laps, "total": time.perf_counter() - self._start}
 
 
-def _all_finite(tensor: torch.Tensor) -> bool:
+def _all_finite(tensor: Tensor) -> bool:
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.detach().resolve_conj())
+    if tensor.element_size() == 1:
+        tensor = tensor.float()  # float8 has no aminmax
     # The least and the greatest value are NaN if any is: one pass, without a mask the size of the batch.
     low, high = torch.aminmax(tensor.detach())
     return math.isfinite(float(low)) and math.isfinite(float(high))

@@ -1,213 +1,178 @@
-"""All or nothing: one copy of what a step may change, and the way back."""
+"""All or nothing: one transaction a step, from before the first update to the guard's observation."""
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from taster.core.snapshots import Snapshot
-from taster.core.types import Action, Tensors, Verdict
+from taster.core.backup import reset_momentum
+from taster.core.backup_records import copied_value
+from taster.core.guard import Guard
+from taster.core.state import LearnerState
+from taster.core.types import Action, StepRecord, Verdict
 from taster.core.view import View
 from taster.errors import TransactionError
 
-if TYPE_CHECKING:
-    from taster.core.learner import Learner
-
-
-class StateBackup:
-    """A copy of a model's parameters and buffers and of its optimizer's state, in memory that is kept for the next.
-
-    Saving costs one read and one write of those tensors; restoring puts every bit back in place, and removes what the
-    optimizer has added since.
-
-    Attributes:
-        in_use: whether somebody counts on the copy.
-    """
-
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        self.in_use = False
-        self._model = model
-        self._optimizer = optimizer
-        self._live: list[Tensor] = []
-        self._kept: list[Tensor] = []
-        self._param_names: list[str] = []
-        self._buffer_places: list[tuple[str, dict[str, Tensor | None], str]] = []
-        self._states: dict[Tensor, dict[str, Any]] = {}
-        self._groups: list[dict[str, Any]] = []
-
-    @torch.no_grad()
-    def save(self) -> None:
-        """Takes the copy."""
-        params = dict(self._model.named_parameters())
-        self._param_names = list(params)
-        self._buffer_places = [
-            (f"{prefix}.{key}" if prefix else key, module._buffers, key)
-            for prefix, module in self._model.named_modules()
-            for key, buffer in module._buffers.items()
-            if buffer is not None
-        ]
-        live: list[Tensor] = [*params.values()]
-        live += [buffers[key] for _, buffers, key in self._buffer_places]  # type: ignore[misc]
-        self._states = {}
-        for parameter, state in self._optimizer.state.items():
-            # Tensors stay as they are here, to be filled again in place; anything else is copied now.
-            self._states[parameter] = {
-                key: value if isinstance(value, Tensor) else copy.deepcopy(value) for key, value in state.items()
-            }
-            live += [value for value in state.values() if isinstance(value, Tensor)]
-        self._groups = [{k: v for k, v in g.items() if k != "params"} for g in self._optimizer.param_groups]
-        live += [v for group in self._groups for v in group.values() if isinstance(v, Tensor)]
-        self._live = live
-        if len(live) == len(self._kept) and all(map(_alike, live, self._kept)):
-            torch._foreach_copy_(self._kept, live)
-        else:
-            self._kept = [tensor.detach().clone() for tensor in live]
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Puts everything back as it was when saved, bit for bit."""
-        torch._foreach_copy_(self._live, self._kept)
-        buffers = self._live[len(self._param_names) :]
-        for (_, place, key), tensor in zip(self._buffer_places, buffers, strict=False):
-            place[key] = tensor
-        self._optimizer.state.clear()
-        for parameter, state in self._states.items():
-            self._optimizer.state[parameter] = dict(state)
-        for group, saved in zip(self._optimizer.param_groups, self._groups, strict=True):
-            group.update(saved)
-
-    def state_dicts(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The model's and the optimizer's state as saved, each in the form of its `state_dict`, copied."""
-        kept = {id(live): tensor for live, tensor in zip(self._live, self._kept, strict=True)}
-        named = {**self.params, **self.buffers}
-        model = {
-            name: (named[name] if name in named else kept.get(id(live), live)).detach().clone()
-            for name, live in self._model.state_dict(keep_vars=True).items()
-        }
-
-        def saved(entry: dict[str, Any]) -> dict[str, Any]:
-            return {
-                key: kept[id(value)].clone() if isinstance(value, Tensor) else copy.deepcopy(value)
-                for key, value in entry.items()
-            }
-
-        params = [p for group in self._optimizer.param_groups for p in group["params"]]
-        order = {parameter: i for i, parameter in enumerate(dict.fromkeys(params))}
-        optimizer = self._optimizer.state_dict()
-        return model, {
-            **optimizer,
-            "state": {order[parameter]: saved(entry) for parameter, entry in self._states.items()},
-            "param_groups": [
-                {**group, **saved(entry)} for group, entry in zip(optimizer["param_groups"], self._groups, strict=True)
-            ],
-        }
-
-    @torch.no_grad()
-    def reset_momentum(self) -> None:
-        """Forgets the optimizer's momentum: its running means of gradients become zero."""
-        for state in self._optimizer.state.values():
-            for key in ("momentum_buffer", "exp_avg"):
-                if isinstance(state.get(key), Tensor):
-                    state[key].zero_()
-
-    @property
-    def params(self) -> Tensors:
-        """The parameters as saved, by name; not to be changed."""
-        return dict(zip(self._param_names, self._kept, strict=False))
-
-    @property
-    def buffers(self) -> Tensors:
-        """The buffers as saved, by name; not to be changed."""
-        kept = self._kept[len(self._param_names) :]
-        return {name: tensor for (name, _, _), tensor in zip(self._buffer_places, kept, strict=False)}
-
 
 class Transaction:
-    """One step, to be settled by a verdict. Left without one, or by an exception, it undoes itself.
+    """One step. Left without `commit`, or by an exception from any line, it undoes everything, the guard's state too.
+
+        with Transaction(state, guard) as transaction:
+            transaction.claim()
+            ...                                        # screens
+            transaction.open()
+            ...                                        # forward pass, update
+            verdict = transaction.apply_verdict(verdict)
+            transaction.commit(record)
 
     Attributes:
-        before: the learner as it was when the transaction opened; readable until it closes.
+        before: the learner as it was when the transaction opened; readable until it is over.
     """
 
-    def __init__(self, learner: Learner, state: StateBackup) -> None:
-        self._learner = learner
+    def __init__(self, state: LearnerState, guard: Guard) -> None:
         self._state = state
-        self._open = False
+        self._guard = guard
+        self._saved = False
+        self._guard_state: list[dict[str, Any] | None] | None = None
+        self._ring: dict[int, Any] | None = None
+        self._remember()
         self.before: View
 
     def __enter__(self) -> Transaction:
-        learner = self._learner
-        if self._state.in_use:
-            raise TransactionError("got a transaction inside another, wanted one at a time")
-        self._state.save()
-        self._state.in_use = self._open = True
-        self._moment = learner._moment
-        # Of a state that is there already, no second snapshot: refused steps would push out all that came before.
-        if learner.history is not None and learner.history.due(learner.steps) and learner._kept is not self._moment:
-            learner.history.append(learner.snapshot())
-            learner._kept = self._moment
-        self.before = View(
-            learner._pure,
-            self._state.params,
-            self._state.buffers,
-            step=learner.steps,
-            history=learner.history,
-            moment=learner._moment,
-            current=lambda: self._open,
-        )
         return self
 
-    def apply_verdict(self, verdict: Verdict) -> Verdict:
-        """Carries the verdict out and closes the transaction.
+    def claim(self) -> None:
+        """Makes this the learner's transaction.
+
+        Raises:
+            TransactionError: when there is one already.
+        """
+        self._state.notice_outside_changes()
+        # Inside the `with` block, so that whatever happens after it is undone; and atomic: of two threads one gets it.
+        if self._state.holder.setdefault("transaction", self) is not self:
+            raise TransactionError(
+                "got a transaction inside another, wanted one at a time: one step of a learner is made after the other"
+            )
+        self._remember()
+        if self._state.snapshots is not None:
+            self._ring = self._state.snapshots.hold()
+
+    def _remember(self) -> None:
+        state = self._state
+        self._version, self._progress, self._newest_snapshot = state.version, state.progress, state.newest_snapshot
+
+    def open(self) -> None:
+        """Copies the state, once a step, as a refused attempt leaves no trace; takes a snapshot where one is due."""
+        if self._saved:
+            return
+        state = self._state
+        state.backup.save()
+        self._saved = True
+        snapshots = state.snapshots
+        # Of a state that has one already no second snapshot: refused steps would push out all that came before.
+        if snapshots is not None and snapshots.due(state.steps) and state.newest_snapshot is not self._version:
+            snapshots.append(state.snapshot())
+            state.newest_snapshot = self._version
+        self.before = View(
+            state.functional_model,
+            lambda: (state.backup.params, state.backup.buffers),
+            step=state.steps,
+            snapshots=snapshots,
+            state_version=self._version,
+            current=lambda: state.transaction is self,
+            input_range=state.input_range,
+        )
+
+    def apply_verdict(self, verdict: Verdict, *, keep_scaler: bool = False) -> Verdict:
+        """Undoes the update unless the verdict is to commit it, and rewinds where the verdict says so.
+
+        Args:
+            keep_scaler: leaves the gradient scaler unchanged: a gradient that overflowed has lowered its scale.
 
         Returns:
             the verdict; of a rewind, with the number of steps that were really undone.
 
         Raises:
-            HistoryError: when a rewind asks for more than the history holds; this step is undone all the same.
+            SnapshotError: when a rewind asks for more than the snapshots hold.
         """
         if verdict.action is not Action.COMMIT:
-            self._undo()
+            self._restore(keep_scaler=keep_scaler)
         if verdict.action is Action.REWIND:
-            target = self._learner.steps - verdict.steps
-            snapshot = self._learner._require_history(target).before(target)
-            self._learner.restore(snapshot)
-            verdict = replace(verdict, steps=self._learner.steps - snapshot.step)
-        self._close()
+            verdict = replace(verdict, steps=self._state.rewind(verdict.steps))
         return verdict
+
+    def commit(self, record: StepRecord) -> None:
+        """Lets the guard observe, counts the step, and ends the transaction."""
+        state, guard = self._state, self._guard
+        self._guard_state = copied_value(guard.state_dict())
+        state.progress = state.progress.after(record)
+        guard.observe(record, state.view())
+        patience = guard.reset_momentum_after
+        # A refused update leaves the momentum that it was made with. Where that is what does harm, it would be in every
+        # later update too, and nothing would be learned any more.
+        if record.attempts and patience and state.progress.refusals and state.progress.refusals % patience == 0:
+            reset_momentum(state.optimizer)
+            state.changed()
+        state.seen()
+        del state.holder["transaction"]  # before this line an exception undoes the step, after it the step stays
+        if state.snapshots is not None:
+            state.snapshots.prune()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._open:
-            self._undo()
-            self._close()
+        if self._state.transaction is self:
+            try:
+                self._roll_back()
+            finally:
+                del self._state.holder["transaction"]
 
-    def _undo(self) -> None:
-        self._state.restore()
-        self._learner.optimizer.zero_grad()
+    def state_dicts(self) -> dict[str, Any]:
+        """The state before the step, copied, in the form of `Learner.state_dict`."""
+        state = self._state
+        if self._saved:
+            model, optimizer, scaler = state.backup.state_dicts()
+        else:
+            model, optimizer = copied_value(dict(state.model.state_dict())), copied_value(state.optimizer.state_dict())
+            scaler = None if state.scaler is None else copied_value(state.scaler.state_dict())
+        guard = copied_value(self._guard.state_dict()) if self._guard_state is None else self._guard_state
+        return {
+            "model": model,
+            "optimizer": optimizer,
+            "scaler": scaler,
+            "guard": guard,
+            "progress": self._progress,
+            "snapshots": None if state.snapshots is None else state.snapshots.state_dict(self._ring),
+        }
+
+    def _restore(self, *, keep_scaler: bool = False) -> None:
+        if self._saved:
+            self._state.backup.restore(scaler=not keep_scaler)
+            self._state.optimizer.zero_grad()
         # The very state that it was: what was kept or measured of it still holds.
-        self._learner._moment = self._moment
+        self._state.version = self._version
 
-    def _close(self) -> None:
-        # Last: until then a state that is asked for is the one before the step.
-        self._state.in_use = self._open = False
-
-
-def snapshot_of(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> Snapshot:
-    """The live state as a snapshot; its tensors are the live ones, to be copied by whoever keeps it."""
-    return Snapshot(
-        step=step,
-        params={name: p.detach() for name, p in model.named_parameters()},
-        buffers=dict(model.named_buffers()),
-        optimizer=optimizer.state_dict(),
-    )
+    def _roll_back(self) -> None:
+        state = self._state
+        self._restore()
+        state.progress = self._progress
+        state.newest_snapshot = self._newest_snapshot
+        if state.snapshots is not None and self._ring is not None:
+            state.snapshots.roll_back(self._ring)
+        if self._guard_state is not None:
+            self._guard.load_state_dict(self._guard_state)
+        state.seen()
 
 
-def _alike(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and a.dtype == b.dtype and a.device == b.device and a.stride() == b.stride()
+class DryRun(Transaction):
+    """A transaction that is opened when entered and never committed."""
+
+    def __enter__(self) -> Transaction:
+        try:
+            self.claim()
+            self.open()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self

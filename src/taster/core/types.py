@@ -1,4 +1,4 @@
-"""The nouns that every part shares: batches, verdicts, phases and the record of one step."""
+"""Core data types: batches, client updates, verdicts, phases and the record of a step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """One labelled batch as it is drawn from a stream.
+    """A labelled batch.
 
     Attributes:
         x: samples, [n, ...]; images as floating point in [0, 1].
@@ -39,18 +39,22 @@ class Batch:
         for name, value in (("x", self.x), ("y", self.y)):
             if not isinstance(value, Tensor):
                 raise BatchError(f"{name}: got {type(value).__name__}, wanted a torch.Tensor")
+            if value.layout is not torch.strided or value.is_nested:
+                raise BatchError(
+                    f"{name}: got a sparse or nested tensor ({value.layout}), wanted a dense one: to_dense()"
+                )
             if value.dim() == 0:
                 raise BatchError(f"{name}: got a single number, wanted a batch with samples along the first dimension")
         if len(self.x) != len(self.y):
             raise BatchError(f"got {len(self.x)} samples in x and {len(self.y)} labels in y, wanted as many of each")
-        if len(self.x) == 0 or self.x.numel() == 0:
+        if len(self.x) == 0 or self.x.numel() == 0 or self.y.numel() == 0:
             raise BatchError(f"got an empty batch, {list(self.x.shape)}, wanted at least one sample with values")
 
     def __len__(self) -> int:
         return len(self.x)
 
     def select(self, keep: Tensor | slice) -> Batch:
-        """The samples that a boolean mask [n] (or an index, or a slice) keeps.
+        """A batch of the samples selected by a boolean mask [n], an index or a slice.
 
         Raises:
             BatchError: when nothing is kept.
@@ -58,21 +62,26 @@ class Batch:
         return Batch(self.x[keep], self.y[keep], self.loss_weight)
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device."""
+        """A copy of the batch on another device."""
         return Batch(self.x.to(device), self.y.to(device), self.loss_weight)
 
 
 @dataclass(frozen=True, eq=False)
-class Updates:
-    """What the clients of one federated round send: one flat update each.
+class ClientUpdates:
+    """The updates of one federated round: a flat vector for each client.
 
     Attributes:
         values: [m, d], one row a client.
-        weights: [m], the share each client claims.
+        weights: [m], the weight that each client claims.
+        usable: [m], the rows that the receiver has accepted, of which the first screen drops the others; None accepts
+            those that are finite.
+        rejection: why no row is usable, where none is.
     """
 
     values: Tensor
     weights: Tensor
+    usable: Tensor | None = field(default=None, kw_only=True)
+    rejection: str = field(default="the clients' updates hold NaN or infinity", kw_only=True)
 
     def __post_init__(self) -> None:
         if self.values.dim() != 2 or self.weights.shape != self.values.shape[:1] or len(self.values) == 0:
@@ -84,13 +93,14 @@ class Updates:
     def __len__(self) -> int:
         return len(self.values)
 
-    def select(self, keep: Tensor) -> Updates:
-        """The clients that a boolean mask [m] (or an index) keeps."""
-        return Updates(self.values[keep], self.weights[keep])
+    def select(self, keep: Tensor) -> ClientUpdates:
+        """The updates of the clients selected by a boolean mask [m] or an index."""
+        usable = None if self.usable is None else self.usable[keep]
+        return ClientUpdates(self.values[keep], self.weights[keep], usable=usable, rejection=self.rejection)
 
 
 class Phase(StrEnum):
-    """Where an attack stands: waiting, preparing the model, or striking."""
+    """Phase of an attack: waiting, preparing the model, or striking."""
 
     DORMANT = "dormant"
     ACCUMULATE = "accumulate"
@@ -98,7 +108,7 @@ class Phase(StrEnum):
 
 
 class Action(IntEnum):
-    """What can become of an update, in rising severity."""
+    """Outcome of an update, in order of severity."""
 
     COMMIT = 0
     REJECT = 1
@@ -107,14 +117,14 @@ class Action(IntEnum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a gate decides about one update.
+    """A gate's decision about one update.
 
     Attributes:
         action: commit, reject (undo this update) or rewind (go back to an older snapshot).
         steps: how many steps to go back; 0 unless rewinding.
         reason: one sentence for people.
-        stage: name of the stage that spoke; filled in by the step.
-        evidence: the numbers that it went by, by name.
+        stage: name of the stage that decided; filled in by the step.
+        evidence: the numbers that the decision is based on, by name.
     """
 
     action: Action = Action.COMMIT
@@ -125,7 +135,7 @@ class Verdict:
 
     @property
     def committed(self) -> bool:
-        """Whether the update stays."""
+        """Whether the update is kept."""
         return self.action is Action.COMMIT
 
 
@@ -138,28 +148,28 @@ def reject(reason: str, stage: str = "", evidence: Mapping[str, float] | None = 
 
 
 def rewind(steps: int, reason: str, stage: str = "", evidence: Mapping[str, float] | None = None) -> Verdict:
-    """A verdict that goes back to the state before the last `steps` steps (1 is the step before this one)."""
+    """A verdict that restores the state before the last `steps` steps (1 is the step before this one)."""
     return Verdict(Action.REWIND, steps, reason, stage, evidence or {})
 
 
 def most_severe(verdicts: Iterable[Verdict]) -> Verdict:
-    """The most severe of several verdicts; the first to speak wins among equals; COMMIT when nobody speaks."""
+    """The most severe of several verdicts; the first among equals; COMMIT when there are none."""
     return max(verdicts, key=lambda v: (v.action, v.steps), default=COMMIT)
 
 
 @dataclass(frozen=True)
 class StepRecord:
-    """All that one step leaves behind.
+    """Record of one step.
 
     Attributes:
         step: index of the call, from 0; it counts refused steps too.
-        samples: how many samples came in; dropped and corrected say what the screens did with them.
-        loss: training loss of the admitted samples before the update; None where no forward pass was made.
-        verdict: what became of the update, with the stage that spoke and its reason.
-        gradient_norm_before: l2 norm over all parameters before the transforms; None where there was no backward pass.
+        samples: number of samples in the batch; `dropped` and `corrected` count what the screens did with them.
+        loss: training loss of the screened samples before the update; None without a forward pass.
+        verdict: outcome of the update, with the stage that decided and its reason.
+        gradient_norm_before: l2 norm over all parameters before the transforms; None without a backward pass.
         gradient_norm_after: the same after the transforms.
-        attempts: updates that were made and judged: more than one where part of a batch was tried again.
-        trusted: whether the guard was not asked, as the owner answers for the batch.
+        attempts: number of updates that were made and judged; more than one if part of a batch was tried again.
+        trusted: whether screens and gates were skipped, because the owner vouches for the batch.
         phase: the attack's phase, known to the harness that stages the attack and never to the guard.
         seconds: wall time of each stage by name, and "total".
     """
@@ -178,7 +188,7 @@ class StepRecord:
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dictionary, one level deep but for `seconds` and `evidence`; what is not finite becomes None."""
+        """A JSON-ready dictionary. Values that are not finite become None."""
         return {
             "step": self.step,
             "phase": None if self.phase is None else self.phase.value,
@@ -199,5 +209,5 @@ class StepRecord:
 
 
 def _finite(number: float | None) -> float | None:
-    """JSON knows no NaN and no infinity."""
+    """None for NaN and infinity, which JSON does not have."""
     return number if number is not None and math.isfinite(number) else None

@@ -1,4 +1,4 @@
-"""What may be seen of a learner, and nothing more."""
+"""Read-only views of a learner."""
 
 from __future__ import annotations
 
@@ -14,36 +14,52 @@ from taster.errors import SnapshotError, StaleViewError
 
 
 class View:
-    """The learner as it is at one moment, for stages and attackers to look at and to compute with.
+    """A read-only view of a learner at one state, for stages and attackers.
 
-    Nothing done through a view can change the learner: parameters and buffers are handed out as copies, and every
-    computation is functional. Copies are made when first asked for, so a view that nobody reads costs nothing.
+    Nothing done through a view changes the learner: parameters and buffers are returned as copies, and every
+    computation is functional. Copies are made on first use, so that an unused view costs nothing.
 
     Attributes:
         step: how many steps the learner had taken.
-        moment: the same object for all views between which the learner has not changed; others for all others.
+        state_version: the same object for all views between which the learner has not changed.
+        input_range: the smallest and largest value a sample may hold; None for any.
     """
 
     def __init__(
         self,
-        functional: Callable[[], FunctionalModel],
-        params: Mapping[str, Tensor],
-        buffers: Mapping[str, Tensor],
+        functional_model: Callable[[], FunctionalModel],
+        tensors: Callable[[], tuple[Mapping[str, Tensor], Mapping[str, Tensor]]],
         *,
         step: int,
-        history: SnapshotBuffer | None = None,
-        moment: object | None = None,
+        snapshots: SnapshotBuffer | None = None,
+        state_version: object | None = None,
         current: Callable[[], bool] = lambda: True,
+        input_range: tuple[float, float] | None = None,
     ) -> None:
-        self._functional = functional
-        self._params = params
-        self._buffers = buffers
-        self._history = history
+        self._functional_model = functional_model
+        self._tensors = tensors
+        self._read: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] | None = None
+        self._snapshots = snapshots
         self._current = current
         self._copied_params: Tensors | None = None
         self._copied_buffers: Tensors | None = None
         self.step = step
-        self.moment: object = self if moment is None else moment
+        self.input_range = input_range
+        self.state_version: object = self if state_version is None else state_version
+        self._cached_model: FunctionalModel | None = None
+
+    @property
+    def _params(self) -> Mapping[str, Tensor]:
+        return self._named_tensors()[0]
+
+    @property
+    def _buffers(self) -> Mapping[str, Tensor]:
+        return self._named_tensors()[1]
+
+    def _named_tensors(self) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+        if self._read is None:
+            self._read = self._tensors()
+        return self._read
 
     @property
     def params(self) -> Tensors:
@@ -55,7 +71,7 @@ class View:
     @property
     def trainable(self) -> Tensors:
         """Those of `params` that require a gradient in the learner's model."""
-        names = self._functional().trainable
+        names = self.functional_model.trainable
         return {name: value for name, value in self.params.items() if name in names}
 
     @property
@@ -67,41 +83,50 @@ class View:
 
     @property
     def snapshot_steps(self) -> tuple[int, ...]:
-        """The steps whose snapshots `at` can show, oldest first."""
-        return () if self._history is None else self._history.steps
+        """The steps of the snapshots in the ring, oldest first."""
+        return () if self._snapshots is None else self._snapshots.steps
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The labels of the snapshots that are kept for good and that `at` can show."""
-        return () if self._history is None else self._history.labels
+        """The labels of the labelled snapshots."""
+        return () if self._snapshots is None else self._snapshots.labels
 
     def at(self, step_or_label: int | str) -> View:
-        """The learner as it was before an earlier step, or at a labelled snapshot.
+        """A view of the learner before an earlier step, or of a labelled snapshot.
 
         Raises:
-            HistoryError: when the learner keeps no history, or not of that moment.
+            SnapshotError: when the learner keeps no such snapshot.
         """
-        history = SnapshotBuffer(capacity=0) if self._history is None else self._history
-        snapshot = history.at(step_or_label)
+        snapshots = SnapshotBuffer(capacity=0) if self._snapshots is None else self._snapshots
+        snapshot = snapshots.at(step_or_label)
         # Snapshots may lie elsewhere, on the CPU say; the past is computed where the present is.
-        params = {name: tensor.to(self._params[name].device) for name, tensor in snapshot.params.items()}
-        buffers = {name: tensor.to(self._buffers[name].device) for name, tensor in snapshot.buffers.items()}
-        return View(self._functional, params, buffers, step=snapshot.step, history=self._history)
+        present = {**self._params, **self._buffers}
+        params, buffers = (
+            {name: tensor.to(present[name].device) if name in present else tensor for name, tensor in saved.items()}
+            for saved in (snapshot.params, snapshot.buffers)
+        )
+        return View(
+            lambda: self.functional_model,
+            lambda: (params, buffers),
+            step=snapshot.step,
+            snapshots=self._snapshots,
+            input_range=self.input_range,
+        )
 
     def steps_ago(self, step_or_label: int | str) -> View:
-        """The learner at a labelled snapshot, or so many steps ago: at the nearest kept that is no younger, or else at
-        the oldest there is; before the first was taken, as it is now.
+        """A view of a labelled snapshot, or of the newest snapshot at least `step_or_label` steps old, else of the
+        oldest; of the present state before the first snapshot is taken.
 
         Raises:
-            HistoryError: when the learner keeps no history, or has no such label.
+            SnapshotError: when the learner keeps no snapshots, or has no such label.
         """
         if isinstance(step_or_label, str):
             return self.at(step_or_label)
-        if not self.snapshot_steps and self._history is not None and self._history.capacity:
+        if not self.snapshot_steps and self._snapshots is not None and self._snapshots.capacity:
             return self
         if not self.snapshot_steps:
             raise SnapshotError(
-                f"wanted a model of {step_or_label} steps ago, the learner keeps none; give it a History "
+                f"wanted a model of {step_or_label} steps ago, the learner keeps none; give it a SnapshotBuffer "
                 "(in a recipe: history.capacity)"
             )
         wanted = self.step - step_or_label
@@ -111,26 +136,29 @@ class View:
         self, x: Tensor, *, params: Mapping[str, Tensor] | None = None, batch_norm: BatchNormMode = "eval"
     ) -> Tensor:
         """The model's output for x, differentiable in x and in `params`; those not given are those of this moment."""
-        return self._functional().forward(*self._state(params), x, batch_norm=batch_norm)
+        return self.functional_model.forward(*self._state(params), x, batch_norm=batch_norm)
 
     def features(self, x: Tensor, layer: str | None = None) -> tuple[Tensor, Tensor]:
-        """What a layer (by default: what goes into the last linear one) makes of x, [n, d], and the model's output.
+        """Features of x at a layer, [n, d], by default the input of the last linear layer, and the model's output.
 
         Raises:
-            ModelError: when there is no such layer, or it gives no features.
+            ModelError: when there is no such layer, or its output has no features.
         """
-        return self._functional().features(*self._state(None), x, layer)
+        return self.functional_model.features(*self._state(None), x, layer)
 
     def loss(
         self, x: Tensor, y: Tensor, *, params: Mapping[str, Tensor] | None = None, batch_norm: BatchNormMode = "eval"
     ) -> Tensor:
         """The loss of a batch, one number, differentiable as `forward` is."""
-        return self._functional().loss(*self._state(params), x, y, batch_norm=batch_norm)
+        return self.functional_model.loss(*self._state(params), x, y, batch_norm=batch_norm)
 
     @property
     def functional_model(self) -> FunctionalModel:
-        """The model as a pure function, which computes with whatever parameters and buffers it is given."""
-        return self._functional()
+        """The model as a pure function, which computes with whatever parameters and buffers it is given; with the
+        structure and attributes that the model had when this view was first asked for it."""
+        if self._cached_model is None:
+            self._cached_model = self._functional_model()
+        return self._cached_model
 
     def loss_gradient(self, x: Tensor, y: Tensor) -> Tensors:
         """The gradient of a batch's loss by the name of each trainable parameter, without a graph."""
@@ -146,19 +174,19 @@ class View:
         self, x: Tensor, y: Tensor, *, params: Mapping[str, Tensor] | None = None, batch_norm: BatchNormMode = "eval"
     ) -> Tensor:
         """The loss of each sample, [n], differentiable as `forward` is."""
-        return self._functional().sample_losses(*self._state(params), x, y, batch_norm=batch_norm)
+        return self.functional_model.sample_losses(*self._state(params), x, y, batch_norm=batch_norm)
 
     def losses(self, output: Tensor, y: Tensor) -> Tensor:
-        """The loss of each sample, [n], from what the model made of them."""
-        return self._functional().losses(output, y)
+        """The loss of each sample, [n], from the model's output."""
+        return self.functional_model.losses(output, y)
 
     def outputs(self, x: Tensor, *, params: Mapping[str, Tensor] | None = None, chunk: int = 1000) -> Tensor:
-        """`forward` of many samples, so many at a time and without a graph."""
+        """`forward` of many samples in chunks, without a graph."""
         with torch.no_grad():
             return torch.cat([self.forward(part, params=params) for part in torch.split(x, chunk)])
 
     def accuracy(self, x: Tensor, y: Tensor, *, params: Mapping[str, Tensor] | None = None, chunk: int = 1000) -> float:
-        """Share of samples classified rightly, in points (0 to 100)."""
+        """Accuracy in percentage points (0 to 100)."""
         return 100.0 * int((self.outputs(x, params=params, chunk=chunk).argmax(1) == y).sum()) / len(x)
 
     def _state(self, params: Mapping[str, Tensor] | None) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:

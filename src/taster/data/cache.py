@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 from taster.core.checkpoint import load_state, save_state
 from taster.data.images import Images, ImageSet
-from taster.errors import CheckpointError, DataError
+from taster.errors import TasterError
 
-# Goes up when images are decoded in another way, so that what lies in caches is made anew.
+# Incremented when images are decoded differently, which invalidates the caches.
 _DECODER = 1
 
 logger = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ S = TypeVar("S")
 
 
 def cache_directory() -> Path:
-    """$TASTER_CACHE, or taster's folder in the user's cache directory."""
+    """$TASTER_CACHE, or the folder "taster" in the user's cache directory."""
     own = os.environ.get("TASTER_CACHE")
     if own:
         return Path(own)
@@ -30,7 +30,7 @@ def cache_directory() -> Path:
 
 
 def content_key(path: Path, *choices: str | None) -> str:
-    """A digest of a file's, or of all files' bytes below a folder, with their names, and of the choices made."""
+    """A digest of a file, or of the names and contents of all files in a folder, and of the choices made."""
     digest = hashlib.sha256(repr((_DECODER, choices)).encode())
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     for file in files:
@@ -41,13 +41,13 @@ def content_key(path: Path, *choices: str | None) -> str:
 
 
 def splits_key(splits: Mapping[str, Any], *choices: str | None) -> str:
-    """The same for a data set of the hub, by the fingerprints that `datasets` keeps of its splits."""
+    """`content_key` for a data set of the hub, by the fingerprints that `datasets` keeps of its splits."""
     prints = {name: split._fingerprint for name, split in sorted(splits.items())}
     return hashlib.sha256(repr((_DECODER, choices, prints)).encode()).hexdigest()[:32]
 
 
 def cached_image_set(key: str, name: str, load: Callable[[], ImageSet]) -> ImageSet:
-    """What `load` returns, read back from disk where it has been loaded before; see `kept`."""
+    """What `load` returns, cached on disk; see `cached_file`."""
 
     def pack(loaded: ImageSet) -> dict[str, Any]:
         parts = [None if part is None else {"x": part.x, "y": part.y} for part in (loaded.train, loaded.test)]
@@ -65,21 +65,21 @@ def cached_image_set(key: str, name: str, load: Callable[[], ImageSet]) -> Image
 def cached_file(
     path: Path, what: str, make: Callable[[], S], pack: Callable[[S], Any], unpack: Callable[[Any], S]
 ) -> S:
-    """What `make` returns, read back from a file where it has been made before.
+    """What `make` returns, cached in a file.
 
-    A file that is damaged or cannot be written is passed over with a warning: it only saves time.
+    A file that is damaged or cannot be written causes a warning and no more: the cache only saves time.
 
     Args:
         path: the file.
-        what: it holds, for the warnings.
-        make: makes it.
-        pack: to a state that `taster.save_state` takes.
-        unpack: from that state; whatever it raises means damage.
+        what: what it holds, for the warnings.
+        make: makes the value if it is not cached.
+        pack: converts the value to a state for `taster.save_state`.
+        unpack: converts the state to the value; an exception means that the file is damaged.
     """
     if path.exists():
         try:
             return unpack(load_state(path))
-        except (CheckpointError, DataError, KeyError, TypeError, ValueError) as error:
+        except (TasterError, AttributeError, LookupError, TypeError, ValueError) as error:
             logger.warning("the %s kept in %s is damaged and will be made again: %s", what, path, error)
     made = make()
     try:

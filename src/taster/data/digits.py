@@ -8,7 +8,7 @@ from taster.data.images import Images, ImageSet
 
 
 def digits() -> ImageSet:
-    """1,797 grey images of 8x8, ten classes, no test split of their own.
+    """1,797 gray images of 8x8 in ten classes, without a test split.
 
     Source: Alpaydin and Kaynak 1998, UCI "Optical Recognition of Handwritten Digits": its test part, as in
     scikit-learn.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from taster.data.images import Images, ImageSet
-from taster.data.torch_dataset import OnProgress, decode_images
+from taster.data.torch_dataset import Layout, OnProgress, decode_images
 from taster.errors import DataError
 
 
@@ -15,10 +15,10 @@ def open_splits(source: str, config: str | None = None) -> Mapping[str, Any]:
 
     Args:
         source: "owner/name", a folder, or a Parquet file.
-        config: which of the data sets under that name, where it holds several.
+        config: name of the configuration, for a data set that has several.
 
     Raises:
-        DataError: when it cannot be found or read.
+        DataError: if it cannot be found or read.
     """
     import datasets  # seconds to import, and only needed for these sources
 
@@ -40,6 +40,7 @@ def from_splits(
     *,
     image: str | None = None,
     label: str | None = None,
+    layout: Layout | None = None,
     on_progress: OnProgress | None = None,
 ) -> ImageSet:
     """The train and test (or validation) split of a `datasets.DatasetDict`, decoded.
@@ -47,30 +48,37 @@ def from_splits(
     Args:
         name: for error messages.
         splits: by name.
-        image, label: columns; found by their feature type where None.
-        on_progress: told of decoded images.
+        image: column of the images. Default: the one whose feature is an image.
+        label: column of the labels. Default: the one whose feature is a class label, or else a whole number.
+        layout: see `taster.data.torch_dataset.decode_images`.
+        on_progress: called as images are decoded.
 
     Raises:
-        DataError: when there is no train split, no image or no label column, or an image cannot be read.
+        DataError: if there is no train split, no image or label column, or an image or label cannot be read.
     """
     if "train" not in splits:
-        raise DataError(f"{name}: got the splits {sorted(splits)}, wanted one named 'train'")
+        raise DataError(f"{name}: got the splits {sorted(map(str, splits))}, wanted one named 'train'")
     train = splits["train"]
     test = splits.get("test", splits.get("validation"))
+    for split in (train, test):
+        if split is not None and not isinstance(getattr(split, "features", None), Mapping):
+            raise DataError(
+                f"{name}: got a split of type {type(split).__name__}, wanted a datasets.Dataset with known columns"
+            )
     image_column = _column(name, train.features, image, "Image", "image")
     label_column = _column(name, train.features, label, "ClassLabel", "label")
     parts = [
-        None if split is None else _decode(name, split, image_column, label_column, on_progress)
+        None if split is None else _decode(name, split, image_column, label_column, layout, on_progress)
         for split in (train, test)
     ]
     assert parts[0] is not None
     feature = train.features[label_column]
     highest = max(int(part.y.max()) for part in parts if part is not None)
-    return ImageSet(name, parts[0], parts[1], classes=getattr(feature, "num_classes", highest + 1))
+    return ImageSet(name, parts[0], parts[1], classes=getattr(feature, "num_classes", None) or highest + 1)
 
 
 def _column(name: str, features: Mapping[str, Any], wanted: str | None, kind: str, key: str) -> str:
-    """The column of a feature type, or the one asked for; for labels a single whole-number column will do."""
+    """The column that was asked for, or the only one of a feature type; for labels also the only one of integers."""
     have = ", ".join(f"{column} ({_kind(feature)})" for column, feature in features.items())
     if wanted is not None:
         if wanted not in features:
@@ -89,7 +97,9 @@ def _column(name: str, features: Mapping[str, Any], wanted: str | None, kind: st
     raise DataError(f"{name}: {problem} among {have}; wanted one of type {kind}, or name it: data.{key}")
 
 
-def _decode(name: str, split: Any, image: str, label: str, on_progress: OnProgress | None) -> Images:
+def _decode(
+    name: str, split: Any, image: str, label: str, layout: Layout | None, on_progress: OnProgress | None
+) -> Images:
     class Rows:
         def __len__(self) -> int:
             return len(split)
@@ -98,7 +108,8 @@ def _decode(name: str, split: Any, image: str, label: str, on_progress: OnProgre
             entry = split[row]
             return entry[image], entry[label]
 
-    return decode_images(Rows(), f"{name}, split {split.split}", on_progress)
+    where = f"{name}, split {getattr(split, 'split', None)}, columns {image!r} and {label!r}"
+    return decode_images(Rows(), where, on_progress, layout)
 
 
 def _kind(feature: Any) -> str:
@@ -106,7 +117,7 @@ def _kind(feature: Any) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """The innermost cause, where the library wraps it in a sentence that says nothing."""
+    """The innermost cause, since the library's own sentence does not tell it."""
     while error.__cause__ is not None and "generating the dataset" in str(error):
         error = error.__cause__
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -1,8 +1,7 @@
-"""Labelled images as they are held in memory: whole numbers of one byte, and class labels."""
+"""Labelled images in memory: bytes and class labels."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +17,9 @@ class Images:
     Attributes:
         x: uint8 [n, channels, height, width].
         y: int64 [n].
+
+    Raises:
+        DataError: for tensors of other shapes or types.
     """
 
     x: Tensor
@@ -39,7 +41,7 @@ class Images:
         return Images(self.x[index], self.y[index])
 
     def to(self, device: torch.device | str) -> Images:
-        """The same images on another device."""
+        """The images on another device."""
         return Images(self.x.to(device), self.y.to(device))
 
 
@@ -49,9 +51,12 @@ class ImageSet:
 
     Attributes:
         name: as the user gave it.
-        train: all images to split roles from.
-        test: the set's own test images; None where it has none.
-        classes: how many there are.
+        train: images that the roles are cut from.
+        test: the data set's own test images. None: it has none.
+        classes: number of classes.
+
+    Raises:
+        DataError: for an empty part, labels outside of the classes, or test images of another shape.
     """
 
     name: str
@@ -78,12 +83,3 @@ class ImageSet:
         """Channels, height, width."""
         channels, height, width = self.train.x.shape[1:]
         return channels, height, width
-
-    def fingerprint(self) -> str:
-        """A digest of every pixel and label."""
-        digest = hashlib.sha256()
-        for part in (self.train, self.test):
-            if part is not None:
-                digest.update(part.x.numpy().tobytes())
-                digest.update(part.y.numpy().tobytes())
-        return digest.hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Who may see which samples. No sample has two roles."""
+"""Roles of samples, which say who may see them. No sample has two roles."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ def split_roles(data: ImageSet, sizes: Mapping[Role, int | None], seed: int) -> 
     """Cuts a data set into roles, disjoint by index.
 
     Args:
-        data: its own test split, where it has one, serves the role "test" alone; all other roles are cut from train.
-        sizes: samples of each role. None takes what is left: allowed for "stream", and for "test" where the data set
-            has a test split.
-        seed: decides the cut.
+        data: the data set. Its test split, if it has one, serves the role "test" only; all other roles are cut from
+            train.
+        sizes: number of samples of each role. None takes the rest: allowed for "stream", and for "test" if the data
+            set has a test split.
+        seed: of the random cut.
 
     Returns:
         the samples of each role.
 
     Raises:
-        DataError: when the roles ask for more samples than there are; each shortage is named by its key.
+        DataError: if the roles ask for more samples than there are; the message names the keys.
     """
     cut_from_train = [role for role in ROLES if role != "test" or data.test is None]
     wanted = {role: sizes[role] for role in cut_from_train}

@@ -1,4 +1,4 @@
-"""Ordered batches, epoch after epoch."""
+"""Batches of images: an endless stream, and a sampler."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from taster.errors import DataError
 
 @dataclass(frozen=True)
 class Augment:
-    """Random changes to training images.
+    """Random augmentation of training images.
 
     Attributes:
-        crop: pixels of zero padding on each side before cropping back to size at a random place; 0 for none.
-        flip: mirrors every other image, at random.
+        crop: pixels of zero padding on each side before a random crop of the original size. 0: none.
+        flip: whether to mirror each image with probability 1/2.
     """
 
     crop: int = 0
     flip: bool = False
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Images [n, c, h, w] of any dtype, each changed in its own way, the whole batch at once."""
+        """Augments images [n, c, h, w] of any dtype, each at random, in one pass over the batch."""
         n, _, height, width = x.shape
         if self.crop:
             padded = pad(x, [self.crop] * 4)
@@ -42,16 +42,16 @@ class Augment:
 
 
 class Stream:
-    """An endless stream of batches: each epoch a new order, no sample twice in an epoch, the odd rest left out.
+    """An endless stream of batches, reshuffled in each epoch; an incomplete last batch is dropped.
 
     Args:
-        images: to draw from.
-        batch_size: samples a batch.
-        generator: decides order and augmentation.
-        augment: applied to each batch.
+        images: the images to draw from.
+        batch_size: number of samples per batch.
+        generator: of the order and the augmentation.
+        augment: augmentation of each batch. Default: none.
 
     Raises:
-        DataError: when there are fewer images than one batch takes.
+        DataError: if there are fewer images than the batch size.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Stream:
 
     @property
     def batches_per_epoch(self) -> int:
-        """Whole batches in one epoch."""
+        """Number of batches in an epoch."""
         return len(self._images) // self._size
 
     def draw(self) -> Batch:
@@ -83,17 +83,17 @@ class Stream:
 
 
 class Sampler:
-    """Draws batches of any size without replacement within a batch: an attacker's validation data."""
+    """Draws batches of any size without replacement within a batch, such as an attacker's validation data."""
 
     def __init__(self, images: Images, generator: torch.Generator) -> None:
         self._images = images
         self._generator = generator
 
     def __call__(self, count: int) -> Batch:
-        """So many samples.
+        """A batch of `count` samples.
 
         Raises:
-            DataError: when there are not as many.
+            DataError: if there are fewer.
         """
         if not 0 < count <= len(self._images):
             raise DataError(f"got a draw of {count} from {len(self._images)} samples, wanted 1 to {len(self._images)}")
@@ -102,5 +102,5 @@ class Sampler:
 
 
 def as_batch(images: Images) -> Batch:
-    """All of them as one batch, pixels as float32 in [0, 1]."""
+    """All images as one batch, with pixels as float32 in [0, 1]."""
     return Batch(images.x.to(torch.float32) / 255, images.y)

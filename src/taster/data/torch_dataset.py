@@ -1,9 +1,9 @@
-"""Any map-style torch Dataset of (image, label) pairs."""
+"""Decodes any map-style torch Dataset of (image, label) pairs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,24 +13,33 @@ from taster.data.images import Images
 from taster.errors import DataError
 
 OnProgress = Callable[[int, int], None]
-"""Told how many of how many images have been decoded."""
+"""Called with the number of images decoded so far and the number of all."""
+
+Layout = Literal["chw", "hwc"]
+"""Order of an array's axes: channels first or last."""
+
+_MOST_CLASSES = 2**31 - 1
 
 
-def decode_images(dataset: Any, name: str, on_progress: OnProgress | None = None) -> Images:
+def decode_images(
+    dataset: Any, name: str, on_progress: OnProgress | None = None, layout: Layout | None = None
+) -> Images:
     """Every image of a data set as uint8, and every label.
 
     Args:
-        dataset: has a length and gives (image, label) by index. An image is a PIL image, or an array or tensor: bytes,
-            or floating point in [0, 1], [h, w], [channels, h, w] or (arrays) [h, w, channels].
+        dataset: has a length and gives (image, label) by index. An image is a PIL image, or an array or tensor of bytes
+            or of floating point in [0, 1], [h, w], [channels, h, w] or [h, w, channels].
         name: for error messages.
-        on_progress: told of every thousandth image.
+        on_progress: called after every thousand images.
+        layout: of arrays and tensors with three axes. Default: tensors have their channels first; arrays have them
+            where the shape leaves no doubt, which is along the one outer axis of length 1 or 3.
 
     Raises:
-        DataError: for a data set that is not that, with the row at fault.
+        DataError: if the data set is not of this form, with the row at fault.
     """
     try:
         total = len(dataset)
-    except TypeError as error:
+    except Exception as error:  # a TypeError, or whatever the user's code raises
         raise DataError(
             f"{name}: got a {type(dataset).__name__} without a length, wanted a map-style data set"
         ) from error
@@ -43,7 +52,7 @@ def decode_images(dataset: Any, name: str, on_progress: OnProgress | None = None
             raise DataError(
                 f"{name}: row {row} cannot be read as (image, label): {type(error).__name__}: {error}"
             ) from error
-        images.append(to_bytes(image, f"{name}: row {row}"))
+        images.append(to_bytes(image, f"{name}: row {row}", layout))
         labels.append(_label(label, f"{name}: row {row}"))
         if images[-1].shape != images[0].shape:
             raise DataError(
@@ -57,27 +66,21 @@ def decode_images(dataset: Any, name: str, on_progress: OnProgress | None = None
     return Images(torch.stack(images), torch.tensor(labels))
 
 
-def to_bytes(image: Any, where: str) -> Tensor:
-    """One image as uint8 [channels, h, w]."""
-    if isinstance(image, Tensor):
-        tensor = image.detach().cpu()
-    else:
-        if hasattr(image, "convert"):  # PIL; palettes and alpha become plain grey or RGB
-            if image.mode.startswith(("I", "F")):
-                raise DataError(
-                    f"{where}: got an image of mode {image.mode!r}, wanted 8 bits a channel; scale it first"
-                )
-            image = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
-        array = np.array(image)
-        if array.dtype == object or array.ndim not in (2, 3):
-            raise DataError(f"{where}: got {type(image).__name__}, wanted an image")
-        tensor = torch.from_numpy(array)
-        if tensor.dim() == 3 and tensor.shape[-1] in (1, 3):
-            tensor = tensor.permute(2, 0, 1)
+def to_bytes(image: Any, where: str, layout: Layout | None = None) -> Tensor:
+    """One image as uint8 [channels, h, w].
+
+    Raises:
+        DataError: if it is not an image, or the order of its axes is in doubt; the message begins with `where`.
+    """
+    tensor = image.detach().cpu() if isinstance(image, Tensor) else _from_array(image, where)
     if tensor.dim() == 2:
         tensor = tensor[None]
-    if tensor.dim() != 3:
-        raise DataError(f"{where}: got an image of {list(tensor.shape)}, wanted [h, w] or [channels, h, w]")
+    elif tensor.dim() != 3:
+        raise DataError(f"{where}: got an image of {list(tensor.shape)}, wanted [h, w], [channels, h, w] or its like")
+    elif _channels_last(tensor, isinstance(image, Tensor), layout, where):
+        tensor = tensor.permute(2, 0, 1)
+    if tensor.numel() == 0:
+        raise DataError(f"{where}: got an image of {list(tensor.shape)}, wanted at least one pixel")
     if tensor.is_floating_point():
         low, high = (float(v) for v in torch.aminmax(tensor))
         if not (low >= 0 and high <= 1):
@@ -88,11 +91,51 @@ def to_bytes(image: Any, where: str) -> Tensor:
     return tensor.contiguous()
 
 
+def _from_array(image: Any, where: str) -> Tensor:
+    """A PIL image, or whatever numpy can make an array of."""
+    try:
+        array = np.ascontiguousarray(_plain(image, where) if hasattr(image, "convert") else image)
+        if array.dtype == object or not (np.issubdtype(array.dtype, np.number) or array.dtype == bool):
+            raise DataError(f"{where}: got {type(image).__name__}, wanted an image")
+        # A copy, as an array may be read-only. A number becomes an array of one axis, which is no image either.
+        return torch.from_numpy(array.copy())
+    except DataError:
+        raise
+    except Exception as error:  # a truncated file, whose pixels PIL reads only now; an array of odd lengths
+        raise DataError(f"{where}: cannot be read as an image: {type(error).__name__}: {error}") from error
+
+
+def _plain(image: Any, where: str) -> Any:
+    """A PIL image as gray or RGB; palettes are resolved and alpha is dropped."""
+    if image.mode.startswith(("I", "F")):
+        raise DataError(f"{where}: got an image of mode {image.mode!r}, wanted 8 bits a channel; scale it first")
+    # PIL converts premultiplied alpha to straight alpha and to nothing else.
+    image = image.convert({"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode))
+    return image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
+
+
+def _channels_last(tensor: Tensor, from_torch: bool, layout: Layout | None, where: str) -> bool:
+    """Whether the last of three axes holds the channels."""
+    if layout is not None:
+        return layout == "hwc"
+    first, last = tensor.shape[0], tensor.shape[2]
+    if from_torch:
+        if first <= 4 or last > 4:  # torch's convention
+            return False
+    elif (first in (1, 3)) != (last in (1, 3)):
+        return last in (1, 3)
+    raise DataError(
+        f"{where}: got an image of {list(tensor.shape)}, whose shape does not tell which axis holds the channels; "
+        "wanted data.layout = 'hwc' (channels last) or 'chw' (channels first)"
+    )
+
+
 def _label(label: Any, where: str) -> int:
     try:
         number = int(label)
-    except (TypeError, ValueError, OverflowError) as error:
+        whole = number == float(label)
+    except Exception as error:  # text, infinity, tensors of several numbers, whatever is no number
         raise DataError(f"{where}: got the label {label!r}, wanted a whole number") from error
-    if number != float(label):
-        raise DataError(f"{where}: got the label {label!r}, wanted a whole number")
+    if not whole or not 0 <= number <= _MOST_CLASSES:
+        raise DataError(f"{where}: got the label {label!r}, wanted a whole number of at least 0")
     return number

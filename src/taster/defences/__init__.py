@@ -1,11 +1,13 @@
 """Defences: one file each, each a function that returns a Guard. To add one, write it and name it here."""
 
-from taster.defences.corrections.adversarial_training import adversarial_training_correction
+from taster.defences.corrections.baselines import (
+    adversarial_training_correction,
+    fat_correction,
+    mart_correction,
+    mma_correction,
+    trades_correction,
+)
 from taster.defences.corrections.dsc import dsc
-from taster.defences.corrections.fat import fat_correction
-from taster.defences.corrections.mart import mart_correction
-from taster.defences.corrections.mma import mma_correction
-from taster.defences.corrections.trades import trades_correction
 from taster.defences.default_guard import guard
 from taster.defences.gates.loss_alarm import loss_alarm
 from taster.defences.gates.metric_gate import metric_gate

@@ -1,4 +1,4 @@
-"""Plain training: what an attack does where nothing stands in its way."""
+"""Plain training, the control that attacks are measured against."""
 
 from __future__ import annotations
 

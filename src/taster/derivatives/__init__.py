@@ -1,11 +1,10 @@
-"""Derivatives that poisoning needs: of inner products of parameter gradients, by samples and by parameters.
+"""Second derivatives for poisoning: of inner products of parameter gradients, with respect to samples or parameters.
 
-`Derivatives` is the door: it computes them in a chosen `Way`, and checks that way against automatic differentiation.
+`Derivatives` computes them by a chosen `DiffMethod`, which it checks against automatic differentiation.
 """
 
 from taster.derivatives.algebra import Normalize, inner, normalized
 from taster.derivatives.autodiff import LossFn
-from taster.derivatives.benchmark import Measurement, all_methods, exact_methods, fastest, measure
 from taster.derivatives.derivatives import MIN_SIGN_AGREEMENT, Derivatives, sign_agreement
 from taster.derivatives.method import METHOD_NAMES, Algorithm, DiffMethod
 
@@ -16,13 +15,8 @@ __all__ = [
     "Derivatives",
     "DiffMethod",
     "LossFn",
-    "Measurement",
     "Normalize",
-    "all_methods",
-    "exact_methods",
-    "fastest",
     "inner",
-    "measure",
     "normalized",
     "sign_agreement",
 ]

@@ -1,10 +1,10 @@
-"""Which side of each kink a forward pass takes, recorded once and held in the next.
+"""The activation pattern of a forward pass, recorded once and replayed in the next.
 
-A network of ReLUs and max-poolings is smooth but for its kinks. The derivatives that automatic differentiation gives
-are those of the smooth piece around a point. Differences between two points see the kinks in between as well: each unit
-that switches adds a jump, divided by the length of the difference, so that no length is good (on a trained ResNet-18
-about one sign in seven comes out wrong at the best). With every unit held to the side it took at the first point the
-function is smooth, and a plain difference is as good as automatic differentiation.
+A network of ReLUs and max-poolings is piecewise smooth. Automatic differentiation gives the derivatives of the smooth
+piece around a point. A difference between two points also contains the jumps of all units that switch in between,
+divided by the length of the difference, so that no length is good (on a trained ResNet-18 at best about one sign in
+seven is wrong). With the activation pattern of the first point held fixed the function is smooth, and a difference is
+as accurate as automatic differentiation.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ from torch.overrides import TorchFunctionMode
 
 
 class ActivationPatternError(RuntimeError):
-    """A second pass did not go through the same kinks as the first."""
+    """A second pass did not go through the same nonsmooth operations as the first."""
 
 
 class ActivationPattern:
-    """The sides taken by ReLU, leaky ReLU, ReLU6, hard tanh and max-pooling (adaptive too) in one forward pass.
+    """The sides taken by ReLU, leaky ReLU, ReLU6, hard tanh and max-pooling (also adaptive) in one forward pass.
 
-    Other kinks (in a layer's own kernel, say) are not seen; differences are then merely less precise. An in-place
-    activation is computed out of place.
+    Other nonsmooth operations, such as those inside of a fused kernel, are not recorded; differences are then less
+    accurate. In-place activations are computed out of place.
     """
 
     def __init__(self) -> None:
         self._sides: list[tuple[_NonsmoothOp, Tensor]] = []
 
     def recording(self) -> AbstractContextManager[object]:
-        """In this context the sides are written down, in place of any that were."""
+        """Context manager that records the sides, and discards those recorded before."""
         self._sides.clear()
         return _Recording(self._sides)
 
     def compact(self) -> None:
-        """Keeps a byte for each unit where that is enough, for sides that wait while other passes need the memory."""
-        self._sides[:] = [(kink, kink.compact(side)) for kink, side in self._sides]
+        """Reduces the recorded sides to a byte per unit if possible, to free memory for other passes."""
+        self._sides[:] = [(op, op.compact(side)) for op, side in self._sides]
 
     def replaying(self) -> AbstractContextManager[object]:
-        """In this context each kink takes the side written down, in the order of the first pass.
+        """Context manager in which each operation takes the recorded side, in the order of the first pass.
 
         Raises (inside):
-            ActivationPatternError: when the pass meets other kinks than the first did.
+            ActivationPatternError: if the pass goes through other operations than the first did.
         """
         return _Replaying(self._sides)
 
@@ -58,12 +58,12 @@ _Call = Callable[..., Any]
 
 @dataclass(frozen=True)
 class _NonsmoothOp:
-    """How one kind of kink is recorded and held.
+    """How a nonsmooth operation is recorded and replayed.
 
     Attributes:
-        record: of the function's own arguments: the output, and the side taken.
-        hold: of the side and the function's own arguments: the output on that side.
-        compact: the side in less memory, such that `hold` still takes it.
+        record: computes the output and the side taken from the operation's arguments.
+        hold: computes the output on a side from the side and the operation's arguments.
+        compact: converts a side to less memory, in a form that `hold` accepts.
     """
 
     record: Callable[..., tuple[Tensor, Tensor]]
@@ -100,7 +100,7 @@ def _hold_hardtanh(side: Tensor, x: Tensor, min_val: float = -1.0, max_val: floa
 
 
 def _max_pool(pool: _Call, dimensions: int) -> _NonsmoothOp:
-    """Pooling over so many last dimensions, which can tell the place of each maximum within them."""
+    """Pooling over a number of last dimensions, with indices of the maxima within them."""
 
     def record(x: Tensor, *window: Any, **options: Any) -> tuple[Tensor, Tensor]:
         out, places = pool(x, *window, return_indices=True, **options)
@@ -131,17 +131,17 @@ _NONSMOOTH_OPS: Mapping[Any, _NonsmoothOp] = {
 
 
 class _Interceptor(TorchFunctionMode, ABC):
-    """Takes every call through a kink in hand."""
+    """Intercepts every call of a nonsmooth operation."""
 
     def __torch_function__(
         self, func: _Call, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        kink = None if kwargs.get("return_indices") else _NONSMOOTH_OPS.get(func)
-        return func(*args, **kwargs) if kink is None else self._pass(kink, args, _named(kwargs))
+        op = None if kwargs.get("return_indices") else _NONSMOOTH_OPS.get(func)
+        return func(*args, **kwargs) if op is None else self._pass(op, args, _named(kwargs))
 
     @abstractmethod
-    def _pass(self, kink: _NonsmoothOp, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    def _pass(self, op: _NonsmoothOp, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """The output of the call."""
 
 
@@ -150,9 +150,9 @@ class _Recording(_Interceptor):
         super().__init__()
         self._sides = sides
 
-    def _pass(self, kink: _NonsmoothOp, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        out, side = kink.record(*args, **kwargs)
-        self._sides.append((kink, side))
+    def _pass(self, op: _NonsmoothOp, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        out, side = op.record(*args, **kwargs)
+        self._sides.append((op, side))
         return out
 
 
@@ -161,20 +161,20 @@ class _Replaying(_Interceptor):
         super().__init__()
         self._sides = iter(sides)
 
-    def _pass(self, kink: _NonsmoothOp, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    def _pass(self, op: _NonsmoothOp, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         recorded, side = next(self._sides, (None, None))
-        if recorded is not kink or side is None:
-            raise ActivationPatternError("the first pass did not go through the same kink at this place")
-        return kink.hold(side, *args, **kwargs)
+        if recorded is not op or side is None:
+            raise ActivationPatternError("the first pass did not go through the same operation at this point")
+        return op.hold(side, *args, **kwargs)
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)  # type: ignore[no-untyped-call]
         if error[0] is None and next(self._sides, None) is not None:
-            raise ActivationPatternError("the first pass went through more kinks")
+            raise ActivationPatternError("the first pass went through more operations")
 
 
 def _named(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Torch calls the first parameter `input` where it is given by name; in place or not is all the same here."""
+    """Torch names the first parameter `input`; whether a call is in place does not matter here."""
     named = {key: value for key, value in kwargs.items() if key not in ("inplace", "return_indices")}
     if "input" in named:
         named["x"] = named.pop("input")

@@ -1,6 +1,6 @@
-"""Gradients as vectors: inner products in three ways, and how each way's value changes with a gradient.
+"""Gradients as vectors: inner products with three kinds of normalization, and their derivatives.
 
-A gradient is a dict by parameter name. An inner product of two is taken in one of three ways:
+A gradient is a dict by parameter name. The inner product of two gradients has one of three normalizations:
 
     none        Σₚ ⟨aₚ, bₚ⟩
     global      Σₚ ⟨aₚ, bₚ⟩ / (‖a‖ ‖b‖)               one cosine over all parameters
@@ -19,18 +19,18 @@ from taster.core.types import Tensors
 
 Normalize = Literal["none", "global", "per_tensor"]
 
-# A tensor whose gradient is smaller than this many rounding errors of the whole gradient is rounding error itself (the
-# bias of attention's keys, say) and is not blown up to unit norm; nor is anything divided by zero.
+# A tensor whose gradient is smaller than this many rounding errors of the whole gradient is rounding error itself (such
+# as the bias of attention's keys) and is not scaled to unit norm. This also avoids division by zero.
 _NOISE = 100.0
 
 
 def inner(a: Mapping[str, Tensor], b: Mapping[str, Tensor], normalize: Normalize = "none") -> Tensor:
-    """The inner product of two gradients in one of the three ways of this module, one number."""
+    """The normalized inner product of two gradients, a scalar."""
     return normalized_inner(a, normalized(b, normalize), normalize)
 
 
 def normalized(a: Mapping[str, Tensor], normalize: Normalize) -> Tensors:
-    """A gradient brought to unit norm: as a whole, or each tensor by itself; "none" returns it as it is."""
+    """A gradient scaled to unit norm, as a whole or tensor by tensor; unchanged for "none"."""
     if normalize == "none":
         return dict(a)
     norms = _norms(a, normalize)
@@ -38,13 +38,13 @@ def normalized(a: Mapping[str, Tensor], normalize: Normalize) -> Tensors:
 
 
 def weighted_sum(terms: Sequence[tuple[float, Mapping[str, Tensor]]], normalize: Normalize) -> Tensors:
-    """V = Σᵢ wᵢ vᵢ, each vᵢ normalized: Σᵢ wᵢ inner(g, vᵢ) is `aligned`(g, V), whatever g."""
+    """V = Σᵢ wᵢ vᵢ, each vᵢ normalized, so that Σᵢ wᵢ inner(g, vᵢ) = `normalized_inner`(g, V) for every g."""
     parts = [(weight, normalized(direction, normalize)) for weight, direction in terms]
     return {name: torch.stack([weight * part[name] for weight, part in parts]).sum(0) for name in parts[0][1]}
 
 
 def normalized_inner(own: Mapping[str, Tensor], towards: Mapping[str, Tensor], normalize: Normalize) -> Tensor:
-    """Σₚ ⟨gₚ, Vₚ⟩ over the norm of g that belongs to p, one number, differentiable."""
+    """Σₚ ⟨gₚ, Vₚ⟩ / nₚ, where nₚ is the norm of g that p is normalized by; a differentiable scalar."""
     products = [(own[name] * towards[name]).sum() for name in own]
     if normalize == "none":
         return torch.stack(products).sum()
@@ -53,10 +53,7 @@ def normalized_inner(own: Mapping[str, Tensor], towards: Mapping[str, Tensor], n
 
 
 def normalized_inner_grad(own: Mapping[str, Tensor], towards: Mapping[str, Tensor], normalize: Normalize) -> Tensors:
-    """The gradient of `aligned`(g, V) in g: the one direction u whose plain inner product with g changes as it does.
-
-    With n the norm of g: u = V / n − ⟨g, V⟩ g / n³.
-    """
+    """The gradient of `normalized_inner`(g, V) in g: with n the norm of g, u = V / n − ⟨g, V⟩ g / n³."""
     if normalize == "none":
         return dict(towards)
     norms = _norms(own, normalize)
@@ -64,7 +61,7 @@ def normalized_inner_grad(own: Mapping[str, Tensor], towards: Mapping[str, Tenso
     if normalize == "global":
         whole = torch.stack(list(products.values())).sum()
         products = dict.fromkeys(own, whole)
-    # Divided by n one factor at a time: n³ of a vanishing gradient is no number.
+    # Divided by n one factor at a time: n³ of a vanishing gradient underflows.
     return {
         name: torch.addcmul(towards[name], own[name] / norms[name], products[name] / norms[name], value=-1)
         / norms[name]
@@ -72,15 +69,10 @@ def normalized_inner_grad(own: Mapping[str, Tensor], towards: Mapping[str, Tenso
     }
 
 
-def global_norm(tensors: Sequence[Tensor]) -> float:
-    """The Euclidean norm of all of them together."""
-    return float(torch.stack(torch._foreach_norm([t.detach() for t in tensors])).norm())
-
-
 def _norms(a: Mapping[str, Tensor], normalize: Normalize) -> Tensors:
-    """The norm that each tensor is divided by; never zero.
+    """The norm that each tensor is divided by, which is never zero.
 
-    That of a single tensor is not under the noise of the whole, a floor that is held constant in derivatives.
+    The norm of a single tensor has the noise of the whole gradient as its floor, which derivatives take as a constant.
     """
     squares = {name: value.square().sum() for name, value in a.items()}
     whole = torch.stack(list(squares.values())).sum()

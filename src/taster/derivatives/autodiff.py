@@ -1,4 +1,4 @@
-"""The derivatives by automatic differentiation alone: backward through backward, or forward through backward."""
+"""Derivatives by automatic differentiation: backward through backward, or forward through backward."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from taster.core.types import Batch, Tensors
 from taster.derivatives.algebra import Normalize, inner, normalized, normalized_inner, normalized_inner_grad
 
 LossFn = Callable[[Tensors, Tensor, Tensor], Tensor]
-"""A loss as a function of parameters, samples x [n, ...] and labels y [n], one number."""
+"""A loss, a scalar, as a function of parameters, samples x [n, ...] and labels y [n]."""
 
 
 class Differentiator(Protocol):
-    """One method to differentiate by."""
+    """Computes second derivatives by one algorithm."""
 
     def mixed_derivative(
         self,
@@ -26,20 +26,20 @@ class Differentiator(Protocol):
         towards: Mapping[str, Tensor],
         normalize: Normalize = "none",
     ) -> Tensor:
-        """∇ₓ `aligned`(∇_θ L(x; θ), V) for the samples of a batch, of their shape.
+        """∇ₓ `normalized_inner`(∇_θ L(x; θ), V) for the samples of a batch, of their shape.
 
         Args:
             loss: L.
             params: θ.
             batch: samples x and labels.
-            towards: V, constant in x; see `taster.derivatives.algebra.combined`.
-            normalize: how the inner product is taken.
+            towards: V, constant in x; see `taster.derivatives.algebra.weighted_sum`.
+            normalize: of the inner product.
         """
 
     def accumulation_direction(
         self, loss: LossFn, params: Mapping[str, Tensor], a: Batch, b: Batch, normalize: Normalize = "none"
     ) -> Tensors:
-        """∇_θ ⟨∇_θ L_a(θ), ∇_θ L_b(θ)⟩: where parameters go to align two gradients (Pang et al. 2021, G_t in Eq. 9)."""
+        """∇_θ ⟨∇_θ L_a(θ), ∇_θ L_b(θ)⟩, which aligns two gradients (Pang et al. 2021, G_t in Eq. 9)."""
 
     def hessian_vector_product(
         self, loss: LossFn, params: Mapping[str, Tensor], batch: Batch, direction: Mapping[str, Tensor]
@@ -48,11 +48,11 @@ class Differentiator(Protocol):
 
 
 def gradient(loss: LossFn, params: Mapping[str, Tensor], batch: Batch) -> Tensors:
-    """∇_θ L(θ), by name; zero for a parameter that the loss does not use.
+    """∇_θ L(θ), by name; zero for parameters that the loss does not depend on.
 
     Args:
         loss: L.
-        params: θ; not changed, and no gradient is accumulated into it.
+        params: θ. They are not changed, and no gradient is accumulated into them.
         batch: samples and labels.
     """
     leaves = as_leaves(params)
@@ -70,7 +70,7 @@ class DoubleBackward:
         towards: Mapping[str, Tensor],
         normalize: Normalize = "none",
     ) -> Tensor:
-        """By one graph through the gradient of the parameters."""
+        """Backpropagates through the gradient of the parameters."""
         leaves, x = as_leaves(params), batch.x.detach().requires_grad_(True)
         own = grad(loss(leaves, x, batch.y), leaves, create_graph=True)
         (derivative,) = torch.autograd.grad(normalized_inner(own, towards, normalize), x)
@@ -79,7 +79,7 @@ class DoubleBackward:
     def accumulation_direction(
         self, loss: LossFn, params: Mapping[str, Tensor], a: Batch, b: Batch, normalize: Normalize = "none"
     ) -> Tensors:
-        """By one graph through both gradients."""
+        """Backpropagates through both gradients."""
         leaves = as_leaves(params)
         own = grad(loss(leaves, a.x, a.y), leaves, create_graph=True)
         other = grad(loss(leaves, b.x, b.y), leaves, create_graph=True)
@@ -88,13 +88,13 @@ class DoubleBackward:
     def hessian_vector_product(
         self, loss: LossFn, params: Mapping[str, Tensor], batch: Batch, direction: Mapping[str, Tensor]
     ) -> Tensors:
-        """By one graph through the gradient."""
+        """Backpropagates through the gradient."""
         leaves = as_leaves(params)
         return grad(inner(grad(loss(leaves, batch.x, batch.y), leaves, create_graph=True), direction), leaves)
 
 
 class ForwardOverReverse(DoubleBackward):
-    """The derivative of a gradient along a direction, by dual numbers; normalized mixed derivatives as its parent."""
+    """Derivatives of a gradient along a direction by forward mode; normalized mixed ones by double backward."""
 
     def mixed_derivative(
         self,
@@ -104,7 +104,7 @@ class ForwardOverReverse(DoubleBackward):
         towards: Mapping[str, Tensor],
         normalize: Normalize = "none",
     ) -> Tensor:
-        """Without a gradient of any weight, where it is not normalized."""
+        """Computes no gradient of the parameters unless the inner product is normalized."""
         if normalize != "none":
             return super().mixed_derivative(loss, params, batch, towards, normalize)
 
@@ -118,7 +118,7 @@ class ForwardOverReverse(DoubleBackward):
     def accumulation_direction(
         self, loss: LossFn, params: Mapping[str, Tensor], a: Batch, b: Batch, normalize: Normalize = "none"
     ) -> Tensors:
-        """The sum of two Hessian-vector products."""
+        """Adds two Hessian-vector products."""
         own, other = gradient(loss, params, a), gradient(loss, params, b)
         first = self.hessian_vector_product(loss, params, a, inner_grad(own, other, normalize))
         second = self.hessian_vector_product(loss, params, b, inner_grad(other, own, normalize))
@@ -127,7 +127,7 @@ class ForwardOverReverse(DoubleBackward):
     def hessian_vector_product(
         self, loss: LossFn, params: Mapping[str, Tensor], batch: Batch, direction: Mapping[str, Tensor]
     ) -> Tensors:
-        """The gradient of a dual number."""
+        """Differentiates the gradient by forward mode."""
         slope = torch.func.grad(lambda at: loss(at, batch.x, batch.y))
         product: Tensors = torch.func.jvp(slope, (_detached(params),), (_detached(direction),))[1]
         return product
@@ -147,10 +147,10 @@ def accumulation_derivative(
     normalize: Normalize = "none",
     outer: Normalize = "none",
 ) -> Tensor:
-    """∇ₓ ⟨v, ∇_θ ⟨∇_θ L_a(θ), ∇_θ L_b(θ)⟩⟩ for the samples x of b: how they steer the direction G_t towards v.
+    """∇ₓ ⟨v, ∇_θ ⟨∇_θ L_a(θ), ∇_θ L_b(θ)⟩⟩ for the samples x of b, a third derivative of L.
 
-    `normalize` says how the inner product of the two gradients is taken, `outer` the one with v.
-    This is ∇ of H_t with respect to the trigger batch in Pang et al. 2021, Algorithm 1: a third derivative of L.
+    `normalize` is the normalization of the inner product of the two gradients, `outer` that of the one with v. This is
+    ∇ of H_t with respect to the trigger batch in Pang et al. 2021, Algorithm 1.
     """
     leaves = as_leaves(params)
     x = b.x.detach().requires_grad_(True)
@@ -162,16 +162,17 @@ def accumulation_derivative(
 
 
 def as_leaves(params: Mapping[str, Tensor]) -> Tensors:
-    """The same values as the start of a new graph."""
+    """Detached copies that require a gradient, as leaves of a new graph."""
     return {name: value.detach().requires_grad_(True) for name, value in params.items()}
 
 
 def grad(value: Tensor, leaves: Tensors, *, create_graph: bool = False) -> Tensors:
-    """The gradient of a number by leaf; zero where it does not depend on one."""
+    """The gradient of a scalar by leaf, dense; zero for leaves that it does not depend on."""
     if not value.requires_grad:
         return {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
     found = torch.autograd.grad(value, list(leaves.values()), create_graph=create_graph, materialize_grads=True)
-    return dict(zip(leaves, found, strict=True))
+    dense = [gradient.to_dense() if gradient.is_sparse else gradient for gradient in found]
+    return dict(zip(leaves, dense, strict=True))
 
 
 def _detached(tensors: Mapping[str, Tensor]) -> Tensors:

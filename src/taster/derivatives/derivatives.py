@@ -1,4 +1,4 @@
-"""One object for all derivatives that crafting needs, computed in a chosen way and checked against the exact one."""
+"""All derivatives that crafting needs, computed by a chosen method and checked against automatic differentiation."""
 
 from __future__ import annotations
 
@@ -11,34 +11,42 @@ from torch import Tensor
 
 from taster.core.functional_model import autocast
 from taster.core.types import Batch, Tensors
-from taster.derivatives import autodiff as exact
+from taster.derivatives import autodiff
 from taster.derivatives.activation_pattern import ActivationPatternError
 from taster.derivatives.algebra import Normalize, weighted_sum
 from taster.derivatives.autodiff import Differentiator, LossFn
 from taster.derivatives.method import DiffMethod
-from taster.errors import TasterError
+from taster.errors import BatchError, ModelError, TasterError
 
 logger = logging.getLogger(__name__)
 
 _R = TypeVar("_R", Tensor, Tensors)
 
 MIN_SIGN_AGREEMENT = 0.95
-"""Share of signs, weighted by the size of the exact derivative, that a way has to get right."""
+"""Fraction of signs, weighted by the size of the exact derivative, that a method has to get right."""
 
-_CHECKED_ON = 16
-"""Samples that a way is held against the exact derivative with."""
+_CHECK_SIZE = 16
+"""Number of samples on which a method is compared with double backward."""
 
 
 class Derivatives:
-    """Derivatives of a loss in one way.
+    """Computes derivatives of a loss by one method.
 
-    The first derivative of each kind is computed on a few samples in the exact way too. Where fewer signs agree than
-    `LEAST_AGREEMENT`, or the way cannot differentiate the model at all, that kind is computed by double backward from
-    then on, which `fallbacks` tells.
+    The first derivative of each kind is also computed by double backward on a few samples. If fewer signs agree than
+    `MIN_SIGN_AGREEMENT`, or the method cannot differentiate the model at all, that kind is computed by double backward
+    from then on and recorded in `fallbacks`.
+
+    Args:
+        method: the method. Default: finite differences in float32.
 
     Attributes:
-        way: the one asked for.
-        fallbacks: kinds of derivative computed by double backward instead, with the reason.
+        method: the chosen method.
+        fallbacks: kinds of derivative that are computed by double backward instead, with the reason.
+
+    Raises (by every derivative):
+        BatchError: for a derivative with respect to samples that are not floating point, such as tokens.
+        ModelError: if even double backward cannot differentiate the model, as for an operation without a second
+            derivative.
     """
 
     def __init__(self, method: DiffMethod | None = None) -> None:
@@ -46,11 +54,11 @@ class Derivatives:
         self.fallbacks: dict[str, str] = {}
         self._passed: set[str] = set()
         self._chosen: Differentiator = self.method.differentiator()
-        self._plain: Differentiator = exact.DoubleBackward()
+        self._plain: Differentiator = autodiff.DoubleBackward()
 
     def gradient(self, loss: LossFn, params: Mapping[str, Tensor], batch: Batch) -> Tensors:
         """∇_θ L(θ), by name."""
-        return exact.gradient(self._at(loss), self._laid_out(params), self._laid_out_batch(batch))
+        return autodiff.gradient(self._at(loss), self._laid_out(params), self._laid_out_batch(batch))
 
     def mixed(
         self,
@@ -59,13 +67,13 @@ class Derivatives:
         terms: Sequence[tuple[float, Mapping[str, Tensor]]],
         normalize: Normalize = "none",
     ) -> Callable[[Tensor, Tensor], Tensor]:
-        """∇ₓ Σᵢ wᵢ inner(∇_θ L(x; θ), vᵢ) as a function of samples and labels; what they do not change is done here.
+        """∇ₓ Σᵢ wᵢ inner(∇_θ L(x; θ), vᵢ) as a function of samples and labels.
 
         Args:
             loss: L.
             params: θ.
-            terms: the (wᵢ, vᵢ).
-            normalize: how each inner product is taken.
+            terms: the pairs (wᵢ, vᵢ).
+            normalize: of each inner product.
         """
         towards = weighted_sum(terms, normalize)
         at, params_there, towards_there = self._at(loss), self._laid_out(params), self._laid_out(towards)
@@ -78,14 +86,18 @@ class Derivatives:
         def plain(batch: Batch) -> Tensor:
             return self._plain.mixed_derivative(loss, params, batch, towards, normalize)
 
-        return lambda x, y: self._settled(kind, chosen, plain, Batch(x, y))
+        def derivative(x: Tensor, y: Tensor) -> Tensor:
+            _check_differentiable(x)
+            return self._compute(kind, chosen, plain, Batch(x, y))
+
+        return derivative
 
     def accumulation_direction(
         self, loss: LossFn, params: Mapping[str, Tensor], a: Batch, b: Batch, normalize: Normalize = "none"
     ) -> Tensors:
         """∇_θ inner(∇_θ L_a(θ), ∇_θ L_b(θ)), by name (Pang et al. 2021, G_t in Eq. 9)."""
         at, there = self._at(loss), self._laid_out(params)
-        return self._settled(
+        return self._compute(
             f"accumulation direction, {normalize}",
             lambda a, b: self._chosen.accumulation_direction(at, there, a, b, normalize),
             lambda a, b: self._plain.accumulation_direction(loss, params, a, b, normalize),
@@ -98,7 +110,7 @@ class Derivatives:
     ) -> Tensors:
         """∇²_θ L(θ) v, by name."""
         at, there, direction_there = self._at(loss), self._laid_out(params), self._laid_out(direction)
-        return self._settled(
+        return self._compute(
             "Hessian-vector product",
             lambda batch: self._chosen.hessian_vector_product(at, there, batch, direction_there),
             lambda batch: self._plain.hessian_vector_product(loss, params, batch, direction),
@@ -115,20 +127,26 @@ class Derivatives:
         normalize: Normalize = "none",
         outer: Normalize = "none",
     ) -> Tensor:
-        """∇ₓ inner(v, ∇_θ inner(∇_θ L_a(θ), ∇_θ L_b(θ))) for the samples of b; always by automatic differentiation,
-        as differences of differences lose too many digits."""
-        return exact.accumulation_derivative(loss, params, a, b, direction, normalize, outer)
+        """∇ₓ inner(v, ∇_θ inner(∇_θ L_a(θ), ∇_θ L_b(θ))) for the samples of b.
+
+        Always computed by automatic differentiation, as differences of differences lose too many digits.
+        """
+        _check_differentiable(b.x)
+        return _named(
+            "third derivative",
+            lambda: autodiff.accumulation_derivative(loss, params, a, b, direction, normalize, outer),
+        )
 
     def describe(self) -> str:
-        """The way in words, with what fell back."""
+        """The method and its fallbacks in words."""
         fallen = [f"{kind} by double_backward ({reason})" for kind, reason in self.fallbacks.items()]
         return "; ".join([str(self.method), *fallen])
 
-    def _settled(self, kind: str, chosen: Callable[..., _R], plain: Callable[..., _R], *batches: Batch) -> _R:
-        """The chosen one where it has passed its check, which is made at the first call; else the plain one."""
+    def _compute(self, kind: str, chosen: Callable[..., _R], plain: Callable[..., _R], *batches: Batch) -> _R:
+        """By the chosen method if it has passed its check, which is made at the first call; else by double backward."""
         laid_out = [self._laid_out_batch(batch) for batch in batches]
         if self.method == DiffMethod("double_backward"):
-            return chosen(*laid_out)
+            return _named(kind, lambda: chosen(*laid_out))
         if kind not in self._passed and kind not in self.fallbacks:
             self._check(kind, chosen, plain, [_few(batch) for batch in batches])
         if kind in self._passed:
@@ -136,15 +154,15 @@ class Derivatives:
                 return chosen(*laid_out)
             except ActivationPatternError as error:
                 self._fall_back(kind, _in_words(error))
-        return plain(*batches)
+        return _named(kind, lambda: plain(*batches))
 
     def _check(self, kind: str, chosen: Callable[..., _R], plain: Callable[..., _R], few: list[Batch]) -> None:
-        truth = plain(*few)
+        truth = _named(kind, lambda: plain(*few))
         try:
             share = sign_agreement(chosen(*[self._laid_out_batch(batch) for batch in few]), truth)
         except (TasterError, torch.OutOfMemoryError):
             raise
-        except RuntimeError as error:  # so torch says that it cannot differentiate an operation
+        except RuntimeError as error:  # an operation that this method cannot differentiate
             self._fall_back(kind, _in_words(error))
             return
         if share >= MIN_SIGN_AGREEMENT:
@@ -158,7 +176,7 @@ class Derivatives:
         self.fallbacks[kind] = reason
 
     def _at(self, loss: LossFn) -> LossFn:
-        """The loss in this way's precision."""
+        """The loss in this method's precision."""
         if self.method.precision == "float32":
             return loss
 
@@ -169,16 +187,16 @@ class Derivatives:
         return at
 
     def _laid_out(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        return (
-            {name: _channels_last(tensor) for name, tensor in tensors.items()} if self.method.channels_last else tensors
-        )
+        if not self.method.channels_last:
+            return tensors
+        return {name: _channels_last(tensor) for name, tensor in tensors.items()}
 
     def _laid_out_batch(self, batch: Batch) -> Batch:
         return Batch(_channels_last(batch.x), batch.y, batch.loss_weight) if self.method.channels_last else batch
 
 
 def sign_agreement(found: Tensor | Tensors, truth: Tensor | Tensors) -> float:
-    """Share of signs that agree, each weighted by the size of the true value; 1 where all true values are 0."""
+    """Fraction of signs that agree, each weighted by the size of the true value; 1 if all true values are 0."""
     whole = right = 0.0
     for own, true in zip(_parts(found), _parts(truth), strict=True):
         sizes = true.abs()
@@ -187,12 +205,33 @@ def sign_agreement(found: Tensor | Tensors, truth: Tensor | Tensors) -> float:
     return right / whole if whole else 1.0
 
 
+def _check_differentiable(x: Tensor) -> None:
+    if not x.is_floating_point():
+        raise BatchError(
+            f"got samples of {x.dtype}, which have no derivative; wanted floating point (an attack on a model of "
+            "tokens can change labels or updates, not samples)"
+        )
+
+
+def _named(kind: str, compute: Callable[[], _R]) -> _R:
+    """Computes a derivative by double backward, with an error of ours if torch cannot."""
+    try:
+        return compute()
+    except (TasterError, torch.OutOfMemoryError):
+        raise
+    except RuntimeError as error:
+        raise ModelError(
+            f"{kind}: the model cannot be differentiated twice ({_in_words(error)}); wanted operations that have a "
+            "second derivative (for recurrent layers on a GPU: torch.backends.cudnn.enabled = False)"
+        ) from error
+
+
 def _channels_last(tensor: Tensor) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
 
 
 def _few(batch: Batch) -> Batch:
-    return Batch(batch.x[:_CHECKED_ON], batch.y[:_CHECKED_ON], batch.loss_weight)
+    return Batch(batch.x[:_CHECK_SIZE], batch.y[:_CHECK_SIZE], batch.loss_weight)
 
 
 def _parts(found: Tensor | Tensors) -> list[Tensor]:

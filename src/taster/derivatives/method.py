@@ -1,4 +1,4 @@
-"""How derivatives are computed, by name."""
+"""Differentiation methods, by name."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from taster.errors import SettingError
 Algorithm = Literal["double_backward", "forward_over_reverse", "finite_difference"]
 
 METHOD_NAMES = (
-    f"one of {', '.join(get_args(Algorithm))}, followed by bfloat16 (not for forward_over_reverse) or channels_last where "
-    "they apply"
+    f"one of {', '.join(get_args(Algorithm))}, optionally followed by bfloat16 (not for forward_over_reverse) and "
+    "channels_last"
 )
-"""What the name of a way can be, for people."""
+"""The names of methods, for error messages."""
 
 Precision = Literal["float32", "bfloat16"]
 """Of the passes through the network."""
 
 _CHANGES: Mapping[Precision, float] = {"float32": 5e-3, "bfloat16": 0.2}
-"""Share by which a gradient changes in a held difference; see `taster.derivatives.finite_differences.Stride`."""
+"""Relative change of a gradient in a finite difference, see `FiniteDifferenceStep`."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class DiffMethod:
     """How derivatives are computed.
 
     Attributes:
-        method: "double_backward" and "forward_over_reverse" are automatic differentiation; "finite_difference" takes
-            differences with every kink held.
-        precision: of the forward passes and what is backpropagated through them.
-        channels_last: whether images and kernels are laid out so meanwhile.
+        algorithm: "double_backward" and "forward_over_reverse" are automatic differentiation; "finite_difference"
+            takes differences of gradients with the activation pattern held fixed.
+        precision: of the forward passes, and of backpropagation through them.
+        channels_last: whether images and kernels are converted to that memory format.
 
     Raises:
-        SettingError: for an unknown method or precision, and for forward_over_reverse in bfloat16.
+        SettingError: for an unknown algorithm or precision, or for forward_over_reverse in bfloat16.
     """
 
     algorithm: Algorithm = "finite_difference"
@@ -48,11 +48,6 @@ class DiffMethod:
         if not known or (self.algorithm == "forward_over_reverse" and self.precision != "float32"):
             raise _unknown(str(self))
 
-    @property
-    def is_exact(self) -> bool:
-        """Whether only the rounding of float32 lies between it and the true derivative."""
-        return self.algorithm != "finite_difference" and self.precision == "float32"
-
     def __str__(self) -> str:
         words: list[str] = [self.algorithm]
         words += [self.precision] if self.precision != "float32" else []
@@ -61,22 +56,22 @@ class DiffMethod:
 
     @classmethod
     def parse(cls, text: str) -> DiffMethod:
-        """From what `str` gives: a method, then "bfloat16" and "channels_last" where they apply.
+        """The inverse of `str`: an algorithm, optionally followed by "bfloat16" and "channels_last".
 
         Raises:
             SettingError: for anything else.
         """
-        method, *rest = text.split() or [""]
+        algorithm, *rest = text.split() or [""]
         if not set(rest) <= {"bfloat16", "channels_last"}:
             raise _unknown(text)
         return cls(
-            method,  # type: ignore[arg-type]
+            algorithm,  # type: ignore[arg-type]
             "bfloat16" if "bfloat16" in rest else "float32",
             "channels_last" in rest,
         )
 
     def differentiator(self) -> Differentiator:
-        """A new one of this way's method."""
+        """A new differentiator by this method."""
         if self.algorithm == "finite_difference":
             return FrozenActivationDifferences(_CHANGES[self.precision])
         return ForwardOverReverse() if self.algorithm == "forward_over_reverse" else DoubleBackward()

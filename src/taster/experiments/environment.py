@@ -1,4 +1,4 @@
-"""What a run ran on."""
+"""The device of a run, and a description of what it ran on."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import platform
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
 
 import taster
+from taster.errors import RecipeError
+from taster.experiments.results import Environment
 
 _PACKAGES = ("torch", "numpy", "scikit-learn", "datasets", "safetensors", "pydantic")
 _OF_ENGINE: dict[str, tuple[str, ...]] = {"flower": ("flwr", "ray")}
 
 
 def pick_device(wanted: str) -> torch.device:
-    """The device of a recipe; "auto" takes a CUDA GPU where there is one.
+    """Returns a recipe's device; "auto" is a CUDA GPU if there is one, else the CPU.
 
     Raises:
-        taster.errors.RecipeError: for a device that torch does not know or have.
+        RecipeError: for a device that torch does not know or does not have.
     """
-    from taster.errors import RecipeError
-
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -33,13 +33,15 @@ def pick_device(wanted: str) -> torch.device:
         if device.type not in ("cpu", "cuda", "mps"):
             raise RuntimeError(f"{device.type} is not one of them")
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ValueError) as error:
         raise RecipeError(f"compute.device: got {wanted!r}, wanted 'auto', 'cpu' or 'cuda': {error}") from error
     return device
 
 
-def describe_environment(device: torch.device, threads: int, jobs: int, engine: str = "local") -> dict[str, Any]:
-    """Versions, device, threads, engine, and the commit of taster's source where it is a checkout."""
+def describe_environment(
+    device: torch.device, threads: int, jobs: int, engine: Literal["local", "flower"] = "local"
+) -> Environment:
+    """Describes versions, device, threads and engine, and the commit of taster's source if that is a checkout."""
     return {
         "taster": taster.__version__,
         "commit": _commit(),
@@ -64,7 +66,7 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """Of the checkout that taster is run from; "+" marks uncommitted changes. None for an installed package."""
+    """The commit of the checkout that taster runs from, with "+" for uncommitted changes; None if it is installed."""
     here = Path(__file__).resolve().parent
     try:
         found = subprocess.run(

@@ -5,14 +5,42 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
+
+from pydantic import TypeAdapter
 
 from taster.core.checkpoint import is_partial, load_state, save_state, write_atomically
 from taster.errors import RecipeError, RunDirectoryError
+from taster.experiments.cell_directory import CellDirectory, json_text, writing
+from taster.experiments.files import read_json
 from taster.experiments.recipes.files import read_recipe
 from taster.experiments.recipes.schema import Recipe
+from taster.experiments.results import (
+    CellContent,
+    CellKey,
+    CellRow,
+    CraftingCourse,
+    Environment,
+    Results,
+    StepLine,
+)
+from taster.experiments.run_lock import LOCK_NAME, is_locked, lock_directory
+from taster.utils.compact_json import dump_compact
+
+_RESULTS = TypeAdapter(Results)
+_ENVIRONMENT = TypeAdapter(Environment)
+
+
+class FinishedCell(TypedDict):
+    """What a finished cell left, for the report."""
+
+    row: CellRow
+    steps: list[StepLine]
+    forming: CraftingCourse | None
+    cell: CellDirectory
 
 
 class RunDirectory:
@@ -20,17 +48,19 @@ class RunDirectory:
 
         recipe.toml        complete, defaults filled in; written first
         environment.json   versions, device, commit, threads
-        burn_in/           one safetensors file a seed
-        cells/             one folder a cell of the grid: steps.jsonl as it goes, cell.json when it is done
+        burn_in/           one safetensors file for each seed
+        cells/             one folder for each cell of the grid
         steps.jsonl        all cells' steps, one JSON line each
-        results.json       one row a finished cell
-        figures/, report.html
+        results.json       one row for each finished cell
+        details.json, pictures.json
+                           curves and pictures, all that the page needs beside the files above
+        overview.png, figures/, report.html
 
-    A cell counts as done when its cell.json is there, which appears whole or not at all; so a run killed at any moment
-    loses no more than the cells it was in.
+    A cell is done when its cell.json exists, which appears whole or not at all. So a run killed at any moment loses
+    only the cells it was in. While a process runs in the directory it holds a lock on it.
 
     Raises (all methods that write):
-        RunDirectoryError: when the directory cannot be made or written, or the disk is full.
+        RunDirectoryError: if the directory cannot be made or written, or the disk is full.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -38,33 +68,52 @@ class RunDirectory:
 
     def exists(self) -> bool:
         """Whether a run has begun here."""
-        try:
+        with writing(self.path):
             return (self.path / "recipe.toml").is_file()
-        except OSError as error:
-            raise self._failed(error) from error
 
     def complete(self) -> bool:
-        """Whether the run's beginning was written whole."""
+        """Whether the run's first files were written, all of them."""
         return self.exists() and (self.path / "environment.json").is_file()
 
-    def is_free(self) -> bool:
-        """Whether a new run may begin here: nothing there, or an empty folder."""
-        try:
-            # A file that was being written when the run was killed is nothing yet.
-            return not self.path.exists() or (self.path.is_dir() and all(map(is_partial, self.path.iterdir())))
-        except OSError as error:
-            raise self._failed(error) from error
+    def has_cells(self) -> bool:
+        """Whether the cells of a run are here, finished or not; a result that is kept by itself has none."""
+        return (self.path / "cells").is_dir()
 
-    def begin(self, recipe: Recipe, environment: dict[str, Any]) -> None:
-        """Makes the directory and writes recipe and environment."""
+    def is_empty(self) -> bool:
+        """Whether nothing is here, or an empty folder."""
+        with writing(self.path):
+            if not self.path.exists():
+                return True
+            # A file that was being written when its run was killed is nothing yet.
+            return self.path.is_dir() and all(is_partial(p) or p.name == LOCK_NAME for p in self.path.iterdir())
+
+    def is_free(self) -> bool:
+        """Whether a new run may begin here: it is empty, and no other process has claimed it."""
+        with writing(self.path):
+            return self.is_empty() and not is_locked(self.path)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Makes the directory if it is missing, and holds its lock.
+
+        Raises:
+            RunDirectoryError: if another process holds it, saying which and since when.
+        """
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        with lock_directory(self.path):
+            yield
+
+    def begin(self, recipe: Recipe, environment: Environment) -> None:
+        """Writes recipe and environment."""
         self._write("recipe.toml", recipe.to_toml())
-        self._write("environment.json", _json(environment))
+        self._write("environment.json", json_text(environment))
 
     def recipe(self) -> Recipe:
         """The recipe of the run.
 
         Raises:
-            RunDirectoryError: when this is no run directory.
+            RunDirectoryError: if this is not a run directory.
         """
         if not self.exists():
             raise RunDirectoryError(f"{self.path}: not a run directory (no recipe.toml in it)")
@@ -73,20 +122,21 @@ class RunDirectory:
         except RecipeError as error:
             raise RunDirectoryError(f"{self.path}: its recipe cannot be used: {error}") from error
 
-    def environment(self) -> dict[str, Any]:
-        """What the run ran on."""
-        return self._read_json("environment.json")
+    def environment(self) -> Environment:
+        """What the run ran on.
 
-    def results(self) -> dict[str, Any]:
-        """The content of results.json."""
-        results = self._read_json("results.json")
-        if not isinstance(results.get("rows"), list):
-            raise RunDirectoryError(f"{self.path}: results.json has no rows, wanted what taster run writes")
-        return results
+        Raises:
+            RunDirectoryError: if environment.json cannot be read.
+        """
+        return read_json(self.path / "environment.json", _ENVIRONMENT)
 
-    def write_results(self, recipe: Recipe, rows: list[dict[str, Any]]) -> None:
-        """Writes results.json."""
-        self._write("results.json", _json({"recipe": recipe.name, "rows": rows}))
+    def results(self) -> Results:
+        """The content of results.json.
+
+        Raises:
+            RunDirectoryError: if it cannot be read or has another shape.
+        """
+        return read_json(self.path / "results.json", _RESULTS)
 
     def write_text(self, name: str, text: str) -> None:
         """Writes a file of the report."""
@@ -97,47 +147,51 @@ class RunDirectory:
         self._write(name, content)
 
     def burn_in(self, seed: int) -> Any:
-        """A seed's burnt-in state; None where there is none yet."""
+        """A seed's burnt-in state; None if there is none yet."""
         path = self._burn_in_path(seed)
         return load_state(path) if path.is_file() else None
 
     def has_burn_in(self, seed: int) -> bool:
-        """Whether a seed's burnt-in state is there."""
+        """Whether a seed's burnt-in state has been written."""
         return self._burn_in_path(seed).is_file()
 
     def write_burn_in(self, seed: int, state: Any) -> None:
-        """Keeps a seed's burnt-in state."""
-        try:
+        """Writes a seed's burnt-in state."""
+        with writing(self.path):
             self._burn_in_path(seed).parent.mkdir(parents=True, exist_ok=True)
             save_state(self._burn_in_path(seed), state)
-        except OSError as error:
-            raise self._failed(error) from error
 
     def cell(self, attack: str, defence: str, seed: int) -> CellDirectory:
         """The folder of one cell."""
         # The digest keeps labels apart that differ only in what a file name cannot hold.
         digest = hashlib.sha256(json.dumps([attack, defence]).encode()).hexdigest()[:6]
-        return CellDirectory(self.path / "cells" / f"{_slug(attack)}--{_slug(defence)}--{digest}--{seed}", self)
+        name = f"{_slug(attack)}--{_slug(defence)}--{digest}--{seed}"
+        return CellDirectory(self.path / "cells" / name, CellKey(attack=attack, defence=defence, seed=seed))
 
-    def gather(self, recipe: Recipe) -> list[dict[str, Any]]:
+    def gather(self, recipe: Recipe) -> list[CellRow]:
         """Writes results.json from the finished cells, in the order of the grid; returns its rows."""
         rows = [cell.read()["row"] for cell in self._cells(recipe) if cell.done()]
         self.write_results(recipe, rows)
         return rows
 
+    def write_results(self, recipe: Recipe, rows: Sequence[CellRow]) -> None:
+        """Writes results.json, a line for each row."""
+        self._write("results.json", dump_compact({"recipe": recipe.name, "rows": rows}))
+
     def gather_steps(self, recipe: Recipe) -> None:
         """Writes steps.jsonl from the finished cells, in the order of the grid."""
-        self._write("steps.jsonl", "".join(cell.steps_text() for cell in self._cells(recipe) if cell.done()))
+        self._write("steps.jsonl", b"".join(cell.steps_text() for cell in self._cells(recipe) if cell.done()))
 
-    def finished(self, recipe: Recipe) -> Iterator[dict[str, Any]]:
-        """What each finished cell left: row, steps, and the phase's facts for the report."""
+    def finished(self, recipe: Recipe) -> Iterator[FinishedCell]:
+        """What each finished cell left.
+
+        Raises:
+            RunDirectoryError: if a file of a cell cannot be read, has another shape, or is of another cell.
+        """
         for cell in self._cells(recipe):
             if cell.done():
-                yield {
-                    **cell.read(),
-                    "steps": [json.loads(line) for line in cell.steps_text().splitlines()],
-                    "cell": cell,
-                }
+                content: CellContent = cell.read()
+                yield FinishedCell(row=content["row"], steps=cell.steps(), forming=content.get("forming"), cell=cell)
 
     def _cells(self, recipe: Recipe) -> Iterator[CellDirectory]:
         for attack in recipe.attack:
@@ -150,97 +204,14 @@ class RunDirectory:
 
     def _write(self, name: str, content: str | bytes) -> None:
         path = self.path / name
-        try:
+        with writing(self.path):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, content.encode() if isinstance(content, str) else content)
-        except OSError as error:
-            raise self._failed(error) from error
-
-    def _read_json(self, name: str) -> dict[str, Any]:
-        try:
-            content: dict[str, Any] = json.loads((self.path / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunDirectoryError(f"{self.path}: {name} cannot be read: {error}") from error
-        return content
-
-    def _failed(self, error: OSError) -> RunDirectoryError:
-        return RunDirectoryError(
-            f"{self.path}: cannot be written: {error.strerror or error}. What is there already is whole; "
-            "mend the cause and go on with --resume"
-        )
-
-
-class CellDirectory:
-    """The files of one cell of the grid."""
-
-    def __init__(self, path: Path, run: RunDirectory) -> None:
-        self.path = path
-        self._run = run
-
-    def done(self) -> bool:
-        """Whether the cell has run to its end."""
-        return (self.path / "cell.json").is_file()
-
-    def begin(self) -> None:
-        """Makes the folder and starts an empty steps.jsonl."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / "steps.jsonl").write_text("", encoding="utf-8")
-        except OSError as error:
-            raise self._run._failed(error) from error
-
-    def append(self, step: dict[str, Any]) -> None:
-        """Adds one step."""
-        try:
-            with open(self.path / "steps.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps(step, allow_nan=False) + "\n")
-        except OSError as error:
-            raise self._run._failed(error) from error
-
-    def finish(
-        self, content: dict[str, Any], images: dict[str, Any] | None, scores: dict[str, Any] | None = None
-    ) -> None:
-        """Writes what is left, cell.json last."""
-        try:
-            if images is not None:
-                save_state(self.path / "images.safetensors", images)
-            if scores is not None:
-                save_state(self.path / "scores.safetensors", scores)
-            write_atomically(self.path / "cell.json", _json(content).encode())
-        except OSError as error:
-            raise self._run._failed(error) from error
-
-    def read(self) -> dict[str, Any]:
-        """The content of cell.json."""
-        try:
-            content: dict[str, Any] = json.loads((self.path / "cell.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunDirectoryError(f"{self.path}: cell.json cannot be read: {error}") from error
-        return content
-
-    def images(self) -> Any:
-        """Clean and poisoned samples for the report; None where none were kept."""
-        return self._kept("images.safetensors")
-
-    def scores(self) -> Any:
-        """What each score said of each sample, by score and phase; None where there were none."""
-        return self._kept("scores.safetensors")
-
-    def steps_text(self) -> str:
-        """The content of steps.jsonl."""
-        try:
-            return (self.path / "steps.jsonl").read_text(encoding="utf-8")
-        except OSError as error:
-            raise RunDirectoryError(f"{self.path}: steps.jsonl cannot be read: {error}") from error
-
-    def _kept(self, name: str) -> Any:
-        path = self.path / name
-        return load_state(path) if path.is_file() else None
 
 
 def _slug(label: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._+=-]+", "-", label)
+    return re.sub(r"[^A-Za-z0-9._+=-]+", "-", label)[:_SLUG_LENGTH]
 
 
-def _json(content: Any) -> str:
-    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+_SLUG_LENGTH = 60
+"""Characters of a label in a folder's name."""

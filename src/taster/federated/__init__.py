@@ -1,4 +1,4 @@
-"""Client updates and their aggregation; a round is one `taster.core.step.guarded_step` over `Updates`."""
+"""Federated learning: client updates, their aggregation, and a server whose rounds are guarded steps."""
 
 from taster.federated.aggregation import (
     AggregationFn,
@@ -6,7 +6,6 @@ from taster.federated.aggregation import (
     ModelAwareAggregator,
     aggregate_gradient,
     as_gradient,
-    flatten,
     mean,
 )
 from taster.federated.aggregators.aggregator import Aggregator
@@ -16,7 +15,9 @@ from taster.federated.aggregators.krum import bulyan, krum, multi_krum
 from taster.federated.aggregators.pre_aggregators import nearest_neighbor_mixing, update_clipping, weighted_mean
 from taster.federated.aggregators.robust_centers import centered_clipping, geometric_median
 from taster.federated.client_pool import ClientPool, Cohort, dirichlet_partition, iid_partition, one_sample_partition
-from taster.federated.client_updates import ClientReply, NamedClientUpdates, stack_replies, validate_updates
+from taster.federated.client_updates import ClientReply, NamedClientUpdates
+from taster.federated.reply_checks import claimed_weight, stack_replies, validate_updates
+from taster.federated.reply_format import ReplyFormat, SideData, averaged_buffers
 from taster.federated.server import RoundOutcome, Server
 from taster.federated.simulation import Simulation
 
@@ -38,7 +39,7 @@ AGGREGATORS = {
         )
     },
 }
-"""Rules of aggregation by name, as a recipe names them."""
+"""Aggregation rules by the names that recipes use."""
 
 __all__ = [
     "AGGREGATORS",
@@ -50,16 +51,19 @@ __all__ = [
     "Cohort",
     "ModelAwareAggregator",
     "NamedClientUpdates",
+    "ReplyFormat",
     "RoundOutcome",
     "Server",
+    "SideData",
     "Simulation",
     "aggregate_gradient",
     "as_gradient",
+    "averaged_buffers",
     "bulyan",
     "centered_clipping",
+    "claimed_weight",
     "coordinate_median",
     "dirichlet_partition",
-    "flatten",
     "fltrust",
     "geometric_median",
     "iid_partition",

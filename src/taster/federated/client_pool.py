@@ -1,4 +1,4 @@
-"""Who the clients are: what samples each has, which are the attacker's, and who takes part in a round."""
+"""The clients of a federation: the samples of each, which are the attacker's, and who takes part in a round."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from taster.utils.seeds import generator
 
 
 def iid_partition(samples: int, clients: int, draws: torch.Generator) -> list[Tensor]:
-    """All samples dealt out at random, as evenly as it goes.
+    """A random partition of all samples, as even as possible.
 
     Raises:
         DataError: for fewer samples than clients.
@@ -25,8 +25,8 @@ def iid_partition(samples: int, clients: int, draws: torch.Generator) -> list[Te
 
 
 def dirichlet_partition(y: Tensor, clients: int, alpha: float, draws: torch.Generator) -> list[Tensor]:
-    """The samples of each class dealt out in proportions of their own, drawn from Dir(α): the smaller α, the fewer
-    classes a client sees. A client that would get nothing gets one sample of whoever has most.
+    """A partition whose proportions of each class are drawn from Dir(α): the smaller α, the fewer classes a client has.
+    A client left without samples gets one from the client that has most.
 
     Args:
         y: labels [n].
@@ -46,7 +46,7 @@ def dirichlet_partition(y: Tensor, clients: int, alpha: float, draws: torch.Gene
     for label in torch.unique(y.cpu()):
         members = (y.cpu() == label).nonzero().flatten()
         members = members[torch.randperm(len(members), generator=draws)]
-        # In float64 and logarithms, as a small α draws gammas that float32 cannot hold.
+        # In float64 and logarithms, as a small α gives gammas that float32 cannot represent.
         proportions = _log_gamma(alpha, clients, draws).softmax(0)
         cuts = (proportions.cumsum(0) * len(members)).round().long()[:-1]
         for own, part in zip(parts, torch.tensor_split(members, cuts), strict=True):
@@ -60,7 +60,7 @@ def dirichlet_partition(y: Tensor, clients: int, alpha: float, draws: torch.Gene
 
 
 def one_sample_partition(samples: int, clients: int, draws: torch.Generator) -> list[Tensor]:
-    """One sample a client, drawn at random (Pang et al. 2021, Appendix C.1: "treat each data point as a client").
+    """One random sample for each client (Pang et al. 2021, Appendix C.1: "treat each data point as a client").
 
     Raises:
         DataError: for fewer samples than clients.
@@ -71,13 +71,13 @@ def one_sample_partition(samples: int, clients: int, draws: torch.Generator) -> 
 
 @dataclass(frozen=True, eq=False)
 class Cohort:
-    """A round's clients with the samples that they go by.
+    """The clients of a round and their samples.
 
     Attributes:
         clients: names.
         malicious: [m], which of them are the attacker's.
         batch: all their samples, client after client.
-        counts: samples of each.
+        counts: number of samples of each client.
     """
 
     clients: tuple[str, ...]
@@ -87,17 +87,17 @@ class Cohort:
 
 
 class ClientPool:
-    """All clients of a federation. Who is drawn, and what each draws of its own samples, comes from generators of their
-    own, so that neither changes with anything else.
+    """All clients of a federation. Clients of a round and the samples of each are drawn by separate generators, so that
+    changing one leaves the other as it was.
 
     Args:
         images: of all clients.
-        shares: the indices of each client's samples.
-        per_round: clients of a round, drawn without replacement.
-        samples: how many of its samples a client draws a round; None takes all it has.
-        malicious: share of each round's clients that are the attacker's, at least one where it is above 0. Which
-            clients of the population are his stays the same throughout.
-        seed: of all draws.
+        partition: indices of each client's samples.
+        clients_per_round: drawn without replacement.
+        samples_per_round: how many of its samples a client draws for a round; None for all.
+        malicious_fraction: fraction of each round's clients that are the attacker's, at least one client where it is
+            above 0. The attacker's clients are the same in all rounds.
+        seed: of all random numbers.
         augment: applied to the samples of a round.
 
     Raises:
@@ -120,7 +120,7 @@ class ClientPool:
                 f"got {clients_per_round} clients a round of {len(partition)}, wanted 1 to {len(partition)}"
             )
         if not 0 <= malicious_fraction <= 1:
-            raise DataError(f"malicious: got {malicious_fraction}, wanted a share from 0 to 1")
+            raise DataError(f"malicious_fraction: got {malicious_fraction}, wanted a number from 0 to 1")
         if any(len(share) == 0 for share in partition):
             raise DataError("got a client without samples, wanted at least one for each")
         self.names = tuple(f"client-{i}" for i in range(len(partition)))
@@ -145,7 +145,7 @@ class ClientPool:
         return self._own_count
 
     def draw(self) -> Cohort:
-        """The next round's clients, each with samples of its own."""
+        """The clients of the next round, each with samples of its own."""
         chosen, malicious = self._choose()
         indices = [self._draw_of(client) for client in chosen]
         drawn = self._images.select(torch.cat(indices).to(self._images.x.device))
@@ -153,7 +153,7 @@ class ClientPool:
         return self._invited(chosen, malicious, batch, [len(index) for index in indices])
 
     def draw_with_trigger(self, trigger: Batch) -> Cohort:
-        """The next round's clients, with the trigger batch dealt out among them in order.
+        """The clients of the next round, among whom the trigger batch is divided in order.
 
         Raises:
             DataError: when it has fewer samples than the round has clients.
@@ -169,7 +169,7 @@ class ClientPool:
             parts.append(pool[torch.randperm(len(pool), generator=self._draws)[:count]])
         chosen = torch.cat(parts)
         malicious = torch.arange(len(chosen)) < self._own_count
-        # Mixed, so that nothing can be told by a client's place.
+        # Shuffled, so that a client's place tells nothing.
         order = torch.randperm(len(chosen), generator=self._draws)
         return chosen[order].tolist(), malicious[order]
 
@@ -186,7 +186,7 @@ class ClientPool:
 
 
 def _log_gamma(alpha: float, count: int, draws: torch.Generator) -> Tensor:
-    """Logarithms of draws from Gamma(α, 1), [count]: log Γ(α + 1) plus log U / α, which no α is too small for."""
+    """Logarithms of draws from Gamma(α, 1), [count], each log Γ(α + 1) plus log U / α, for any α however small."""
     # Marsaglia and Tsang 2000, for a shape of at least 1.
     d = alpha + 1 - 1 / 3
     c = 1 / (9 * d) ** 0.5

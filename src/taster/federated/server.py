@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from taster.core.learner import Learner
 from taster.core.param_vectors import trainable_parameters
-from taster.core.step import guarded_step
 from taster.core.types import StepRecord
-from taster.federated.aggregation import AggregationRule, aggregate_gradient, mean
-from taster.federated.client_updates import ClientReply, NamedClientUpdates, stack_replies, validate_updates
+from taster.errors import BatchError
+from taster.federated.aggregation import AggregationRule, aggregate_gradient, check_rule, mean
+from taster.federated.client_updates import ClientReply, NamedClientUpdates
+from taster.federated.reply_checks import stack_replies, validate_updates
+from taster.federated.reply_format import ReplyFormat, SideData
 
 
 @dataclass(frozen=True)
 class RoundOutcome:
-    """What became of a round.
+    """The outcome of a round.
 
     Attributes:
-        record: of its step; `samples` counts clients.
-        faults: who was dropped before the screens, and why, by name.
+        record: of the step; `samples` counts the clients that were asked.
+        rejected_clients: clients that were dropped before the screens, and why, by name.
     """
 
     record: StepRecord
@@ -27,40 +30,68 @@ class RoundOutcome:
 
 
 class Server:
-    """Takes the updates of one round after the other through the learner's guard.
+    """Puts the updates of round after round through the learner's guard.
 
         server = Server(learner, krum(num_byzantine=2))
         outcome = server.receive([ClientReply("a", update_a), ...], invited=["a", "b", "c"])
 
-    The learner, its guard, history and transactions are those of online learning; `learner.optimizer` applies the
-    aggregate as it would a gradient.
+    Learner, guard, snapshots and transactions are those of online learning; `learner.optimizer` applies the aggregate
+    as it would a gradient. What is wanted of a client follows from the model alone: one vector of `size` numbers, and
+    the side data that the round asks for. A client that sends anything else is rejected by name, and the round goes on
+    with the others.
 
     Args:
         learner: holds the model.
         rule: of aggregation.
         max_weight_ratio: how many times the median weight of a round a client may claim.
+
+    Raises:
+        GuardError: for a rule that is no function of values and weights.
+        BatchError: for a `max_weight_ratio` under 1.
     """
 
     def __init__(self, learner: Learner, rule: AggregationRule = mean, *, max_weight_ratio: float = 10.0) -> None:
+        check_rule(rule)
+        if not 1 <= max_weight_ratio < math.inf:
+            raise BatchError(f"max_weight_ratio: got {max_weight_ratio}, wanted a number of at least 1")
         self.learner = learner
         self.rule = rule
         self.max_weight_ratio = max_weight_ratio
 
     @property
     def size(self) -> int:
-        """d: how many numbers an update has."""
+        """d, how many numbers an update has."""
         return sum(p.numel() for p in trainable_parameters(self.learner.model).values())
 
-    def receive(self, replies: Iterable[ClientReply], invited: Sequence[str]) -> RoundOutcome:
-        """A round from what came of the clients that were asked."""
-        first = next(iter(trainable_parameters(self.learner.model).values()))
-        return self._step(stack_replies(replies, invited, first.new_empty(self.size), self.max_weight_ratio))
+    def receive(
+        self, replies: Iterable[ClientReply], invited: Sequence[str], *, side_data: SideData | None = None
+    ) -> RoundOutcome:
+        """Runs a round with the replies of its clients.
+
+        Args:
+            replies: as they arrived.
+            invited: names of the clients that were asked.
+            side_data: what they were asked for beside the update; None for nothing.
+
+        Raises:
+            BatchError: when nobody, or somebody twice, was invited.
+        """
+        wanted = ReplyFormat.of(self.learner.model, side_data)
+        return self._run(stack_replies(replies, invited, wanted, self.max_weight_ratio))
 
     def step(self, updates: NamedClientUpdates) -> RoundOutcome:
-        """A round from updates that are a matrix already."""
-        return self._step(validate_updates(updates, self.max_weight_ratio))
+        """Runs a round with updates that are a matrix already, as a simulation makes them.
 
-    def _step(self, updates: NamedClientUpdates) -> RoundOutcome:
-        record = guarded_step(self.learner, updates, self.learner.guard, aggregate_gradient(self.rule))
-        self.learner._record_outcome(record, updates)
-        return RoundOutcome(record, updates.rejected_clients)
+        Raises:
+            BatchError: when the matrices do not fit the model.
+        """
+        side: SideData | None = "statistics" if updates.statistics is not None else None
+        if updates.buffers is not None:
+            if side is not None:
+                raise BatchError("got statistics and buffers, wanted one of them, or none")
+            side = "buffers"
+        wanted = ReplyFormat.of(self.learner.model, side)
+        return self._run(validate_updates(updates, wanted, self.max_weight_ratio))
+
+    def _run(self, updates: NamedClientUpdates) -> RoundOutcome:
+        return RoundOutcome(self.learner.run(updates, aggregate_gradient(self.rule)), updates.rejected_clients)

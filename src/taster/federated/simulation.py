@@ -1,4 +1,4 @@
-"""A federation in one process: clients' updates computed all at once, the attacker's put in their place."""
+"""A federation in one process: all clients' updates are computed at once, and the attacker's are replaced."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from taster.attacks.online_attack import OnlineAttack
 from taster.attacks.update_attack import RoundKnowledge, UpdateAttack
-from taster.client_gradients import ClientGradients
+from taster.client_gradients import ClientGradients, empty_updates
 from taster.core.types import Batch, Phase
 from taster.federated.client_pool import ClientPool, Cohort
 from taster.federated.client_updates import NamedClientUpdates
@@ -18,14 +18,13 @@ from taster.federated.server import RoundOutcome, Server
 
 @dataclass
 class Simulation:
-    """Rounds of a population through a server.
+    """Runs rounds of a pool of clients through a server.
 
     Attributes:
-        server: takes the updates.
-        population: draws clients and their samples.
-        gradients: what clients compute.
-        campaign: what the attacker's clients do: with what they send, or (an attack of online learning) with their
-            samples.
+        server: aggregates the updates.
+        pool: draws clients and their samples.
+        gradients: computes what clients send.
+        attack: poisons what the attacker's clients send or, for an attack of online learning, their samples.
     """
 
     server: Server
@@ -37,18 +36,17 @@ class Simulation:
         self._values: Tensor | None = None
 
     def round(self, phase: Phase, trigger: Batch | None = None) -> RoundOutcome:
-        """The next round: of clients with samples of their own, or with the trigger's dealt out among them."""
+        """Runs the next round: clients learn from samples of their own, or share those of the trigger."""
         invited = self.pool.draw() if trigger is None else self.pool.draw_with_trigger(trigger)
         result = self.server.step(self.updates(invited, phase))
         return replace(result, record=replace(result.record, phase=phase))
 
     def updates(self, invited: Cohort, phase: Phase) -> NamedClientUpdates:
-        """What a round's clients send. The matrix is written anew in every round."""
+        """What the clients of a round send. All rounds share one matrix, which the next one overwrites."""
         view = self.server.learner.view()
         batch, scale = self._poisoned(invited, phase)
-        shape = (len(invited.counts), self.server.size)
-        if self._values is None or self._values.shape != shape:
-            self._values = torch.empty(shape, dtype=batch.x.dtype, device=batch.x.device)
+        if self._values is None or self._values.shape != (len(invited.counts), self.server.size):
+            self._values = empty_updates(view, len(invited.counts))
         values, statistics = self.gradients(view, batch.x, batch.y, invited.counts, self._values)
         if scale != 1:
             values[invited.malicious] *= scale
@@ -57,10 +55,10 @@ class Simulation:
             rows = self.attack.poison(RoundKnowledge(values, weights, invited.malicious), view, phase)
             if rows is not None:
                 values[invited.malicious] = rows
-        return NamedClientUpdates(values, weights, invited.clients, statistics)
+        return NamedClientUpdates(values, weights, clients=invited.clients, statistics=statistics)
 
     def _poisoned(self, invited: Cohort, phase: Phase) -> tuple[Batch, float]:
-        """The samples as clients use them, and the factor on the attacker's updates."""
+        """The samples that clients learn from, and the factor on the attacker's updates."""
         batch = invited.batch
         mine = invited.malicious.repeat_interleave(torch.tensor(invited.counts, device=batch.x.device))
         if not isinstance(self.attack, OnlineAttack) or not bool(mine.any()):

@@ -9,11 +9,11 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from taster.core.guard import ScreenedBatch, Guard
+from taster.core.guard import Guard, ScreenedBatch
 from taster.core.learner import Learner
 from taster.core.losses import Loss
 from taster.core.snapshots import SnapshotBuffer
-from taster.core.step import guarded_step
+from taster.core.state import LearnerState
 from taster.core.types import Batch, StepRecord, Tensors
 from taster.errors import BatchError, GuardError, ModelError
 
@@ -33,7 +33,7 @@ class GuardCallback(Callback):
             correct samples, not weight them.
         loss: of (output, y), for stages that compute losses of their own.
         samples: what a batch of the data loader is, as (x, y); by default its two parts.
-        input_range, history, on_refusal: as in `taster.Learner`; the guard sees a model through its `forward`.
+        input_range, snapshots, on_refusal: as in `taster.Learner`; the guard sees a model through its `forward`.
 
     Attributes:
         records: of the last fit.
@@ -50,14 +50,14 @@ class GuardCallback(Callback):
         *,
         samples: Callable[[Any], tuple[Tensor, Tensor]] | None = None,
         input_range: tuple[float, float] | None = (0.0, 1.0),
-        history: SnapshotBuffer | None = None,
+        snapshots: SnapshotBuffer | None = None,
         on_refusal: Callable[[StepRecord, Any], None] | None = None,
     ) -> None:
         self.guard = guard
         self.records: list[StepRecord] = []
         self._loss = loss
         self._samples = samples
-        self._options: dict[str, Any] = {"input_range": input_range, "history": history, "on_refusal": on_refusal}
+        self._options: dict[str, Any] = {"input_range": input_range, "snapshots": snapshots, "on_refusal": on_refusal}
         self._learner: Learner | None = None
         self._batch: Any = None
         self._loaded: dict[str, Any] | None = None
@@ -81,7 +81,8 @@ class GuardCallback(Callback):
         try:
             before = self._learner
             self._learner = learner = Learner(pl_module, optimizer, self._loss, self.guard, **self._options)
-            learner.steps = 0 if before is None else before.steps  # of a further fit with the same guard
+            if before is not None:  # a further fit with the same guard goes on counting
+                learner.state.progress = before.state.progress
         except ModelError as error:
             raise GuardError(f"this module cannot be guarded: {error}") from error
         self.records = []
@@ -138,27 +139,25 @@ class GuardCallback(Callback):
         self._loaded = state_dict or None
 
     def _step(self, learner: Learner, closure: Callable[[], Any]) -> tuple[Any, StepRecord]:
-        item, result, called = self._item(), None, False
+        batch, result, called = self._samples_of_batch(), None, False
 
-        def reduce(admitted: ScreenedBatch[Batch], learner: Learner) -> tuple[Tensors, float | None]:
+        def compute_gradient(screened: ScreenedBatch[Batch], state: LearnerState) -> tuple[Tensors, float | None]:
             nonlocal result, called
             called = True
-            self._admit(admitted, item)
-            learner.optimizer.zero_grad()
+            self._hand_over(screened, batch)
+            state.optimizer.zero_grad()
             result = closure()
-            return {name: p.grad for name, p in learner.model.named_parameters() if p.grad is not None}, (
+            return {name: p.grad for name, p in state.own_parameters().items() if p.grad is not None}, (
                 None if result is None else float(result)
             )
 
-        learner.validate_batch(item)
-        record = guarded_step(learner, item, learner.guard, reduce)
+        record = learner.run(batch, compute_gradient)
         if not called:
-            with learner.transaction():  # left unsettled, it undoes itself: Lightning wants the closure to be called
+            with learner.dry_run():  # Lightning requires that the closure is called
                 result = closure()
-        learner._record_outcome(record, item)
         return result, record
 
-    def _item(self) -> Batch:
+    def _samples_of_batch(self) -> Batch:
         parts = self._batch if self._samples is None else self._samples(self._batch)
         if not isinstance(parts, (list, tuple)) or len(parts) != 2:
             raise BatchError(
@@ -167,20 +166,20 @@ class GuardCallback(Callback):
             )
         return Batch(*parts)
 
-    def _admit(self, admitted: ScreenedBatch[Batch], item: Batch) -> None:
+    def _hand_over(self, screened: ScreenedBatch[Batch], batch: Batch) -> None:
         """Puts what the screens have let through where the module will find it."""
-        if admitted.weights is not None:
+        if screened.weights is not None:
             raise GuardError(
                 "got screens that weight samples, wanted some that drop or correct: the loss is the module's"
             )
-        if admitted.batch is item or (admitted.batch.x is item.x and admitted.batch.y is item.y):
+        if screened.batch is batch or (screened.batch.x is batch.x and screened.batch.y is batch.y):
             return
         if self._samples is not None or not isinstance(self._batch, list):
             raise GuardError(
                 f"got screens that change a batch of {type(self._batch).__name__}, which cannot be changed in place; "
                 "wanted the list of two tensors that the default collate function makes"
             )
-        self._batch[:] = [admitted.batch.x, admitted.batch.y]
+        self._batch[:] = [screened.batch.x, screened.batch.y]
 
 
 def _check(trainer: Trainer, module: LightningModule) -> None:

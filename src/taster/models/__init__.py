@@ -1,4 +1,4 @@
-"""Reference architectures, in their usual forms for small images. To add one, write it and name it here."""
+"""Reference architectures, in their usual forms for small images. To add one, write it and add it to `MODELS`."""
 
 from taster.models.lenet import lenet
 from taster.models.mlp import mlp

@@ -24,15 +24,15 @@ def lenet(
     """Two 5x5 convolutions, each followed by max-pooling, a hidden layer and a linear one; no normalization.
 
     Args:
-        shape: channels, height and width of a sample; at least 16x16.
-        classes: width of the output.
-        channels: of the two convolutions; [20, 50] and a hidden layer of 500 are the form that MXNet, the library of
-            Yang et al. 2017, has in its examples.
+        shape: channels, height and width of an image; at least 16x16.
+        classes: number of outputs.
+        channels: of the two convolutions. [20, 50] with 500 hidden units is the form in the examples of MXNet, the
+            library of Yang et al. 2017.
         hidden: width of the hidden layer.
-        activation: "relu", or the "tanh" of 1998.
+        activation: "relu", or "tanh" as in 1998.
 
     Raises:
-        ModelError: for smaller images.
+        ModelError: if the images are smaller.
 
     Source: LeCun et al. 1998; the target of Yang et al. 2017, Section IV.A, on CIFAR-10.
     """

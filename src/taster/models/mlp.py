@@ -22,10 +22,10 @@ def mlp(
     """Flattened pixels through fully connected layers with ReLU.
 
     Args:
-        shape: channels, height and width of a sample.
-        classes: width of the output.
-        hidden: widths of the hidden layers; [64] by default, the 784-64-10 of Yang et al. 2017 on MNIST.
-        dropout: share of hidden units dropped in training.
+        shape: channels, height and width of an image.
+        classes: number of outputs.
+        hidden: widths of the hidden layers. Default: [64], the 784-64-10 of Yang et al. 2017 on MNIST.
+        dropout: probability with which a hidden unit is dropped in training.
 
     Source: Yang et al. 2017, Section V (the architecture on MNIST).
     """

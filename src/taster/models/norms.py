@@ -11,7 +11,7 @@ Norm2d = Literal["batch", "group", "none"]
 
 
 def norm2d(kind: Norm2d, channels: int) -> nn.Module:
-    """Batch norm; group norm in up to 32 groups (Wu and He 2018; Pang et al. 2021, Appendix A.1); or nothing."""
+    """Batch norm; group norm in up to 32 groups (Wu and He 2018; Pang et al. 2021, Appendix A.1); or the identity."""
     if kind == "batch":
         return nn.BatchNorm2d(channels)
     if kind == "group":

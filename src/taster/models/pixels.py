@@ -1,4 +1,4 @@
-"""Standardizing pixels inside the model, so that attacks and their bounds stay in the range of the data."""
+"""Standardization of pixels inside of the model, so that attacks and their bounds are in the range of the data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from taster.errors import ModelError
 
 
 class Standardize(nn.Module):
-    """(x - mean) / std for each channel. The two are constants: no parameters, and not in the state dict."""
+    """(x - mean) / std for each channel. Both are constants: not parameters, and not in the state dict."""
 
     mean: Tensor
     std: Tensor
@@ -22,21 +22,21 @@ class Standardize(nn.Module):
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images [n, c, h, w] in the data's range to images of about unit variance."""
+        """Standardizes images [n, c, h, w]."""
         return (x - self.mean) / self.std
 
 
 def standardize(channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> nn.Module:
-    """The layer, or nothing where neither is given.
+    """A `Standardize` layer, or the identity if neither mean nor std is given.
 
     Raises:
-        ModelError: when only one is given, there is not one number a channel, or a std is not above zero.
+        ModelError: if only one is given, there is not one value per channel, or a std is not positive.
     """
     if mean is None and std is None:
         return nn.Identity()
     if mean is None or std is None or not len(mean) == len(std) == channels or min(std) <= 0:
         raise ModelError(
             f"got pixel_mean = {mean} and pixel_std = {std} for images of {channels} channels, "
-            "wanted one number a channel for both, and every pixel_std above 0"
+            "wanted one number per channel for both, and every pixel_std above 0"
         )
     return Standardize(mean, std)

@@ -36,7 +36,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """torchvision's parameter names, and a 3x3 stem as is usual for CIFAR."""
+    """ResNet-18 with torchvision's parameter names and a 3x3 stem, as is usual for CIFAR."""
 
     def __init__(
         self, channels: int, classes: int, norm: Literal["batch", "group"], max_pool: bool, pixels: nn.Module
@@ -76,15 +76,15 @@ def resnet18(
     """ResNet-18 with a 3x3 stem; group norm as in Pang et al. 2021, Appendix A.1.
 
     Args:
-        shape: channels, height and width of a sample.
-        classes: width of the output.
+        shape: channels, height and width of an image.
+        classes: number of outputs.
         norm: "batch" or "group".
-        max_pool: whether the 3x3 max-pooling of the ImageNet form follows the stem; a quarter of the arithmetic.
-        pixel_mean: what is subtracted from each channel before the stem, in the range of the data.
-        pixel_std: what each channel is then divided by.
+        max_pool: whether the 3x3 max-pooling of the ImageNet form follows the stem, which quarters the arithmetic.
+        pixel_mean: subtracted from each channel before the stem, in the range of the data.
+        pixel_std: divides each channel after that.
 
     Raises:
-        ModelError: when pixel_mean and pixel_std do not fit the channels.
+        ModelError: if pixel_mean and pixel_std do not fit the channels.
 
     Source: He et al. 2016; used by Pang et al. 2021 and Zhu et al. 2023.
     """

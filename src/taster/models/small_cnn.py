@@ -50,12 +50,12 @@ def small_cnn(
     """Three convolutions of `width`, 2 `width` and 2 `width` channels, average pooling, one linear layer.
 
     Args:
-        shape: channels, height and width of a sample.
-        classes: width of the output.
+        shape: channels, height and width of an image.
+        classes: number of outputs.
         width: channels of the first convolution.
-        grid: average pooling keeps so many by so many places; 1 pools over all of the image, which suits 8x8.
+        grid: output size of average pooling, grid x grid. 1 pools over the whole image, which suits 8x8.
         norm: "batch", "group" or "none".
-        dropout: share of features dropped in training.
+        dropout: probability with which a feature is dropped in training.
 
     Source: taster's own, for experiments that take seconds.
     """

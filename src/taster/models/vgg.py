@@ -17,7 +17,7 @@ _LAYERS: tuple[int | str, ...] = (64, "pool", 128, "pool", 256, 256, "pool", 512
 
 
 class VGG11(nn.Module):
-    """torchvision's names for the convolutions; one linear classifier, as is usual for CIFAR."""
+    """VGG-11 with torchvision's names for the convolutions and a single linear classifier, as is usual for CIFAR."""
 
     def __init__(self, channels: int, classes: int, norm: Norm2d, dropout: float, pixels: nn.Module) -> None:
         super().__init__()
@@ -55,15 +55,15 @@ def vgg11(
     """VGG-11 for images of at least 32x32, with a single linear layer after average pooling.
 
     Args:
-        shape: channels, height and width of a sample.
-        classes: width of the output.
+        shape: channels, height and width of an image.
+        classes: number of outputs.
         norm: "batch", "group" or "none".
-        dropout: share of features dropped in training.
-        pixel_mean: what is subtracted from each channel before the first layer, in the range of the data.
-        pixel_std: what each channel is then divided by.
+        dropout: probability with which a feature is dropped in training.
+        pixel_mean: subtracted from each channel before the first layer, in the range of the data.
+        pixel_std: divides each channel after that.
 
     Raises:
-        ModelError: for images smaller than 32x32, which five poolings would shrink to nothing, or when pixel_mean and
+        ModelError: if the images are smaller than 32x32, which is too small for five poolings, or pixel_mean and
             pixel_std do not fit the channels.
 
     Source: Simonyan and Zisserman 2015, column A.

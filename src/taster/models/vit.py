@@ -14,7 +14,7 @@ from taster.utils.settings import validate_settings
 
 
 class Block(nn.Module):
-    """Attention among all places, then two layers at each; both normalized before and added to what came in."""
+    """A pre-norm transformer block: attention among all patches, then an MLP, each with a residual connection."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features [n, places, width] to the same."""
+        """Features [n, patches, width] to features of the same shape."""
         n, places, width = x.shape
         parts = self.qkv(self.norm1(x)).reshape(n, places, 3, self.heads, width // self.heads)
         query, key, value = parts.permute(2, 0, 3, 1, 4)
@@ -38,7 +38,7 @@ class Block(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Patches of the image as places; learned positions; the mean over places is classified."""
+    """A transformer over patches with learned positions; the mean over patches is classified."""
 
     def __init__(
         self, channels: int, places: int, classes: int, patch: int, width: int, depth: int, heads: int, dropout: float
@@ -71,18 +71,18 @@ def vit(
     """A vision transformer for small images, without a class token.
 
     Args:
-        shape: channels, height and width of a sample.
-        classes: width of the output.
-        patch: side of a patch; divides height and width.
-        width: features a place; a multiple of `heads`.
-        depth: blocks.
-        heads: of attention.
-        dropout: share of features dropped in training.
+        shape: channels, height and width of an image.
+        classes: number of outputs.
+        patch: side of a patch, which divides height and width.
+        width: number of features per patch, a multiple of `heads`.
+        depth: number of blocks.
+        heads: number of attention heads.
+        dropout: probability with which a feature is dropped in training.
 
     Raises:
-        ModelError: when a patch does not divide the image, or `heads` the width.
+        ModelError: if a patch does not divide the image, or `heads` the width.
 
-    Source: Dosovitskiy et al. 2021; the mean over places instead of a class token as in Beyer et al. 2022.
+    Source: Dosovitskiy et al. 2021; the mean over patches instead of a class token as in Beyer et al. 2022.
     """
     channels, height, breadth = shape
     if height % patch or breadth % patch:

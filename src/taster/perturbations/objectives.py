@@ -1,4 +1,4 @@
-"""What is raised or lowered by moving samples: one number for each, from a model's output.
+"""Objectives of perturbations: a value per sample, from the model's output.
 
 cross_entropy  CE(f(x), y)                       Madry et al. 2018
 kl             KL(f(x₀) ‖ f(x)), x₀ the clean x   Zhang et al. 2019 (TRADES)
@@ -22,26 +22,26 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 ObjectiveName = Literal["cross_entropy", "kl", "margin"]
 
 _LEAST = 1e-6
-"""The least distance of a probability to 1 whose logarithm is taken."""
+"""Minimum distance of a probability from 1 before its logarithm is taken."""
 
 SampleLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Of logits [n, classes], labels [n] and the logits of the samples as they came, [n, classes]: [n]."""
+"""Loss per sample [n] of logits [n, classes], labels [n] and the logits of the unperturbed samples [n, classes]."""
 
 
 def cross_entropy_per_sample(logits: Tensor, y: Tensor, reference: Tensor) -> Tensor:
-    """Cross-entropy, whatever the samples were."""
+    """Cross-entropy; the reference is not used."""
     return cross_entropy(logits, y, reduction="none")
 
 
 def trades_loss(weight: float) -> SampleLoss:
-    """With β = `weight`."""
+    """The loss of TRADES with β = `weight`."""
     return lambda logits, y, reference: (
         cross_entropy_per_sample(logits, y, reference) + weight * divergence(reference, logits)
     )
 
 
 def mart_loss(weight: float) -> SampleLoss:
-    """With λ = `weight`. BCE is −log p_y − log(1 − the greatest other probability)."""
+    """The loss of MART with λ = `weight`. BCE is −log p_y − log(1 − the largest other probability)."""
 
     def loss(logits: Tensor, y: Tensor, reference: Tensor) -> Tensor:
         logs = log_softmax(logits, 1)
@@ -54,13 +54,13 @@ def mart_loss(weight: float) -> SampleLoss:
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
-    """Above zero where the sample is classified wrongly."""
+    """The largest other logit minus that of the label, [n]; positive for misclassified samples."""
     own = logits.gather(1, y[:, None]).squeeze(1)
     return logits.scatter(1, y[:, None], float("-inf")).amax(1) - own
 
 
 def divergence(reference: Tensor, logits: Tensor, kind: Literal["kl", "js"] = "kl") -> Tensor:
-    """How far the prediction of `logits` is from that of `reference`, both [n, classes]: [n], in nats.
+    """Divergence of the predictions of `logits` from those of `reference`, both [n, classes]: [n], in nats.
 
     Args:
         reference: p, as logits.

@@ -1,4 +1,4 @@
-"""Projected gradient steps in a norm ball, for attacks and for defences that correct samples alike."""
+"""Projected gradient ascent in a norm ball, shared by attacks and by defences that correct samples."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Norm = Literal["linf", "l2"]
 
 @dataclass(frozen=True)
 class LpBall:
-    """All samples within a distance of a clean one, and within the range of the data.
+    """All samples within a distance of a clean sample and within the range of the data.
 
     Attributes:
-        norm: "linf" bounds each value's change, "l2" the Euclidean norm over a sample's values.
+        norm: "linf" bounds the change of each value, "l2" the Euclidean norm of the change of a sample.
         epsilon: the radius, in the units of the data.
         low, high: the range of the data.
     """
@@ -38,22 +38,22 @@ class LpBall:
             raise AttackError(f"epsilon: got {self.epsilon}, wanted a finite number of at least 0")
 
     def project(self, x: Tensor, clean: Tensor) -> Tensor:
-        """The nearest point of the ball around `clean` [n, ...] (itself in the range) for each sample of x [n, ...].
+        """Projects samples x [n, ...] into the balls around clean samples [n, ...], which lie in the range of the data.
 
-        Values that are not a number become the clean ones.
+        NaN is replaced by the clean value.
         """
         x = torch.where(x.isnan(), clean, x)
         if self.norm == "linf":
             x = torch.maximum(torch.minimum(x, clean + self.epsilon), clean - self.epsilon)
         else:
-            # Clamped first, so that an infinite value has a finite distance; moving into a box that holds the centre
-            # never leads out of the ball, so clamping again after the scaling keeps both.
+            # Clamped first, so that an infinite value has a finite distance. Clamping again after the scaling does not
+            # leave the ball, since the box contains its center.
             change = x.clamp(self.low, self.high) - clean
             x = clean + change * _scale_down(change, self.epsilon)
         return x.clamp(self.low, self.high)
 
     def random(self, clean: Tensor, generator: torch.Generator) -> Tensor:
-        """A uniform draw from the ball around each sample, then clamped to the range."""
+        """A uniform draw from the ball around each sample, clamped to the range of the data."""
         if self.norm == "linf":
             return self.project(clean + self.epsilon * (2 * _uniform(clean, generator) - 1), clean)
         direction = _normal(clean, generator)
@@ -70,7 +70,7 @@ class LpBall:
         return self.project(clean + direction * _rows(self.epsilon / _sizes(direction), clean), clean)
 
     def step(self, x: Tensor, gradient: Tensor, size: float, clean: Tensor) -> Tensor:
-        """One ascending step of the given size: along the sign of the gradient, or along its direction; projected."""
+        """One step of ascent, projected: along the sign of the gradient ("linf") or along its direction ("l2")."""
         gradient = torch.nan_to_num(gradient)
         move = gradient.sign() if self.norm == "linf" else gradient * _rows(1 / _sizes(gradient), gradient)
         return self.project(x + size * move, clean)
@@ -91,14 +91,14 @@ def pgd(
     One step of size ε is FGSM (Goodfellow et al. 2015).
 
     Args:
-        gradient: of the objective to be raised, at samples [n, ...].
-        clean: centre of the ball, [n, ...].
+        gradient: computes the gradient of the objective at samples [n, ...].
+        clean: center of the ball, [n, ...].
         ball: the budget.
         steps: C.
         step_size: α, in the units of the data.
-        start: where to begin, `ball.random(clean, generator)` for a random start; None begins at `clean`.
-        momentum: μ of g ← μ g + ∇ₓ / ‖∇ₓ‖₁, each sample by itself, which then takes the gradient's place (MIM, Dong et
-            al. 2018, Algorithm 1); 0 is without.
+        init: initial samples, `ball.random(clean, generator)` for a random start. Default: `clean`.
+        momentum: μ of g ← μ g + ∇ₓ / ‖∇ₓ‖₁, sample by sample, which replaces the gradient (MIM, Dong et al. 2018,
+            Algorithm 1). 0: none.
     """
     x = clean if init is None else ball.project(init, clean)
     going = torch.zeros_like(clean) if momentum else None
@@ -123,15 +123,15 @@ def pgd_with_early_stop(
     steps: int,
     step_size: float,
 ) -> Tensor:
-    """`pgd` from the clean samples, each going on only as long as it is wanted to.
+    """`pgd` from the clean samples, in which each sample may stop early.
 
     Args:
-        gradient: of samples as they stand [m, ...] and their indices [m]: the gradient of the objective to be raised
-            [k, ...], and which of the m go on, a mask with k set; None where none does.
-        clean: centre of the ball, [n, ...].
+        gradient: given the current samples [m, ...] and their indices [m], returns the gradient of the objective
+            [k, ...] for the samples that continue and a mask of them [m] with k set; None if none continues.
+        clean: center of the ball, [n, ...].
         ball: the budget.
-        chosen: indices of the samples that begin, [m].
-        steps: C, at most.
+        chosen: indices of the samples to start with, [m].
+        steps: C, the maximum.
         step_size: α, in the units of the data.
 
     Returns:
@@ -149,7 +149,7 @@ def pgd_with_early_stop(
 
 
 def _sizes(x: Tensor) -> Tensor:
-    """l2 norm of each sample, [n, 1]; never zero, so that it can divide."""
+    """l2 norm of each sample, [n, 1], at least the smallest positive number."""
     sizes: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1, keepdim=True)
     return sizes.clamp_min(torch.finfo(x.dtype).tiny)
 
@@ -159,12 +159,12 @@ def _scale_down(change: Tensor, epsilon: float) -> Tensor:
 
 
 def _rows(values: Tensor, like: Tensor) -> Tensor:
-    """[n, 1] shaped to multiply samples [n, ...]."""
+    """Reshapes values [n, 1] to broadcast over samples [n, ...]."""
     return values.reshape(-1, *[1] * (like.dim() - 1))
 
 
 def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
-    # Drawn where the generator lives, so that a seed means the same noise on every device.
+    # Drawn on the generator's device, so that a seed gives the same noise on every device.
     return torch.rand(like.shape, generator=generator, device=generator.device, dtype=like.dtype).to(like.device)
 
 

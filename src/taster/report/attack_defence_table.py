@@ -1,8 +1,8 @@
-"""Attacks against defences as one square table: the worst drop of a run, and the accuracy that is left at its end."""
+"""Attacks against defences as one table: the worst step of a run, and the accuracy at its end."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from taster.report.summary import MeanStd
@@ -13,8 +13,8 @@ LEGEND = (
 )
 
 
-def attack_defence_table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Headings (the defences) and a line for each attack; nothing where rows hold no worst drop.
+def attack_defence_table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Headings (the defences) and a row for each attack; both empty if no row has a worst step.
 
     Args:
         rows: of results.json.

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from taster.report.summary import SummaryRow, summarize
 
 
-def compare_runs(runs: Sequence[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+def compare_runs(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:
     """The drop of each attack against each defence in every run.
 
     Args:
         runs: name and content of results.json of each; differences are to the first.
 
     Returns:
-        for each attack and defence that any run has: an entry a run (None where it has not), with mean, std,
+        for each attack and defence of any run: an entry for each run (None if it lacks them), with mean, std,
         seeds, text, and the difference of the means.
     """
     tables: list[dict[tuple[str, str], SummaryRow]] = [

@@ -1,61 +1,55 @@
-"""What is counted over the cells of a run for its page."""
+"""The bounds that gates give on the harm that can pass them, over the rows of a run."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 
-def detection_bounds(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each defence whose gate states a detection bound: the least and the greatest over its cells."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for cell in cells:
-        if cell["row"].get("detection_bound"):
-            found.setdefault(cell["row"]["defence"], []).append(cell["row"]["detection_bound"])
+@dataclass(frozen=True)
+class BoundRange:
+    """The least and the greatest bound that one defence's gate gave over its rows."""
+
+    defence: str
+    least: Mapping[str, Any]
+    greatest: Mapping[str, Any]
+
+    def cells(self) -> list[str]:
+        """Defence, samples of the probe, and each bound with its checks and refusals."""
+        ends = [
+            text
+            for bound in (self.least, self.greatest)
+            for text in (f"{bound['max_accuracy_drop']:.1f}", f"{bound['checks']}, {bound['refusals']}")
+        ]
+        return [self.defence, str(self.least["samples"]), *ends]
+
+    def legend(self) -> str:
+        """What the bounds mean."""
+        return (
+            "Points that accuracy can at most have fallen below the reference's at any check, with "
+            f"{100 * self.least['confidence']:g} % confidence, against an attacker who does not hold the probe, where "
+            f"the two models differ on no more than {self.least['churn']:g} % of samples beyond the fall: for the run "
+            "with the least and the one with the greatest bound. An attacker who sees which updates are refused can "
+            "steer by it, so the bound grows with the refusals."
+        )
+
+
+def detection_bounds(rows: Sequence[Mapping[str, Any]]) -> list[BoundRange]:
+    """For each defence whose gate bounds the harm: the range of its bounds.
+
+    Args:
+        rows: of results.json.
+    """
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row.get("detection_bound"):
+            found.setdefault(row["defence"], []).append(row["detection_bound"])
     return [
-        {
-            "defence": defence,
-            "samples": given[0]["samples"],
-            "confidence": given[0]["confidence"],
-            "churn": given[0]["churn"],
-            "least": min(given, key=lambda p: p["max_accuracy_drop"]),
-            "most": max(given, key=lambda p: p["max_accuracy_drop"]),
-        }
+        BoundRange(
+            defence,
+            min(given, key=lambda bound: bound["max_accuracy_drop"]),
+            max(given, key=lambda bound: bound["max_accuracy_drop"]),
+        )
         for defence, given in found.items()
     ]
-
-
-def refusals(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What each guard refused of each attack, by phase, with the reason it gave for the first."""
-    counts: Counter[tuple[str, str, str, str]] = Counter()
-    reasons: dict[tuple[str, str, str, str], str] = {}
-    fed: Counter[tuple[str, str, str]] = Counter()
-    for cell in cells:
-        for step in cell["steps"]:
-            where = (step["defence"], step["attack"], step["phase"])
-            fed[where] += 1
-            if step["verdict"] != "COMMIT":
-                counts[(*where, step["stage"])] += 1
-                reasons.setdefault((*where, step["stage"]), step["reason"])
-    return [
-        {
-            "defence": defence,
-            "attack": attack,
-            "phase": phase,
-            "stage": stage,
-            "count": count,
-            "fed": fed[(defence, attack, phase)],
-            "reason": reasons[(defence, attack, phase, stage)],
-        }
-        for (defence, attack, phase, stage), count in counts.items()
-    ]
-
-
-def derivatives_by_method(cells: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """How each attack's derivatives were computed, with what fell back to another way; the attacks of each."""
-    found: dict[str, list[str]] = {}
-    for cell in cells:
-        for step in cell["steps"]:
-            if step["derivatives"] is not None and step["attack"] not in found.setdefault(step["derivatives"], []):
-                found[step["derivatives"]].append(step["attack"])
-    return found

@@ -1,4 +1,4 @@
-"""How each defence stands over all attacks of a run: what it costs honest data, and the worst that got past it."""
+"""How each defence does over all attacks of a run: its cost on honest data, and the worst attack against it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LEGEND = (
 
 @dataclass(frozen=True)
 class DefenceRank:
-    """Of one defence; figures as in `LEGEND`."""
+    """One defence over all attacks; the figures are those of `LEGEND`."""
 
     defence: str
     honest_accuracy_change: float
@@ -30,7 +30,7 @@ class DefenceRank:
     cost: float | None
 
     def cells(self) -> list[str]:
-        """Texts, in the order of `HEADINGS`."""
+        """The cells of the table, in the order of `HEADINGS`."""
 
         def points(value: float | None) -> str:
             return "–" if value is None else MeanStd(value, None).text(sign=True)
@@ -56,7 +56,7 @@ def rank_defences(lines: Sequence[SummaryRow], honest: str | None, undefended: s
         undefended: the label of the defence that defends nothing.
 
     Returns:
-        none where the run lacks either, or any other attack.
+        an empty list if the run lacks either, or has no other attack.
     """
     by = {(line.attack, line.defence): line for line in lines}
     base = by.get((honest or "", undefended or ""))

@@ -1,21 +1,24 @@
-"""Curves and drops, each in a light and a dark form."""
+"""Curves and bars, each for a light and a dark page."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal
+from typing import Literal
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
+from taster.report.details import CellCurves
 from taster.report.summary import SummaryRow
 
 Theme = Literal["light", "dark"]
 
-# Okabe and Ito's colours, which the colour-blind can tell apart; the first is for the control.
+# Okabe and Ito's colors, which the color-blind can tell apart; the first is for the control.
 _PALETTE = ("#8a8a8a", "#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#0072b2", "#f0e442")
 _TONES = (1.0, 0.6, 0.35)
 _TEXT_COLORS = {"light": "#1f2328", "dark": "#e6edf3"}
@@ -23,43 +26,36 @@ _GRID_COLORS = {"light": "#d8dee4", "dark": "#30363d"}
 
 
 def attack_color(index: int) -> str:
-    """The colour of the attack at this place; after the last begin darker ones."""
+    """The color of the attack at this place in the recipe; after the last color begin darker ones."""
     tone, full = _TONES[index // len(_PALETTE) % len(_TONES)], _PALETTE[index % len(_PALETTE)]
     return "#" + "".join(f"{round(tone * int(full[i : i + 2], 16)):02x}" for i in (1, 3, 5))
 
 
-def accuracy_curves(cells: Sequence[dict[str, Any]], attacks: Sequence[str], defence: str, theme: Theme) -> Figure:
+def accuracy_curves(cells: Sequence[CellCurves], attacks: Sequence[str], defence: str, theme: Theme) -> Figure:
     """Test accuracy by step behind one defence: a line for each seed, a ring where the trigger struck.
 
     Args:
-        cells: what the finished cells left, of all defences.
-        attacks: labels, in the order of their colours.
+        cells: of all defences: they decide the range of the axis, so that panels can be compared.
+        attacks: labels, in the order of their colors.
         defence: whose panel this is.
-        theme: of the page it stands on.
+        theme: of the page.
     """
     figure = Figure(figsize=(4.2, 3.0), layout="constrained")
     axes = figure.subplots()
     style_axes(axes, theme)
     for index, attack in enumerate(attacks):
+        color = attack_color(index)
         for cell in cells:
-            row = cell["row"]
-            if row["attack"] != attack or row["defence"] != defence:
-                continue
-            shown = [(i + 1, s["test_accuracy"]) for i, s in enumerate(cell["steps"]) if s["test_accuracy"] is not None]
-            xs, ys = zip(*[(0, row["acc_start"]), *shown], strict=True)
-            axes.plot(xs, ys, color=attack_color(index), linewidth=1.3, alpha=0.85)
-            axes.plot(
-                xs[-1],
-                ys[-1],
-                "o",
-                markersize=6,
-                markerfacecolor="none",
-                markeredgecolor=attack_color(index),
-                markeredgewidth=1.6,
-            )
-    seen = [s["test_accuracy"] for cell in cells for s in cell["steps"] if s["test_accuracy"] is not None]
-    seen += [cell["row"]["acc_start"] for cell in cells]
-    axes.set_ylim(max(0.0, min(seen) - 3), min(100.5, max(seen) + 3))
+            if (cell.attack, cell.defence) == (attack, defence):
+                known = [(step, value) for step, value in enumerate(cell.test_accuracy) if value is not None]
+                xs, ys = zip(*known, strict=True)
+                axes.plot(xs, ys, color=color, linewidth=1.3, alpha=0.85)
+                (ring,) = axes.plot(xs[-1], ys[-1], "o", color=color, markersize=6, markeredgewidth=1.6)
+                ring.set_markerfacecolor("none")
+    seen = [value for cell in cells for value in cell.test_accuracy if value is not None]
+    if seen:
+        axes.set_ylim(max(0.0, min(seen) - 3), min(100.5, max(seen) + 3))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("step")
     axes.set_ylabel("test accuracy, %")
     return figure
@@ -68,13 +64,13 @@ def accuracy_curves(cells: Sequence[dict[str, Any]], attacks: Sequence[str], def
 def accuracy_change_bars(
     lines: Sequence[SummaryRow], attacks: Sequence[str], defences: Sequence[str], theme: Theme
 ) -> Figure:
-    """The drop at the trigger step for each attack, a panel for each of the defences; whiskers are one deviation.
+    """Change of accuracy at the trigger step by attack, a panel for each defence; whiskers are one standard deviation.
 
     Args:
-        lines: of all defences: they decide the range of the axis, so that panels drawn by themselves can be compared.
-        attacks: labels, in the order of their colours.
+        lines: of all defences: they decide the range of the axis, so that panels in different figures can be compared.
+        attacks: labels, in the order of their colors.
         defences: whose panels to draw, side by side; a single one gets no title.
-        theme: of the page it stands on.
+        theme: of the page.
     """
     figure = Figure(figsize=(1.4 + 2.8 * len(defences), 0.9 + 0.33 * len(attacks)), layout="constrained")
     panels = figure.subplots(1, len(defences), sharey=True, squeeze=False)[0]
@@ -112,7 +108,7 @@ def accuracy_change_bars(
 
 
 def without_mathtext() -> AbstractContextManager[None]:
-    """Inside it, labels are drawn as they are: a dollar sign begins no formula."""
+    """A context in which a dollar sign in a label begins no formula."""
     return matplotlib.rc_context({"text.parse_math": False})
 
 
@@ -124,20 +120,32 @@ def as_svg(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def as_png(figure: Figure, *, background: str = "white") -> bytes:
+def as_png(figure: Figure, *, background: str = "white", dpi: int = 160) -> bytes:
     """The figure as PNG."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=160, facecolor=background, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=dpi, facecolor=background, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def small_png(draw: Callable[[], Figure], limit: int = 100_000) -> bytes:
+    """A figure as PNG of 64 colors, in the first of a few resolutions that has less than `limit` bytes."""
+    for dpi in (160, 120, 90, 60, 40):
+        buffer = io.BytesIO()
+        with without_mathtext():
+            picture = Image.open(io.BytesIO(as_png(draw(), dpi=dpi)))
+        picture.convert("RGB").quantize(64).save(buffer, format="png", optimize=True)
+        if buffer.tell() < limit:
+            break
     return buffer.getvalue()
 
 
 def text_color(theme: Theme) -> str:
-    """The colour of text."""
+    """The color of text."""
     return _TEXT_COLORS[theme]
 
 
 def style_axes(axes: Axes, theme: Theme) -> None:
-    """Axes as the page has them."""
+    """Sets the colors, grid and spines that all figures of the page have."""
     axes.set_facecolor("none")
     axes.grid(True, color=_GRID_COLORS[theme], linewidth=0.6)
     axes.set_axisbelow(True)

@@ -1,4 +1,4 @@
-"""Clean and poisoned samples side by side, and what lies between them."""
+"""Images in a row, as PNG."""
 
 from __future__ import annotations
 
@@ -53,11 +53,3 @@ def contact_sheet(rows: Sequence[tuple[str, Tensor, Tensor]], *, shown: int = 12
         axes.set_title(f"{title}   labels {labels}", fontsize=8, loc="left")
         axes.set_axis_off()
     return as_png(figure)
-
-
-def magnified_difference(clean: Tensor, poisoned: Tensor) -> tuple[Tensor, float]:
-    """The change, grey where there is none, enlarged until its greatest value spans the range; and by how much."""
-    change = poisoned - clean
-    greatest = float(change.abs().max())
-    factor = 1.0 if greatest == 0 else 0.5 / greatest
-    return 0.5 + change * factor, factor

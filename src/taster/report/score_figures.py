@@ -1,16 +1,18 @@
-"""Pictures of scores: how they spread over samples, and how they go with the radius and with the model compared to."""
+"""Figures of scores: histograms over samples, and means over ε and over the snapshot compared to."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import takewhile
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from taster.experiments import Recipe
+from taster.report.details import ScoreHistogram
 from taster.report.figures import Theme, attack_color, style_axes, text_color
 from taster.report.scores import SAMPLES, ScoreRow
 from taster.report.summary import MeanStd
@@ -23,12 +25,12 @@ _STROKES = {"accumulate": "-", "trigger": ":"}
 
 
 def series_by_epsilon(attacks: Sequence[Any]) -> Series:
-    """The attacks that differ in nothing but ε, as lines over it; those with a single ε are none."""
+    """Attacks that differ in ε only, as lines over ε; attacks with a single ε are left out."""
     return _series(attacks, "epsilon", float)
 
 
 def series_by_snapshot(scores: Sequence[Any], labels: Sequence[str]) -> Series:
-    """The scores that differ in nothing but the snapshot compared to, as lines over it, in the order of `labels`."""
+    """Scores that differ in the snapshot compared to only, as lines over it, in the order of `labels`."""
     kept = [entry for entry in scores if entry.settings.get("reference_model") in labels]
     return _series(kept, "reference_model", lambda value: float(labels.index(value)))
 
@@ -44,7 +46,7 @@ def _series(entries: Sequence[Any], key: str, place: Callable[[Any], float]) -> 
 
 
 def _common(points: Sequence[tuple[float, str]]) -> str:
-    """What the labels begin with alike; the first of them where that is nothing."""
+    """The words that all labels begin with; the first label if there are none."""
     columns = zip(*(label.split() for _, label in points), strict=False)
     shared = [words[0] for words in takewhile(lambda words: len(set(words)) == 1, columns)]
     return " ".join(shared).rstrip(",") or points[0][1]
@@ -90,57 +92,74 @@ def snapshot_plot(
     return figure
 
 
-def score_histogram(cells: Sequence[dict[str, Any]], score: str, attacks: Sequence[str], theme: Theme) -> Figure | None:
-    """How a score spreads over samples, clean (filled) and poisoned (lines), of all seeds; None where none changed.
+def score_histogram(histogram: ScoreHistogram, attacks: Sequence[str], theme: Theme) -> Figure:
+    """How a score is distributed over samples: clean (filled) and poisoned (lines).
 
     Args:
-        cells: what the finished cells left, of one defence.
-        score: its label.
-        attacks: labels, in the order of their colours.
-        theme: of the page it stands on.
+        histogram: of the score.
+        attacks: labels, in the order of their colors.
+        theme: of the page.
     """
-    clean: list[torch.Tensor] = []
-    poisoned: dict[tuple[str, str], list[torch.Tensor]] = {}
-    for cell in cells:
-        for phase, values in ((cell["cell"].scores() or {}).get(score) or {}).items():
-            if "poisoned" in values:
-                clean.append(values["clean"])
-                poisoned.setdefault((cell["row"]["attack"], phase), []).append(values["poisoned"])
-    if not poisoned:
-        return None
-    every = torch.cat([*clean, *(part for parts in poisoned.values() for part in parts)])
-    every = every[every.isfinite()]
-    if len(every) == 0:
-        return None
-    low, high = float(every.quantile(0.005)), float(every.quantile(0.99))
-    bins = [low + (high - low) * i / 40 for i in range(41)] if high > low else 40
+    bins = len(histogram.clean)
+    edges = [histogram.low + (histogram.high - histogram.low) * i / bins for i in range(bins + 1)]
     figure = Figure(figsize=(4.2, 3.0), layout="constrained")
     axes = figure.subplots()
     style_axes(axes, theme)
-    axes.hist(
-        torch.cat(clean).clamp(low, high).numpy(), bins, density=True, color=attack_color(0), alpha=0.5, label="clean"
-    )
-    for (attack, phase), parts in poisoned.items():
-        axes.hist(
-            torch.cat(parts).clamp(low, high).numpy(),
-            bins,
-            density=True,
-            histtype="step",
-            color=attack_color(attacks.index(attack)),
-            linestyle=_STROKES[phase],
+    axes.stairs(histogram.clean, edges, fill=True, color=attack_color(0), alpha=0.5, label="clean")
+    for entry in histogram.poisoned:
+        axes.stairs(
+            entry.density,
+            edges,
+            color=attack_color(attacks.index(entry.attack)),
+            linestyle=_STROKES[entry.phase],
             linewidth=1.3,
-            label=f"{attack}, {SAMPLES[phase]}",
+            label=f"{entry.attack}, {SAMPLES[entry.phase]}",
         )
-    axes.set_xlabel(score)
+    axes.set_xlabel(histogram.score)
     axes.set_ylabel("density")
     _legend(axes, theme)
     return figure
 
 
+class ScorePlot(NamedTuple):
+    """A figure of the page: the name of its files, its title, and whether it takes the page's width."""
+
+    name: str
+    title: str
+    draw: Callable[[Theme], Figure]
+    wide: bool
+
+
+def score_panels(recipe: Recipe, lines: Sequence[ScoreRow], histograms: Sequence[ScoreHistogram]) -> list[ScorePlot]:
+    """The figures of a run's scores, all behind the recipe's first defence.
+
+    Args:
+        recipe: of the run.
+        lines: of all defences.
+        histograms: of its scores.
+    """
+    attacks, snapshots = [entry.label for entry in recipe.attack], recipe.burn_in.labels
+    lines = [line for line in lines if line.defence == recipe.defence[0].label]
+    epsilons, past = series_by_epsilon(recipe.attack), series_by_snapshot(recipe.score, snapshots)
+    found = []
+    if past:
+        draw = partial(snapshot_plot, lines, past, attacks, snapshots)
+        found.append(ScorePlot("score-pasts", "over the model compared to", draw, wide=True))
+    for i, entry in enumerate(recipe.score if epsilons else (), 1):
+        over = partial(epsilon_plot, lines, entry.label, epsilons)
+        found.append(ScorePlot(f"score-{i}-radius", f"{entry.label}, over ε", over, wide=True))
+    by_label = {histogram.score: histogram for histogram in histograms}
+    for i, entry in enumerate(recipe.score, 1):
+        if entry.label in by_label:
+            bars = partial(score_histogram, by_label[entry.label], attacks)
+            found.append(ScorePlot(f"score-{i}", entry.label, bars, wide=False))
+    return found
+
+
 def _known(
     lines: Sequence[ScoreRow], wanted: Sequence[tuple[float, str, str]], phase: str
 ) -> list[tuple[float, ScoreRow]]:
-    """The lines there are for places, scores and attacks."""
+    """The rows for the wanted scores and attacks, with their places."""
     found = {(line.score, line.attack, line.phase): line for line in lines}
     return [(x, found[score, attack, phase]) for x, score, attack in wanted if (score, attack, phase) in found]
 

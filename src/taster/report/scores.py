@@ -1,12 +1,12 @@
-"""What scores say of clean and of poisoned samples, brought together over seeds."""
+"""Scores of clean and of poisoned samples, summarized over seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from taster.experiments.recipes.schema import PublishedResult
+from taster.experiments import PublishedResult
 from taster.report.summary import MeanStd
 
 HEADINGS = ["score", "attack", "defence", "samples", "clean", "poisoned", "AUC"]
@@ -15,12 +15,12 @@ LEGEND = (
     "curve between the two, in %: 50 is no better than chance; mean ± standard deviation over seeds."
 )
 SAMPLES = {"accumulate": "stream", "trigger": "trigger"}
-"""What the samples of a phase are called."""
+"""Names of the samples of each phase."""
 
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One score of one attack's samples of one phase, over all seeds; `poisoned` and `auc` are None where none changed."""
+    """One score of one attack's samples of one phase, over all seeds; `poisoned` and `auc` are None if none changed."""
 
     score: str
     attack: str
@@ -32,7 +32,7 @@ class ScoreRow:
     published: str = ""
 
     def cells(self, *, published: bool = False) -> list[str]:
-        """The texts of the table, in the order of `HEADINGS`; with the paper's figures at the end."""
+        """The cells of the table, in the order of `HEADINGS`, and the paper's figures if `published`."""
         return [
             self.score,
             self.attack,
@@ -45,7 +45,7 @@ class ScoreRow:
         ]
 
 
-def score_table(rows: Sequence[dict[str, Any]], published: Sequence[PublishedResult] = ()) -> list[ScoreRow]:
+def score_table(rows: Sequence[Mapping[str, Any]], published: Sequence[PublishedResult] = ()) -> list[ScoreRow]:
     """One line for each score, attack, defence and phase.
 
     Args:

@@ -1,30 +1,30 @@
-"""Rows of results brought together over seeds."""
+"""Rows of results, summarized over seeds."""
 
 from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from taster.experiments.recipes.schema import PublishedResult
+from taster.experiments import PublishedResult
 
 
 @dataclass(frozen=True)
 class MeanStd:
-    """Mean and standard deviation over seeds; the deviation is None for a single one."""
+    """Mean and standard deviation over seeds; `std` is None for a single value."""
 
     mean: float
     std: float | None
 
     @classmethod
     def of(cls, values: Sequence[float]) -> MeanStd:
-        """Of at least one value."""
+        """Mean and standard deviation of at least one value."""
         return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
     def text(self, *, sign: bool = False, digits: int = 1) -> str:
-        """As "mean ± sd"."""
+        """Formats as "mean ± std", with a sign if `sign`."""
         # Adding zero turns a rounded −0.0 into 0.0.
         mean = round(self.mean, digits) + 0.0
         text = f"{mean:{'+' if sign and mean else ''}.{digits}f}".replace("-", "−")
@@ -68,11 +68,11 @@ class SummaryRow:
     published: PublishedResult | None = None
 
     def cells(self, *, narrow: bool = False, published: bool = False) -> list[str]:
-        """The texts of the table, in the order of `headings`.
+        """The cells of the table, in the order of `headings`.
 
         Args:
-            narrow: gives the deviation of the drop alone.
-            published: with the paper's figures at the end.
+            narrow: show the standard deviation of the drop only.
+            published: add the paper's figures.
         """
         before, after, steps, rejected = (
             MeanStd(spread.mean, None if narrow else spread.std)
@@ -98,7 +98,7 @@ class SummaryRow:
 
 
 def headings(*, published: bool = False) -> list[str]:
-    """Of the table, with or without a paper's figures beside."""
+    """The headings of the table."""
     own = ["attack", "defence", "drop", "before", "after", "steps", "refused", "worst step", "screened", "cost"]
     return [*own, "published"] if published else own
 
@@ -106,8 +106,8 @@ def headings(*, published: bool = False) -> list[str]:
 def result_table(
     lines: Sequence[SummaryRow], *, narrow: bool = False, published: bool = False
 ) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows of the table; without the columns of what was screened where nothing was, and of the worst step
-    where it is not known, or the table is to be narrow."""
+    """Headings and rows of the table. The column "screened" is left out if nothing was screened, "worst step" if it is
+    unknown or the table is `narrow`."""
     heads, rows = headings(published=published), [line.cells(narrow=narrow, published=published) for line in lines]
     left_out = set()
     if not any(line.screened is not None and line.screened.mean > 0 for line in lines):
@@ -122,18 +122,17 @@ def result_table(
 
 
 def legend(*, published: bool = False) -> str:
-    """What the columns mean."""
+    """Explains the columns."""
     paper = "published: the paper's figures, in its own setting; " if published else ""
     return (
-        "drop: what one trigger step did to test accuracy, in points; before, after: the accuracy on both sides of it, "
-        "in %; steps: accumulative steps; refused: updates the guard undid; worst step: the greatest fall between two "
-        "measurements; screened: samples of the accumulative steps that it dropped or corrected, in %; cost: seconds "
-        "of a defended step over a "
-        f"plain one; {paper}mean ± standard deviation over seeds."
+        "drop: change of test accuracy by the one trigger step, in points; before, after: the accuracy on both sides "
+        "of it, in %; steps: accumulative steps; refused: updates that the guard undid; worst step: the largest fall "
+        "between two measurements; screened: samples of the accumulative steps that it dropped or corrected, in %; "
+        f"cost: seconds of a defended step over a plain one; {paper}mean ± standard deviation over seeds."
     )
 
 
-def summarize(rows: Sequence[dict[str, Any]], published: Sequence[PublishedResult] = ()) -> list[SummaryRow]:
+def summarize(rows: Sequence[Mapping[str, Any]], published: Sequence[PublishedResult] = ()) -> list[SummaryRow]:
     """One line for each attack and defence, in the order of the rows.
 
     Args:
@@ -141,14 +140,14 @@ def summarize(rows: Sequence[dict[str, Any]], published: Sequence[PublishedResul
         published: the recipe's `[[published]]` entries.
     """
     reported = {(p.attack, p.defence): p for p in published if p.defence is not None}
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["attack"], row["defence"]), []).append(row)
     return [_line(attack, defence, group, reported) for (attack, defence), group in groups.items()]
 
 
 def _line(
-    attack: str, defence: str, rows: list[dict[str, Any]], reported: dict[tuple[str, str], PublishedResult]
+    attack: str, defence: str, rows: list[Mapping[str, Any]], reported: dict[tuple[str, str], PublishedResult]
 ) -> SummaryRow:
     def over(key: str) -> MeanStd:
         return MeanStd.of([row[key] for row in rows])

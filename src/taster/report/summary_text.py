@@ -12,19 +12,19 @@ if TYPE_CHECKING:
     from taster.experiments.recipes.schema import Recipe
 
 _FEW = 4
-"""Defences that one sentence can go through one by one."""
+"""Up to so many defences a sentence names one by one."""
 
 
 def sentences(
     recipe: Recipe, lines: list[SummaryRow], standing: Sequence[DefenceRank], undefended: str | None
 ) -> list[str]:
-    """What was done, and what came of it: of a run with many defences, how the best and the worst of them stand.
+    """What was run, and with what outcome; for a run with many defences, how the best and the worst of them did.
 
     Args:
         recipe: of the run.
         lines: of its table.
         standing: of its defences.
-        undefended: the label of the defence that defends nothing, where there is one.
+        undefended: the label of the defence that defends nothing; None without one.
     """
     start = MeanStd.of([line.start.mean for line in lines]).mean
     seeds = max(line.seeds for line in lines)
@@ -52,7 +52,7 @@ def sentences(
 
 
 def _stand(standing: Sequence[DefenceRank], undefended: str | None) -> str:
-    """How the defences that lost least and most stand beside none."""
+    """The defences that lost least and most, beside no defence."""
 
     def end(one: DefenceRank) -> str:
         return f"{MeanStd(one.final_accuracy_change, None).text(sign=True)} points ({one.final_attack})"

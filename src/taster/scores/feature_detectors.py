@@ -1,4 +1,4 @@
-"""Anomaly detectors on a model's features, as scores: how unlike the clean samples of its kind each sample is."""
+"""Anomaly detectors on a model's features, as scores: how far each sample is from the clean samples of its class."""
 
 from __future__ import annotations
 
@@ -11,39 +11,42 @@ import torch
 from sklearn.covariance import LedoitWolf
 from torch import Tensor
 
-from taster.core.types import Batch, StepRecord
+from taster.core.types import Batch
 from taster.core.view import View
 from taster.errors import GuardError
+from taster.scores.base import PeriodicFit
 
 DetectorName = Literal["kernel_density", "lid", "gaussian", "mixture"]
 DETECTORS: tuple[DetectorName, ...] = ("kernel_density", "lid", "gaussian", "mixture")
 
-Fitted = Callable[[Tensor, Tensor], Tensor]
-"""Of features [n, d] and predicted classes [n]: one number a sample, [n], higher where it is more unlike."""
+Detect = Callable[[Tensor, Tensor], Tensor]
+"""From features [n, d] and predicted classes [n] to one number per sample, [n]; higher is more anomalous."""
 
 
-class FeatureAnomalyScore:
-    """A `Score` from features of clean samples that the model classifies rightly.
+class FeatureAnomalyScore(PeriodicFit[tuple[Tensor, Tensor]]):
+    """A `Score` from the features of clean samples that the model classifies correctly.
 
         kernel_density  −log of the mean of exp(−‖z − zᵢ‖² / σ²) over clean zᵢ of the predicted class
                         (Feinman et al. 2017)
         lid             local intrinsic dimensionality, −(1/K Σ log rᵢ / r_K)⁻¹ over the K nearest clean samples
                         (Ma et al. 2018; Pang et al. 2021, Eq. 19)
-        gaussian        −log likelihood under one Gaussian a class, the covariance tied (Lee et al. 2018)
-        mixture         the same with a covariance a class (Zheng and Hong 2018)
+        gaussian        −log likelihood under one Gaussian per class with a shared covariance (Lee et al. 2018)
+        mixture         the same with a covariance per class (Zheng and Hong 2018)
 
-    The Gaussians' covariances are shrunk towards a multiple of the identity by Ledoit and Wolf's estimate of how much.
+    The covariances are shrunk towards a multiple of the identity, by the amount that Ledoit and Wolf estimate.
 
     Args:
-        kind: of the detector.
-        clean: samples that nobody else can write to.
-        layer: whose output is looked at; None is what goes into the last linear layer.
+        detector: one of the four.
+        clean: trusted samples with class indices.
+        layer: the layer whose output is used; None takes the input of the last linear layer.
         bandwidth: σ; None takes the median distance between clean samples of a class (Pang et al. use 0.01).
-        neighbours: K; of fewer samples all but one (Pang et al. use 600 of 10,000).
-        every: steps between fits, as the model goes on learning.
+        neighbors: K; with fewer samples, all except the sample itself (Pang et al. use 600 of 10,000).
+        refit_every: steps between fits.
 
     Raises:
-        GuardError: for an unknown kind, and (when fitting) where fewer than two clean samples of any class are left.
+        GuardError: for an unknown detector, and (when fitting) if no class has two clean samples that the model
+            classifies correctly.
+        BatchError, LabelError: see `taster.core.trusted_data.check_trusted_data`.
     """
 
     def __init__(
@@ -58,81 +61,63 @@ class FeatureAnomalyScore:
     ) -> None:
         if detector not in DETECTORS:
             raise GuardError(f"got the detector {detector!r}, wanted one of {', '.join(DETECTORS)}")
+        super().__init__("anomaly", clean, refit_every, classes=True)
         self.detector: DetectorName = detector
-        self._clean = clean
         self._layer = layer
         self._bandwidth = bandwidth
-        self._neighbours = neighbors
-        self._every = refit_every
-        self._features: tuple[Tensor, Tensor] | None = None
-        self._fitted: Fitted | None = None
-        # Before the first step: what was fitted at a moment, so that asking twice fits once.
-        self._fresh: tuple[object, Fitted] | None = None
+        self._neighbors = neighbors
+        self._detect: tuple[object, Detect] | None = None  # the detector of the features it is for
 
     def __call__(self, batch: Batch, view: View) -> Tensor:
         """[n], in float32."""
-        fitted = self._fitted
-        if fitted is None:
-            if self._fresh is None or self._fresh[0] is not view.moment:
-                self._fresh = (view.moment, self._fit(self._look(self._clean, view)))
-            fitted = self._fresh[1]
+        features = self.fitted(view)
+        if self._detect is None or self._detect[0] is not features:
+            self._detect = (features, self._make_detector(*features))
         with torch.no_grad():
             rows, logits = view.features(batch.x, self._layer)
-        return fitted(rows.double(), logits.argmax(1)).float()
+        return self._detect[1](rows.double(), logits.argmax(1)).float()
 
     def fit(self, view: View) -> None:
-        """Fits to the clean samples as the model sees them at the view, until the next fit."""
-        self._take(self._look(self._clean, view))
+        """Fits to the clean samples as the model in the view sees them, until the next fit."""
+        self._fitted = self._fit(view)
 
-    def observe(self, record: StepRecord, view: View) -> None:
-        """Fits anew when it is time."""
-        if self._fitted is None or (record.step + 1) % self._every == 0:
-            self.fit(view)
-
-    def set_trusted_data(self, probe: Batch) -> None:
-        """Takes up other clean samples."""
-        self._clean = probe
-        self._features = self._fitted = self._fresh = None
+    def check_model(self, view: View) -> None:
+        """Checks that the model takes the trusted samples and has the layer."""
+        super().check_model(view)
+        with torch.no_grad():
+            view.features(self._clean.x[:1], self._layer)
 
     def state_dict(self) -> dict[str, Any]:
-        """The clean features last fitted to."""
-        return {"features": None if self._features is None else list(self._features)}
+        """The clean features last fitted to, and their classes."""
+        return {"fitted": None if self._fitted is None else list(self._fitted)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up these features."""
-        if state["features"] is None:
-            self._features = self._fitted = None
-        else:
-            rows, classes = state["features"]
-            self._take((rows, classes))
+        """Restores these features."""
+        super().load_state_dict({"fitted": None if state["fitted"] is None else tuple(state["fitted"])})
 
-    def _take(self, features: tuple[Tensor, Tensor]) -> None:
-        self._features, self._fitted = features, self._fit(features)
-
-    def _look(self, batch: Batch, view: View) -> tuple[Tensor, Tensor]:
-        """Features and classes of the samples that are classified rightly."""
+    def _fit(self, view: View) -> tuple[Tensor, Tensor]:
+        """Features and classes of the clean samples that are classified correctly."""
         with torch.no_grad():
-            rows, logits = view.features(batch.x, self._layer)
-        right = logits.argmax(1) == batch.y
-        return rows[right].double(), batch.y[right]
+            rows, logits = view.features(self._clean.x, self._layer)
+        correct = logits.argmax(1) == self._clean.y
+        return rows[correct].double(), self._clean.y[correct]
 
-    def _fit(self, features: tuple[Tensor, Tensor]) -> Fitted:
-        rows, classes = features
+    def _make_detector(self, rows: Tensor, classes: Tensor) -> Detect:
         kept = [label for label, count in Counter(classes.tolist()).items() if count > 1]
         if not kept:
             raise GuardError(
-                f"{self.detector}: got no class with two clean samples that the model classifies rightly, wanted some; "
-                "give it more clean samples"
+                f"{self.detector}: got no class with two clean samples that the model classifies correctly, wanted "
+                "one at least; give it more clean samples"
             )
         groups = {label: rows[classes == label] for label in kept}
         if self.detector == "lid":
-            return _dimensionality(rows, self._neighbours)
+            return _local_dimensionality(rows, self._neighbors)
         if self.detector == "kernel_density":
             return _kernel_density(groups, self._bandwidth)
         return _gaussians(groups, tied=self.detector == "gaussian")
 
 
-def _kernel_density(groups: dict[int, Tensor], bandwidth: float | None) -> Fitted:
+def _kernel_density(groups: dict[int, Tensor], bandwidth: float | None) -> Detect:
     if bandwidth is None:
         bandwidth = float(torch.cat([torch.pdist(group) for group in groups.values()]).median())
     width = max(bandwidth, torch.finfo(torch.float64).tiny)
@@ -141,7 +126,7 @@ def _kernel_density(groups: dict[int, Tensor], bandwidth: float | None) -> Fitte
         found = torch.full((len(rows),), float("inf"), dtype=rows.dtype, device=rows.device)
         for label, group in groups.items():
             own = predicted == label
-            # In logarithms: a narrow kernel is zero in floating point a few widths away.
+            # In logarithms, as a narrow kernel underflows a few widths away.
             logs = -(torch.cdist(rows[own], group) / width).square()
             found[own] = math.log(len(group)) - torch.logsumexp(logs, 1)
         return found
@@ -149,8 +134,8 @@ def _kernel_density(groups: dict[int, Tensor], bandwidth: float | None) -> Fitte
     return score
 
 
-def _dimensionality(clean: Tensor, neighbours: int) -> Fitted:
-    count = min(neighbours, len(clean) - 1)
+def _local_dimensionality(clean: Tensor, neighbors: int) -> Detect:
+    count = min(neighbors, len(clean) - 1)
 
     def score(rows: Tensor, predicted: Tensor) -> Tensor:
         nearest = torch.cdist(rows, clean).topk(count, largest=False).values
@@ -161,15 +146,15 @@ def _dimensionality(clean: Tensor, neighbours: int) -> Fitted:
     return score
 
 
-def _gaussians(groups: dict[int, Tensor], *, tied: bool) -> Fitted:
+def _gaussians(groups: dict[int, Tensor], *, tied: bool) -> Detect:
     means = {label: group.mean(0) for label, group in groups.items()}
-    centred = {label: group - means[label] for label, group in groups.items()}
+    centered = {label: group - means[label] for label, group in groups.items()}
     total = sum(len(group) for group in groups.values())
     if tied:
-        shared = _factor(torch.cat(list(centred.values())))
+        shared = _factor(torch.cat(list(centered.values())))
         factors = dict.fromkeys(groups, shared)
     else:
-        factors = {label: _factor(rows) for label, rows in centred.items()}
+        factors = {label: _factor(rows) for label, rows in centered.items()}
 
     def score(rows: Tensor, predicted: Tensor) -> Tensor:
         logs = [
@@ -181,18 +166,18 @@ def _gaussians(groups: dict[int, Tensor], *, tied: bool) -> Fitted:
     return score
 
 
-def _factor(centred: Tensor) -> Tensor:
+def _factor(centered: Tensor) -> Tensor:
     """The Cholesky factor of the shrunk covariance."""
-    covariance = LedoitWolf(store_precision=False, assume_centered=True).fit(centred.cpu().numpy()).covariance_
-    matrix: Tensor = torch.from_numpy(covariance).to(centred)
-    # Features that are always zero leave a covariance of less than full rank: the least that makes it one is added.
+    covariance = LedoitWolf(store_precision=False, assume_centered=True).fit(centered.cpu().numpy()).covariance_
+    matrix: Tensor = torch.from_numpy(covariance).to(centered)
+    # Features that are always zero leave the covariance singular: the smallest multiple that helps is added.
     least = torch.finfo(matrix.dtype).eps * matrix.diagonal().mean().clamp_min(torch.finfo(matrix.dtype).tiny) * 1e4
     factor: Tensor = torch.linalg.cholesky(matrix + least * torch.eye(len(matrix)).to(matrix))
     return factor
 
 
 def _log_normal(offsets: Tensor, factor: Tensor) -> Tensor:
-    """log N(x; μ, L Lᵀ) of x − μ, [n, d]."""
+    """log N(x; μ, L Lᵀ) from x − μ, [n, d]."""
     white: Tensor = torch.linalg.solve_triangular(factor, offsets.T, upper=False)
     half: Tensor = factor.diagonal().log().sum()
     return -0.5 * (white.square().sum(0) + offsets.shape[1] * math.log(2 * math.pi)) - half

@@ -15,25 +15,28 @@ Divergence = Literal["kl", "js"]
 
 
 class MemorizationDiscrepancy:
-    """D(x) = D(p(y | x; θ_{t−k}) ‖ p(y | x; θ_t)), one number a sample, in nats: a `Score`.
+    """D(x) = D(p(y | x; θ_{t−k}) ‖ p(y | x; θ_t)), one number per sample, in nats: a `Score`.
 
-    Poison that is crafted on the present model fits it better than it fits the past one, so that the two disagree more
-    on it than on clean samples.
+    Poison crafted on the present model fits it better than it fits an earlier one, so the two disagree more on poison
+    than on clean samples.
 
     Args:
-        against: the earlier model, see `taster.View.earlier`: the label of a pinned snapshot (a burn-in's epochs are
-            pinned as "epoch-N"), or k, the number of steps back.
+        reference_model: the earlier model, see `taster.View.steps_ago`: the label of a snapshot (a burn-in's epochs
+            are labelled "epoch-N"), or k, a number of steps back.
         divergence: "kl", KL(past ‖ present), or "js".
-        of: the model that is compared with it, named likewise; None is the present one.
+        compared_model: the model compared with it, given in the same way; None is the present model.
 
     Raises (when called):
-        HistoryError: when the learner does not keep that snapshot.
+        SnapshotError: when the learner does not keep that snapshot.
 
-    Source: Zhu et al. 2023, Definition 3.3 (Eq. 5); the direction of the divergence as in the authors' code.
+    Source: Zhu et al. 2023, Definition 3.3 (Eq. 5); the direction of the divergence follows the authors' code.
     """
 
     def __init__(
-        self, reference_model: str | int, divergence: Divergence = "kl", compared_model: str | int | None = None
+        self,
+        reference_model: str | int,
+        divergence: Divergence = "kl",
+        compared_model: str | int | None = None,
     ) -> None:
         self.reference_model = reference_model
         self.divergence: Divergence = divergence
@@ -46,9 +49,9 @@ class MemorizationDiscrepancy:
 
     def of_samples(self, x: Tensor, view: View) -> Tensor:
         """[n], differentiable in the samples x [n, ...]."""
-        subject = view if self.compared_model is None else view.steps_ago(self.compared_model)
-        return self.from_logits(view.steps_ago(self.reference_model).forward(x), subject.forward(x))
+        compared = view if self.compared_model is None else view.steps_ago(self.compared_model)
+        return self.from_logits(view.steps_ago(self.reference_model).forward(x), compared.forward(x))
 
     def from_logits(self, past: Tensor, present: Tensor) -> Tensor:
-        """The same from the two models' logits, [n, classes] each."""
+        """[n], from the two models' logits, [n, classes] each."""
         return divergence(past, present, self.divergence)

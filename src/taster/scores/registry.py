@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from taster.core.types import Batch
@@ -14,10 +11,8 @@ from taster.scores.base import Score
 from taster.scores.feature_detectors import DetectorName, FeatureAnomalyScore
 from taster.scores.influence import FirstOrderInfluence
 from taster.scores.memorization_discrepancy import Divergence, MemorizationDiscrepancy
+from taster.utils.setting_types import ModelRef, PositiveCount, PositiveFloat
 from taster.utils.settings import validate_settings
-
-ModelRef = str | Annotated[int, Field(ge=1)]
-"""An earlier model: the label of a snapshot, or so many steps back."""
 
 
 @validate_settings
@@ -27,9 +22,9 @@ def memorization_discrepancy(
     """How far the prediction of a sample has moved since an earlier model.
 
     Args:
-        against: the earlier model; see `taster.scores.memorization_discrepancy.MemorizationDiscrepancy`.
+        reference_model: the earlier model, see `taster.scores.memorization_discrepancy.MemorizationDiscrepancy`.
         divergence: "kl" or "js".
-        of: the model that is compared with it; None is the present one.
+        compared_model: the model compared with it; None is the present model.
 
     Source: Zhu et al. 2023, Eq. 5.
     """
@@ -42,19 +37,19 @@ def anomaly(
     *,
     detector: DetectorName = "gaussian",
     layer: str | None = None,
-    bandwidth: Annotated[float, Field(gt=0)] | None = None,
-    neighbors: Annotated[int, Field(ge=1)] = 600,
-    refit_every: Annotated[int, Field(ge=1)] = 10,
+    bandwidth: PositiveFloat | None = None,
+    neighbors: PositiveCount = 600,
+    refit_every: PositiveCount = 10,
 ) -> Score:
-    """How unlike those of clean samples a sample's features are.
+    """How far a sample's features are from those of clean samples.
 
     Args:
-        probe: clean samples to fit to.
-        kind: of the detector, see `taster.scores.feature_detectors.FeatureAnomalyScore`.
-        layer: whose output is looked at; None is what goes into the last linear layer.
+        probe: clean samples that the detector is fitted to.
+        detector: see `taster.scores.feature_detectors.FeatureAnomalyScore`.
+        layer: the layer whose output is used; None takes the input of the last linear layer.
         bandwidth: of the kernel density; None takes the median distance within a class.
-        neighbours: of the local intrinsic dimensionality.
-        every: steps between fits.
+        neighbors: of the local intrinsic dimensionality.
+        refit_every: steps between fits.
 
     Source: the detectors of Pang et al. 2021, Section 4.1 and Appendix B.
     """
@@ -64,12 +59,12 @@ def anomaly(
 
 
 @validate_settings
-def influence(probe: Batch, *, refit_every: Annotated[int, Field(ge=1)] = 5) -> Score:
-    """What learning a sample would do to the loss on clean ones.
+def influence(probe: Batch, *, refit_every: PositiveCount = 5) -> Score:
+    """What learning a sample would do to the loss on clean samples.
 
     Args:
         probe: clean samples.
-        every: steps between gradients of their loss.
+        refit_every: steps between gradients of their loss.
 
     Source: Koh and Liang 2017, to first order; see `taster.scores.influence.FirstOrderInfluence`.
     """
@@ -78,7 +73,7 @@ def influence(probe: Batch, *, refit_every: Annotated[int, Field(ge=1)] = 5) -> 
 
 @validate_settings
 def loss() -> Score:
-    """The learner's loss on a sample, as the model stands.
+    """The learner's loss on a sample, by the present model.
 
     Source: what the loss alarm of Yang et al. 2017 watches; the left panel of Zhu et al. 2023, Fig. 1.
     """

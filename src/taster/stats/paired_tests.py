@@ -9,18 +9,18 @@ from torch import Tensor
 
 
 def mcnemar_pvalue(before: Tensor, after: Tensor, tolerance: float = 0.0) -> float:
-    """The p-value of "accuracy falls by no more than the tolerance".
+    """The p-value of the hypothesis that accuracy drops by no more than the tolerance.
 
-    Of m samples that one model has right and the other wrong, as many are lost as gained where accuracy stays the same;
-    where it falls by τ, the share lost is π = 1/2 + nτ / 2m. So
+    Of m samples that exactly one of the models classifies correctly, as many are lost as gained if accuracy stays the
+    same; if it drops by τ, the expected fraction of lost ones is π = 1/2 + nτ / 2m. So
 
         p = P(Bin(m, π) ≥ lost)
 
-    which for τ = 0 is McNemar's exact test; for τ > 0 the rate of such samples, m/n, is taken as it was found.
+    which is McNemar's exact test for τ = 0; for τ > 0 the rate of such samples, m/n, is taken as observed.
 
     Args:
-        before, after: which samples each model classifies rightly, boolean [n].
-        tolerance: τ, a share from 0 to 1.
+        before, after: which samples each model classifies correctly, boolean [n].
+        tolerance: τ, a fraction from 0 to 1.
 
     Source: McNemar 1947.
     """
@@ -33,19 +33,19 @@ def mcnemar_pvalue(before: Tensor, after: Tensor, tolerance: float = 0.0) -> flo
 
 
 def paired_t_pvalue(before: Tensor, after: Tensor, tolerance: float = 0.0) -> float:
-    """The p-value of "the mean falls by no more than the tolerance": Student's paired test, one-sided.
+    """The p-value of the hypothesis that the mean drops by no more than the tolerance, by Student's paired test.
 
     Args:
-        before, after: a number for each sample, [n].
+        before, after: one number per sample, [n].
         tolerance: in the units of the numbers.
 
     Returns:
-        p; 1 for fewer than two samples.
+        p; 1 for fewer than two samples, NaN if a number is.
     """
-    fall = before.double() - after.double() - tolerance
-    if len(fall) < 2:
+    drop = before.double() - after.double() - tolerance
+    if len(drop) < 2:
         return 1.0
-    mean, deviation = float(fall.mean()), float(fall.std())
+    mean, deviation = float(drop.mean()), float(drop.std())
     if deviation == 0:
         return 0.0 if mean > 0 else 1.0
-    return float(t.sf(mean / deviation * math.sqrt(len(fall)), len(fall) - 1))
+    return float(t.sf(mean / deviation * math.sqrt(len(drop)), len(drop) - 1))

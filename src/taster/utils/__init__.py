@@ -1,1 +1,1 @@
-"""Settings, seeds, imports by path, logging and the allocator."""
+"""Settings, seeds, imports by path, logging, and the memory allocator."""

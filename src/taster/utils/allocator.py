@@ -1,4 +1,4 @@
-"""The process's memory allocator."""
+"""Settings of the process's memory allocator."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # of glibc's mallopt
 
 
 def retain_freed_memory() -> bool:
-    """Tells this process's allocator to keep freed memory for the next tensor instead of giving it back.
+    """Makes this process's allocator retain freed memory for later tensors instead of returning it to the system.
 
     On the CPU each large tensor otherwise starts on fresh pages that the system has to clear first, which costs a
-    fifth and more of a training or crafting step (`benchmarks/derivatives.py`). It holds for the whole process and
-    until it ends; the command line does it in its own processes, a library does not do it to its user's.
+    fifth or more of a training or crafting step (`benchmarks/derivatives.py`). The setting holds for the whole process
+    until it ends, so that the command line applies it to its own processes only.
 
     Returns:
-        whether it worked; False, and nothing done, where the allocator is not glibc's.
+        whether the setting was applied; False if the allocator is not glibc's.
     """
     if not sys.platform.startswith("linux"):
         return False

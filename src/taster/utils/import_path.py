@@ -1,4 +1,4 @@
-"""Objects of the user's own, by "package.module:name"."""
+"""Imports of user-defined objects by "package.module:name"."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ def is_import_path(text: str) -> bool:
 
 
 def import_callable(text: str, error: type[TasterError]) -> Callable[..., Any]:
-    """The callable at package.module:name; modules in the working directory are found too.
+    """The callable at package.module:name. Modules in the working directory are found as well.
 
     Raises:
-        error: when there is no such module or name, the module fails to import, or the object cannot be called.
+        error: if there is no such module or name, the module fails to import or exits, or the object is not callable.
     """
     module_name, _, name = text.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
     try:
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
         found: Any = importlib.import_module(module_name)
         for part in name.split("."):
             found = getattr(found, part)
-    except Exception as cause:  # a user's module can raise anything while it is imported
+    except (Exception, SystemExit) as cause:  # a user's module can raise anything while it is imported
         raise error(f"{text}: cannot be imported ({type(cause).__name__}: {cause})") from cause
     if not callable(found):
         raise error(f"{text}: got a {type(found).__name__}, wanted a function or class")

@@ -1,4 +1,4 @@
-"""Loggers of the guard kept silent where a run keeps what they would say."""
+"""Suppression of log messages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def suppress_log_messages(name: str, level: int = logging.ERROR) -> Iterator[None]:
-    """Inside it, the logger of this name tells nothing under a level: errors alone, by default."""
+    """Suppresses messages below a level of the logger of this name."""
     logger = logging.getLogger(name)
     before = logger.level
     logger.setLevel(level)

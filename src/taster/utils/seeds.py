@@ -1,4 +1,4 @@
-"""One random generator for each purpose, so that how often one is used cannot change what another draws."""
+"""A random generator for each purpose, so that the draws for one purpose do not affect those for another."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 
 
 def derived_seed(seed: int, purpose: str) -> int:
-    """A seed of 63 bits that depends on both, and on nothing else."""
+    """A seed of 63 bits, derived from a seed and a purpose."""
     digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def generator(seed: int, purpose: str) -> torch.Generator:
-    """A fresh generator on the CPU for one purpose of one seed."""
+    """A new CPU generator for a purpose."""
     return torch.Generator().manual_seed(derived_seed(seed, purpose))

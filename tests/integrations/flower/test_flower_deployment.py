@@ -17,7 +17,7 @@ import taster
 from taster import Batch
 from taster.federated import ClientReply
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "flower"
+EXAMPLE = Path(__file__).parents[3] / "examples" / "flower"
 NODES, ROUNDS = 3, 2
 
 

@@ -21,7 +21,7 @@ from taster.attacks import label_flip, sign_flip
 from taster.federated import Server, trimmed_mean
 from taster.integrations.flower import GuardedStrategy, colluding, malicious
 
-GUIDE = Path(__file__).parents[2] / "docs" / "federated.md"
+GUIDE = Path(__file__).parents[3] / "docs" / "federated.md"
 
 
 def test_the_guides_server_and_clients_run() -> None:

@@ -27,7 +27,7 @@ from torch.nn.functional import cross_entropy
 import taster
 from taster import Batch, Guard, Learner, Phase
 from taster.attacks import alie, label_flip, mimic, reverse_trigger, sign_flip
-from taster.attacks.updates.accumulative_updates import accumulative_updates
+from taster.attacks.updates.accumulative_updates import AccumulationSettings, accumulative_updates
 from taster.client_gradients import ClientGradients, LocalSGD
 from taster.data import Images
 from taster.defences import probe_gate
@@ -67,7 +67,8 @@ def probe() -> Batch:
 
 
 def accumulative(draws: torch.Generator) -> Any:
-    return accumulative_updates(tiny_batch(12, seed=5), lambda n: tiny_batch(n, seed=6), draws, validation_size=20)
+    settings = AccumulationSettings(validation_size=20)
+    return accumulative_updates(tiny_batch(12, seed=5), lambda n: tiny_batch(n, seed=6), draws, accumulation=settings)
 
 
 SETTINGS: dict[str, Callable[[], dict[str, Any]]] = {
@@ -169,7 +170,7 @@ def test_ray_gives_the_same_rounds_and_errors_come_out_as_they_are() -> None:
     pytest.importorskip("ray", reason='needs the extra: pip install "taster[flower]"')
     # In a process of its own, as Ray leaves files and children for the end of it.
     code = "from tests.integrations.flower.test_flower_engine import on_ray; on_ray()"
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, cwd=root)
     assert result.returncode == 0, result.stderr[-4000:]
     assert len(result.stdout.splitlines()) == 3

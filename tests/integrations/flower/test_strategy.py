@@ -122,7 +122,7 @@ def broken(kind: str) -> ClientApp | None:
         ("junk", "in a form that cannot be read"),
         ("two", "sent 2 records of arrays, wanted one"),
         ("heavy", "claims a weight of 8000"),
-        ("unweighted", "sent no metric 'num-examples'"),
+        ("unweighted", "sent 0 metrics 'num-examples'"),
     ],
 )
 def test_a_faulty_node_is_dropped_by_name_and_the_round_goes_on(kind: str, said: str) -> None:
@@ -160,7 +160,7 @@ class Says:
 
 def test_what_the_guard_refuses_or_rewinds_is_not_what_clients_are_sent() -> None:
     gate = Says(COMMIT, COMMIT, reject("bad"), rewind(2, "worse"), COMMIT)
-    strategy = GuardedStrategy(server(Guard(gates=[gate]), history=SnapshotBuffer(capacity=8)))
+    strategy = GuardedStrategy(server(Guard(gates=[gate]), snapshots=SnapshotBuffer(capacity=8)))
     nodes = Nodes({1: honest(), 2: honest()})
     result = strategy.start(nodes, num_rounds=5)
     sent = [m.content["arrays"] for m in nodes.got if m.metadata.dst_node_id == 1 and "arrays" in m.content]

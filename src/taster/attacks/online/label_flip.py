@@ -1,4 +1,4 @@
-"""Wrong labels: the plainest poison there is."""
+"""Label flipping."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from taster.attacks.labels import wrong_labels
 from taster.attacks.online_attack import Budget, OnlineAttack
+from taster.attacks.poison_init import wrong_labels
 from taster.core.types import Batch
 from taster.core.view import View
 from taster.perturbations.pgd import LpBall
@@ -23,18 +23,18 @@ def label_flip(
     source_class: Annotated[int, Field(ge=0)] | None = None,
     target_class: Annotated[int, Field(ge=0)] | None = None,
 ) -> OnlineAttack:
-    """Samples under labels that are not theirs, in the stream and in the trigger; the samples stay as they are.
+    """Unchanged samples under wrong labels, in the stream and in the trigger.
 
-        y' = target, or a class other than y, each as likely
+        y' = target class, or a class other than y, all equally likely
 
     Args:
         generator: draws which samples are poisoned, and their labels.
-        poison_fraction: share of a batch that is poisoned.
-        source_class: the class whose samples are poisoned; None poisons all classes.
-        target_class: the label they get; None draws one.
+        poison_fraction: fraction of each batch that is poisoned.
+        source_class: class whose samples are poisoned. None: all classes.
+        target_class: label that they get. None: a random wrong one.
 
     Raises (when called):
-        AttackError: for a target that the model has no output for.
+        AttackError: if the model has no output for the target class.
 
     Source: Biggio et al. 2011; the targeted form Tolpegin et al. 2020.
     """

@@ -1,4 +1,4 @@
-"""The clean stream and a clean trigger batch: what the model would have done by itself."""
+"""The clean stream and a clean trigger batch, the baseline of every attack."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from taster.attacks.online_attack import OnlineAttack
 
 
 def none() -> OnlineAttack:
-    """Leaves every batch as it is.
+    """No attack: every batch stays clean.
 
     Source: the control named in every table of Pang et al. 2021 and Zhu et al. 2023.
     """

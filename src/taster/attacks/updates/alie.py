@@ -15,18 +15,18 @@ from taster.utils.settings import validate_settings
 
 @validate_settings
 def alie(*, deviations: Annotated[float, Field(gt=0)] | None = None) -> UpdateAttack:
-    """All of the attacker's clients send the others' mean less z standard deviations of each coordinate.
+    """All of the attacker's clients send the others' mean minus z standard deviations, coordinate by coordinate.
 
     Args:
-        deviations: z; None takes the largest for which a majority would still lie further out than they do, if
-            updates are Gaussian.
+        deviations: z. Default: the largest z with which a majority of Gaussian updates would still be farther from the
+            mean, see `max_deviations`.
 
     Source: Baruch et al. 2019, Algorithm 3.
     """
 
-    def little(collusion: RoundKnowledge, view: View) -> Tensor:
-        others, own = collusion.others, int(collusion.malicious.sum())
-        z = max_deviations(len(collusion.values), own) if deviations is None else deviations
+    def little(knowledge: RoundKnowledge, view: View) -> Tensor:
+        others, own = knowledge.others, int(knowledge.malicious.sum())
+        z = max_deviations(len(knowledge.values), own) if deviations is None else deviations
         deviation = others.std(0) if len(others) > 1 else others[0] * 0
         return (others.mean(0) - z * deviation).expand(own, -1)
 
@@ -34,8 +34,8 @@ def alie(*, deviations: Annotated[float, Field(gt=0)] | None = None) -> UpdateAt
 
 
 def max_deviations(clients: int, malicious: int) -> float:
-    """z with Φ(z) = (n − k − s) / (n − k), s = ⌊n/2 + 1⌋ − k the honest ones that a majority needs; 0 where the
-    attacker has one already."""
+    """z with Φ(z) = (n − k − s) / (n − k), s = ⌊n/2 + 1⌋ − k the number of honest clients that complete a
+    majority; 0 if the attacker has a majority."""
     honest, supporters = clients - malicious, clients // 2 + 1 - malicious
     if supporters <= 0 or honest <= supporters:
         return 0.0

@@ -1,4 +1,4 @@
-"""Updates that are noise."""
+"""Gaussian noise instead of updates."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from taster.utils.settings import validate_settings
 
 @validate_settings
 def gaussian_updates(generator: torch.Generator, *, scale: Annotated[float, Field(gt=0)] = 1.0) -> UpdateAttack:
-    """Each of the attacker's clients sends Gaussian noise, as long as s times an honest update on average.
+    """Each of the attacker's clients sends Gaussian noise of s times the mean norm of the other clients' updates.
 
-    A client by itself goes by the length of its own.
+    A client that knows only its own update uses the norm of that one.
 
     Args:
         generator: draws it.
         scale: s.
 
-    Source: Blanchard et al. 2017, Section 7 ("Gaussian"), its size given relative to honest updates.
+    Source: Blanchard et al. 2017, Section 7 ("Gaussian"), its norm relative to honest updates.
     """
 
-    def send(collusion: RoundKnowledge, view: View) -> Tensor:
-        own = collusion.own
+    def send(knowledge: RoundKnowledge, view: View) -> Tensor:
+        own = knowledge.own
         drawn = torch.randn(own.shape, generator=generator, device=generator.device, dtype=own.dtype).to(own)
-        length = torch.linalg.vector_norm(collusion.others, dim=1).mean()
+        length = torch.linalg.vector_norm(knowledge.others, dim=1).mean()
         noise: Tensor = drawn * (scale * length / torch.linalg.vector_norm(drawn, dim=1, keepdim=True))
         return noise
 

@@ -17,12 +17,12 @@ def ipm(*, scale: Annotated[float, Field(gt=0)] = 1.0) -> UpdateAttack:
     """All of the attacker's clients send the mean of the others' updates times −s.
 
     Args:
-        scale: s, "ε" in the paper: small, it hides among the honest; large, it turns the mean round.
+        scale: s, "ε" in the paper. Small values hide among honest updates; large ones reverse the mean.
 
     Source: Xie et al. 2020 ("Fall of Empires"), Section 4.
     """
 
-    def against(collusion: RoundKnowledge, view: View) -> Tensor:
-        return (-scale * collusion.others.mean(0)).expand(int(collusion.malicious.sum()), -1)
+    def against(knowledge: RoundKnowledge, view: View) -> Tensor:
+        return (-scale * knowledge.others.mean(0)).expand(int(knowledge.malicious.sum()), -1)
 
     return UpdateAttack.always(against)

@@ -1,4 +1,4 @@
-"""Mimic: copies of one honest client, which rules that look for outliers let through."""
+"""Mimic: copies of one honest client, which outlier-based aggregation rules accept."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from taster.utils.settings import validate_settings
 
 @validate_settings
 def mimic(generator: torch.Generator) -> UpdateAttack:
-    """All of the attacker's clients send what the honest client does that lies furthest along the main direction in
-    which honest clients differ.
+    """All of the attacker's clients copy the honest client that is farthest along the direction of largest variance.
 
-    The direction is followed from round to round by Oja's rule, so that the same kind of client is favoured throughout;
-    where clients differ in their data, theirs is then learned in the place of everybody's.
+    The direction is tracked over rounds by Oja's rule, so that the same kind of client is copied throughout; if clients
+    have different data, that client's data is overrepresented in the aggregate.
 
     Args:
-        generator: draws the direction that it begins with.
+        generator: draws the initial direction.
 
     Source: Karimireddy et al. 2022, Section 3.2 and Appendix B ("mimic").
     """
     direction: list[Tensor] = []
 
-    def copy(collusion: RoundKnowledge, view: View) -> Tensor:
-        others = collusion.others
+    def copy(knowledge: RoundKnowledge, view: View) -> Tensor:
+        others = knowledge.others
         apart = others - others.mean(0)
         if not direction:
             drawn = torch.randn(others.shape[1], generator=generator, device=generator.device).to(others)
@@ -34,6 +33,6 @@ def mimic(generator: torch.Generator) -> UpdateAttack:
         moved = direction[0] + (apart @ direction[0]) @ apart / apart.square().sum().clamp_min(1e-30)
         direction[0] = moved / torch.linalg.vector_norm(moved)
         chosen = int((apart @ direction[0]).argmax())
-        return others[chosen].expand(int(collusion.malicious.sum()), -1)
+        return others[chosen].expand(int(knowledge.malicious.sum()), -1)
 
     return UpdateAttack.always(copy)

@@ -1,4 +1,4 @@
-"""As far from the honest as no honest update would stand out: min-max and min-sum."""
+"""Min-max and min-sum: the largest perturbation of the mean that is within the spread of the honest updates."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from taster.attacks.update_attack import RoundKnowledge, UpdateAttack
 from taster.core.view import View
+from taster.stats.pairwise import gram_matrix, squared_distances
 from taster.utils.settings import validate_settings
 
 Perturbation = Literal["unit", "deviation", "sign"]
@@ -17,11 +18,11 @@ Perturbation = Literal["unit", "deviation", "sign"]
 
 @validate_settings
 def min_max(*, perturbation: Perturbation = "deviation") -> UpdateAttack:
-    """The mean of the others plus γ p, γ the largest with which no distance to them exceeds the largest among them.
+    """The others' mean plus γ p, γ the largest with which no distance to them exceeds the largest among them.
 
     Args:
-        perturbation: p: "unit", against the mean; "deviation", against the standard deviation of each coordinate; "sign",
-            against the mean's signs.
+        perturbation: p: "unit", the negated mean at unit norm; "deviation", the negated standard deviation of each
+            coordinate; "sign", the negated signs of the mean.
 
     Source: Shejwalkar and Houmansadr 2021, Section IV-B ("Min-Max"); γ in closed form instead of by search.
     """
@@ -30,7 +31,7 @@ def min_max(*, perturbation: Perturbation = "deviation") -> UpdateAttack:
 
 @validate_settings
 def min_sum(*, perturbation: Perturbation = "deviation") -> UpdateAttack:
-    """The same, γ the largest with which the sum of squared distances to them exceeds none of theirs.
+    """The others' mean plus γ p, γ the largest with which the sum of squared distances to them exceeds none of theirs.
 
     Args:
         perturbation: see `min_max`.
@@ -41,13 +42,13 @@ def min_sum(*, perturbation: Perturbation = "deviation") -> UpdateAttack:
 
 
 def _update_attack(perturbation: Perturbation, largest: Callable[[Tensor, Tensor, Tensor], float]) -> UpdateAttack:
-    def attack(collusion: RoundKnowledge, view: View) -> Tensor:
-        others = collusion.others
+    def attack(knowledge: RoundKnowledge, view: View) -> Tensor:
+        others = knowledge.others
         mean = others.mean(0)
         p = _direction(others, mean, perturbation)
         gamma = largest(others, mean, p) if float(p.abs().max()) > 0 else 0.0
         row: Tensor = mean + gamma * p
-        return row.expand(int(collusion.malicious.sum()), -1)
+        return row.expand(int(knowledge.malicious.sum()), -1)
 
     return UpdateAttack.always(attack)
 
@@ -63,14 +64,14 @@ def _direction(others: Tensor, mean: Tensor, perturbation: Perturbation) -> Tens
 
 def _largest_of_each(others: Tensor, mean: Tensor, p: Tensor) -> float:
     """The largest γ with ‖mean + γ p − vᵢ‖ ≤ max ‖vᵢ − vⱼ‖ for all i: the least root of a quadratic for each."""
-    bound = _distances(others).max()
+    bound = squared_distances(gram_matrix(others)).max()
     squares, along = _apart(others, mean, p)
     return float(_root(p.double().square().sum(), along, squares - bound).min())
 
 
 def _largest_in_sum(others: Tensor, mean: Tensor, p: Tensor) -> float:
     """The largest γ with Σᵢ ‖mean + γ p − vᵢ‖² ≤ max over j of Σᵢ ‖vⱼ − vᵢ‖²."""
-    bound = _distances(others).sum(1).max()
+    bound = squared_distances(gram_matrix(others)).sum(1).max()
     squares, along = _apart(others, mean, p)
     return float(_root(len(others) * p.double().square().sum(), along.sum(), squares.sum() - bound))
 
@@ -79,13 +80,6 @@ def _apart(others: Tensor, mean: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
     """‖mean − vᵢ‖² and ⟨mean − vᵢ, p⟩, [n] each."""
     away = (mean - others).double()
     return away.square().sum(1), away @ p.double()
-
-
-def _distances(rows: Tensor) -> Tensor:
-    """Squared distances, [n, n]."""
-    inner = rows.double() @ rows.double().t()
-    squares = inner.diagonal()
-    return (squares[:, None] + squares - 2 * inner).clamp_min(0)
 
 
 def _root(a: Tensor, half_b: Tensor, c: Tensor) -> Tensor:

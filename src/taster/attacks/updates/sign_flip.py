@@ -1,4 +1,4 @@
-"""Updates that point the other way."""
+"""Sign flipping: negated updates."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def sign_flip(*, scale: Annotated[float, Field(gt=0)] = 1.0) -> UpdateAttack:
     Source: Li et al. 2019 (RSA, "sign-flipping").
     """
 
-    def flip(collusion: RoundKnowledge, view: View) -> Tensor:
-        return -scale * collusion.own
+    def flip(knowledge: RoundKnowledge, view: View) -> Tensor:
+        return -scale * knowledge.own
 
     return UpdateAttack.always(flip, needs_only_own_update=True)

@@ -1,18 +1,15 @@
-"""Discrepancy-aware Sample Correction: only samples that the past model finds strange are moved, and no further than
-needed."""
+"""Discrepancy-aware Sample Correction: moves only samples on which the model disagrees with its past, and no further
+than needed."""
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import Field
-
 from taster.core.guard import Guard
 from taster.core.types import Batch
-from taster.defences.corrections.correction import Granularity, LossDescent, ThresholdCorrection
+from taster.defences.corrections.loss_descent import Granularity, LossDescent, ThresholdCorrection
 from taster.perturbations.pgd import LpBall, Norm
-from taster.scores.base import make_threshold
 from taster.scores.memorization_discrepancy import Divergence, MemorizationDiscrepancy
+from taster.scores.thresholds import make_threshold
+from taster.utils.setting_types import ModelRef, NonNegative, PositiveCount, PositiveFloat, Quantile
 from taster.utils.settings import validate_settings
 
 
@@ -20,35 +17,35 @@ from taster.utils.settings import validate_settings
 def dsc(
     probe: Batch,
     *,
-    reference_model: str | Annotated[int, Field(ge=1)],
+    reference_model: ModelRef,
     divergence: Divergence = "kl",
     threshold: float | None = None,
     threshold_growth: float = 0.0,
-    quantile: Annotated[float, Field(ge=0, le=1)] = 0.75,
-    refit_every: Annotated[int, Field(ge=1)] = 10,
+    quantile: Quantile = 0.75,
+    refit_every: PositiveCount = 10,
     granularity: Granularity = "sample",
-    epsilon: Annotated[float, Field(ge=0)] = 0.2,
+    epsilon: NonNegative = 0.2,
     norm: Norm = "linf",
-    steps: Annotated[int, Field(ge=1)] = 10,
-    step_size: Annotated[float, Field(gt=0)] = 0.02,
+    steps: PositiveCount = 10,
+    step_size: PositiveFloat = 0.02,
 ) -> Guard:
     """Moves a sample down its loss while its Memorization Discrepancy exceeds a threshold.
 
         x̃ = argmin over B(x, ε) of L(x̃, y; θ_t), stopped as soon as D(x̃; θ_{t−k}, θ_t) ≤ P
 
     Args:
-        probe: trusted samples, which the threshold is estimated on.
-        against: the earlier model; see `taster.scores.memorization_discrepancy.MemorizationDiscrepancy`.
+        probe: trusted samples, on which the threshold is estimated.
+        reference_model: the earlier model, see `taster.scores.memorization_discrepancy.MemorizationDiscrepancy`.
         divergence: "kl" or "js".
-        threshold: P₀ of P = P₀ + Δ·m after m steps; None estimates P on the probe, see `taster.scores.base.QuantileThreshold`.
-        growth: Δ.
+        threshold: P₀ of P = P₀ + Δ·m after m steps; None estimates P, see `taster.scores.thresholds.QuantileThreshold`.
+        threshold_growth: Δ.
         quantile: of the probe's discrepancies, for an estimated P. The default corrects a quarter of clean samples, as
             Zhu et al. report (Table 12: 28 and 24 %).
-        every: steps between estimates.
-        granularity: "sample" stops each by itself; "batch" all at once by their mean, as the authors' code does.
+        refit_every: steps between estimates.
+        granularity: "sample" stops each sample by its own score; "batch" all by their mean, as the authors' code does.
         epsilon: ε, in the units of the data.
         norm: of the ball.
-        steps: at most so many.
+        steps: the maximum number of steps.
         step_size: of each, in the units of the data.
 
     Source: Zhu et al. 2023, Eq. 6 and Algorithm 1.

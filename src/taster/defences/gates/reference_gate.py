@@ -1,56 +1,59 @@
-"""What gates on trusted samples share: when they look, what they remember, and how far they go back."""
+"""What gates on trusted samples share: when they check, what they remember, and how far they go back."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
-import torch
 from torch import Tensor
 
 from taster.core.guard import CandidateUpdate
-from taster.core.types import COMMIT, Batch, StepRecord, Tensors, Verdict, reject, rewind
+from taster.core.types import COMMIT, Batch, StepRecord, Tensors, Verdict
 from taster.core.view import View
-from taster.defences.rows import check_rows
+from taster.defences.gates.check_trail import CheckTrail, undo
+from taster.defences.gates.probe_measurement import ProbeMeasurement
 from taster.errors import GuardError
 
-_SIEVE = 4.0
-"""Standard errors that a batch's loss may lie above the trusted samples'."""
-
-_CHUNK = 256
-"""Samples of the probe that go through the network at a time: more of them run slower, as they leave the caches."""
+_OUTLIER = 4.0
+"""Standard errors above the trusted samples' mean loss from which a batch's loss is an outlier."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """That an update did harm: what is said of it, and the numbers it rests on."""
+    """Evidence that an update did harm: a sentence, and the numbers behind it."""
 
     reason: str
-    evidence: Mapping[str, float]
+    numbers: Mapping[str, float]
 
 
 class QualityTest(Protocol):
-    """How a gate looks at a model, and what it makes of two looks. Measured are tensors by name, a row a sample."""
+    """How a gate measures a model on trusted samples, and compares two measurements.
+
+    Attributes:
+        classes: whether labels must be class indices and outputs logits.
+    """
+
+    classes: ClassVar[bool]
 
     def prepare(self, probe: Batch) -> None:
-        """Gets ready for these trusted samples."""
+        """Prepares for these trusted samples."""
         ...
 
     def measure(self, output: Tensor, y: Tensor) -> Tensors:
-        """What the model's output says on the probe's samples."""
+        """What the model's output says on each sample: tensors [n, ...] by name."""
         ...
 
-    def test_drop(self, before: Tensors, now: Tensors, when: str, *, alarmed: bool) -> Evidence | None:
-        """That the model has got worse since `when`; no harm at all is tolerated when alarmed."""
+    def test_drop(self, before: Tensors, now: Tensors, when: str, *, alerted: bool) -> Evidence | None:
+        """Evidence that quality has dropped since `when` by more than is tolerated; nothing is, when alerted."""
         ...
 
     def any_drop(self, last: Tensors, now: Tensors) -> Evidence | None:
-        """That the model does worse, evident or not: for what has no benefit of the doubt."""
+        """A drop of any size, significant or not: for updates that get no benefit of the doubt."""
         ...
 
     def improved(self, anchor: Tensors, now: Tensors) -> bool:
-        """Whether the anchor moves up to the present."""
+        """Whether the present model is significantly better, so that it becomes the anchor."""
         ...
 
     def acceptable(self, anchor: Tensors, now: Tensors) -> bool:
@@ -60,15 +63,15 @@ class QualityTest(Protocol):
 
 @dataclass(frozen=True)
 class CheckPolicy:
-    """When a gate looks, and how far it goes.
+    """When a gate checks, and how far it goes back.
 
     Attributes:
-        every: steps between checks.
-        sieve: whether it looks in between at what is strange.
-        back: how many steps at most a drift away from the anchor is taken back; 0 refuses the update alone.
-        alarm: steps for which a refusal alarms it.
-        half: measures in bfloat16.
-        patience: refusals in a row after which the learner lets go of its momentum; 0 for never.
+        check_every: steps between checks.
+        check_on_loss_outlier: whether it checks at once after a batch with an outlying loss.
+        max_rewind: the maximum number of steps by which a drift from the anchor is undone; 0 undoes the update alone.
+        alert_steps: steps after a refusal in which the gate is alerted.
+        probe_bfloat16: whether the model runs on the probe in bfloat16.
+        reset_momentum_after: consecutive refusals after which the learner zeros the momentum; 0 for never.
     """
 
     check_every: int = 1
@@ -80,50 +83,51 @@ class CheckPolicy:
 
 
 class ReferenceGate:
-    """Judges the model on trusted samples after every so many steps, against the last check and against an anchor.
+    """Judges the model on trusted samples after every few steps, against the last check and against an anchor.
 
-    The anchor is the state at the first step; it moves up where the judge finds the model better, and never down.
-    After a refusal it is alarmed for a while: it looks at every step, and its judge tolerates no harm.
-    Between checks a sieve, which costs nothing, may decide to look at once: where a batch's loss is further above that
-    of as many trusted samples at the last check than chance has it.
+    The anchor is the state at the first step; it moves up when the test finds the model improved, and never down.
+    After a refusal the gate is alerted for a while: it checks every step, and its test tolerates no drop. Between
+    checks, a batch with an outlying loss is checked at once: one whose loss is further above that of the trusted
+    samples at the last check than chance allows for its size.
 
     Args:
-        name: in records.
-        judge: compares.
+        name: the name in records.
+        test: measures and compares.
         probe: the trusted samples.
-        watch: when it looks, and how far it goes.
+        policy: when it checks, and how far it goes back.
+
+    Raises:
+        BatchError, LabelError: see `taster.core.trusted_data.check_trusted_data`.
     """
 
     def __init__(self, name: str, test: QualityTest, probe: Batch, policy: CheckPolicy) -> None:
         self.name = name
         self._test = test
         self._policy = policy
-        self._probe = probe
+        self._measure = ProbeMeasurement(
+            name, test.measure, probe, classes=test.classes, bfloat16=policy.probe_bfloat16
+        )
         test.prepare(probe)
         self._anchor: Tensors | None = None
-        # The states of the last checks by the steps taken before them, oldest first; the last one always stays.
-        self._trail: dict[int, Tensors] = {}
-        # Committed steps since the last check, and those of the alarm that are left.
-        self._unchecked = 0
-        self._alarmed = 0
-        # What was measured last, and of which state: saves measuring it again in `observe`.
-        self._fresh: tuple[object, Tensors] | None = None
-        # The same of the state before the first step, whose index it goes by, for `observe` to start from.
+        self._trail = CheckTrail(policy.max_rewind)
+        self._unchecked = 0  # committed steps since the last check
+        self._alerted = 0  # steps left of the alert
+        # The state before the first step, with the step's index: `observe` starts from it.
         self._start: tuple[int, Tensors] | None = None
 
     @property
     def probe(self) -> Batch:
         """The trusted samples."""
-        return self._probe
+        return self._measure.probe
 
     @property
     def max_rewind(self) -> int:
-        """How many steps it may go back."""
+        """The maximum number of steps it goes back."""
         return max(self._policy.check_every - 1, self._policy.max_rewind)
 
     @property
     def reset_momentum_after(self) -> int:
-        """After how many refusals in a row the learner is to let go of its momentum."""
+        """Consecutive refusals after which the learner zeros the momentum; 0 for never."""
         return self._policy.reset_momentum_after
 
     @property
@@ -132,134 +136,141 @@ class ReferenceGate:
         return self._policy.max_rewind + 1
 
     def set_trusted_data(self, probe: Batch) -> None:
-        """Takes up another probe. What the model does on it before the next step is the new anchor.
+        """Replaces the probe. The model before the next step is the new anchor.
 
-        The owner answers for the model as it stands: harm that came before is not held against what comes after.
+        The owner vouches for the present model: harm done before is not held against later updates.
         """
-        self._probe = probe
+        self._measure.probe = probe
         self._test.prepare(probe)
-        self._anchor = self._fresh = self._start = None
-        self._trail = {}
-        self._unchecked = self._alarmed = 0
+        self._anchor = self._start = None
+        self._trail.clear()
+        self._unchecked = self._alerted = 0
+
+    def check_model(self, view: View) -> None:
+        """Checks that probe, test and model fit together.
+
+        Raises:
+            BatchError, ModelError, LabelError: when the model cannot take the probe, or has no output for a label.
+            GuardError: when a measurement of the model is NaN or infinite.
+        """
+        self._measure.check_model(view)
 
     def __call__(self, change: CandidateUpdate) -> Verdict:
-        """Measures the probe after the update, where it is time."""
-        if self._trail:
-            checked, last = next(reversed(self._trail.items()))
-            if checked > change.step:
-                raise GuardError(
-                    f"{self.name}: got step {change.step} of a learner after a check before step {checked}: this guard "
-                    "has watched another learner; wanted a new guard, or this one's probe renewed (Guard.set_trusted_data)"
-                )
-        else:
-            checked, last = change.step, self._measure(change.before)
-            self._start = (change.step, last)
-        alarmed = self._alarmed > 0
-        if not (change.attempt or alarmed or self._due(change.step, checked) or self._strange(change, last)):
+        """Measures the probe after the update, if a check is due, and undoes the update if it did harm."""
+        step, last = self._last_check(change)
+        if not self._wants_check(change, step, last):
             return COMMIT
-        anchor = last if self._anchor is None else self._anchor
         now = self._measure(change.after)
-        found = self._test.test_drop(last, now, "the last check", alarmed=alarmed)
-        worse = self._test.any_drop(last, now)
-        if found is None and change.attempt:
-            found = worse
-        back_to = checked if self._unchecked else change.step
-        if found is None and worse is not None:  # what makes the model better is not held to what came before it
-            found = self._test.test_drop(anchor, now, "the anchor", alarmed=alarmed)
-            if found is not None and self._policy.max_rewind:
-                back_to = min(back_to, self._last_sound(change.step, anchor))
-        if found is None:
-            return COMMIT
-        # No further than the snapshots reach: where others refused steps in between, the last check is longer ago.
-        steps = change.step - max(back_to, min(change.before.snapshot_steps, default=back_to))
-        return rewind(steps, found.reason, "", found.evidence) if steps else reject(found.reason, "", found.evidence)
+        last_good = step if self._unchecked else change.step
+        nonfinite = self._measure.nonfinite(now)
+        if nonfinite is not None:
+            return undo(change, last_good, f"after the update {nonfinite}")
+        evidence = self._drop_since_last_check(change, last, now)
+        if evidence is None and self._test.any_drop(last, now) is not None:
+            # An update that improves the model is not held to what came before it.
+            anchor = last if self._anchor is None else self._anchor
+            evidence = self._test.test_drop(anchor, now, "the anchor", alerted=self._alerted > 0)
+            if evidence is not None and self._policy.max_rewind:
+                last_good = min(last_good, self._newest_acceptable(change.step, anchor))
+        return COMMIT if evidence is None else undo(change, last_good, evidence.reason, evidence.numbers)
 
     def observe(self, record: StepRecord, view: View) -> None:
-        """Remembers what was measured, and moves the anchor up where the model has got better."""
-        if self._anchor is None:
-            known = self._start is not None and self._start[0] == record.step
-            self._anchor = self._start[1] if known and self._start else self._measure(view)
-            self._trail = {record.step: self._anchor}
-        # What is refused for the alarm's sake alone does not prolong it: honest steps would never get out of it.
-        refused = record.verdict.stage == self.name and not record.verdict.evidence.get("alarmed")
-        self._alarmed = self._policy.alert_steps if refused else max(0, self._alarmed - 1)
-        if record.trusted and record.verdict.committed:
-            self._anchor, self._trail, self._alarmed = self._measure(view), {}, 0
-            self._keep(record.step + 1, self._anchor)
-        elif record.verdict.steps:
-            back_to = record.step - record.verdict.steps
-            there = self._trail.get(back_to)
-            self._trail = {taken: kept for taken, kept in self._trail.items() if taken < back_to}
-            self._keep(record.step + 1, self._measure(view) if there is None else there)
-        elif record.verdict.committed:
-            if self._looked_at(view) or self._due(record.step, next(reversed(self._trail))):
+        """Remembers what was measured, and moves the anchor up if the model has improved."""
+        verdict, following = record.verdict, record.step + 1
+        anchor = self._require_anchor(record, view)
+        # A refusal caused only by the alert does not extend it: honest steps would never end it.
+        refused = verdict.stage == self.name and not verdict.evidence.get("alerted")
+        self._alerted = self._policy.alert_steps if refused else max(0, self._alerted - 1)
+        if record.trusted and verdict.committed:
+            self._anchor, self._alerted = self._measure.reference(view), 0
+            self._trail.clear()
+            self._keep(following, self._anchor)
+        elif verdict.steps:
+            there = self._trail.forget_from(record.step - verdict.steps)
+            self._keep(following, self._measure.reference(view) if there is None else there)
+        elif verdict.committed:
+            if self._measure.is_known(view) or self._due(record.step, self._trail.newest[0]):
                 now = self._measure(view)
-                self._keep(record.step + 1, now)
-                if self._test.improved(self._anchor, now):
+                self._keep(following, now)
+                if self._test.improved(anchor, now):
                     self._anchor = now
             else:
                 self._unchecked += 1
-        elif not self._unchecked:  # the state before the next step is still that of the last check
-            self._keep(record.step + 1, self._trail.popitem()[1])
+        elif not self._unchecked:
+            self._trail.postpone(following)
 
     def state_dict(self) -> dict[str, Any]:
         """What was measured at the anchor and at the last checks, and the steps since."""
         return {
             "anchor": self._anchor,
-            "trail": [{"step": step, **kept} for step, kept in self._trail.items()],
+            "trail": self._trail.state_dict(),
             "unchecked": self._unchecked,
-            "alarmed": self._alarmed,
+            "alerted": self._alerted,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up the same.
+        """Restores what was measured.
 
         Raises:
-            CheckpointError: when they are of a probe of another size.
+            CheckpointError: when it was measured on a probe of another size; nothing has been loaded then.
         """
-        trail = {entry["step"]: {k: v for k, v in entry.items() if k != "step"} for entry in state["trail"]}
-        for kept in [*trail.values(), *([] if state["anchor"] is None else [state["anchor"]])]:
-            check_rows(kept.values(), self._probe)
+        measured = [*CheckTrail.entries(state["trail"]).values()]
+        measured += [] if state["anchor"] is None else [state["anchor"]]
+        self._measure.check_saved(rows for one in measured for rows in one.values())
         self._anchor = state["anchor"]
-        self._trail, self._unchecked = trail, state["unchecked"]
-        self._alarmed = state["alarmed"]
+        self._trail.load_state_dict(state["trail"])
+        self._unchecked, self._alerted = state["unchecked"], state["alerted"]
 
-    def _strange(self, change: CandidateUpdate, last: Tensors) -> bool:
-        """What the sieve says of a batch."""
-        if change.loss is None or not self._policy.check_on_loss_outlier:
-            return False
-        losses, n = last["loss"].double(), len(change.batch)
-        error = float(losses.std()) / n**0.5 if len(losses) > 1 else 0.0
-        return not change.loss <= float(losses.mean()) + _SIEVE * error
+    def _last_check(self, change: CandidateUpdate) -> tuple[int, Tensors]:
+        """The last check; before the first step, one of the model as it was before the update."""
+        if not self._trail:
+            self._start = (change.step, self._measure.reference(change.before))
+            return self._start
+        step, last = self._trail.newest
+        if step > change.step:
+            raise GuardError(
+                f"{self.name}: got step {change.step} of a learner after a check before step {step}: this guard has "
+                "watched another learner; wanted a new guard, or new trusted data (Guard.set_trusted_data)"
+            )
+        return step, last
 
-    def _looked_at(self, view: View) -> bool:
-        return self._fresh is not None and self._fresh[0] is view.moment
+    def _wants_check(self, change: CandidateUpdate, checked: int, last: Tensors) -> bool:
+        if change.attempt or self._alerted or self._due(change.step, checked):
+            return True
+        return self._policy.check_on_loss_outlier and _is_outlier(change, last["loss"])
+
+    def _drop_since_last_check(self, change: CandidateUpdate, last: Tensors, now: Tensors) -> Evidence | None:
+        evidence = self._test.test_drop(last, now, "the last check", alerted=self._alerted > 0)
+        # A part of a refused batch gets no benefit of the doubt.
+        return self._test.any_drop(last, now) if evidence is None and change.attempt else evidence
+
+    def _newest_acceptable(self, step: int, anchor: Tensors) -> int:
+        return self._trail.newest_acceptable(
+            step, self._policy.max_rewind, lambda kept: self._test.acceptable(anchor, kept)
+        )
+
+    def _require_anchor(self, record: StepRecord, view: View) -> Tensors:
+        """The anchor; at the first step, the state before it, or the present one if that was not measured."""
+        if self._anchor is None:
+            known = self._start is not None and self._start[0] == record.step
+            self._anchor = self._start[1] if known and self._start else self._measure.reference(view)
+            self._trail.clear()
+            self._trail.append(record.step, self._anchor)
+        return self._anchor
 
     def _due(self, step: int, checked: int) -> bool:
         return step + 1 - checked >= self._policy.check_every
 
-    def _keep(self, step: int, found: Tensors) -> None:
-        """Takes the state before this step for checked, and forgets those that are out of reach."""
-        self._trail[step] = found
+    def _keep(self, step: int, measured: Tensors) -> None:
+        """Counts the state before this step as checked."""
+        self._trail.append(step, measured)
         self._unchecked = 0
-        while len(self._trail) > 1 and next(iter(self._trail)) < step - max(self._policy.max_rewind, 1):
-            del self._trail[next(iter(self._trail))]
 
-    def _last_sound(self, step: int, anchor: Tensors) -> int:
-        """The step of the newest sound state within reach; of the oldest within reach, where none is."""
-        within = [(taken, kept) for taken, kept in self._trail.items() if step - taken <= self._policy.max_rewind]
-        for taken, kept in reversed(within):
-            if self._test.acceptable(anchor, kept):
-                return taken
-        return within[0][0] if within else step
 
-    def _measure(self, view: View) -> Tensors:
-        if self._fresh is None or self._fresh[0] is not view.moment:
-            with (
-                torch.no_grad(),
-                torch.autocast(self._probe.x.device.type, torch.bfloat16, enabled=self._policy.probe_bfloat16),
-            ):
-                output = view.outputs(self._probe.x, chunk=_CHUNK)
-                found = self._test.measure(output, self._probe.y)
-                self._fresh = (view.moment, {**found, "loss": view.losses(output, self._probe.y)})
-        return self._fresh[1]
+def _is_outlier(change: CandidateUpdate, losses: Tensor) -> bool:
+    """Whether a batch's loss is further above the trusted samples' than chance allows for its size."""
+    if change.loss is None:
+        return False
+    losses, samples = losses.double(), len(change.batch)
+    error = float(losses.std()) / samples**0.5 if len(losses) > 1 else 0.0
+    return not change.loss <= float(losses.mean()) + _OUTLIER * error

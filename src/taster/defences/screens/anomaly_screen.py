@@ -1,18 +1,14 @@
-"""Samples whose features are unlike those of clean samples are dropped, count for less, or are corrected."""
+"""Samples whose features are far from those of clean samples are dropped, or weighted down."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
-from pydantic import Field
-
 from taster.core.guard import Guard
 from taster.core.types import Batch
-from taster.defences.corrections.correction import LossDescent, ThresholdCorrection
 from taster.defences.screens.score_screen import ScoreScreen, ScreenAction
-from taster.perturbations.pgd import LpBall, Norm
-from taster.scores.base import QuantileThreshold, split_in_half
+from taster.scores.base import split_in_half
 from taster.scores.feature_detectors import DetectorName, FeatureAnomalyScore
+from taster.scores.thresholds import QuantileThreshold
+from taster.utils.setting_types import PositiveCount, PositiveFloat, Quantile
 from taster.utils.settings import validate_settings
 
 
@@ -22,45 +18,33 @@ def anomaly_screen(
     *,
     detector: DetectorName = "gaussian",
     layer: str | None = None,
-    bandwidth: Annotated[float, Field(gt=0)] | None = None,
-    neighbors: Annotated[int, Field(ge=1)] = 600,
-    quantile: Annotated[float, Field(ge=0, le=1)] = 0.95,
-    refit_every: Annotated[int, Field(ge=1)] = 10,
-    action: ScreenAction | Literal["correct"] = "drop",
-    epsilon: Annotated[float, Field(ge=0)] = 0.2,
-    norm: Norm = "linf",
-    steps: Annotated[int, Field(ge=1)] = 10,
-    step_size: Annotated[float, Field(gt=0)] = 0.02,
+    bandwidth: PositiveFloat | None = None,
+    neighbors: PositiveCount = 600,
+    quantile: Quantile = 0.95,
+    refit_every: PositiveCount = 10,
+    action: ScreenAction = "drop",
 ) -> Guard:
-    """Drops samples that a detector finds anomalous, weights them down, or corrects them.
+    """Drops samples that a detector on the model's features finds anomalous, or weights them down.
 
-        dropped where s(x) > P, P the q-quantile of s over clean samples
+        dropped if s(x) > P, P the q-quantile of s over clean samples
 
-    The first half of the probe is what the detector is fitted to, the second what its threshold is estimated on.
+    The detector is fitted to the first half of the probe; the threshold is estimated on the second half.
 
     Args:
         probe: trusted samples.
-        kind: of the detector, see `taster.scores.feature_detectors.FeatureAnomalyScore`.
-        layer: whose output is looked at; None is what goes into the last linear layer.
+        detector: see `taster.scores.feature_detectors.FeatureAnomalyScore`.
+        layer: the layer whose output is used; None takes the input of the last linear layer.
         bandwidth: of the kernel density; None takes the median distance within a class.
-        neighbours: of the local intrinsic dimensionality.
-        quantile: of the probe's scores, from where on a score is anomalous.
-        every: steps between fits.
-        action: "drop", "weight" by exp(threshold − score), or "correct": down the sample's loss for as long as its
-            score is above the threshold, as `taster.defences.corrections.dsc` does by Memorization Discrepancy.
-        epsilon: of a correction, in the units of the data.
-        norm: of its ball.
-        steps: of it at most.
-        step_size: of each, in the units of the data.
+        neighbors: of the local intrinsic dimensionality.
+        quantile: q.
+        refit_every: steps between fits.
+        action: "drop", or "weight" by exp(P − s).
 
     Source: the detectors of Pang et al. 2021, Section 4.1 and Appendix B, which measure and do not defend there.
     """
     fitted, held_out = split_in_half(probe)
-    detector = FeatureAnomalyScore(
+    score = FeatureAnomalyScore(
         detector, fitted, layer=layer, bandwidth=bandwidth, neighbors=neighbors, refit_every=refit_every
     )
-    threshold = QuantileThreshold(detector, held_out, quantile, refit_every)
-    if action != "correct":
-        return Guard(screens=[ScoreScreen("anomaly_screen", detector, threshold, action)])
-    descent = LossDescent(LpBall(norm, epsilon), steps, step_size)
-    return Guard(screens=[ThresholdCorrection("anomaly_screen", descent, detector, threshold)])
+    threshold = QuantileThreshold(score, held_out, quantile, refit_every)
+    return Guard(screens=[ScoreScreen("anomaly_screen", score, threshold, action)])

@@ -1,4 +1,4 @@
-"""Any score as a screen: samples above a threshold are dropped, or count for less."""
+"""Any score as a screen: samples above a threshold are dropped, or weighted down."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import torch
 from taster.core.guard import ScreenedBatch
 from taster.core.types import Batch
 from taster.core.view import View
-from taster.scores.base import Score, ScoreThresholdStage, Threshold
+from taster.defences.screens.score_threshold import ScoreThresholdStage
+from taster.scores.base import Score
+from taster.scores.thresholds import Threshold
 
 ScreenAction = Literal["drop", "weight"]
 
@@ -18,7 +20,7 @@ class ScoreScreen(ScoreThresholdStage):
     """Drops samples whose score s is above the threshold P, or weights them by exp(P − s).
 
     Args:
-        name: in records.
+        name: the name in records.
         score: how suspicious each sample is.
         threshold: P.
         action: "drop" or "weight".
@@ -30,9 +32,9 @@ class ScoreScreen(ScoreThresholdStage):
         self.action: ScreenAction = action
 
     def __call__(self, admitted: ScreenedBatch[Batch], view: View) -> ScreenedBatch[Batch]:
-        """What is let through."""
+        """The batch without suspicious samples, or with their weights lowered."""
         scores, bound = self.score(admitted.batch, view), self.threshold(view)
-        above = ~(scores <= bound)  # what is not a number is suspicious
+        above = ~(scores <= bound)  # NaN counts as suspicious
         if self.action == "drop":
             return admitted.drop(above, f"every sample's score was over {bound:.3g}") if bool(above.any()) else admitted
         return admitted.weight(torch.nan_to_num(torch.exp(bound - scores).clamp_max(1.0)))

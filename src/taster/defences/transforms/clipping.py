@@ -1,27 +1,25 @@
-"""Gradient clipping: no single update moves further than a bound."""
+"""Gradient clipping: no single update moves the model by more than a bound."""
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
-from pydantic import Field
 
 from taster.core.guard import Guard
 from taster.core.types import Tensors
 from taster.core.view import View
 from taster.perturbations.pgd import Norm
+from taster.utils.setting_types import PositiveFloat
 from taster.utils.settings import validate_settings
 
 
 @validate_settings
-def clipping(*, max_norm: Annotated[float, Field(gt=0)] = 1.0, norm: Norm = "l2") -> Guard:
-    """Scales a gradient whose norm over all parameters exceeds the bound down to it; its direction stays.
+def clipping(*, max_norm: PositiveFloat = 1.0, norm: Norm = "l2") -> Guard:
+    """Scales a gradient whose norm over all parameters exceeds `max_norm` down to it; its direction stays.
 
-        g ← g · min(1, bound / ‖g‖)
+        g ← g · min(1, max_norm / ‖g‖)
 
     Args:
-        bound: largest norm let through.
+        max_norm: the largest norm that is let through.
         norm: "l2", or "linf" for the largest single value.
 
     Source: Pascanu et al. 2013; as a defence in Pang et al. 2021, Section 4.2, and Zhu et al. 2023 ("GC").
@@ -35,8 +33,8 @@ def clipping(*, max_norm: Annotated[float, Field(gt=0)] = 1.0, norm: Norm = "l2"
 
 @torch.no_grad()
 def clip_gradient(gradient: Tensors, max_norm: float, norm: Norm = "l2") -> Tensors:
-    """The gradient, scaled down to the bound where its norm over all tensors together exceeds it."""
-    if not gradient:
+    """The gradient, scaled so that its norm over all tensors together is at most `max_norm`."""
+    if not gradient or max_norm == float("inf"):
         return gradient
     order = 2.0 if norm == "l2" else float("inf")
     norms = torch.stack(torch._foreach_norm(list(gradient.values()), order))

@@ -1,4 +1,4 @@
-"""What taster comes with."""
+"""What taster comes with: attacks, defences, scores, models and recipes."""
 
 from __future__ import annotations
 
@@ -19,3 +19,24 @@ def catalogue() -> dict[str, list[dict[str, str]]]:
         {"name": r.name, "summary": " ".join(r.description.split()), "source": r.source} for r in recipes
     ]
     return found
+
+
+def catalogue_markdown(entries: dict[str, list[dict[str, str]]]) -> str:
+    """The catalogue as a page in Markdown, a table for each kind.
+
+    Args:
+        entries: of `catalogue`.
+    """
+    parts = [
+        "# Catalogue",
+        "What taster comes with, as `taster list --markdown` prints it. `taster show RECIPE` shows every setting of a "
+        "recipe.\nIn place of a name, `package.module:function` names a function of yours.",
+    ]
+    for kind, members in entries.items():
+        rows = [f"| `{m['name']}` | {_cell(m['summary'])} | {_cell(m['source'])} |" for m in members]
+        parts += [f"## {kind.capitalize()}", "\n".join(["| name | what it is | source |", "|---|---|---|", *rows])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")

@@ -1,8 +1,7 @@
-"""Recipes from TOML files: those that come with taster, and how one builds on others."""
+"""Recipes from TOML files: the shipped ones, and how one extends others."""
 
 from __future__ import annotations
 
-import tomllib
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,11 @@ from typing import Any
 from taster.errors import RecipeError
 from taster.experiments.recipes.checks import parse_recipe
 from taster.experiments.recipes.overrides import apply_override
+from taster.experiments.recipes.raw_values import check_values, parse_toml, shorten
 from taster.experiments.recipes.schema import Recipe
+
+_MAX_SIZE = 2**20
+"""Bytes of a recipe's file."""
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -19,20 +22,27 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def read_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
-    """A recipe by the name of a shipped one or the path of a TOML file, with `key=value` changes applied.
+    """Reads a recipe by the name of a shipped one or the path of a TOML file.
+
+    Args:
+        name: of a shipped recipe, or the path of a TOML file.
+        overrides: `key=value`, applied in order; see `apply_override`.
 
     Raises:
         RecipeError: with every fault, one a line.
     """
     raw = _read(name, Path(), ())
-    for change in overrides or []:
-        apply_override(raw, change)
-    return parse_recipe(raw, name)
+    for override in overrides or []:
+        apply_override(raw, override)
+    return parse_recipe(raw, shorten(name))
 
 
 def merge_recipes(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """`own` laid over `base`: tables are merged key by key; anything else, lists of entries too, is replaced, and so is
-    a table that names another function: settings of the old one mean nothing to it."""
+    """Lays `own` over `base`.
+
+    Tables are merged key by key. Anything else is replaced, lists of entries too, and so is a table that names another
+    function, as settings of the old one mean nothing to it.
+    """
     found = dict(base)
     for key, value in own.items():
         under = found.get(key)
@@ -49,29 +59,45 @@ def _same_function(own: dict[str, Any], base: dict[str, Any]) -> bool:
 
 def _read(name: str, folder: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     """A file's content over that of the recipes it names in `extends`, the later of them over the earlier."""
+    shown = shorten(name)
     path = _bases().get(name, folder / name)
-    if path.resolve() in above:
-        raise RecipeError(f"{above[0]}: extends: {name} leads back to itself")
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        where = f"{above[-1]}: extends: " if above else ""
-        raise RecipeError(
-            f"{where}{name}: no such recipe; there are {', '.join(shipped_recipes())}, or give a TOML file"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{name}: cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{name}: not TOML: {error}") from error
+    resolved, text = _read_text(path, shown, above)
+    raw = parse_toml(text, shown)
+    if faults := check_values(raw):
+        raise RecipeError(f"{shown}: {'; '.join(faults)}")
     bases = raw.pop("extends", [])
     if isinstance(bases, str):
         bases = [bases]
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise RecipeError(f"{name}: extends: got {bases!r}, wanted the name or file of a recipe, or a list of such")
+        raise RecipeError(
+            f"{shown}: extends: got {bases!r:.200}, wanted the name or file of a recipe, or a list of them"
+        )
     found: dict[str, Any] = {}
     for base in bases:
-        found = merge_recipes(found, _read(base, path.parent, (*above, path.resolve())))
+        found = merge_recipes(found, _read(base, path.parent, (*above, resolved)))
     return merge_recipes(found, raw)
+
+
+def _read_text(path: Path, shown: str, above: tuple[Path, ...]) -> tuple[Path, str]:
+    """The resolved path and the content of a recipe's file, after making sure that no recipe extends itself."""
+    try:
+        resolved = path.resolve()
+        if resolved in above:
+            raise RecipeError(f"{above[0]}: extends: {shown} leads back to itself")
+        with open(path, "rb") as file:
+            content = file.read(_MAX_SIZE + 1)
+        if len(content) > _MAX_SIZE:
+            raise RecipeError(f"{shown}: got more than {_MAX_SIZE} bytes, wanted a recipe")
+        return resolved, content.decode()
+    except FileNotFoundError as error:
+        where = f"{above[-1]}: extends: " if above else ""
+        raise RecipeError(
+            f"{where}{shown}: no such recipe; there are {', '.join(shipped_recipes())}, or give a TOML file"
+        ) from error
+    except RecipeError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:  # a folder, not UTF-8, NUL in the path, a loop of links
+        raise RecipeError(f"{shown}: cannot be read: {error}") from error
 
 
 def _folder() -> Path:
@@ -79,5 +105,5 @@ def _folder() -> Path:
 
 
 def _bases() -> dict[str, Path]:
-    """What a recipe can extend by name: the shipped ones, and the parts that they share."""
+    """What a recipe can extend by name: the shipped recipes, and the parts that they share."""
     return {path.stem: path for path in sorted((_folder() / "parts").glob("*.toml"))} | shipped_recipes()

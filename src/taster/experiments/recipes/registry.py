@@ -1,4 +1,4 @@
-"""Functions that a recipe can name: their settings typed by their own signature, their sources by their docstring."""
+"""Functions that a recipe can name, their settings typed by their own signatures."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -31,13 +32,16 @@ KINDS: dict[Kind, tuple[Mapping[str, Callable[..., Any]], tuple[str, ...]]] = {
     "model": (MODELS, ("shape", "classes")),
     "score": (SCORES, ("probe",)),
 }
-"""For each kind: the ones that come with taster, and what the harness can hand them as positional arguments."""
+"""For each kind: the functions that come with taster, and the positional arguments that the harness can give them."""
 
 
 @dataclass(frozen=True)
 class Factory:
-    """A function named in a recipe. Its positional parameters are what it needs of the harness, by name (one that has a
-    default and that the harness does not know is left alone); its keyword-only parameters are its settings."""
+    """A function named in a recipe.
+
+    Its positional parameters are given by the harness, by name (one with a default that the harness does not know is
+    left out); its keyword-only parameters are its settings.
+    """
 
     kind: Kind
     name: str
@@ -47,7 +51,7 @@ class Factory:
     settings: type[BaseModel]
 
     def make(self, resources: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
-        """Calls the function."""
+        """Calls the function with what it needs of the resources, and with its settings."""
         placed = [resources[need] for need in self.needs if need in self.unnamed]
         named = {need: resources[need] for need in self.needs if need not in self.unnamed}
         return self.function(*placed, **named, **group_settings(self.function, settings))
@@ -65,32 +69,35 @@ class Factory:
 
 
 def find_factory(kind: Kind, name: str) -> Factory:
-    """The factory of a kind by its short name or its package.module:function.
+    """Looks up a function by its short name or its package.module:function.
 
     Raises:
-        RecipeError: when there is none, or its signature asks for what the harness does not have.
+        RecipeError: if there is none, or its signature asks for what the harness does not have.
     """
     known, available = KINDS[kind]
     if name in known:
-        function = known[name]
-    elif is_import_path(name):
-        function = import_callable(name, RecipeError)
-    else:
+        return _shipped(kind, name)
+    if not is_import_path(name):
         raise RecipeError(f"got {name!r}, wanted one of {', '.join(known)}, or package.module:function")
-    return _describe(kind, name, function, available)
+    return _describe(kind, name, import_callable(name, RecipeError), available)
 
 
 def all_factories(kind: Kind) -> list[Factory]:
-    """Those that come with taster."""
+    """The functions of a kind that come with taster."""
+    return [_shipped(kind, name) for name in KINDS[kind][0]]
+
+
+@cache
+def _shipped(kind: Kind, name: str) -> Factory:
     known, available = KINDS[kind]
-    return [_describe(kind, name, function, available) for name, function in known.items()]
+    return _describe(kind, name, known[name], available)
 
 
 def _describe(kind: Kind, name: str, function: Callable[..., Any], available: Iterable[str]) -> Factory:
     try:
         settings = settings_model(function)
         parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError, NameError) as error:
+    except Exception as error:  # annotations of a user's function can raise anything
         raise RecipeError(f"{name}: its signature cannot be read ({error})") from error
     needs = [
         p.name

@@ -8,7 +8,7 @@ import tomli_w
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from taster.client_gradients import BatchNormSync
-from taster.data import Role
+from taster.data import Layout, Role
 from taster.derivatives import METHOD_NAMES, DiffMethod
 from taster.derivatives.method import Precision
 from taster.errors import SettingError
@@ -17,16 +17,38 @@ from taster.experiments.recipes.registry import Factory, Kind, find_factory
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 
+_MAX_THREADS = 1024
+_MAX_SEEDS = 100_000
 
-def _way(text: str) -> str:
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("text on one line, without control characters")
+    return text
+
+
+def _folder_name(text: str) -> str:
+    if not text.isprintable() or set(text) & set('/\\:*?"<>|') or text != text.strip(" .") or len(text.encode()) > 100:
+        raise ValueError(
+            'a name that a folder can have: at most 100 bytes, without control characters and / \\ : * ? " < > |, '
+            "with no dot or space at either end"
+        )
+    return text
+
+
+Label = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
+"""Tells entries apart, in tables and file names."""
+
+
+def _method_name(text: str) -> str:
     try:
-        return text if text in ("fast", "exact") else str(DiffMethod.parse(text))
+        return str(DiffMethod.parse(text))
     except SettingError:
-        raise ValueError(f"fast, exact, or a way: {METHOD_NAMES}") from None
+        raise ValueError(METHOD_NAMES) from None
 
 
 class Section(BaseModel):
-    """Base of all sections: unknown keys and wrong types are faults."""
+    """Base class of all sections. Unknown keys and wrong types are faults."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -48,11 +70,11 @@ class Entry(Named):
     """One attack or defence of the grid, or a score. `label` tells entries of the same name apart; by default it is the
     name."""
 
-    label: Annotated[str, Field(min_length=1)]
+    label: Label
 
 
 class Defence(Entry):
-    """A defence; those named in `plus` follow it, with the settings they have by default: its guard + theirs."""
+    """A defence. The guards of those named in `plus` are added to its own, each with its default settings."""
 
     plus: list[str] | None = None
 
@@ -61,10 +83,12 @@ _OF_SCORES = {"clean", "poisoned", "auc"}
 
 
 class PublishedResult(Section):
-    """What a paper reports, in the words of the results: for an attack and a defence accuracies in %, the drop in
-    points with its standard deviation `std`, steps, cost, the share of samples screened in %, the seconds that one
-    poisoned sample takes and the loss of normal samples that it brings about; or for an attack and a score its means on
-    `clean` and `poisoned` samples, and the area under the ROC curve in %."""
+    """A result as a paper reports it, shown beside ours.
+
+    For an attack and a defence: accuracies in %, the drop in points with its standard deviation `std`, steps, cost, the
+    share of samples screened in %, the seconds that crafting one poisoned sample takes, and the loss of normal samples
+    after it. For an attack and a score: its means on `clean` and `poisoned` samples, and the area under the ROC curve
+    in %."""
 
     attack: str
     defence: str | None = None
@@ -94,10 +118,12 @@ class PublishedResult(Section):
 
 
 class Surrogate(Section):
-    """A model of the attacker's own, burnt in as the learner's is, but from the run's seed plus `seed_offset`, and of
-    another architecture where `model` names one. Attacks craft on it where their setting `surrogate` has its label."""
+    """A model of the attacker's own.
 
-    label: Annotated[str, Field(min_length=1)]
+    It is burnt in like the learner's, from the run's seed plus `seed_offset`; `model` gives it another architecture.
+    Attacks whose setting `surrogate` has its label craft on it."""
+
+    label: Label
     seed_offset: Annotated[int, Field(ge=0)] = 1000
     model: Named | None = None
 
@@ -109,10 +135,11 @@ class Data(Section):
     config: str | None = None
     image: str | None = None
     label: str | None = None
+    layout: Layout | None = None
 
 
 class Split(Section):
-    """Samples of each role. `stream` takes what is left where it is not given, `test` all of the set's test split."""
+    """Number of samples of each role. `stream` defaults to the rest, `test` to the data set's whole test split."""
 
     burn_in: PositiveInt
     stream: PositiveInt | None = None
@@ -123,15 +150,15 @@ class Split(Section):
     test: PositiveInt | None = None
 
     def sizes(self) -> dict[Role, int | None]:
-        """By role."""
+        """The sizes by role."""
         return self.model_dump()  # type: ignore[return-value]
 
 
 class BurnIn(Section):
-    """Training before anybody attacks: here for so many epochs, or elsewhere, with weights from a checkpoint.
+    """Training before the stream begins: for `epochs`, or done elsewhere, with weights from a `checkpoint`.
 
-    `keep_epochs` are kept as snapshots labelled "epoch-N"; with a checkpoint, `earlier` gives those of the past, a file
-    for each label.
+    The model after each of `keep_epochs` is kept as a snapshot labelled "epoch-N". With a checkpoint, `earlier` maps
+    labels to files of earlier weights instead.
     """
 
     epochs: Annotated[int, Field(ge=0)] = 10
@@ -147,7 +174,7 @@ class BurnIn(Section):
 
     @property
     def labels(self) -> list[str]:
-        """Of the snapshots that it keeps."""
+        """Labels of the snapshots that are kept."""
         return [f"epoch-{epoch}" for epoch in self.keep_epochs] + list(self.earlier)
 
     @model_validator(mode="before")
@@ -157,8 +184,8 @@ class BurnIn(Section):
 
 
 class StreamSection(Section):
-    """Learning after release. `learning_rate` is that of the burn-in where it is not given; `fresh_optimizer` starts
-    without the burn-in's momentum."""
+    """Learning after release. `learning_rate` defaults to the burn-in's; `fresh_optimizer` drops the burn-in's
+    momentum."""
 
     batch_size: PositiveInt = 100
     learning_rate: PositiveFloat | None = None
@@ -168,7 +195,7 @@ class StreamSection(Section):
 
 
 class ScheduleSection(Section):
-    """When attacks strike: after `steps` accumulative steps at the latest, earlier by the other conditions."""
+    """When the trigger comes: after `steps` accumulative steps, or earlier by one of the other conditions."""
 
     steps: PositiveInt = 40
     dormant: Annotated[int, Field(ge=0)] = 0
@@ -178,7 +205,7 @@ class ScheduleSection(Section):
 
 
 class HistorySection(Section):
-    """Snapshots the learner keeps for stages that rewind or look back; 0 keeps none but the burn-in's epochs."""
+    """Snapshots that the learner keeps for stages that rewind or look back. 0 keeps only the burn-in's epochs."""
 
     capacity: Annotated[int, Field(ge=0)] = 0
     every: PositiveInt = 1
@@ -187,13 +214,17 @@ class HistorySection(Section):
 class Federated(Section):
     """Learning from rounds of clients' updates instead of a stream of batches.
 
-    `clients` share the stream's samples by `partition`: "iid", "dirichlet" by label with `alpha`, or "single", one sample
-    each. Each round `clients_per_round` of them are drawn, each draws `samples` of its own (all, where it is not given) and
-    sends the gradient, or after `local_epochs` of plain SGD what came of them. Of each round's clients the share
-    `malicious_fraction` is the attacker's. `aggregator` is the rule of aggregation where the defence is none itself.
-    `batch_norm` is what clients normalise with: the "recorded" statistics, or those of the round's samples together
-    ("synchronized"), which the server then records. A client that claims more than `max_weight_ratio` times the median weight
-    is dropped.
+    Attributes:
+        clients: share the stream's samples.
+        clients_per_round: drawn for each round, without replacement.
+        partition: of the samples: "iid", "dirichlet" by label with `alpha`, or "single", one sample each.
+        samples: that a client draws from its own in a round; None takes all.
+        malicious_fraction: the attacker's share of each round's clients.
+        batch_norm: what clients normalize with: the server's recorded statistics, or those of all the round's samples
+            together, which the server then records.
+        local_epochs: of plain SGD that a client does before it sends its weights' difference; 0 sends the gradient.
+        aggregator: the aggregation rule of defences that are none themselves.
+        max_weight_ratio: a client that claims more than so many times the median weight is dropped.
     """
 
     clients: PositiveInt = 100
@@ -211,47 +242,50 @@ class Federated(Section):
 
 
 class Compute(Section):
-    """How it is computed. The first run decides what is left open of `device`, `threads` and `derivatives` and keeps
-    it, as results depend on them.
+    """Device, precision and threads.
 
-    `derivatives` is how attacks compute theirs: a way by its name, see `taster.derivatives.DiffMethod`; or "fast" or "exact",
-    which try the ways there are on this machine and keep the fastest (of automatic differentiation in float32, for
-    "exact").
-    The default is a way by its name, so that a recipe by itself gives the same bits every time.
+    Results depend on `device` and `threads`, so the first run decides those that are left open and writes them into its
+    recipe. `derivatives` names the method by which attacks differentiate, see `taster.derivatives.DiffMethod`.
+    `eval_every` is in steps between test evaluations.
     """
 
     device: str = "auto"
     precision: Precision = "float32"
     channels_last: bool = False
-    threads: PositiveInt | None = None
-    derivatives: Annotated[str, AfterValidator(_way)] = "finite_difference"
+    threads: Annotated[int, Field(ge=1, le=_MAX_THREADS)] | None = None
+    derivatives: Annotated[str, AfterValidator(_method_name)] = "finite_difference"
     eval_every: PositiveInt = 1
 
     @property
-    def way(self) -> DiffMethod | None:
-        """The way decided on, if one is."""
-        return None if self.derivatives in ("fast", "exact") else DiffMethod.parse(self.derivatives)
+    def diff_method(self) -> DiffMethod:
+        """The method named by `derivatives`."""
+        return DiffMethod.parse(self.derivatives)
 
 
 def _seeds(value: Any) -> Any:
-    return list(range(value)) if isinstance(value, int) and not isinstance(value, bool) and value > 0 else value
+    """Expands N to the seeds 0 to N - 1."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MAX_SEEDS:
+        return list(range(value))
+    return value
 
 
 def _labelled(value: Any) -> Any:
-    """Fills in labels before validation, so that an entry without a name is told as such."""
+    """Fills in labels before validation, so that a missing name is the only fault of an entry without one."""
     if isinstance(value, list):
         return [{**e, "label": e.get("label", e.get("name", "?"))} if isinstance(e, dict) else e for e in value]
     return value
 
 
 class Recipe(Section):
-    """A grid of attacks × defences × seeds on one model, data set and stream; scores are measured on all it feeds. With
-    `[federated]` the stream comes in rounds of clients' updates."""
+    """A grid of attacks × defences × seeds on one model and data set, in one scenario: online, or federated if it has
+    the section `[federated]`. Scores are measured in every cell."""
 
-    name: Annotated[str, Field(min_length=1)]
+    name: Annotated[str, Field(min_length=1), AfterValidator(_folder_name)]
     description: str = ""
     source: str = ""
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), BeforeValidator(_seeds)] = [0, 1, 2]
+    seeds: Annotated[
+        list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=_MAX_SEEDS), BeforeValidator(_seeds)
+    ] = [0, 1, 2]
     data: Data = Data()
     split: Split
     model: Named
@@ -268,7 +302,7 @@ class Recipe(Section):
     published: list[PublishedResult] = []
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, defaults filled in, those that are None left out as TOML has no null."""
+        """The recipe as plain values, defaults filled in. None is left out, as TOML has no null."""
         return self.model_dump(exclude_none=True)
 
     def to_toml(self) -> str:
@@ -276,9 +310,9 @@ class Recipe(Section):
         return tomli_w.dumps(self.to_dict())
 
     def factory(self, kind: Kind, entry: Named) -> Factory:
-        """The function that an entry names."""
+        """Looks up the function that an entry names."""
         return find_factory(kind, entry.name)
 
-    def computed_with(self, **decided: Any) -> Recipe:
-        """The same recipe with keys of `[compute]` decided that were left open."""
+    def with_compute(self, **decided: Any) -> Recipe:
+        """Returns a copy with keys of `[compute]` replaced."""
         return self.model_copy(update={"compute": self.compute.model_copy(update=decided)})

@@ -4,22 +4,37 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 
 from taster.data import ImageSet, OnProgress, load_images, split_roles
 from taster.errors import DataError, RunDirectoryError
 from taster.experiments.environment import pick_device
-from taster.experiments.recipes.schema import Recipe
+from taster.experiments.recipes.schema import Defence, Entry, Recipe
+from taster.experiments.results import StepLine
 from taster.experiments.run_directory import RunDirectory
+from taster.experiments.scenarios import scenario_of
 from taster.experiments.scenarios.burn_in import burn_in, surrogate_recipe
 from taster.experiments.scenarios.burn_in_cache import cached_burn_in
-from taster.experiments.scenarios.federated import run_federated_cell
-from taster.experiments.scenarios.online import run_cell
-from taster.federated import Simulation
+from taster.experiments.scenarios.context import BurntIn, CellContext, SeedContext
+from taster.experiments.scenarios.scenario import Scenario, run_cell
 from taster.utils.logging import suppress_log_messages
+
+MakeScenario = Callable[[CellContext], Scenario]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every task of a run needs to know.
+
+    Attributes:
+        recipe: of the run.
+        directory: of the run.
+    """
+
+    recipe: Recipe
+    directory: str
 
 
 @dataclass(frozen=True)
@@ -27,7 +42,7 @@ class Task:
     """A seed's burn-in, or one cell of the grid (attack and defence by their place in the recipe).
 
     Attributes:
-        steps: how many steps it takes at most, for the progress bar.
+        steps: how many it takes at most, for the progress bar.
     """
 
     seed: int
@@ -36,7 +51,7 @@ class Task:
     defence: int | None = None
 
     def title(self, recipe: Recipe) -> str:
-        """For people."""
+        """A title for people."""
         if self.attack is None or self.defence is None:
             return f"burn-in, seed {self.seed}"
         return f"{recipe.attack[self.attack].label} × {recipe.defence[self.defence].label}, seed {self.seed}"
@@ -60,61 +75,39 @@ def pending_tasks(recipe: Recipe, run: RunDirectory, burn_in_batches: int) -> tu
     return burn_ins, cells
 
 
-def run_task(
-    task: Task,
-    recipe: Recipe,
-    directory: str,
-    on_step: Callable[[], None],
-    simulation_of: Callable[..., Simulation] = Simulation,
-) -> None:
-    """Does one task and leaves its files in the run directory; a federation's rounds with the simulation given."""
-    with (
-        suppress_log_messages("taster.core.learner"),
-        suppress_log_messages("taster.federated"),
-    ):  # what is refused here is in steps.jsonl
-        _perform(task, recipe, directory, on_step, simulation_of)
+def run_task(task: Task, job: Job, on_step: Callable[[], None], make_scenario: MakeScenario | None = None) -> None:
+    """Does one task and leaves its files in the run directory.
+
+    Args:
+        task: a burn-in or a cell.
+        job: of the run.
+        on_step: called after every step.
+        make_scenario: makes a cell's scenario; by default the one that the recipe asks for.
+    """
+    context = seed_context(job.recipe, task.seed)
+    run = RunDirectory(job.directory)
+    # What is refused is in steps.jsonl, and need not be logged.
+    with suppress_log_messages("taster.core.learner"), suppress_log_messages("taster.federated"):
+        if task.attack is None or task.defence is None:
+            run.write_burn_in(task.seed, _burn_in_with_surrogates(context, on_step))
+        else:
+            attack, defence = job.recipe.attack[task.attack], job.recipe.defence[task.defence]
+            _run_cell(context, attack, defence, run, on_step, make_scenario or scenario_of(job.recipe))
 
 
-def _perform(
-    task: Task,
-    recipe: Recipe,
-    directory: str,
-    on_step: Callable[[], None],
-    simulation_of: Callable[..., Simulation],
-) -> None:
-    data = recipe_data(recipe)
-    device = pick_device(recipe.compute.device)
-    roles = split_roles(data, recipe.split.sizes(), task.seed)
-    run = RunDirectory(directory)
-    if task.attack is None or task.defence is None:
-        images = roles["burn_in"]
+def seed_context(recipe: Recipe, seed: int, on_progress: OnProgress | None = None) -> SeedContext:
+    """Loads the recipe's data and splits it for a seed.
 
-        def burnt_in(recipe: Recipe, seed: int) -> dict[str, Any]:
-            return cached_burn_in(
-                recipe, images, seed, device, lambda: burn_in(recipe, data, images, seed, device, on_step)
-            )
-
-        state = burnt_in(recipe, task.seed)
-        if recipe.surrogate:
-            state["surrogates"] = {
-                section.label: burnt_in(surrogate_recipe(recipe, section), task.seed + section.seed_offset)["model"]
-                for section in recipe.surrogate
-            }
-        run.write_burn_in(task.seed, state)
-        return
-    attack, defence = recipe.attack[task.attack], recipe.defence[task.defence]
-    state = run.burn_in(task.seed)
-    if state is None:
-        raise RunDirectoryError(f"{directory}: the burn-in of seed {task.seed} is missing; go on with --resume")
-    out = run.cell(attack.label, defence.label, task.seed)
-    if recipe.federated is None:
-        run_cell(recipe, data, roles, state, attack, defence, task.seed, device, out, on_step)
-    else:
-        run_federated_cell(recipe, data, roles, state, attack, defence, task.seed, device, out, on_step, simulation_of)
+    Raises:
+        DataError: if the data cannot be loaded or are too few.
+    """
+    data = load_recipe_data(recipe, on_progress)
+    roles = split_roles(data, recipe.split.sizes(), seed)
+    return SeedContext(recipe, data, roles, seed, pick_device(recipe.compute.device))
 
 
 def set_up_torch(threads: int, device: torch.device) -> None:
-    """Threads as the recipe says; on a GPU kernels that give the same bits every time, and float32 that is float32."""
+    """Sets the number of threads. On a GPU, chooses deterministic kernels and turns TF32 off."""
     torch.set_num_threads(threads)
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -124,17 +117,17 @@ def set_up_torch(threads: int, device: torch.device) -> None:
         torch.backends.cuda.matmul.allow_tf32 = False
 
 
-_loaded: dict[tuple[str, str | None, str | None, str | None], ImageSet] = {}
+_loaded: dict[tuple[str | None, ...], ImageSet] = {}
 
 
-def recipe_data(recipe: Recipe, on_progress: OnProgress | None = None) -> ImageSet:
-    """The recipe's data set, loaded once a process.
+def load_recipe_data(recipe: Recipe, on_progress: OnProgress | None = None) -> ImageSet:
+    """Loads the recipe's data set, once in a process.
 
     Raises:
         DataError: see `taster.data.load_images`.
     """
     section = recipe.data
-    key = (section.source, section.config, section.image, section.label)
+    key = (section.source, section.config, section.image, section.label, section.layout)
     if key not in _loaded:
         try:
             found = load_images(
@@ -142,6 +135,7 @@ def recipe_data(recipe: Recipe, on_progress: OnProgress | None = None) -> ImageS
                 config=section.config,
                 image=section.image,
                 label=section.label,
+                layout=section.layout,
                 on_progress=on_progress,
             )
         except DataError as error:
@@ -149,3 +143,44 @@ def recipe_data(recipe: Recipe, on_progress: OnProgress | None = None) -> ImageS
         _loaded.clear()  # one at a time: a data set can be large
         _loaded[key] = found
     return _loaded[key]
+
+
+def _burn_in_with_surrogates(context: SeedContext, on_step: Callable[[], None]) -> BurntIn:
+    state = cached_burn_in(context, lambda: burn_in(context, on_step))
+    if context.recipe.surrogate:
+        surrogates = {}
+        for section in context.recipe.surrogate:
+            own = replace(
+                context,
+                recipe=surrogate_recipe(context.recipe, section),
+                seed=context.seed + section.seed_offset,
+            )
+            surrogates[section.label] = cached_burn_in(own, lambda own=own: burn_in(own, on_step))["model"]  # type: ignore[misc]
+        state["surrogates"] = surrogates
+    return state
+
+
+def _run_cell(
+    context: SeedContext,
+    attack: Entry,
+    defence: Defence,
+    run: RunDirectory,
+    on_step: Callable[[], None],
+    make_scenario: MakeScenario,
+) -> None:
+    burnt_in = run.burn_in(context.seed)
+    if burnt_in is None:
+        raise RunDirectoryError(f"{run.path}: the burn-in of seed {context.seed} is missing; go on with --resume")
+    cell = CellContext(
+        context.recipe, context.data, context.roles, context.seed, context.device, burnt_in, attack, defence
+    )
+    out = run.cell(attack.label, defence.label, context.seed)
+    scenario = make_scenario(cell)
+    out.begin()
+
+    def write(line: StepLine) -> None:
+        out.append(line)
+        on_step()
+
+    result = run_cell(cell, scenario, write)
+    out.finish(result.content(), result.images, result.scores)

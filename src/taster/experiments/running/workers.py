@@ -6,118 +6,136 @@ import multiprocessing
 import os
 import queue as queues
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import connection
+from multiprocessing.context import BaseContext
 from typing import Any, Protocol
 
 from taster.errors import WorkerError
 from taster.experiments.environment import pick_device
-from taster.experiments.recipes.schema import Recipe
-from taster.experiments.running.tasks import Task, run_task, set_up_torch
+from taster.experiments.running.tasks import Job, Task, run_task, set_up_torch
 from taster.utils.allocator import retain_freed_memory
+
+
+class TaskListener(Protocol):
+    """Receives the progress of tasks."""
+
+    def on_step(self, task: Task) -> None:
+        """Called after every step of a task."""
+
+    def on_done(self, task: Task) -> None:
+        """Called after a task has left its files."""
 
 
 class Workers(Protocol):
     """Something that does tasks."""
 
-    def do(self, tasks: list[Task], on_step: Callable[[Task], None], on_done: Callable[[Task], None]) -> None:
-        """Does all of them; tells of every step, and of every task that is done."""
+    def run(self, tasks: list[Task], listener: TaskListener) -> None:
+        """Does all of them."""
 
 
 class InProcess:
-    """This process."""
+    """Does tasks in this process, in the order given."""
 
-    def __init__(self, recipe: Recipe, directory: str) -> None:
-        self._recipe = recipe
-        self._directory = directory
+    def __init__(self, job: Job) -> None:
+        self._job = job
 
-    def do(self, tasks: list[Task], on_step: Callable[[Task], None], on_done: Callable[[Task], None]) -> None:
-        """In the order given."""
+    def run(self, tasks: list[Task], listener: TaskListener) -> None:
+        """Does all of them."""
         for task in tasks:
-            run_task(task, self._recipe, self._directory, lambda task=task: on_step(task))  # type: ignore[misc]
-            on_done(task)
+            run_task(task, self._job, partial(listener.on_step, task))
+            listener.on_done(task)
 
 
 class ProcessPool:
-    """A pool of processes, kept for all stages of a run."""
+    """Does tasks in a pool of processes, kept for all stages of a run, in whatever order they end."""
 
-    def __init__(self, pool: ProcessPoolExecutor, ticks: Any, recipe: Recipe, directory: str) -> None:
+    def __init__(self, pool: ProcessPoolExecutor, ticks: Any, job: Job) -> None:
         self._pool = pool
         self._ticks = ticks
-        self._recipe = recipe
-        self._directory = directory
+        self._job = job
 
-    def do(self, tasks: list[Task], on_step: Callable[[Task], None], on_done: Callable[[Task], None]) -> None:
-        """In whatever order they end.
+    def run(self, tasks: list[Task], listener: TaskListener) -> None:
+        """Does all of them.
 
         Raises:
-            WorkerError: when a process ended without a result.
+            WorkerError: if a process ends without a result.
         """
         try:
-            futures: dict[Future[None], Task] = {
-                self._pool.submit(_perform, task, self._recipe, self._directory): task for task in tasks
-            }
+            futures: dict[Future[None], Task] = {self._pool.submit(_run_task, task, self._job): task for task in tasks}
             waiting = set(futures)
             while waiting:
                 done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
-                self._hear(on_step)
+                self._report_steps(listener)
                 for future in done:
                     future.result()
-                    on_done(futures[future])
+                    listener.on_done(futures[future])
         except BrokenProcessPool as error:
             raise WorkerError(
                 "a worker process ended without a result (out of memory, or killed); "
                 "go on with --resume, perhaps with fewer --jobs"
             ) from error
 
-    def _hear(self, on_step: Callable[[Task], None]) -> None:
+    def _report_steps(self, listener: TaskListener) -> None:
         while True:
             try:
-                on_step(self._ticks.get_nowait())
+                listener.on_step(self._ticks.get_nowait())
             except queues.Empty:
                 return
 
 
 @contextmanager
-def open_workers(jobs: int, recipe: Recipe, directory: str) -> Iterator[Workers]:
-    """As many workers as asked for; 1 is this process. None is left behind, whatever happens."""
+def open_workers(jobs: int, job: Job) -> Iterator[Workers]:
+    """Starts as many worker processes as asked for; 1 is this process. None is left behind, whatever happens."""
     if jobs == 1:
-        yield InProcess(recipe, directory)
+        yield InProcess(job)
         return
-    context = multiprocessing.get_context("spawn")
+    context: Any = worker_context()
     ticks: Any = context.Queue()
-    pool = ProcessPoolExecutor(jobs, context, initializer=_set_up, initargs=(ticks, recipe))
+    pool = ProcessPoolExecutor(jobs, context, initializer=_set_up, initargs=(ticks, job, dict(os.environ)))
     try:
-        yield ProcessPool(pool, ticks, recipe, directory)
+        yield ProcessPool(pool, ticks, job)
     finally:
-        # On an error or Ctrl-C nobody waits for half-done cells: they are done anew when the run is resumed.
+        # After an error or Ctrl-C nobody waits for half-done cells: resuming the run does them again.
         processes = list((pool._processes or {}).values())
         pool.shutdown(wait=False, cancel_futures=True)
         for process in processes:
             process.terminate()
 
 
+def worker_context() -> BaseContext:
+    """How workers are started: forked by a server that has imported everything and computed nothing or, on Windows, as
+    processes that each import it. Neither inherits what this process has computed, as a plain fork would."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["taster.experiments", "torch._dynamo"])  # torch's optimizers import the latter
+    return context
+
+
 _ticks: Any = None
 
 
-def _set_up(ticks: Any, recipe: Recipe) -> None:
+def _set_up(ticks: Any, job: Job, environment: dict[str, str]) -> None:
     global _ticks
     _ticks = ticks
+    os.environ.update(environment)  # a server's is that of the moment when it was started
     threading.Thread(target=_end_with_parent, daemon=True).start()
     retain_freed_memory()
-    set_up_torch(recipe.compute.threads or 1, pick_device(recipe.compute.device))
+    set_up_torch(job.recipe.compute.threads or 1, pick_device(job.recipe.compute.device))
 
 
 def _end_with_parent() -> None:
-    """A run that is killed outright leaves no worker behind."""
+    """Ends the worker with the run's process, also if that is killed."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])
         os._exit(1)
 
 
-def _perform(task: Task, recipe: Recipe, directory: str) -> None:
-    run_task(task, recipe, directory, lambda: _ticks.put(task))
+def _run_task(task: Task, job: Job) -> None:
+    run_task(task, job, lambda: _ticks.put(task))

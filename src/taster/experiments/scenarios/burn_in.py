@@ -1,9 +1,9 @@
-"""Training before anybody attacks, or taking up a user's own weights."""
+"""Training before the stream begins, or loading of weights that were trained elsewhere."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,17 +13,19 @@ from taster.core.checkpoint import load_state
 from taster.core.guard import Guard
 from taster.core.learner import Learner
 from taster.core.snapshots import SnapshotBuffer
-from taster.data import Augment, Images, ImageSet, Stream
+from taster.data import Augment, ImageSet, Stream
 from taster.errors import CheckpointError, ModelError
 from taster.experiments.recipes.schema import Recipe, Surrogate
+from taster.experiments.scenarios.context import BurntIn, SeedContext
+from taster.experiments.user_code import user_code
 from taster.utils.seeds import derived_seed, generator
 
 
 def build_model(recipe: Recipe, data: ImageSet, seed: int, device: torch.device) -> nn.Module:
-    """The recipe's model with the seed's initial weights.
+    """Makes the recipe's model with the seed's initial weights.
 
     Raises:
-        ModelError: when it is no module, or its output is not one number a class.
+        ModelError: if it is not a module, or its output is not one number for each class.
     """
     torch.manual_seed(derived_seed(seed, "model"))
     model = make_model(recipe, data.shape, data.classes, device)
@@ -32,17 +34,17 @@ def build_model(recipe: Recipe, data: ImageSet, seed: int, device: torch.device)
 
 
 def make_model(recipe: Recipe, shape: tuple[int, ...], classes: int, device: torch.device) -> nn.Module:
-    """The recipe's model for samples of this shape, with whatever weights its function draws.
+    """Makes the recipe's model for samples of a shape, with whatever weights its function draws.
 
     Raises:
-        ModelError: when it is no module.
+        ModelError: if it cannot be built or is not a module.
     """
     factory = recipe.factory("model", recipe.model)
     try:
         model = factory.make({"shape": shape, "classes": classes}, recipe.model.settings)
     except ModelError:
         raise
-    except Exception as error:  # a user's factory can raise anything
+    except (Exception, SystemExit) as error:  # a user's factory can raise anything
         raise ModelError(f"model.name: {recipe.model.name} cannot be built: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"model.name: {recipe.model.name} returned {type(model).__name__}, wanted a torch.nn.Module")
@@ -52,48 +54,55 @@ def make_model(recipe: Recipe, shape: tuple[int, ...], classes: int, device: tor
 
 
 def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD as in the papers."""
+    """Makes the optimizer of the papers, SGD with momentum and weight decay."""
     section = recipe.burn_in
     return torch.optim.SGD(
         model.parameters(), lr=section.learning_rate, momentum=section.momentum, weight_decay=section.weight_decay
     )
 
 
-def burn_in(
-    recipe: Recipe,
-    data: ImageSet,
-    images: Images,
-    seed: int,
-    device: torch.device,
-    on_step: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
-    """A seed's model before the stream begins.
+def burn_in(context: SeedContext, on_step: Callable[[], None] = lambda: None) -> BurntIn:
+    """Trains a seed's model, or loads its weights from the recipe's checkpoint.
 
     Args:
-        images: of the role "burn_in".
+        context: of the seed.
         on_step: called after every training step.
 
     Returns:
-        the state of a Learner, its history holding the epochs asked for, labelled "epoch-N".
+        the state that every cell of the seed starts from, its history holding the labelled snapshots.
+
+    Raises:
+        ModelError: if a step is refused, as its loss or gradient is not finite.
+        CheckpointError: if a file of weights does not fit the model.
     """
-    model = build_model(recipe, data, seed, device)
-    optimizer = build_optimizer(recipe, model)
+    recipe = context.recipe
+    model = build_model(recipe, context.data, context.seed, context.device)
+    history = SnapshotBuffer(capacity=0)
     learner = Learner(
-        model, optimizer, cross_entropy, Guard(), history=SnapshotBuffer(capacity=0), precision=recipe.compute.precision
+        model,
+        build_optimizer(recipe, model),
+        cross_entropy,
+        Guard(),
+        snapshots=history,
+        precision=recipe.compute.precision,
     )
     if recipe.burn_in.checkpoint is not None:
-        assert learner.history is not None
         for label, path in recipe.burn_in.earlier.items():
             load_weights(model, path)
-            learner.history.pin(label, learner.snapshot())
+            history.pin(label, learner.snapshot())
         load_weights(model, recipe.burn_in.checkpoint)
-        return _state(learner)
-    section = recipe.burn_in
-    stream = Stream(
-        images.to(device), section.batch_size, generator(seed, "burn_in"), Augment(section.crop, section.flip)
-    )
+    else:
+        with user_code(recipe.model):
+            _train(context, learner, history, on_step)
+    return cast(BurntIn, {**learner.state_dict(), "steps": 0})
+
+
+def _train(context: SeedContext, learner: Learner, history: SnapshotBuffer, on_step: Callable[[], None]) -> None:
+    section, seed = context.recipe.burn_in, context.seed
+    images, augment = context.roles["burn_in"].to(context.device), Augment(section.crop, section.flip)
+    stream = Stream(images, section.batch_size, generator(seed, "burn_in"), augment)
     torch.manual_seed(derived_seed(seed, "burn-in dropout"))
-    model.train()
+    learner.model.train()
     for epoch in range(1, section.epochs + 1):
         for _ in range(stream.batches_per_epoch):
             record = learner.step(stream.draw())
@@ -103,22 +112,21 @@ def burn_in(
                     "try a smaller burn_in.learning_rate"
                 )
             on_step()
-        if epoch in section.keep_epochs and learner.history is not None:
-            learner.history.pin(f"epoch-{epoch}", learner.snapshot())
-    return _state(learner)
+        if epoch in section.keep_epochs:
+            history.pin(f"epoch-{epoch}", learner.snapshot())
 
 
 def surrogate_recipe(recipe: Recipe, section: Surrogate) -> Recipe:
-    """The recipe as it is for a model of the attacker's own: of its architecture, and with no snapshots kept."""
-    quiet = recipe.burn_in.model_copy(update={"keep_epochs": [], "earlier": {}})
-    return recipe.model_copy(update={"model": section.model or recipe.model, "burn_in": quiet})
+    """The recipe by which a surrogate is burnt in: with its architecture, and without snapshots."""
+    no_snapshots = recipe.burn_in.model_copy(update={"keep_epochs": [], "earlier": {}})
+    return recipe.model_copy(update={"model": section.model or recipe.model, "burn_in": no_snapshots})
 
 
 def load_weights(model: nn.Module, path: str) -> None:
-    """Fills a model with a state dict from a safetensors file; matrices in half precision are widened.
+    """Loads a state dict from a safetensors file into a model. Weights in half precision are widened.
 
     Raises:
-        CheckpointError: when it is missing or damaged, or does not fit; every mismatch is listed by name.
+        CheckpointError: if the file is missing or damaged, or does not fit; every mismatch is listed by name.
     """
     saved = load_state(path)
     if isinstance(saved, dict) and isinstance(saved.get("model"), dict):
@@ -136,17 +144,13 @@ def load_weights(model: nn.Module, path: str) -> None:
     model.load_state_dict(saved)
 
 
-def _state(learner: Learner) -> dict[str, Any]:
-    return {**learner.state_dict(), "steps": 0}
-
-
 def _check_output(model: nn.Module, name: str, data: ImageSet, device: torch.device) -> None:
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
             output = model(torch.zeros(2, *data.shape, device=device))
-    except Exception as error:  # whatever a user's model raises on a shape it was not made for
+    except (Exception, SystemExit) as error:  # whatever a user's model raises on a shape it was not made for
         raise ModelError(f"model.name: {name} cannot take images of {list(data.shape)}: {error}") from error
     finally:
         model.train(was_training)

@@ -1,4 +1,4 @@
-"""Burn-ins kept on disk, shared by all recipes that need the same one."""
+"""Burn-ins kept on disk for every recipe that needs the same one."""
 
 from __future__ import annotations
 
@@ -7,45 +7,48 @@ import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 import taster
-from taster.data import Images
 from taster.data.cache import cache_directory, cached_file
-from taster.experiments.recipes.schema import Recipe
+from taster.experiments.scenarios.context import BurntIn, SeedContext
 from taster.utils.import_path import is_import_path
 
 
-def cached_burn_in(
-    recipe: Recipe, images: Images, seed: int, device: torch.device, train: Callable[[], dict[str, Any]]
-) -> dict[str, Any]:
-    """What `train` returns, read back where a burn-in determined by the same things has been made before.
+def cached_burn_in(context: SeedContext, train: Callable[[], BurntIn]) -> BurntIn:
+    """Returns what `train` does, read from disk if the same burn-in has been made before.
 
-    Those are the images, the model, `[burn_in]`, how it is computed, the seed, torch and taster's own code. A model of
-    the user's own (its code can change unseen) and weights from a checkpoint are not kept.
+    It is the same if images, model, `[burn_in]`, precision, threads, device, seed, torch and taster's own code are.
+    Burn-ins of a user's own model, whose code can change unseen, and weights from a checkpoint are not kept.
 
     Args:
-        recipe: the recipe.
-        images: of the role "burn_in".
-        seed: of the run.
-        device: computed on.
-        train: makes it.
+        context: of the seed.
+        train: makes the burn-in.
     """
-    if is_import_path(recipe.model.name) or recipe.burn_in.checkpoint is not None:
+    if is_import_path(context.recipe.model.name) or context.recipe.burn_in.checkpoint is not None:
         return train()
-    path = cache_directory() / "burn-in" / f"{_key(recipe, images, seed, device)}.safetensors"
-    return cached_file(path, "burn-in", train, pack=lambda state: state, unpack=lambda state: state)
+    path = cache_directory() / "burn-in" / f"{_key(context)}.safetensors"
+    state: BurntIn = cached_file(path, "burn-in", train, pack=lambda state: state, unpack=_unpack)
+    return state
 
 
-def _key(recipe: Recipe, images: Images, seed: int, device: torch.device) -> str:
+def _unpack(state: Any) -> BurntIn:
+    """Checks that a file's content is a burn-in at all; what is in it was written by this code."""
+    if not isinstance(state, dict) or not {"model", "optimizer", "snapshots"} <= state.keys():
+        raise ValueError("it holds something else")
+    return cast(BurntIn, state)
+
+
+def _key(context: SeedContext) -> str:
+    recipe, images = context.recipe, context.roles["burn_in"]
     compute = recipe.compute
     facts = [
         recipe.model.model_dump(),
         recipe.burn_in.model_dump(),
-        [compute.precision, compute.channels_last, compute.threads, str(device)],
-        seed,
+        [compute.precision, compute.channels_last, compute.threads, str(context.device)],
+        context.seed,
         torch.__version__,
         _code(),
     ]

@@ -1,4 +1,4 @@
-"""What a cell goes through, step by step, and the row of the results table that comes of it."""
+"""The accuracies and records of a cell, step by step, and the row of the results table made from them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from taster.stats.detection_bound import HasDetectionBound
 
 
 class CellTrace:
-    """Asks the schedule for phases, takes the accuracies, and keeps the records.
+    """Asks the schedule for phases, measures accuracies, and keeps the records.
 
     Args:
-        accuracy: of the learner as it is, on the split of this role, in points.
-        schedule: when the attack acts.
+        accuracy: of the learner at present on the split of a role, in %.
+        schedule: of the attack's phases.
         eval_every: steps between measurements on the test split, which neither attack nor defence sees.
     """
 
@@ -36,15 +36,15 @@ class CellTrace:
         self.records: list[StepRecord] = []
 
     def next_phase(self) -> Phase:
-        """The phase of the step that is to be made; before the trigger's the accuracy is taken."""
+        """The phase of the next step. Before the trigger's, the test accuracy is measured."""
         phase = self._schedule(self._observations)
         if phase is Phase.TRIGGER:
             self._before = self._accuracy("test")
             self._tested.append(self._before)
         return phase
 
-    def take(self, record: StepRecord) -> dict[str, Any]:
-        """Takes up a step; the accuracies after it, as the lines of steps.jsonl have them."""
+    def add(self, record: StepRecord) -> dict[str, Any]:
+        """Adds a step; returns the accuracies after it, under the names that steps.jsonl has for them."""
         shown = record.phase is Phase.TRIGGER or len(self.records) % self._test_every == 0
         self.records.append(record)
         self._observations.append(Observation(record, self._accuracy("monitor")))
@@ -56,7 +56,7 @@ class CellTrace:
         }
 
     def row(self, guard: Guard) -> dict[str, Any]:
-        """What all cells have in the results table, once the trigger's step is made; drops in points."""
+        """The columns that all scenarios have in results.json, after the trigger's step."""
         return {
             "acc_start": self._tested[0],
             "acc_before": self._before,
@@ -72,7 +72,7 @@ class CellTrace:
         }
 
     def monitored(self) -> dict[str, float]:
-        """The monitor's accuracies at the start, before the trigger and after it."""
+        """Accuracies on the monitor split at the start, before the trigger and after it, in %."""
         seen = self._observations
         return {
             "monitor_start": seen[0].accuracy,

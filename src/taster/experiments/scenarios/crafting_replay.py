@@ -1,8 +1,6 @@
-"""What the model would be after each iteration of a crafting: for the report, which may look at the test set."""
+"""What each iteration of a crafting would do to the model, for the report, which may look at the test set."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,23 +9,20 @@ from taster.attacks import CraftingTrace
 from taster.attacks.unrolled_update import OneStepUpdate
 from taster.core.types import Batch
 from taster.core.view import View
+from taster.experiments.results import CraftingCourse, CraftingSummary
 
 _FRAMES = 10
 """Iterations shown as pictures."""
 
 
-def replay(forming: CraftingTrace, view: View, rate: float, test: Batch) -> dict[str, Any]:
-    """The course of a crafting: the attacker's loss, and the test accuracy after one update on each iteration.
+def replay(forming: CraftingTrace, view: View, rate: float, test: Batch) -> CraftingCourse:
+    """Test accuracy after one update on the poison of each iteration, beside the attacker's loss.
 
     Args:
-        forming: what the crafting went through.
-        view: the learner that the poison is to be fed to.
+        forming: the crafting, iteration by iteration.
+        view: of the learner before the poison's step.
         rate: its learning rate.
-        test: samples that the accuracy is of.
-
-    Returns:
-        seconds, processor (seconds too) and prepared; loss and accuracy in %, a number for each iteration; the accuracy
-        of the learner as it is under "untouched".
+        test: samples that the accuracy is measured on.
     """
     injection = OneStepUpdate(view, test, rate)
     return {
@@ -40,8 +35,8 @@ def replay(forming: CraftingTrace, view: View, rate: float, test: Batch) -> dict
     }
 
 
-def summarize_replay(course: dict[str, Any]) -> dict[str, Any]:
-    """The course in a few numbers: iterations, seconds, the greatest loss and the least accuracy on the way."""
+def summarize_replay(course: CraftingCourse) -> CraftingSummary:
+    """Summarizes a crafting: iterations, seconds, the greatest loss and the least accuracy on the way."""
     return {
         "iterations": len(course["accuracy"]) - 1,
         "seconds": course["seconds"],
@@ -53,7 +48,7 @@ def summarize_replay(course: dict[str, Any]) -> dict[str, Any]:
 
 
 def frames(forming: CraftingTrace, clean: Batch) -> Tensor:
-    """The first poisoned sample at iterations spread evenly over the crafting, [k, ...]."""
+    """Returns the first poisoned sample at iterations spread evenly over the crafting, [k, ...]."""
     last = len(forming.batches) - 1
     moved = (forming.batches[-1].y != clean.y) | (forming.batches[-1].x != clean.x).flatten(1).any(1)
     which = int(moved.int().argmax())

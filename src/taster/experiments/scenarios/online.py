@@ -1,8 +1,8 @@
-"""One cell of the grid: one attack against one defence with one seed."""
+"""The online scenario: a stream of batches, each poisoned before the learner steps on it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -10,128 +10,166 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from taster.attacks import OnlineAttack, GuardSimulator
+from taster.attacks import GuardSimulator, OnlineAttack
 from taster.attacks.online_attack import poison_mask
 from taster.core.learner import Learner
-from taster.core.types import Batch, Phase
-from taster.data import Augment, Images, ImageSet, Role, Stream, as_batch
-from taster.experiments.recipes.schema import Defence, Entry, Recipe
-from taster.experiments.run_directory import CellDirectory
-from taster.experiments.scenarios.build_online import (
-    make_campaign,
+from taster.core.types import Batch, Phase, StepRecord
+from taster.data import Augment, Stream
+from taster.errors import RecipeError
+from taster.experiments.recipes.schema import Entry
+from taster.experiments.results import CraftingCourse
+from taster.experiments.scenarios.builders import (
+    check_guard,
+    make_attack,
+    make_guard,
     make_learner,
-    make_schedule,
     make_score,
     make_surrogates,
-    stream_rate,
+    stream_learning_rate,
 )
-from taster.experiments.scenarios.cell_trace import CellTrace, step_cost
-from taster.experiments.scenarios.crafting_replay import frames, summarize_replay, replay
+from taster.experiments.scenarios.burn_in import build_model
+from taster.experiments.scenarios.cell_trace import step_cost
+from taster.experiments.scenarios.context import CellContext, SeedContext
+from taster.experiments.scenarios.crafting_replay import frames, replay, summarize_replay
+from taster.experiments.scenarios.scenario import ScenarioResult, ScenarioStep
 from taster.experiments.scenarios.score_tracker import ScoreTracker
 from taster.experiments.user_code import user_code
 from taster.scores.base import split_in_half
-from taster.utils.seeds import derived_seed, generator
+from taster.utils.seeds import generator
 
 _SHOWN = 6
 """Samples kept for the page's pictures."""
 
 
-def run_cell(
-    recipe: Recipe,
-    data: ImageSet,
-    roles: dict[Role, Images],
-    burnt_in: dict[str, Any],
-    attack: Entry,
-    defence: Defence,
-    seed: int,
-    device: torch.device,
-    out: CellDirectory,
-    on_step: Callable[[], None] = lambda: None,
-) -> None:
-    """Runs the cell from its burnt-in state to one step after the trigger, and leaves its files in `out`."""
-    batches = {role: as_batch(images).to(device) for role, images in roles.items() if role not in ("burn_in", "stream")}
-    learner = make_learner(recipe, data, burnt_in, defence, batches["probe"], seed, device)
-    rehearsal = None
-    if "simulator" in recipe.factory("attack", attack).needs:
-        known, held_out = split_in_half(batches["validation"])
-        copy = make_learner(recipe, data, burnt_in, defence, known, seed, device, "rehearsal")
-        rehearsal = GuardSimulator(copy, held_out)
-    surrogates = make_surrogates(recipe, data, burnt_in, seed, device)
-    campaign = make_campaign(recipe, roles, batches["trigger"], attack, seed, surrogates, rehearsal)
-    measures = ScoreTracker({entry: make_score(recipe, entry, batches["probe"]) for entry in recipe.score})
-    schedule = make_schedule(recipe.schedule, harmless=campaign.accumulate is None and campaign.trigger is None)
-    section = recipe.stream
-    stream = Stream(
-        roles["stream"].to(device), section.batch_size, generator(seed, "stream"), Augment(section.crop, section.flip)
-    )
+class Online:
+    """One cell of an online recipe."""
 
-    def accuracy(role: Role) -> float:
-        return learner.view().accuracy(batches[role].x, batches[role].y)
-
-    # One seed for all attacks and defences: where nothing else differs, dropout does not either.
-    torch.manual_seed(derived_seed(seed, "dropout"))
-    out.begin()
-    whose = {"attack": attack.label, "defence": defence.label, "seed": seed}
-    course = CellTrace(accuracy, schedule, recipe.compute.eval_every)
-    pictures: dict[str, Tensor] = {}
-    formed: dict[str, Any] | None = None
-    phase = Phase.DORMANT
-    while phase is not Phase.TRIGGER:
-        phase = course.next_phase()
-        clean = batches["trigger"] if phase is Phase.TRIGGER else stream.draw()
-        with user_code(defence):
-            if rehearsal is not None:
-                rehearsal.sync(learner, course.records[-1] if course.records else None)
-            with user_code(attack):
-                poisoned = campaign.poison(clean, learner.view(), phase)
-        if phase is Phase.TRIGGER and campaign.trace is not None and campaign.trace.batches:
-            formed = replay(campaign.trace, learner.view(), stream_rate(recipe), batches["test"])
-            pictures["forming"] = frames(campaign.trace, clean)
-        scores = measures.take(phase, clean, poisoned, learner.view())
-        with user_code(defence), weight_momentum(learner, campaign, phase):
-            record = replace(learner.step(poisoned), phase=phase)
-        measures.observe(record, learner.view())
-        out.append(
-            {
-                **whose,
-                **record.to_dict(),
-                "poisoned": int(poison_mask(poisoned, clean).sum()),
-                "derivatives": None if campaign.derivatives is None else campaign.derivatives.describe(),
-                **course.take(record),
-                **({"scores": scores} if scores else {}),
-            }
+    def __init__(self, context: CellContext) -> None:
+        recipe, burnt_in, batches = context.recipe, context.burnt_in, context.batches
+        self._context = context
+        self.learner = make_learner(context, burnt_in, make_guard(context, context.defence, batches["probe"]))
+        self._simulator = _make_simulator(context)
+        surrogates = make_surrogates(context, burnt_in)
+        self._attack = _make_online_attack(context, context.attack, surrogates, self._simulator)
+        self._scores = ScoreTracker({entry: make_score(context, entry) for entry in recipe.score})
+        self._stream = Stream(
+            context.roles["stream"].to(context.device),
+            recipe.stream.batch_size,
+            generator(context.seed, "stream"),
+            Augment(recipe.stream.crop, recipe.stream.flip),
         )
-        if phase is not Phase.DORMANT and phase.value not in pictures:
-            pictures |= _pictures(phase.value, clean, poisoned)
-        on_step()
-    row = {
-        **whose,
-        **course.row(learner.guard),
-        "cost": step_cost(course.records),
-        **({"scores": measures.summary()} if recipe.score else {}),
-        **({} if formed is None else {"forming": summarize_replay(formed)}),
-    }
-    out.finish({"row": row, **course.monitored(), "forming": formed}, pictures, measures.values())
+        self._images: dict[str, Tensor] = {}
+        self._crafting: CraftingCourse | None = None
+
+    @property
+    def attacks(self) -> bool:
+        """Whether anybody attacks."""
+        return self._attack.accumulate is not None or self._attack.trigger is not None
+
+    def describe_derivatives(self) -> str | None:
+        """How the attack has differentiated so far; None if it does not."""
+        derivatives = self._attack.derivatives
+        return None if derivatives is None else derivatives.describe()
+
+    def step(self, phase: Phase, last: StepRecord | None, /) -> ScenarioStep:
+        """Draws a batch, or takes the trigger's, has it poisoned, and steps on it."""
+        clean = self._context.batches["trigger"] if phase is Phase.TRIGGER else self._stream.draw()
+        batch = self._poison(clean, phase, last)
+        if phase is Phase.TRIGGER:
+            self._replay_crafting(clean)
+        scores = self._scores.take(phase, clean, batch, self.learner.view())
+        with (
+            user_code(self._context.defence, self._context.recipe.model),
+            weight_momentum(self.learner, self._attack, phase),
+        ):
+            record = replace(self.learner.step(batch), phase=phase)
+        self._scores.observe(record, self.learner.view())
+        if phase is not Phase.DORMANT and phase.value not in self._images:
+            self._images[phase.value] = _examples(clean, batch)
+        return ScenarioStep(record, int(poison_mask(batch, clean).sum()), {"scores": scores} if scores else {})
+
+    def result(self, records: list[StepRecord], /) -> ScenarioResult:
+        """The cost of the defence, and scores and crafting if there are any."""
+        columns: dict[str, Any] = {"cost": step_cost(records)}
+        if self._context.recipe.score:
+            columns["scores"] = self._scores.summary()
+        if self._crafting is not None:
+            columns["forming"] = summarize_replay(self._crafting)
+        return ScenarioResult(columns, self._crafting, self._images, self._scores.values())
+
+    @classmethod
+    def dry_run(cls, context: SeedContext) -> None:
+        """Makes every attack and defence once.
+
+        Raises:
+            RecipeError: if the stream is smaller than a batch, or an attack or defence cannot be made.
+        """
+        recipe, left = context.recipe, len(context.roles["stream"])
+        if recipe.stream.batch_size > left:
+            raise RecipeError(
+                f"stream.batch_size: got {recipe.stream.batch_size}, wanted at most the {left} samples that are left "
+                "for the stream"
+            )
+        model = build_model(recipe, context.data, context.seed, context.device)
+        for defence in recipe.defence:
+            check_guard(recipe, model, defence, make_guard(context, defence, context.batches["probe"]))
+        for attack in recipe.attack:
+            _make_online_attack(context, attack)
+
+    def _poison(self, clean: Batch, phase: Phase, last: StepRecord | None) -> Batch:
+        defence, model = self._context.defence, self._context.recipe.model
+        if self._simulator is not None:
+            with user_code(defence, model):
+                self._simulator.sync(self.learner, last)
+        with user_code(self._context.attack, defence, model):
+            return self._attack.poison(clean, self.learner.view(), phase)
+
+    def _replay_crafting(self, clean: Batch) -> None:
+        trace = self._attack.trace
+        if trace is not None and trace.batches:
+            rate = stream_learning_rate(self._context.recipe)
+            self._crafting = replay(trace, self.learner.view(), rate, self._context.batches["test"])
+            self._images["forming"] = frames(trace, clean)
 
 
 @contextmanager
-def weight_momentum(learner: Learner, campaign: OnlineAttack, phase: Phase) -> Iterator[None]:
-    """The momentum that the attack brings about while its accumulative phase lasts."""
-    if campaign.weight_momentum is None or phase is not Phase.ACCUMULATE:
+def weight_momentum(learner: Learner, attack: OnlineAttack, phase: Phase) -> Iterator[None]:
+    """Sets the learner's momentum to what the attack brings about while its accumulative phase lasts."""
+    if attack.weight_momentum is None or phase is not Phase.ACCUMULATE:
         yield
         return
     groups = learner.optimizer.param_groups
     own = [group["momentum"] for group in groups]
     for group in groups:
-        group["momentum"] = campaign.weight_momentum
+        group["momentum"] = attack.weight_momentum
     try:
         yield
     finally:
-        for group, momentum in zip(groups, own, strict=True):
-            group["momentum"] = momentum
+        for group, before in zip(groups, own, strict=True):
+            group["momentum"] = before
 
 
-def _pictures(phase: str, clean: Batch, poisoned: Batch) -> dict[str, Tensor]:
-    """A few samples before and after, the changed ones first."""
+def _make_online_attack(
+    context: SeedContext, attack: Entry, surrogates: Any = None, simulator: GuardSimulator | None = None
+) -> OnlineAttack:
+    made = make_attack(context, attack, surrogates, simulator)
+    if not isinstance(made, OnlineAttack):
+        raise RecipeError(
+            f"attack {attack.label}: {attack.name} returned {type(made).__name__}, wanted an OnlineAttack"
+        )
+    return made
+
+
+def _make_simulator(context: CellContext) -> GuardSimulator | None:
+    """The attacker's copy of the guarded learner, with half of the validation samples in place of the probe."""
+    if "simulator" not in context.recipe.factory("attack", context.attack).needs:
+        return None
+    known, held_out = split_in_half(context.batches["validation"])
+    guard = make_guard(context, context.defence, known, "rehearsal")
+    return GuardSimulator(make_learner(context, context.burnt_in, guard), held_out)
+
+
+def _examples(clean: Batch, poisoned: Batch) -> Tensor:
+    """A few samples before and after, the changed ones first, [2, k, ...]."""
     order = torch.argsort(poison_mask(poisoned, clean).int(), descending=True, stable=True)[:_SHOWN]
-    return {phase: torch.stack([clean.x[order], poisoned.x[order]]).cpu()}
+    return torch.stack([clean.x[order], poisoned.x[order]]).cpu()

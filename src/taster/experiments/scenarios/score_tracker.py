@@ -1,4 +1,4 @@
-"""What scores say of clean samples and of those that are poisoned in their place."""
+"""Scores of clean samples and of those that are poisoned in their place."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from taster.scores.base import Score
 
 
 class ScoreTracker:
-    """Scores of each step's samples, taken before it is made: of those that were poisoned, and of the same when clean.
+    """Measures each step's samples before the step: those that were poisoned, and the same when clean.
 
-    In phases where an attack changes nothing the clean samples are measured alone.
+    In steps where an attack changes nothing, only the clean samples are measured.
 
     Args:
         scores: by their entries in the recipe.
@@ -55,7 +55,7 @@ class ScoreTracker:
         return found
 
     def observe(self, record: StepRecord, view: View) -> None:
-        """Passes it on to scores that keep state."""
+        """Passes a step's record on to scores that keep state."""
         for entry, score in self._scores:
             if isinstance(score, Stateful):
                 with user_code(entry):

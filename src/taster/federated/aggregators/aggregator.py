@@ -1,4 +1,4 @@
-"""A rule of aggregation: rows mixed or chosen by where they lie, then merged coordinate by coordinate."""
+"""An aggregation rule: rows are combined or selected by their geometry, then reduced column by column."""
 
 from __future__ import annotations
 
@@ -9,33 +9,32 @@ import torch
 from torch import Tensor
 
 from taster.errors import SmallBatchError
-from taster.federated.aggregators.column_blocks import column_blocks
-from taster.federated.aggregators.pairwise import PairwiseGeometry
+from taster.stats.column_blocks import column_blocks
+from taster.stats.pairwise import PairwiseGeometry
 
 RowWeights = Callable[[PairwiseGeometry, Tensor], Tensor]
-"""From the rows' geometry and their weights [m] to what is made of the rows: a matrix [r, m] that mixes them, or whole
-numbers [r], the places of those that are chosen."""
+"""Maps the rows' geometry and their weights [m] to a floating-point matrix [r, m] that combines the rows, or to whole
+numbers [r], the indices of the rows that are selected."""
 
 ColumnReduce = Callable[[Tensor], Tensor]
-"""From a block of columns [r, c] to one number each, [c]."""
+"""Maps a block of columns [r, c] to one number for each column, [c]."""
 
 
 @dataclass(frozen=True)
 class Aggregator:
-    """From values [m, d] and weights [m] to one update [d], pure.
+    """A pure function from values [m, d] and weights [m] to one update [d].
 
-    What it holds beside the values is [m, m] and a block of columns, whatever d is. The order of the clients does not
-    matter.
+    Temporaries are [m, m] and a block of columns, whatever d is. The result does not depend on the order of clients.
 
     Attributes:
         name: of the rule.
-        mix: what is made of the rows; None leaves them.
-        merge: how the rows that are left become one; None where `mix` leaves a single one.
-        least: clients that the rule needs at least.
-        before: steps taken first, each mixing the rows, [m, m].
+        row_weights: combines or selects rows; None keeps them.
+        column_reduce: reduces the rows that remain to one; None where `row_weights` leaves a single row.
+        min_clients: fewest clients that the rule is defined for.
+        pre_aggregators: applied first, in order; each combines the rows, [m, m].
 
     Raises (when called):
-        SmallBatchError: for fewer clients than the rule needs.
+        SmallBatchError: for fewer clients than `min_clients`.
     """
 
     name: str
@@ -48,8 +47,8 @@ class Aggregator:
         """The aggregate, [d]."""
         if len(values) < self.min_clients:
             raise SmallBatchError(
-                f"{self.name}: got {len(values)} clients' updates, wanted at least {self.min_clients} for the number of bad "
-                "clients that it is to stand"
+                f"{self.name}: got {len(values)} clients' updates, wanted at least {self.min_clients}: with fewer it "
+                "does not withstand num_byzantine clients"
             )
         rows = PairwiseGeometry(values)
         for step in self.pre_aggregators:
@@ -64,7 +63,7 @@ class Aggregator:
         return self._reduce_columns(rows, None)
 
     def preceded_by(self, step: RowWeights) -> Aggregator:
-        """The same rule on rows that a step has mixed first."""
+        """The same rule with one more pre-aggregator, which is applied first."""
         return replace(self, pre_aggregators=(step, *self.pre_aggregators))
 
     def _reduce_columns(self, rows: PairwiseGeometry, chosen: Tensor | None) -> Tensor:

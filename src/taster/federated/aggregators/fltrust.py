@@ -1,4 +1,4 @@
-"""FLTrust: updates count by how far they point where the server's own, on trusted samples, does."""
+"""FLTrust: updates are weighted by their cosine to the server's own gradient on trusted samples."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from torch import Tensor
 from taster.core.param_vectors import flatten
 from taster.core.types import Batch
 from taster.core.view import View
-from taster.federated.aggregators.column_blocks import column_blocks, in_float64
-from taster.federated.aggregators.pairwise import inner_products, squared_norms
+from taster.stats.column_blocks import column_blocks, in_float64
+from taster.stats.pairwise import inner_products, squared_norms
 from taster.utils.settings import validate_settings
 
 _CLEAR = 0.1
-"""What the trust in all clients has to come to for float32 products, off by some 1e-7 each, to do."""
+"""The least total trust for which float32 products, off by some 1e-7 each, are accurate enough."""
 
 
 @validate_settings
 def fltrust(probe: Batch, *, samples: Annotated[int, Field(ge=1)] = 100) -> FLTrust:
-    """Updates weighted by the cosine to the server's own gradient, and brought to its length.
+    """Updates weighted by their cosine to the server's own gradient and rescaled to its length.
 
-        Σ tₙ ‖g₀‖ vₙ / ‖vₙ‖ / Σ tₙ, tₙ = max(0, cos(vₙ, g₀)); nothing where all tₙ are 0
+        Σ tₙ ‖g₀‖ vₙ / ‖vₙ‖ / Σ tₙ, tₙ = max(0, cos(vₙ, g₀)); 0 where all tₙ are 0
 
     Args:
-        probe: trusted samples, which g₀ is of.
-        samples: of the probe that are used, the first so many.
+        probe: trusted samples, on which g₀ is computed.
+        samples: how many of the probe are used, from its beginning.
 
     Source: Cao et al. 2021, Algorithm 2.
     """
@@ -35,7 +35,7 @@ def fltrust(probe: Batch, *, samples: Annotated[int, Field(ge=1)] = 100) -> FLTr
 
 
 class FLTrust:
-    """The rule of `fltrust`: at a moment of the model it is a function of updates."""
+    """The rule of `fltrust`; `bind` makes it a function of updates for the present model."""
 
     name = "fltrust"
 
@@ -43,22 +43,22 @@ class FLTrust:
         self._probe = probe
 
     def bind(self, view: View) -> TrustWeightedMean:
-        """The rule with the server's gradient at this moment."""
+        """The rule with the server's gradient at the present model."""
         return TrustWeightedMean(flatten(view.loss_gradient(self._probe.x, self._probe.y)))
 
     def set_trusted_data(self, probe: Batch) -> None:
-        """Takes up other trusted samples, as many."""
+        """Replaces the trusted samples; as many of the new ones are used."""
         count = len(self._probe)
         self._probe = Batch(probe.x[:count], probe.y[:count])
 
 
 class TrustWeightedMean:
-    """FLTrust with a given gradient g₀, [d]; weights that clients claim do not count."""
+    """FLTrust with a given server gradient g₀, [d]; the weights that clients claim are ignored."""
 
     def __init__(self, own: Tensor) -> None:
         self._own = own
 
-    def __call__(self, values: Tensor, weights: Tensor) -> Tensor:  # noqa: ARG002 (the signature of a rule)
+    def __call__(self, values: Tensor, weights: Tensor) -> Tensor:  # noqa: ARG002 (an AggregationFn)
         """The aggregate, [d]."""
         tiny = torch.finfo(torch.float64).tiny
         length = torch.linalg.vector_norm(self._own, dtype=torch.float64).clamp_min(tiny)
@@ -66,14 +66,14 @@ class TrustWeightedMean:
         norms = squared_norms(values).sqrt().clamp_min(tiny)
         trust = (inner_products(values, lambda _, block: unit[block]) / norms).clamp_min(0)
         if not float(trust.sum()) > _CLEAR:
-            trust = (_exact(values, self._own) / (norms * length)).clamp_min(0)
+            trust = (_products_in_float64(values, self._own) / (norms * length)).clamp_min(0)
         shares = trust / trust.sum().clamp_min(tiny) * length / norms
         found: Tensor = shares.to(values.dtype) @ values
         return found
 
 
-def _exact(values: Tensor, own: Tensor) -> Tensor:
-    """Products of the rows with [d], [m], all in float64."""
+def _products_in_float64(values: Tensor, own: Tensor) -> Tensor:
+    """Inner products of the rows with [d], [m], in float64 throughout."""
     found = torch.zeros(len(values), dtype=torch.float64, device=values.device)
     for part, block in zip(in_float64(values), column_blocks(values), strict=True):
         found.addmv_(part, own[block].double())

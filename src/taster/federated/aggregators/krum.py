@@ -1,4 +1,4 @@
-"""Rules that go by distances between updates: Krum and those that build on it."""
+"""Rules based on pairwise distances: Krum, multi-Krum and Bulyan."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor
 
 from taster.federated.aggregators.aggregator import Aggregator
 from taster.federated.aggregators.coordinate_wise import NumByzantine, mean_around_median
-from taster.federated.aggregators.pairwise import PairwiseGeometry
+from taster.stats.pairwise import PairwiseGeometry
 from taster.utils.settings import validate_settings
 
 
 @validate_settings
 def krum(*, num_byzantine: NumByzantine = 1) -> Aggregator:
-    """The update whose nearest others lie nearest to it, whatever the weights.
+    """The update with the smallest sum of squared distances to its nearest neighbors, unweighted.
 
     Args:
-        num_byzantine: f; the n − f − 2 nearest others count.
+        num_byzantine: f; distances to the n − f − 2 nearest others are summed.
 
     Source: Blanchard et al. 2017, Section 4.
     """
@@ -32,11 +32,11 @@ def krum(*, num_byzantine: NumByzantine = 1) -> Aggregator:
 
 @validate_settings
 def multi_krum(*, num_byzantine: NumByzantine = 1, keep: Annotated[int, Field(ge=1)] | None = None) -> Aggregator:
-    """The mean of the updates with the best scores of Krum, whatever the weights.
+    """The unweighted mean of the updates with the best Krum scores.
 
     Args:
         num_byzantine: f.
-        keep: how many; n − f where it is not given.
+        keep: how many; None for n − f.
 
     Source: Blanchard et al. 2017, Section 5 ("Multi-Krum").
     """
@@ -53,10 +53,11 @@ def multi_krum(*, num_byzantine: NumByzantine = 1, keep: Annotated[int, Field(ge
 
 @validate_settings
 def bulyan(*, num_byzantine: NumByzantine = 1) -> Aggregator:
-    """θ = n − 2f updates chosen by Krum in turn; of each coordinate the mean of the θ − 2f nearest to the median.
+    """θ = n − 2f updates selected by repeated Krum; for each coordinate the mean of the θ − 2f values nearest to the
+    median.
 
     Args:
-        num_byzantine: f; there have to be 4 f + 3 clients.
+        num_byzantine: f; at least 4 f + 3 clients are needed.
 
     Source: El Mhamdi et al. 2018, Section 4.
     """
@@ -77,13 +78,13 @@ def bulyan(*, num_byzantine: NumByzantine = 1) -> Aggregator:
 
 
 def krum_scores(distances: Tensor, num_byzantine: int) -> Tensor:
-    """Krum's score of each update: the sum of squared distances to its n − f − 2 nearest others (one at least), [n]."""
+    """Krum's score of each update: the sum of squared distances to its n − f − 2 nearest others (at least one), [n]."""
     return _sums(distances)[:, max(0, len(distances) - num_byzantine - 3)]
 
 
 def select_best(distances: Tensor, num_byzantine: int) -> int:
-    """The place of the best score. Two that are each other's nearest have the same where one neighbor counts: of those
-    the one with the nearer next, and so on, so that the order of the clients decides nothing."""
+    """Index of the best score. Ties, as between two updates that are each other's nearest, are broken by the next
+    nearest neighbor and so on, so that the result does not depend on the order of clients."""
     left = torch.arange(len(distances), device=distances.device)
     for sums in _sums(distances)[:, max(0, len(distances) - num_byzantine - 3) :].t():
         own = sums[left]
@@ -94,6 +95,6 @@ def select_best(distances: Tensor, num_byzantine: int) -> int:
 
 
 def _sums(distances: Tensor) -> Tensor:
-    """Squared distances to the nearest other, the two nearest, and so on, [n, n − 1]; a 0 for a single update."""
+    """Sums of squared distances to the nearest other, the two nearest, and so on, [n, n − 1]; 0 for a single update."""
     others = distances.clone().fill_diagonal_(torch.inf)
     return others.sort(dim=1).values[:, :-1].cumsum(1) if len(distances) > 1 else distances.new_zeros(1, 1)

@@ -1,4 +1,4 @@
-"""What is done to updates before they are aggregated."""
+"""Pre-aggregation: nearest-neighbor mixing and clipping, followed by another rule."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch import Tensor
 from taster.federated.aggregators.aggregator import Aggregator, RowWeights
 from taster.federated.aggregators.coordinate_wise import NumByzantine, coordinate_median, trimmed_mean
 from taster.federated.aggregators.krum import bulyan, krum, multi_krum
-from taster.federated.aggregators.pairwise import PairwiseGeometry
 from taster.federated.aggregators.robust_centers import geometric_median
 from taster.perturbations.pgd import Norm
+from taster.stats.pairwise import PairwiseGeometry
 from taster.utils.settings import validate_settings
 
 AfterMixing = Literal["mean", "coordinate_median", "trimmed_mean", "krum", "multi_krum", "bulyan", "geometric_median"]
 
 
 def weighted_mean() -> Aggregator:
-    """The mean Σ wₙ vₙ / Σ wₙ by the weights that clients claim, as a rule that steps can be put before.
+    """The mean Σ wₙ vₙ / Σ wₙ with the weights that clients claim, as an `Aggregator`.
 
     Source: McMahan et al. 2017, Algorithm 1.
     """
@@ -36,11 +36,11 @@ def weighted_mean() -> Aggregator:
 def nearest_neighbor_mixing(
     *, num_byzantine: NumByzantine = 1, aggregator: AfterMixing = "coordinate_median"
 ) -> Aggregator:
-    """Each update becomes the mean of its n − f nearest, itself among them; then another rule.
+    """Each update is replaced by the mean of its n − f nearest, itself included; then another rule is applied.
 
     Args:
-        num_byzantine: f, for both.
-        then: the rule.
+        num_byzantine: f, of the mixing and of that rule.
+        aggregator: the rule that follows.
 
     Source: Allouah et al. 2023, Algorithm 2 ("NNM").
     """
@@ -55,15 +55,15 @@ def update_clipping(
     aggregator: AfterMixing = "mean",
     num_byzantine: NumByzantine = 1,
 ) -> Aggregator:
-    """Each update is scaled down to the bound before they are aggregated, where it exceeds it.
+    """Each update is scaled down to norm η where it exceeds it; then another rule is applied.
 
         vₙ ← vₙ · min(1, η / ‖vₙ‖)
 
     Args:
-        bound: η.
-        norm: "l2", or "linf" for the largest single value.
-        then: the rule that comes after.
-        num_byzantine: f of that rule, where it has one.
+        max_norm: η.
+        norm: "l2", or "linf" for the largest absolute value.
+        aggregator: the rule that follows.
+        num_byzantine: f of that rule, if it has one.
 
     Source: the threat model of Pang et al. 2021, Appendix C.3; Sun et al. 2019 ("norm thresholding").
     """
@@ -71,7 +71,7 @@ def update_clipping(
 
 
 def nearest_neighbor_weights(num_byzantine: int) -> RowWeights:
-    """The step of `nearest_neighbor_mixing`."""
+    """The pre-aggregator of `nearest_neighbor_mixing`."""
 
     def step(rows: PairwiseGeometry, weights: Tensor) -> Tensor:
         count = max(1, len(rows) - num_byzantine)
@@ -83,7 +83,7 @@ def nearest_neighbor_weights(num_byzantine: int) -> RowWeights:
 
 
 def clipping_weights(max_norm: float, norm: Norm) -> RowWeights:
-    """The step of `update_clipping`."""
+    """The pre-aggregator of `update_clipping`."""
 
     def step(rows: PairwiseGeometry, weights: Tensor) -> Tensor:
         norms = rows.norms(norm)

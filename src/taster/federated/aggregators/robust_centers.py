@@ -1,4 +1,4 @@
-"""Rules that look for a center which no few updates can pull far."""
+"""Iterative robust centers: geometric median and centered clipping."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from pydantic import Field
 from torch import Tensor
 
 from taster.federated.aggregators.aggregator import Aggregator
-from taster.federated.aggregators.pairwise import PairwiseGeometry
+from taster.stats.pairwise import PairwiseGeometry
 from taster.utils.settings import validate_settings
 
 _NEAR = 1e-12
-"""Where Weiszfeld's steps end: change of the center, over the size of all there is."""
+"""Relative change of the center at which Weiszfeld's algorithm stops."""
 _FEW = 4
-"""Steps of centerd clipping that are taken on the matrix itself: each reads it once, where the inner products of all
-pairs cost as much as a dozen reads, and makes the rounding of float32 count for more."""
+"""Iterations of centered clipping up to which each reads the matrix once. With more, the Gram matrix (as expensive as a
+dozen reads) is computed first, which also keeps float32 rounding from accumulating."""
 
 
 @validate_settings
 def geometric_median(*, max_iterations: Annotated[int, Field(ge=1)] = 1000) -> Aggregator:
-    """The point with the least weighted sum of distances to the updates.
+    """The point that minimizes the weighted sum of distances to the updates.
 
         z ← Σ βᵢ vᵢ / Σ βᵢ, βᵢ = wᵢ / ‖vᵢ − z‖
 
-    All steps are taken on the matrix of distances, so that the updates are read twice, however many steps it takes.
+    Iterates on the matrix of distances, so that the updates are read twice, whatever the number of iterations.
 
     Args:
-        steps: of Weiszfeld's algorithm, at most.
+        max_iterations: of Weiszfeld's algorithm.
 
     Source: Weiszfeld 1937; as an aggregation Chen et al. 2017 and Pillutla et al. 2022 ("RFA", Algorithm 2).
     """
@@ -56,27 +56,27 @@ def geometric_median(*, max_iterations: Annotated[int, Field(ge=1)] = 1000) -> A
 def centered_clipping(
     *, clip_radius: Annotated[float, Field(gt=0)] = 1.0, iterations: Annotated[int, Field(ge=1)] = 3
 ) -> Aggregator:
-    """The mean of the updates, each clipped in its distance from the center so far.
+    """The mean of the updates, each clipped to radius τ around the current center.
 
         v ← v + (1/n) Σ (vᵢ − v) · min(1, τ / ‖vᵢ − v‖), from v = 0
 
-    From 0 in every round, not from the last round's result, so that it stays a pure function; nothing then moves the
-    model further than steps · τ.
+    Starts from 0 in each round, not from the last round's result, so that it is a pure function; the aggregate is no
+    longer than iterations · τ.
 
     Args:
-        bound: τ.
-        steps: how often.
+        clip_radius: τ.
+        iterations: how many times the center is moved.
 
     Source: Karimireddy et al. 2021, Algorithm 2 ("centered clip").
     """
 
     def choose(rows: PairwiseGeometry, weights: Tensor) -> Tensor:
         if iterations > _FEW:
-            rows.gram  # noqa: B018 (from here on no product reads the matrix)
+            rows.gram  # noqa: B018 (computed now, so that no inner product reads the matrix)
         z = torch.zeros_like(rows.squared_norms)
         for step in range(iterations):
-            # A difference, but one that loses little where it counts, beyond τ: the center is no longer than
-            # step · τ, so that no term is more than (2 · step + 1)² times the square of the distance.
+            # Little is lost by cancellation where it matters, at distances above τ: the center is no longer than
+            # step · τ, so that no term exceeds (2 · step + 1)² times the squared distance.
             own = rows.inner_products(z) if step else z
             to_z = (rows.squared_norms - 2 * own + z @ own).clamp_min(0).sqrt()
             shares = (clip_radius / to_z.clamp_min(torch.finfo(to_z.dtype).tiny)).clamp_max(1.0)

@@ -1,4 +1,4 @@
-"""taster on Flower (extra `flower`): any guard and any rule as a strategy, and mods that make clients malicious."""
+"""taster on Flower (extra `flower`): a strategy with any guard and aggregation rule, and mods for malicious clients."""
 
 from taster.errors import ExtraError
 
@@ -7,7 +7,7 @@ try:
     from flwr.serverapp.strategy import Strategy as _Strategy  # noqa: F401
 except ImportError as error:
     raise ExtraError(
-        f'taster.integrations.flower needs flwr 1.41 or later ({error}); install the extra: pip install "taster[flower]"'
+        f'taster.integrations.flower needs flwr 1.41 or later ({error}); install it: pip install "taster[flower]"'
     ) from error
 
 from taster.integrations.flower.arrays import load_model, model_arrays, to_array_record

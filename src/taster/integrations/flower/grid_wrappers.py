@@ -1,4 +1,4 @@
-"""Grids put around a grid."""
+"""Grids that wrap another grid."""
 
 from __future__ import annotations
 
@@ -13,50 +13,54 @@ from taster.errors import WorkerError
 
 
 class ForwardingGrid(Grid):
-    """A grid that does what another does."""
+    """A grid that forwards every call to another.
+
+    Args:
+        grid: the other, kept as `inner`.
+    """
 
     def __init__(self, grid: Grid) -> None:
         self.inner = grid
 
     def set_run(self, run: object) -> None:
-        """As the inner."""
+        """Forwards the run."""
         self.inner.set_run(run)  # type: ignore[arg-type]
 
     @property
     def run(self) -> object:  # type: ignore[override]
-        """As the inner."""
+        """The run of the inner grid."""
         return self.inner.run
 
     def create_message(
         self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
     ) -> Message:
-        """As the inner."""
+        """A message made by the inner grid."""
         return self.inner.create_message(content, message_type, dst_node_id, group_id, ttl)
 
     def get_node_ids(self) -> Iterable[int]:
-        """As the inner."""
+        """The nodes of the inner grid."""
         return self.inner.get_node_ids()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """As the inner."""
+        """Forwards messages; returns their ids."""
         return self.inner.push_messages(messages)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """As the inner."""
+        """Replies that the inner grid has received."""
         return self.inner.pull_messages(message_ids)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """As the inner."""
+        """Replies through the inner grid."""
         return self.inner.send_and_receive(messages, timeout=timeout)
 
 
 class InterruptibleGrid(ForwardingGrid):
-    """A grid that does not wait for replies that nobody will send any more.
+    """A grid that stops waiting for replies once the engine has ended.
 
     Args:
-        grid: the inner.
+        grid: the inner grid.
         stop: set when the engine has ended.
-        interval: seconds between two looks.
+        interval: seconds between two polls.
 
     Raises (when waiting):
         WorkerError: once the engine has ended.
@@ -68,7 +72,7 @@ class InterruptibleGrid(ForwardingGrid):
         self._interval = interval
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Replies as they came, until there are as many as messages or the time is over."""
+        """Replies in order of arrival, until every message has one or the timeout has passed."""
         waiting = set(self.push_messages(messages))
         end = None if timeout is None else time.monotonic() + timeout
         found: list[Message] = []

@@ -1,17 +1,17 @@
-"""Records that a red team's own parts know each other by."""
+"""Keys of the records by which the parts of a red team recognize each other."""
 
 from __future__ import annotations
 
 from flwr.app import Message, MessageType
 
 QUERY_KEY = "taster.asked"
-"""In a message to a node: a red team asks what it would send honestly."""
+"""In a message to a node: the red team asks for the node's honest update."""
 
 ATTACKER_KEY = "taster.attacker"
-"""In a reply to that: the node is the attacker's."""
+"""In the reply to such a message: the node is the attacker's."""
 
 ORDER_KEY = "taster.order"
-"""In a message to such a node: send what else is in here."""
+"""In a message to such a node: it is to send the rest of the message's content."""
 
 
 def is_train_message(message: Message) -> bool:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from flwr.clientapp.typing import ClientAppCallable, Mod
 
 AttackFactory = Callable[[torch.Generator], UpdateAttack | OnlineAttack]
-"""Makes an attack that draws from this generator."""
+"""Makes an attack that draws from the given generator."""
 
 IsAttacker = Callable[[Message, Context], bool]
 """Whether a node is the attacker's, for an app that honest nodes run too."""
@@ -46,28 +46,28 @@ def malicious(
     seed: int = 0,
     attacker: IsAttacker | None = None,
 ) -> Mod:
-    """A client that attacks by itself: with what it sends, or with the samples that it learns from.
+    """A mod for a client that attacks on its own, by the update that it sends or by the samples that it learns from.
 
         app = ClientApp(mods=[malicious(lambda draws: sign_flip(scale=3.0), Net)])
         app = ClientApp(mods=[malicious(lambda draws: label_flip(draws), Net)])
 
-    For an attack on samples the app has to hand them over: `x, y = poisoned(x, y)`, which leaves them as they are where
-    there is no such mod. The attack is made anew for each message, as nodes keep no process between two; what it draws
-    depends on the seed, the node and the round. `server-round` in the message's configuration tells the round.
+    For an attack on samples, the app has to pass them through `x, y = poisoned(x, y)`, which returns them unchanged
+    without the mod. The attack is made for each message, since a node keeps no process between two; its random numbers
+    depend on the seed, the node and the round, which is `server-round` in the message's configuration.
 
     Args:
-        attack: makes it.
-        model: makes a model as the server's, which the attack can look at.
-        form: in which clients send what they have learned, as the strategy has it.
+        attack: makes the attack.
+        model: makes a model like the server's, which the attack can look at.
+        codec: how clients send what they have learned, as in the strategy.
         loss: of (output, y).
         phase: of each round, from 1; None accumulates throughout.
-        seed: of what is drawn.
-        attacker: whether the node is the attacker's; None takes each with the mod for one.
+        seed: of random numbers.
+        attacker: whether the node is the attacker's; None for every node with the mod.
 
     Raises:
-        AttackError: for an attack that needs to know what other clients send: those go through `colluding` and
-            `CollusionGrid`. When called, and so as the node's failure: where the app never asked for its samples, or its
-            reply or the message are not what the form says.
+        AttackError: for an attack that needs to know what other clients send, which is for `colluding` and
+            `CollusionGrid`. When called, and so as the node's failure: when the app did not pass its samples through
+            `poisoned`, or when its reply or the message cannot be read by the codec.
     """
     _require_lone_attack(attack(torch.Generator()))
     codec = codec or ReplyCodec()
@@ -75,50 +75,36 @@ def malicious(
     def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
         if not is_train_message(message) or not (attacker is None or attacker(message, context)):
             return call_next(message, context)
-        turn = _round_of(message)
+        server_round = _round_of(message)
         who = context.node_config.get("partition-id", context.node_id)
-        campaign = attack(generator(seed, f"node {who} in round {turn}"))
-        own, now = model(), Phase.ACCUMULATE if phase is None else phase(turn)
+        made = attack(generator(seed, f"node {who} in round {server_round}"))
+        now = Phase.ACCUMULATE if phase is None else phase(server_round)
+        own = model()
         load_model(own, _arrays(message, codec))
         view = Learner(own, torch.optim.SGD(own.parameters(), 1.0), loss).view()
-        if isinstance(campaign, OnlineAttack):
-            with _poisoning(_Poison(campaign, view, now)) as poison:
-                reply = call_next(message, context)
-            if reply.has_error():
-                return reply
-            if poison.scale is None:
-                raise AttackError(
-                    "the attack is on samples, and the app never handed any over; wanted x, y = "
-                    "taster.integrations.flower.poisoned(x, y) before it learns them"
-                )
-            scale = poison.scale
-            return reply if scale == 1 else _with_update(reply, codec, own, lambda update: scale * update)
-        reply = call_next(message, context)
+        poison = _SamplePoison(made, view, now) if isinstance(made, OnlineAttack) else None
+        with _poisoning(poison):
+            reply = call_next(message, context)
         if reply.has_error():
             return reply
-
-        def row(update: torch.Tensor) -> torch.Tensor:
-            knows = RoundKnowledge(
-                update[None], update.new_ones(1), torch.ones(1, dtype=torch.bool, device=update.device)
-            )
-            rows = campaign.poison(knows, view, now)
-            return update if rows is None else rows[0]
-
-        return _with_update(reply, codec, own, row)
+        if isinstance(made, UpdateAttack):
+            return _with_update(reply, codec, own, lambda update: _lone_update(made, update, view, now))
+        scale = _scale_of(poison)
+        return reply if scale == 1 else _with_update(reply, codec, own, lambda update: scale * update)
 
     return mod
 
 
 def colluding(attacker: IsAttacker | None = None) -> Mod:
-    """A client that sends what the red team decides, which knows what all others send; see `CollusionGrid`.
+    """A mod for a client that sends what the red team decides, which knows the updates of all others.
 
         app = ClientApp(mods=[colluding()])
 
     Args:
-        attacker: whether the node is the attacker's; None takes each with the mod for one.
+        attacker: whether the node is the attacker's; None for every node with the mod.
 
     Raises (when called, and so as the node's failure):
-        AttackError: in a run without `CollusionGrid`, where there is nobody to decide.
+        AttackError: in a run without a `CollusionGrid`, which decides.
     """
 
     def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -129,7 +115,7 @@ def colluding(attacker: IsAttacker | None = None) -> Mod:
         if QUERY_KEY not in message.content:
             raise AttackError(
                 "a colluding client was asked for its update by a server without a red team; wanted the run to go "
-                "through taster.integrations.flower.CollusionGrid(grid, strategy, campaign)"
+                "through taster.integrations.flower.CollusionGrid(grid, strategy, attack)"
             )
         reply = call_next(message, context)
         if not reply.has_error():
@@ -140,7 +126,7 @@ def colluding(attacker: IsAttacker | None = None) -> Mod:
 
 
 def poisoned(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A client's samples as it is to learn them: poisoned where the mod `malicious` has an attack on samples.
+    """The samples that a client is to learn from: poisoned where the mod `malicious` attacks samples, else unchanged.
 
     Args:
         x: samples [n, ...].
@@ -151,8 +137,8 @@ def poisoned(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
 
 
 @dataclass
-class _Poison:
-    """The attack in force, and the factor on the update that it has come to; None until samples were handed over."""
+class _SamplePoison:
+    """An attack on the samples of one message, and the factor on the update that it asks for; None before samples."""
 
     attack: OnlineAttack
     view: View
@@ -160,37 +146,53 @@ class _Poison:
     scale: float | None = None
 
     def __call__(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        fed = self.attack.poison(Batch(x, y), self.view, self.phase)
-        self.scale = fed.loss_weight
-        return fed.x, fed.y
+        batch = self.attack.poison(Batch(x, y), self.view, self.phase)
+        self.scale = batch.loss_weight
+        return batch.x, batch.y
 
 
-_active: ContextVar[_Poison | None] = ContextVar("poison", default=None)
+_active: ContextVar[_SamplePoison | None] = ContextVar("poison", default=None)
 
 
 @contextmanager
-def _poisoning(poison: _Poison) -> Iterator[_Poison]:
+def _poisoning(poison: _SamplePoison | None) -> Iterator[None]:
     token = _active.set(poison)
     try:
-        yield poison
+        yield
     finally:
         _active.reset(token)
+
+
+def _scale_of(poison: _SamplePoison | None) -> float:
+    if poison is None or poison.scale is None:
+        raise AttackError(
+            "the attack is on samples, and the app did not pass any through it; wanted x, y = "
+            "taster.integrations.flower.poisoned(x, y) before it learns them"
+        )
+    return poison.scale
+
+
+def _lone_update(attack: UpdateAttack, update: torch.Tensor, view: View, phase: Phase) -> torch.Tensor:
+    """What a client sends that knows its own honest update [d] only."""
+    own = RoundKnowledge(update[None], update.new_ones(1), torch.ones(1, dtype=torch.bool, device=update.device))
+    rows = attack.poison(own, view, phase)
+    return update if rows is None else rows[0]
 
 
 def _require_lone_attack(attack: UpdateAttack | OnlineAttack) -> None:
     if isinstance(attack, UpdateAttack):
         if not attack.needs_only_own_update:
             raise AttackError(
-                "this attack goes by what other clients send, which a client by itself does not know; wanted the mod "
-                "taster.integrations.flower.colluding() on the attacker's nodes, and taster.integrations.flower.CollusionGrid(grid, strategy, "
-                "campaign) at the server (or UpdateAttack(needs_only_own_update=True), if it goes by its own update)"
+                "this attack depends on what other clients send, which a client on its own does not know; wanted, from "
+                "taster.integrations.flower, the mod colluding() on the attacker's nodes and CollusionGrid(grid, "
+                "strategy, attack) at the server (or UpdateAttack(needs_only_own_update=True), if its own is enough)"
             )
     elif not isinstance(attack, OnlineAttack):
         raise AttackError(
             f"got {type(attack).__name__}, wanted a function that makes an UpdateAttack or an OnlineAttack"
         )
     elif attack.weight_momentum is not None:
-        raise AttackError("got weight_momentum, which clients of a federation have no hand in; wanted none")
+        raise AttackError("got weight_momentum, which clients of a federation do not control; wanted none")
 
 
 def _round_of(message: Message) -> int:
@@ -211,7 +213,7 @@ def _arrays(message: Message, codec: ReplyCodec) -> ArrayRecord:
 def _with_update(
     reply: Message, codec: ReplyCodec, own: nn.Module, act: Callable[[torch.Tensor], torch.Tensor]
 ) -> Message:
-    """The reply with something else for its update."""
+    """The reply with another update in place of its own."""
     arrays = _arrays(reply, codec)
     try:
         update = codec.update(arrays, own)

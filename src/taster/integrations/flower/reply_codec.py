@@ -1,8 +1,9 @@
-"""The form in which clients send what they have learned, and what taster's server makes of it."""
+"""Converts between clients' messages and the replies that taster's server reads."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -10,33 +11,41 @@ import torch
 from flwr.app import ArrayRecord, Message
 from torch import Tensor, nn
 
-from taster.core.param_vectors import flatten, floating_buffers, trainable_parameters, unflatten
+from taster.core.param_vectors import flatten, trainable_parameters, unflatten
 from taster.errors import BatchError
-from taster.federated import ClientReply
+from taster.federated import ClientReply, ReplyFormat, SideData, averaged_buffers
 from taster.integrations.flower.arrays import from_array_record, to_array_record
 
 Sends = Literal["weights", "updates"]
 """A client's whole `state_dict` after its training, or a gradient (or what stands for one) by names of parameters."""
 
 STATISTICS_KEY = "taster.statistics"
-"""The record of batch-norm statistics that clients of taster's own engine bring along."""
+"""The record of batch-norm statistics that clients of taster's own engine send beside their updates."""
+
+_TEXT = 80
+"""Characters of a client's own words that a fault repeats."""
 
 
 @dataclass(frozen=True)
 class ReplyCodec:
-    """What is in a reply.
+    """How clients send what they have learned.
 
     Attributes:
-        sends: weights θₙ, which become the update (θ − θₙ) / unit; or updates, which are taken as they are.
-        unit: what the way that training went is divided by. With 1 and SGD at rate 1 the mean of updates is FedAvg; the
-            clients' learning rate puts it in the units of a gradient.
-        buffers: whether the buffers that come with weights are taken too.
+        sends: weights θₙ, which become the update (θ − θₙ) / unit; or updates, which are taken unchanged.
+        unit: divisor of θ − θₙ. With 1 and SGD at learning rate 1 the mean of updates is FedAvg; the clients' learning
+            rate makes updates comparable to gradients.
+        buffers: whether the buffers that come with weights are used.
+        statistics: whether clients are asked for batch-norm statistics beside updates.
         weighted_by: the metric that holds a client's weight.
+
+    Raises:
+        BatchError: for an unknown `sends`, a `unit` that is not positive, or statistics with weights.
     """
 
     sends: Sends = "weights"
     unit: float = 1.0
     buffers: bool = True
+    statistics: bool = False
     weighted_by: str = "num-examples"
 
     def __post_init__(self) -> None:
@@ -44,23 +53,37 @@ class ReplyCodec:
             raise BatchError(f"sends: got {self.sends!r}, wanted one of {', '.join(get_args(Sends))}")
         if not 0 < self.unit < float("inf"):
             raise BatchError(f"unit: got {self.unit}, wanted a positive number")
+        if self.statistics and self.sends == "weights":
+            raise BatchError("got statistics with sends='weights', wanted sends='updates': weights bring their buffers")
+
+    @property
+    def side_data(self) -> SideData | None:
+        """What the server reads beside the update."""
+        if self.statistics:
+            return "statistics"
+        return "buffers" if self.sends == "weights" and self.buffers else None
 
     def reply(self, client: str, message: Message, model: nn.Module) -> ClientReply:
-        """A message as a reply to taster's server; with the fault, where it is none that could be used.
+        """A message as a reply to taster's server, with a fault if it cannot be used. Never raises for what a client
+        sent.
 
         Args:
-            client: the name of whoever sent it.
-            message: as it came, to be trusted in nothing.
+            client: the sender's name.
+            message: as it arrived; nothing in it is trusted.
             model: as it was sent out.
         """
-        if message.has_error():
-            return ClientReply(client, None, fault=f"failed: {failure_reason(message)}")
         try:
+            if message.has_error():
+                return ClientReply(client, None, fault=f"failed: {failure_reason(message)}")
             arrays = self.arrays(message)
+            self._check_names(arrays, model)
             update, weight = self.update(arrays, model), _weight(message, self.weighted_by)
-            return ClientReply(client, update, weight, _statistics(message, update), self._buffers(arrays, model))
+            statistics = self._statistics(message, model)
+            return ClientReply(client, update, weight, statistics, self._buffers(arrays, model))
         except ValueError as error:
-            return ClientReply(client, None, fault=str(error))
+            return ClientReply(client, None, fault=str(error) or "sent a message that cannot be read")
+        except Exception as error:  # whatever a message of any content makes Flower raise
+            return ClientReply(client, None, fault=f"sent a message that cannot be read ({type(error).__name__})")
 
     def arrays(self, message: Message) -> ArrayRecord:
         """The record that holds what was learned.
@@ -77,7 +100,7 @@ class ReplyCodec:
         """The update [d] of a record.
 
         Raises:
-            ValueError: for what is missing or of another shape.
+            ValueError: for an array that is missing, of another shape or unreadable.
         """
         own = trainable_parameters(model)
         sent = from_array_record(arrays, own)
@@ -86,43 +109,54 @@ class ReplyCodec:
         return flatten(sent)
 
     def with_update(self, arrays: ArrayRecord, update: Tensor, model: nn.Module) -> ArrayRecord:
-        """The record with another update [d] in it, and all else as it was."""
+        """The record with another update [d] in place of its own."""
         own = trainable_parameters(model)
         new = unflatten(update, own)
         if self.sends == "weights":
             new = {name: own[name] - self.unit * value for name, value in new.items()}
         return ArrayRecord({**arrays, **to_array_record(new)})
 
+    def _check_names(self, arrays: ArrayRecord, model: nn.Module) -> None:
+        known: Collection[str] = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+        if self.sends == "weights":
+            known = {*known, *model.state_dict()}
+        unknown = [str(name)[:_TEXT] for name in itertools.islice((name for name in arrays if name not in known), 3)]
+        if unknown:
+            raise ValueError(f"sent arrays that were not asked for: {', '.join(map(repr, unknown))}")
+
     def _buffers(self, arrays: ArrayRecord, model: nn.Module) -> Tensor | None:
-        own = floating_buffers(model)
-        if self.sends != "weights" or not self.buffers or not own:
+        own = averaged_buffers(model)
+        if self.side_data != "buffers" or not own:
             return None
         kept = model.state_dict().keys()
-        # Those that no state_dict holds stay the model's own.
+        # Non-persistent buffers, which no state_dict holds, stay the model's own.
         return flatten(
             {name: from_array_record(arrays, {name: b})[name] if name in kept else b for name, b in own.items()}
         )
 
+    def _statistics(self, message: Message, model: nn.Module) -> Tensor | None:
+        record = message.content.array_records.get(STATISTICS_KEY)
+        if record is None:
+            return None
+        if not self.statistics:
+            raise ValueError("sent statistics, which were not asked for")
+        wanted = ReplyFormat.of(model, "statistics").side
+        assert wanted is not None
+        if set(record) != {"statistics"}:
+            raise ValueError(f"sent {len(record)} arrays of statistics, wanted one, 'statistics'")
+        like = torch.empty(wanted.size, dtype=wanted.dtype, device=wanted.device)
+        return from_array_record(record, {"statistics": like})["statistics"]
+
 
 def failure_reason(failure: Message) -> str:
-    """Why a node failed, in a line: what was raised in its app, without the engines' own traces around it."""
+    """Why a node failed, in one line: what was raised in its app, without the engines' own traces around it."""
     lines = [line.strip() for line in str(failure.error.reason or "").splitlines() if line.strip()]
-    told = [line.split("Message: ", 1)[1] for line in lines if "Message: " in line]
-    return (told or lines or ["no reason given"])[-1].removesuffix("'>")[:500]
+    raised = [line.split("Message: ", 1)[1] for line in lines if "Message: " in line]
+    return (raised or lines or ["no reason given"])[-1].removesuffix("'>")[:500]
 
 
 def _weight(message: Message, key: str) -> Any:
-    for record in message.content.metric_records.values():
-        if key in record:
-            return record[key]
-    raise ValueError(f"sent no metric {key!r}, wanted its weight there")
-
-
-def _statistics(message: Message, like: Tensor) -> Tensor | None:
-    record: Mapping[str, Any] | None = message.content.array_records.get(STATISTICS_KEY)
-    if record is None:
-        return None
-    try:
-        return torch.cat([torch.from_numpy(array.numpy().copy()).reshape(-1) for array in record.values()]).to(like)
-    except Exception as error:  # as in reading any array
-        raise ValueError(f"sent statistics that cannot be read ({type(error).__name__}: {error})") from error
+    found = [record[key] for record in message.content.metric_records.values() if key in record]
+    if len(found) != 1:
+        raise ValueError(f"sent {len(found)} metrics {key!r}, wanted one, with its weight")
+    return found[0]

@@ -25,7 +25,7 @@ SAMPLES_KEY, CLIENT_KEY, MODEL_KEY = "taster.samples", "taster.client", "arrays"
 """Records of a message to a simulated client; the model's has the name that Flower's strategies give it."""
 
 _made: dict[str, tuple[nn.Module, FunctionalModel, ClientGradients]] = {}
-"""What this process has made for an app, as apps are sent anew with every message."""
+"""What this process has made for an app, since apps are sent again with every message."""
 
 
 def simulated_clients_app(
@@ -35,7 +35,7 @@ def simulated_clients_app(
     loss: Loss = cross_entropy,
     precision: Precision = "float32",
 ) -> ClientApp:
-    """An app whose nodes compute what `FlowerSimulation` asks of them, and send as the attacker says where it is his.
+    """An app whose nodes compute what `FlowerSimulation` asks for; the attacker's send what the attack decides.
 
     Args:
         model: makes a model as the server's; called once in each process of the engine, to which it is sent.
@@ -64,10 +64,10 @@ def client_request(
 
     Args:
         arrays: the model.
-        x, y: samples; its own, or all of the round's where clients normalize together.
+        x, y: samples: the client's, or the whole round's for synchronized statistics.
         counts: samples of each client among them.
-        place: which of the clients it is.
-        malicious: whether it is the attacker's.
+        place: index of the client in `counts`.
+        malicious: whether the client is the attacker's.
         scale: factor on its update.
     """
     settings: dict[str, Any] = {"counts": list(counts), "place": place, "malicious": malicious, "scale": scale}
@@ -81,7 +81,7 @@ def _computed(message: Message, model: nn.Module, functional: FunctionalModel, g
     own = from_array_record(message.content.array_records[MODEL_KEY], model.state_dict())
     params = {name: own.get(name, p) for name, p in model.named_parameters()}
     buffers = {name: own.get(name, b) for name, b in model.named_buffers()}
-    view = View(lambda: functional, params, buffers, step=0)
+    view = View(lambda: functional, lambda: (params, buffers), step=0)
     device = next(model.parameters()).device
     x, y = (torch.from_numpy(samples[name].numpy().copy()).to(device) for name in ("x", "y"))
     counts, place = list(map(int, settings["counts"])), int(settings["place"])  # type: ignore[arg-type]

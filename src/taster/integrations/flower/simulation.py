@@ -1,4 +1,4 @@
-"""Rounds of a population through Flower: clients are nodes, wherever the engine runs them."""
+"""Federated simulation on Flower, with a node for each client of a round."""
 
 from __future__ import annotations
 
@@ -21,33 +21,34 @@ from taster.integrations.flower.strategy import GuardedStrategy
 
 @dataclass
 class FlowerSimulation(Simulation):
-    """A `Simulation` whose clients compute on the nodes of a grid that run `simulated_clients_app`, one node a client of a round.
+    """A `Simulation` whose clients compute on the nodes of a grid, which run `simulated_clients_app`.
 
-    Who is drawn, what samples each has and what the attacker does are the same as in the simulation in one process;
-    so are the results, but for the order in which numbers are added up.
+    Clients, samples and attacks are those of the simulation in one process, and so are the results, except that sums
+    round differently.
 
     Attributes:
-        grid: of the ServerApp that this runs in. It needs as many nodes as a round has clients.
+        grid: of the ServerApp that this runs in, with at least as many nodes as a round has clients.
 
     Raises (in a round):
-        WorkerError: when there are fewer nodes, or one fails: the results would be others without a word.
+        WorkerError: when there are fewer nodes, or one fails: without it the results would differ silently.
     """
 
     grid: Grid | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._strategy = GuardedStrategy(self.server, sends="updates")
+        synchronized = self.gradients.statistics == "synchronized"
+        self._strategy = GuardedStrategy(self.server, sends="updates", statistics=synchronized)
 
     def round(self, phase: Phase, trigger: Batch | None = None) -> RoundOutcome:
-        """The next round."""
+        """Runs the next round."""
         assert self.grid is not None
         invited = self.pool.draw() if trigger is None else self.pool.draw_with_trigger(trigger)
         nodes = sorted(self.grid.get_node_ids())
         if len(nodes) < len(invited.clients):
             raise WorkerError(f"got {len(nodes)} nodes, wanted one for each of the {len(invited.clients)} of a round")
         grid = self.grid
-        if isinstance(self.attack, UpdateAttack):  # others poison samples, before they are dealt out
+        if isinstance(self.attack, UpdateAttack):  # other attacks poison the samples before nodes receive them
             grid = CollusionGrid(grid, self._strategy, self.attack, lambda _: phase)
         replies = list(grid.send_and_receive(self._messages(invited, phase, nodes)))
         failed = [failure_reason(reply) for reply in replies if reply.has_error()]

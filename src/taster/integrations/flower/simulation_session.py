@@ -1,4 +1,4 @@
-"""A Flower simulation for as long as a function runs."""
+"""Runs a function inside a Flower simulation."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from taster.integrations.flower.grid_wrappers import InterruptibleGrid
 
 
 def simulate(main: Callable[[Grid], None], app: ClientApp, *, nodes: int, workers: int = 1, gpus: float = 0.0) -> None:
-    """Runs a function as the ServerApp of Flower's simulation on Ray; what it raises is raised here.
+    """Runs a function as the ServerApp of Flower's simulation on Ray, and raises what it raises.
 
     Args:
-        main: is given the grid.
-        app: what nodes run.
-        nodes: how many there are.
-        workers: processes that they share.
-        gpus: share of a GPU that each process has.
+        main: called with the grid.
+        app: run by the nodes.
+        nodes: number of nodes.
+        workers: processes that the nodes share.
+        gpus: fraction of a GPU for each process.
 
     Raises:
         ExtraError: where Ray is not installed.
         WorkerError: when the engine ends before the function has.
-        KeyboardInterrupt: on Ctrl-C, once what nodes are at is done; on a second one, at once.
+        KeyboardInterrupt: on Ctrl-C, after the nodes' present tasks; on a second one, immediately.
     """
     require_ray()
     from flwr.simulation import run_simulation
@@ -40,7 +40,7 @@ def simulate(main: Callable[[Grid], None], app: ClientApp, *, nodes: int, worker
 
     @server.main()
     def run(grid: Grid, context: Context) -> None:
-        # Kept here and not left to Flower, which would log it and wrap some of it.
+        # Kept here, as Flower would log the error and wrap it.
         try:
             main(InterruptibleGrid(grid, stop))
         except BaseException as error:
@@ -73,8 +73,8 @@ def simulate(main: Callable[[Grid], None], app: ClientApp, *, nodes: int, worker
 
 @contextmanager
 def _interruptible(stop: threading.Event) -> Iterator[threading.Event]:
-    """Ctrl-C stops the function first, and the engine with it: one that is torn down while a node is at work waits for
-    that node for ever. Gives what tells whether it came."""
+    """Inside, Ctrl-C stops the function first and the engine after it: an engine that is torn down while a node works
+    waits for that node forever. Yields an event that is set by Ctrl-C."""
     came = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield came
@@ -100,7 +100,7 @@ def _root(error: BaseException) -> BaseException:
 
 
 def require_ray() -> None:
-    """Makes sure that Flower can simulate.
+    """Checks that Flower's simulation can run.
 
     Raises:
         ExtraError: where Ray is not installed.
@@ -113,7 +113,8 @@ def require_ray() -> None:
 
 @contextmanager
 def _environment() -> Iterator[None]:
-    """Ray sends no statistics of use and leaves the choice of GPUs alone, unless told to; the path is set back."""
+    """Inside, Ray sends no usage statistics and leaves GPUs alone, unless the environment says otherwise; `PYTHONPATH`
+    is restored at the end."""
     path = os.environ.get("PYTHONPATH")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

@@ -1,0 +1,107 @@
+"""`taster run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from taster.cli.app import AsJson, Quiet
+from taster.cli.console import ProgressBars, print_message, progress_display
+from taster.cli.tables import print_outcome
+
+if TYPE_CHECKING:
+    from taster.experiments import Recipe
+
+_MAX_JOBS = 1024
+
+
+def run(
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            help="Name of a shipped recipe (see: taster list) or path of a TOML file; quickstart by default."
+        ),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change one value of the recipe; repeat for more. Entries are named or numbered: "
+            "--set burn_in.epochs=5 --set attack.accumulative.epsilon=0.1",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run directory; by default a new one, runs/NAME, runs/NAME-2, and so on.")
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Continue the run in the directory (without --out: the latest of this recipe's), or start one if "
+            "there is none. The results are the same as if it had never stopped.",
+        ),
+    ] = False,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Run seeds 0 to N-1 instead of the recipe's.")] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, max=_MAX_JOBS, help="Worker processes; by default as many as fit the cores, one on a GPU."),
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="local|flower",
+            help="What a recipe with [federated] runs on: this machine's processes, clients computed together (local, "
+            "the default), or Flower's simulation on Ray, each client a node. To resume: the run's own.",
+        ),
+    ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a recipe: every attack against every defence, with every seed.
+
+    Leaves a directory with recipe.toml, environment.json, steps.jsonl, results.json, figures/, report.html and the
+    burnt-in checkpoints, and prints the table of results.
+    """
+    from taster.experiments import RunDirectory, run_recipe
+    from taster.report import write_report
+    from taster.utils.allocator import retain_freed_memory
+
+    retain_freed_memory()
+    chosen = _choose_recipe(recipe, [*(overrides or []), *([] if seeds is None else [f"seeds={seeds}"])], out, resume)
+    directory = _choose_directory(chosen.name, out, resume)
+    with progress_display(quiet) as progress:
+        try:
+            rows = run_recipe(
+                chosen, directory, resume=resume, jobs=jobs, engine=engine, progress=ProgressBars(progress)
+            )
+        except KeyboardInterrupt:
+            print_message(f"stopped; go on with: taster run ... --resume --out {directory}")
+            raise typer.Exit(130) from None
+        task = progress.add_task("report", total=None)
+        page = write_report(RunDirectory(directory))
+        progress.remove_task(task)
+    print_outcome(chosen, rows, page, quiet=quiet, as_json=as_json)
+
+
+def _choose_recipe(recipe: str | None, overrides: list[str], out: Path | None, resume: bool) -> Recipe:
+    """The recipe asked for, or that of the run to be continued, or quickstart."""
+    from taster.experiments import RunDirectory, read_recipe
+
+    if resume and recipe is None and out is not None and RunDirectory(out).exists():
+        return read_recipe(str(out / "recipe.toml"), overrides)
+    return read_recipe("quickstart" if recipe is None else recipe, overrides)
+
+
+def _choose_directory(name: str, out: Path | None, resume: bool) -> Path:
+    """The directory asked for, or the next free (to resume: the last used) of runs/NAME, runs/NAME-2, ..."""
+    from taster.experiments import RunDirectory
+
+    if out is not None:
+        return out
+    number, last = 1, Path("runs") / name
+    while not RunDirectory(path := Path("runs") / (name if number == 1 else f"{name}-{number}")).is_free():
+        number, last = number + 1, path
+    return last if resume else path

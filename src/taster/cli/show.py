@@ -1,0 +1,55 @@
+"""`taster list` and `taster show`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from taster.cli.app import AsJson
+from taster.cli.console import result_console
+
+
+def list_all(
+    as_json: AsJson = False,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print Markdown on standard output: docs/catalogue.md is made by it.")
+    ] = False,
+) -> None:
+    """List attacks, defences, scores, models and recipes, each with its source."""
+    from taster.experiments.recipes.catalogue import catalogue, catalogue_markdown
+
+    entries = catalogue()
+    if as_json or as_markdown:
+        typer.echo(json.dumps(entries) if as_json else catalogue_markdown(entries), nl=as_json)
+        return
+    console = result_console()
+    for kind, members in entries.items():
+        table = Table(title=kind, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+        table.add_column("name", style="bold", no_wrap=True)
+        table.add_column("what it is", ratio=3)
+        table.add_column("source", ratio=2)
+        for member in members:
+            table.add_row(member["name"], member["summary"], member["source"])
+        console.print(table)
+        console.print()
+    console.print("Your own: package.module:function in place of a name. Settings of a recipe: taster show RECIPE.")
+
+
+def show(
+    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe or path of a TOML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Show it with a value changed.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a whole recipe, every default filled in, as TOML that can be saved, changed and run."""
+    from taster.experiments import read_recipe
+
+    found = read_recipe(recipe, overrides)
+    if as_json:
+        typer.echo(json.dumps(found.model_dump(mode="json", exclude_none=True)))
+    else:
+        typer.echo(found.to_toml(), nl=False)

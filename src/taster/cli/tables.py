@@ -1,0 +1,51 @@
+"""Tables of results on the console."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from taster.cli.console import message_console, print_message, result_console
+
+if TYPE_CHECKING:
+    from taster.experiments import Recipe
+    from taster.experiments.results import CellRow
+
+
+def print_outcome(recipe: Recipe, rows: Sequence[CellRow], page: Path, *, quiet: bool, as_json: bool) -> None:
+    """Prints what a run or a report ends with: the table and the page's path, and the rows as JSON if asked for."""
+    if as_json:
+        typer.echo(json.dumps({"recipe": recipe.name, "rows": rows}))
+    if not quiet:
+        _print_results(recipe, rows, message_console() if as_json else result_console())
+        print_message(f"The page: {page}")
+
+
+def _print_results(recipe: Recipe, rows: Sequence[Any], console: Console) -> None:
+    from taster.report import legend, result_table, summarize
+
+    table = Table(
+        title=f"{recipe.name}: what one trigger step did",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1),
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    lines = summarize(rows, recipe.published)
+    headings, texts = result_table(lines, narrow=True, published=bool(recipe.published))
+    for i, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if i < 2 else "right", no_wrap=i == 2, overflow="fold")
+    attack = ""
+    for cells in texts:
+        table.add_row("" if cells[0] == attack else cells[0], *cells[1:])
+        attack = cells[0]
+    console.print(table)
+    message_console().print(legend(published=bool(recipe.published)), style="dim")

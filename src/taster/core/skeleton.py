@@ -1,0 +1,205 @@
+"""A copy of a model's structure that follows the model: its layers, attributes and flags, without its tensors."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Iterator
+from enum import Enum
+from functools import partial
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from taster.core.module_tree import walk
+from taster.errors import ModelError
+
+_SIMPLE = (type(None), bool, int, float, str, bytes, torch.dtype, torch.device)
+_STRUCTURE = frozenset({"_parameters", "_buffers", "_modules", "training"})
+_DEPTH = 6
+
+
+class Skeleton:
+    """A deep copy of a module whose tensors lie on the meta device.
+
+    Computing with it costs no memory of its own, and neither its mode nor anything written to it can reach the model.
+    Dropout and everything else that is random is off. Sparse embeddings give dense gradients.
+
+    `follow` compares the model with what was copied: layers, names and flags of parameters, buffers that are None, and
+    attributes with the plain values inside them. A changed number, flag or string is set on the copy; after any other
+    change the copy is made again.
+
+    Args:
+        model: any module that `copy.deepcopy` takes.
+
+    Raises:
+        ModelError: when the module cannot be copied.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._copy_model()
+
+    def follow(self) -> bool:
+        """Brings the copy up to date.
+
+        Returns:
+            whether anything in it changed.
+        """
+        if [module for _, module in walk(self._model)] == self._originals:
+            found = list(map(_follow, self._originals, self._seen, self._copies))
+            if _Followed.DIFFERS not in found:
+                return _Followed.SET in found
+        self._copy_model()
+        return True
+
+    def _copy_model(self) -> None:
+        model = self._model
+        memo: dict[int, Any] = {}
+        for parameter in model.parameters():
+            memo[id(parameter)] = nn.Parameter(
+                torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad
+            )
+        for buffer in model.buffers():
+            memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+        for _, module in walk(model):
+            if isinstance(vars(module).get("forward"), (FunctionType, partial)):
+                raise ModelError(
+                    f"got a {type(module).__name__} whose forward was replaced by a function, which computes with "
+                    "the model itself and not with a copy; wanted a method: types.MethodType(function, module)"
+                )
+            for tensor in _plain_tensors(vars(module)):
+                if id(tensor) in memo:
+                    raise ModelError(
+                        f"got a {type(module).__name__} with a parameter or buffer in a plain attribute or list, "
+                        "where a copy of the model cannot follow it; wanted nn.ParameterList, or its registered name"
+                    )
+                if not tensor.is_leaf:  # activations that a module keeps: deepcopy refuses them
+                    memo[id(tensor)] = tensor.detach().clone()
+        try:
+            self.module = copy.deepcopy(model, memo)
+        except Exception as error:
+            raise ModelError(
+                f"got a {type(model).__name__} that cannot be copied ({error}); wanted a module that copy.deepcopy "
+                "accepts: keep tensors in parameters and buffers"
+            ) from error
+        self.module.eval()
+        self._originals = [module for _, module in walk(model)]
+        self._copies = [module for _, module in walk(self.module)]
+        self._seen = [_Seen(module) for module in self._originals]
+        for module in self._copies:
+            if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+                module.sparse = False
+        self.trainable = frozenset(name for name, p in self.module.named_parameters() if p.requires_grad)
+        self.batch_norms = [module for module in self._copies if isinstance(module, _BatchNorm)]
+        first: dict[int, tuple[str, str]] = {}  # a shared buffer goes by the first of its names
+        self.buffer_names = frozenset(
+            f"{prefix}.{name}" if prefix else name
+            for prefix, module in walk(self.module)
+            for name, buffer in module._buffers.items()
+            if buffer is None or first.setdefault(id(buffer), (prefix, name)) == (prefix, name)
+        )
+
+
+class _Seen:
+    """What a module looked like when it was copied."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.type = type(module)
+        self.keys = list(vars(module))
+        self.values = list(vars(module).values())
+        self.mode = self.keys.index("training")
+        # Most of what can change inside is empty and stays so: hooks.
+        self.empty = [
+            value
+            for key, value in vars(module).items()
+            if isinstance(value, (dict, list, set)) and not value and key not in _STRUCTURE
+        ]
+        self.inside = [
+            (value, fingerprint)
+            for key, value in vars(module).items()
+            if key not in _STRUCTURE and (fingerprint := _fingerprint(value))
+        ]
+        self.tensors = _tensors(module)
+
+
+class _Followed(Enum):
+    """What came of a comparison: the same, attributes set on the copy, or a difference that needs another copy."""
+
+    SAME = 0
+    SET = 1
+    DIFFERS = 2
+
+
+def _follow(module: nn.Module, seen: _Seen, copied: nn.Module) -> _Followed:
+    """Compares a module with its copy; simple attributes that changed are set on the copy."""
+    if type(module) is not seen.type or any(seen.empty) or _tensors(module) != seen.tensors:
+        return _Followed.DIFFERS
+    if any(_fingerprint(value) != fingerprint for value, fingerprint in seen.inside):
+        return _Followed.DIFFERS
+    now = list(vars(module).values())
+    now[seen.mode : seen.mode + 1] = [seen.values[seen.mode]]
+    if list(vars(module)) != seen.keys:
+        return _Followed.DIFFERS
+    if all(map(operator.is_, now, seen.values)):
+        return _Followed.SAME
+    for key, value, old in zip(seen.keys, now, seen.values, strict=True):
+        if value is not old:
+            if not (isinstance(value, _SIMPLE) and isinstance(old, _SIMPLE)):
+                return _Followed.DIFFERS
+            if key != "sparse" or not isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+                object.__setattr__(copied, key, value)
+    seen.values = now
+    return _Followed.SET
+
+
+def _tensors(module: nn.Module) -> tuple[Any, ...]:
+    """Names and flags of a module's own parameters and buffers; their values are no part of the structure."""
+    parameters, buffers = module._parameters, module._buffers
+    if not parameters and not buffers:
+        return ()
+    return (
+        [(name, None if p is None else (id(p), p.requires_grad)) for name, p in parameters.items()],
+        [(name, buffer is None) for name, buffer in buffers.items()],
+    )
+
+
+def _plain_tensors(value: Any, depth: int = 0) -> Iterator[Tensor]:
+    """Tensors in plain attributes and the containers there: those that are no parameters or buffers of the module."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict) and depth < _DEPTH:
+        for key, item in value.items():
+            if depth or key not in _STRUCTURE:
+                yield from _plain_tensors(item, depth + 1)
+    elif isinstance(value, (list, tuple)) and depth < _DEPTH:
+        for item in value:
+            yield from _plain_tensors(item, depth + 1)
+
+
+def _fingerprint(value: Any, depth: int = 0) -> Any:
+    """Something that changes when what can be changed inside a value does; None for what has no such inside."""
+    if isinstance(value, (*_SIMPLE, nn.Module)) or depth > _DEPTH:
+        return None
+    if isinstance(value, Tensor):
+        return (id(value), None if value.is_inference() else value._version)
+    if isinstance(value, dict):
+        return tuple((key, _element(item, depth)) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        if isinstance(value, tuple) and all(isinstance(item, _SIMPLE) for item in value):
+            return None
+        return tuple(_element(item, depth) for item in value)
+    if isinstance(value, (set, frozenset)):
+        return frozenset(map(id, value)) if isinstance(value, frozenset) else tuple(sorted(map(repr, value)))
+    if callable(value) or isinstance(value, type):
+        return None
+    inside = getattr(value, "__dict__", None)
+    return None if not isinstance(inside, dict) else _fingerprint(inside, depth + 1)
+
+
+def _element(item: Any, depth: int) -> Any:
+    """A simple value itself; of any other its identity and its inside."""
+    return item if isinstance(item, _SIMPLE) else (id(item), _fingerprint(item, depth + 1))

@@ -1,0 +1,70 @@
+"""Values as a TOML file or the command line gives them, checked before anything else looks at them."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import Any
+
+from taster.errors import RecipeError
+
+MAX_DEPTH = 20
+"""Tables and lists inside one another. No recipe needs more than six."""
+
+_MAX_INT = 2**63 - 1
+_SHOWN = 60
+
+
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """Parses a TOML document.
+
+    Raises:
+        RecipeError: if it is not TOML, holds a number of more digits than Python converts, or is nested too deeply.
+    """
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{where}: not TOML: {error}") from error
+    except ValueError as error:
+        raise RecipeError(f"{where}: a value cannot be read: {error}") from error
+    except RecursionError:
+        raise RecipeError(f"{where}: nested too deeply, wanted at most {MAX_DEPTH} levels") from None
+
+
+def check_values(raw: dict[str, Any]) -> list[str]:
+    """Faults that would make a value unusable whatever key it stands at: integers beyond 64 bits, text with NUL or that
+    is not Unicode, and nesting deeper than `MAX_DEPTH`. One line per fault, with the path of its key."""
+    faults: list[str] = []
+    pending: list[tuple[str, Any, int]] = [("", raw, 0)]
+    while pending:  # a loop, as recursion would fail on the nesting that it looks for
+        path, value, depth = pending.pop()
+        if depth > MAX_DEPTH:
+            faults.append(f"{shorten(path)}: nested too deeply, wanted at most {MAX_DEPTH} levels")
+        elif isinstance(value, dict):
+            faults += [
+                f"{path or 'recipe'}: got the key {key!r:.60} {reason}" for key in value if (reason := _odd(key))
+            ]
+            pending += [(f"{path}.{key}" if path else str(key), inner, depth + 1) for key, inner in value.items()]
+        elif isinstance(value, list):
+            pending += [(f"{path}.{i}", inner, depth + 1) for i, inner in enumerate(value)]
+        elif isinstance(value, str) and (reason := _odd(value)):
+            faults.append(f"{path}: got text {reason}")
+        elif isinstance(value, int) and abs(value) > _MAX_INT:
+            faults.append(f"{path}: got an integer of {value.bit_length()} bits, wanted at most 63")
+    return sorted(faults)
+
+
+def shorten(text: str) -> str:
+    """The text, cut in its middle if it is too long for a message."""
+    return text if len(text) <= 2 * _SHOWN else f"{text[:_SHOWN]} ... {text[-_SHOWN:]}"
+
+
+def _odd(text: object) -> str:
+    if not isinstance(text, str):
+        return "that is no text, wanted text"
+    if "\0" in text:
+        return "with a NUL in it, wanted text without"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "that is not Unicode, wanted UTF-8"
+    return ""

@@ -1,0 +1,100 @@
+"""What a page is made from: the small files of a run directory, or of a result that is kept without its run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from taster.errors import RunDirectoryError
+from taster.experiments import Recipe, RunDirectory
+from taster.report.defence_ranking import DefenceRank, rank_defences
+from taster.report.details import Details, collect_details
+from taster.report.sample_pictures import Pictures, collect_pictures
+from taster.report.summary import SummaryRow, summarize
+
+Content = TypeVar("Content", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Recipe, environment, rows, details and pictures of a run."""
+
+    recipe: Recipe
+    environment: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Any]]
+    details: Details
+    pictures: Pictures
+
+    @classmethod
+    def read(cls, run: RunDirectory) -> ReportData:
+        """Reads recipe.toml, environment.json, results.json, details.json and pictures.json.
+
+        Raises:
+            RunDirectoryError: when a file is missing or is not what taster writes, or no cell is finished.
+        """
+        recipe = run.recipe()
+        rows = run.results()["rows"] if (run.path / "results.json").exists() else []
+        if not rows:
+            raise RunDirectoryError(f"{run.path}: no cell is finished yet, so there is nothing to report")
+        details, pictures = _read(run, "details.json", Details), _read(run, "pictures.json", Pictures)
+        return cls(recipe, run.environment(), rows, details, pictures)
+
+    @cached_property
+    def lines(self) -> list[SummaryRow]:
+        """The rows, summarized over seeds."""
+        return summarize(self.rows, self.recipe.published)
+
+    @property
+    def attacks(self) -> list[str]:
+        """Labels, in the recipe's order."""
+        return [entry.label for entry in self.recipe.attack]
+
+    @property
+    def defences(self) -> list[str]:
+        """Labels, in the recipe's order."""
+        return [entry.label for entry in self.recipe.defence]
+
+    @property
+    def expected_rows(self) -> int:
+        """Of a run that is finished."""
+        return len(self.attacks) * len(self.defences) * len(self.recipe.seeds)
+
+    @cached_property
+    def undefended(self) -> str | None:
+        """The label of the defence that defends nothing; in a federation the mean counts as such."""
+        alone = [entry for entry in self.recipe.defence if not entry.plus]
+        return next((entry.label for name in ("none", "mean") for entry in alone if entry.name == name), None)
+
+    @cached_property
+    def ranks(self) -> list[DefenceRank]:
+        """How each defence does over all attacks; empty without controls."""
+        honest = next((entry.label for entry in self.recipe.attack if entry.name == "none"), None)
+        return rank_defences(self.lines, honest, self.undefended)
+
+
+def collect_report_data(run: RunDirectory) -> None:
+    """Writes results.json, details.json and pictures.json from the cells that are finished.
+
+    Raises:
+        RunDirectoryError: when no cell is finished, or a file cannot be read or written.
+    """
+    recipe = run.recipe()
+    cells = list(run.finished(recipe))
+    if not cells:
+        raise RunDirectoryError(f"{run.path}: no cell is finished yet, so there is nothing to report")
+    details = collect_details(cells, recipe.defence[0].label, [entry.label for entry in recipe.score])
+    pictures = collect_pictures(cells, [entry.label for entry in recipe.attack])
+    run.write_text("details.json", details.to_json())
+    run.write_text("pictures.json", pictures.to_json())
+    run.write_results(recipe, [cell["row"] for cell in cells])
+
+
+def _read(run: RunDirectory, name: str, content: type[Content]) -> Content:
+    try:
+        return content.model_validate_json((run.path / name).read_bytes())
+    except (OSError, ValidationError) as error:
+        raise RunDirectoryError(f"{run.path}: {name} cannot be read: {error}") from error

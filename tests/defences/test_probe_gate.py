@@ -1,0 +1,201 @@
+"""The probe gate: what it refuses, its anchor, its state, renewal."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.conftest import full_state, same_state, tiny_batch, tiny_learner
+from tests.defences.conftest import easy, noisy, poison, trained
+
+from taster import Batch, Guard, SnapshotBuffer
+from taster.core.guard import CandidateUpdate
+from taster.defences import (
+    probe_gate,
+)
+from taster.errors import CheckpointError, SnapshotError
+
+
+def test_the_probe_gate_refuses_harm_and_keeps_what_helps() -> None:
+    learner = tiny_learner(guard=probe_gate(easy(60, seed=9), tolerance=2.0))
+    for i in range(40):
+        learner.step(easy(32, seed=i))
+    reached = learner.view().accuracy(easy(60, seed=9).x, easy(60, seed=9).y)
+    assert reached > 90
+    before = full_state(learner)
+    record = learner.step(poison(easy(32, seed=77), loss_weight=50.0))
+    assert record.verdict.stage == "probe_gate"
+    assert "would fall by" in record.verdict.reason
+    assert same_state(before, full_state(learner))
+    assert learner.step(easy(32, seed=78)).verdict.committed
+
+
+def test_the_anchor_stops_drift_in_small_steps() -> None:
+    """Each step costs little: compared with the step before alone they would all pass."""
+    probe = noisy(400, seed=9)
+
+    def fed_poison(guard: Guard) -> tuple[list[str], float]:
+        learner = trained(tiny_learner(), 60, noisy)
+        learner.guard = guard
+        for group in learner.optimizer.param_groups:
+            group["lr"] = 0.001
+        records = [learner.step(poison(noisy(32, seed=1000 + i))) for i in range(100)]
+        return [r.verdict.reason for r in records if r.verdict.reason], learner.view().accuracy(probe.x, probe.y)
+
+    reasons, held = fed_poison(probe_gate(probe, tolerance=1.0, alert_steps=0))
+    assert all("against the anchor" in reason for reason in reasons)
+    assert len(reasons) > 20
+    _, fallen = fed_poison(Guard())
+    assert fallen < 60
+    assert held > 80
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_the_anchor_starts_at_the_first_state_and_moves_on_evidence(every: int) -> None:
+    probe = easy(200, seed=9)
+    guard = probe_gate(probe, check_every=every)
+    learner = tiny_learner(guard=guard, snapshots=SnapshotBuffer(capacity=every))
+    (gate,) = guard.gates
+    start = learner.view().accuracy(probe.x, probe.y)
+    learner.step(easy(32, seed=0))
+    assert 100 * float(gate.state_dict()["anchor"]["correct"].float().mean()) == pytest.approx(start)
+    anchors = []
+    for i in range(40):
+        learner.step(easy(32, seed=i))
+        anchors.append(float(gate.state_dict()["anchor"]["correct"].float().mean()))
+    assert anchors == sorted(anchors)
+    assert anchors[-1] > 0.9
+    assert len(set(anchors)) < 10  # not with every fluctuation
+
+
+def test_calling_the_gate_changes_no_state() -> None:
+    guard = probe_gate(easy(60, seed=9))
+    (gate,) = guard.gates
+    learner = tiny_learner(guard=Guard(gates=[lambda change: gate(change)]))  # called, never observing
+    for i in range(5):
+        learner.step(easy(32, seed=i))
+    assert gate.state_dict() == {"anchor": None, "trail": [], "unchecked": 0, "alerted": 0}
+
+
+def test_harm_to_one_class_does_not_hide_in_the_mean() -> None:
+    probe = easy(600, seed=9)
+
+    def refusals(class_tolerance: float | None) -> list[str]:
+        learner = trained(tiny_learner())
+        learner.guard = probe_gate(probe, tolerance=60.0, class_tolerance=class_tolerance)
+        for group in learner.optimizer.param_groups:
+            group["lr"] = 0.02
+        reasons = []
+        for i in range(40):
+            clean = easy(64, seed=1000 + i)
+            wrong = Batch(clean.x, torch.where(clean.y == 1, 2, clean.y))
+            reasons.append(learner.step(wrong).verdict.reason)
+        return [reason for reason in reasons if reason]
+
+    assert any(", class 1," in reason for reason in refusals(5.0))
+    assert refusals(None) == []
+
+
+class Seen:
+    """A view of a model that says this of the probe."""
+
+    def __init__(self, said: torch.Tensor) -> None:
+        self.said, self.state_version, self.snapshot_steps, self.input_range = said, object(), (), None
+
+    def outputs(self, x: torch.Tensor, chunk: int) -> torch.Tensor:
+        return 8.0 * torch.nn.functional.one_hot(self.said, 3)
+
+    def losses(self, output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(output, y, reduction="none")
+
+
+@pytest.mark.parametrize(("forgotten", "refused"), [(10, False), (60, True)])
+def test_harm_to_one_class_does_not_hide_where_the_loss_gets_better(forgotten: int, refused: bool) -> None:
+    """A new class is learned, and of an old one of 200 samples some are forgotten for it."""
+    y = torch.arange(600) % 3
+    (gate,) = probe_gate(Batch(torch.zeros(600, 1, 6, 6), y)).gates
+    before, after = torch.where(y == 2, 0, y), y.clone()
+    after[(y == 1).nonzero().squeeze(1)[:forgotten]] = 2
+    verdict = gate(CandidateUpdate(0, tiny_batch(), {}, 1.0, Seen(before), Seen(after)))  # type: ignore[arg-type]
+    assert verdict.committed is not refused
+    assert ("accuracy on the probe, class 1, would fall by 30.0 points" in verdict.reason) is refused
+
+
+def test_with_checks_every_few_steps_it_rewinds_to_the_last_check() -> None:
+    probe = easy(200, seed=9)
+    guard = probe_gate(probe, check_every=4, check_on_loss_outlier=False)
+    learner = tiny_learner(guard=guard, snapshots=SnapshotBuffer(capacity=6))
+    trained(learner)
+    assert learner.steps == 40
+    good = full_state(learner)
+    verdicts = [learner.step(poison(easy(32, seed=i))).verdict for i in range(4)]
+    assert [v.action.name for v in verdicts] == ["COMMIT", "COMMIT", "COMMIT", "REWIND"]
+    assert verdicts[-1].steps == 3
+    assert same_state(good, full_state(learner))
+
+
+def test_a_gate_resumes_from_its_state() -> None:
+    probe = easy(200, seed=9)
+    learner = trained(tiny_learner(guard=probe_gate(probe)))
+    twin = probe_gate(probe)
+    twin.load_state_dict(learner.guard.state_dict())
+    (ours,), (theirs,) = learner.guard.gates, twin.gates
+    assert torch.equal(ours.state_dict()["trail"][-1]["probability"], theirs.state_dict()["trail"][-1]["probability"])
+    learner.guard = twin
+    assert not learner.step(poison(easy(32, seed=77), loss_weight=50.0)).verdict.committed
+
+
+def test_a_gate_that_rewinds_needs_snapshots_that_reach_as_far() -> None:
+    guard = probe_gate(easy(100, seed=1), check_every=4)
+    assert guard.max_rewind == 3
+    for history in (SnapshotBuffer(capacity=3), SnapshotBuffer(capacity=1, every=4)):
+        with pytest.raises(SnapshotError, match="rewinds up to 3 steps"):
+            tiny_learner(guard=guard, snapshots=history)
+    for history in (None, SnapshotBuffer(capacity=4), SnapshotBuffer(capacity=2, every=4)):
+        learner = tiny_learner(guard=guard, snapshots=history)
+        assert learner.snapshots is not None
+        assert learner.snapshots.reach >= 3
+
+
+def test_after_renewal_only_the_new_probe_counts() -> None:
+    guard = probe_gate(easy(400, seed=1))
+    (gate,) = guard.gates
+    learner = tiny_learner(guard=guard)
+    for i in range(20):
+        learner.step(easy(32, seed=10 + i))
+    fresh = tiny_batch(300, seed=3)
+    guard.set_trusted_data(fresh)
+    start = learner.view().forward(fresh.x).argmax(1) == fresh.y
+    # What is learned of it is learned: the old probe's samples are not asked any more.
+    assert learner.step(fresh).verdict.committed
+    state = gate.state_dict()
+    assert torch.equal(state["anchor"]["correct"], start)
+    assert torch.equal(state["trail"][-1]["correct"], learner.view().forward(fresh.x).argmax(1) == fresh.y)
+    assert not learner.step(Batch(fresh.x, fresh.y, 1000.0)).verdict.committed
+
+
+def test_the_state_of_a_gate_with_another_probe_is_refused() -> None:
+    learner = tiny_learner(guard=probe_gate(easy(100, seed=1)))
+    learner.step(easy(32))
+    other = tiny_learner(guard=probe_gate(easy(120, seed=1)))
+    with pytest.raises(CheckpointError, match="a probe of 100 samples, wanted 120"):
+        other.load_state_dict(learner.state_dict())
+
+
+def test_harmful_momentum_is_reset_after_refusals() -> None:
+    """An honest step may fail for what came before it; it does not for ever."""
+
+    def refusals(patience: int) -> tuple[int, float]:
+        probe = easy(400, seed=9)
+        learner = trained(tiny_learner())
+        for state in learner.optimizer.state.values():
+            state["momentum_buffer"] += 2 * torch.randn(
+                state["momentum_buffer"].shape, generator=torch.Generator().manual_seed(0)
+            )
+        learner.guard = probe_gate(probe, reset_momentum_after=patience)
+        refused = sum(not learner.step(easy(32, seed=500 + i)).verdict.committed for i in range(30))
+        return refused, learner.view().accuracy(probe.x, probe.y)
+
+    assert refusals(0)[0] == 30
+    patient, accuracy = refusals(2)
+    assert 2 <= patient < 10
+    assert accuracy > 95

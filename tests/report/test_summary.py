@@ -1,0 +1,68 @@
+"""Rows of results, summarized over seeds and compared between runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.report.conftest import row
+
+from taster.experiments import PublishedResult
+from taster.report import MeanStd, result_table, summarize
+from taster.report.compare import compare_runs
+from taster.report.summary import headings
+
+
+def test_rows_are_summarized_over_seeds() -> None:
+    lines = summarize([row(-1.0), row(-3.0, 1, stopped_by="accuracy_floor", cost=None), row(0.0, attack="b")])
+    assert [(line.attack, line.seeds) for line in lines] == [("a", 2), ("b", 1)]
+    assert (lines[0].accuracy_change.mean, lines[0].accuracy_change.std) == (-2.0, pytest.approx(2**0.5))
+    assert lines[0].accuracy_change.text(sign=True) == "−2.0 ± 1.4"
+    assert lines[0].stopped_by == "steps 1, accuracy_floor 1"
+    assert lines[0].cost == MeanStd(1.5, None)
+    assert lines[1].accuracy_change.text(sign=True) == "0.0"
+    assert MeanStd(-0.01, None).text(sign=True) == "0.0"
+    assert MeanStd(0.26, 0.0).text(sign=True) == "+0.3 ± 0.0"
+
+
+def test_screened_samples_get_a_column_only_if_there_are_any() -> None:
+    plain = result_table(summarize([row(-1.0, screened=0.0)]))
+    some = result_table(summarize([row(-1.0, screened=0.0), row(-1.0, attack="b", screened=12.0)]))
+    assert "screened" not in plain[0]
+    assert some[0].index("screened") == 7
+    assert [cells[7] for cells in some[1]] == ["0", "12"]
+    assert [len(cells) for cells in plain[1]] == [len(plain[0])]
+
+
+def test_a_published_result_shows_what_the_paper_reports() -> None:
+    def text(**published: Any) -> str:
+        (line,) = summarize([row(-1.0)], [PublishedResult(attack="a", defence="d", **published)])
+        return line.cells(published=True)[-1]
+
+    assert text(after=84.7, screened=28.0) == "84.7, 28 % screened"
+    assert text(before=76.0, after=50.0, drop=-26.0, steps=3, cost=15.73) == "−26.0 (76.0 → 50.0), 3 steps, cost 15.7"
+    assert text(before=66.5) == "66.5"
+    assert text() == "–"
+    (line,) = summarize([row(-1.0)], [PublishedResult(attack="a", score="s", clean=1.0)])
+    assert line.published is None
+
+
+def test_published_results_get_a_column() -> None:
+    published = [PublishedResult(attack="a", defence="d", before=83.4, after=80.0, drop=-3.4, std=0.5)]
+    with_them, without = summarize([row(-1.0), row(-2.0, attack="b")], published)
+    assert headings(published=True)[-1] == "published"
+    assert len(headings()) == len(with_them.cells()) == len(headings(published=True)) - 1
+    assert with_them.cells(published=True)[-1] == "−3.4 ± 0.5 (83.4 → 80.0)"
+    assert with_them.cells(published=True, narrow=True)[-1] == "−3.4 ± 0.5"
+    assert without.cells(published=True)[-1] == "–"
+
+
+def test_runs_are_compared_to_the_first() -> None:
+    first = {"rows": [row(-1.0), row(-3.0, attack="b")]}
+    second = {"rows": [row(-4.0), row(-2.0, attack="c")]}
+    lines = compare_runs([("x", first), ("y", second)])
+    assert [(line["attack"], [e and e["mean"] for e in line["runs"]]) for line in lines] == [
+        ("a", [-1.0, -4.0]), ("b", [-3.0, None]), ("c", [None, -2.0]),
+    ]  # fmt: skip
+    assert lines[0]["runs"][1]["difference"] == -3.0
+    assert lines[2]["runs"][1]["difference"] is None
