@@ -9,13 +9,16 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from taster.cli.app import AsJson
+from taster.cli.app import AsJson, to_path
 from taster.cli.console import result_console
 
 
 def compare(
     directories: Annotated[
-        list[Path], typer.Argument(help="Run directories; the first is what others are compared with.")
+        list[Path],
+        typer.Argument(
+            parser=to_path, metavar="PATH...", help="Run directories; the first is what others are compared with."
+        ),
     ],
     as_json: AsJson = False,
 ) -> None:

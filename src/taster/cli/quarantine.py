@@ -10,7 +10,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from taster.cli.app import AsJson
+from taster.cli.app import AsJson, to_path
 from taster.cli.console import print_message, result_console
 
 if TYPE_CHECKING:
@@ -20,13 +20,18 @@ _COLUMNS = (("id", "left"), ("step", "right"), ("samples", "right"), ("stage", "
 
 
 def quarantine(
-    directory: Annotated[Path, typer.Argument(help="A folder that taster.Quarantine keeps.")],
+    directory: Annotated[
+        Path, typer.Argument(parser=to_path, metavar="PATH", help="A folder that taster.Quarantine keeps.")
+    ],
     release: Annotated[
         list[str] | None,
         typer.Option(help="Release a batch, by its id: Quarantine.released() returns it; repeat for more."),
     ] = None,
     discard: Annotated[list[str] | None, typer.Option(help="Delete a batch, by its id; repeat for more.")] = None,
-    sheet: Annotated[Path | None, typer.Option(help="Write a PNG with pictures of what is in quarantine.")] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(parser=to_path, metavar="PATH", help="Write a PNG with pictures of what is in quarantine."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List the batches that a guard refused, look at them, release or delete them."""

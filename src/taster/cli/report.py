@@ -7,17 +7,27 @@ from typing import Annotated
 
 import typer
 
-from taster.cli.app import AsJson, Quiet
+from taster.cli.app import AsJson, Quiet, to_path
 from taster.cli.console import progress_display
 from taster.cli.tables import print_outcome
 
 
 def report(
     directory: Annotated[
-        Path, typer.Argument(help="A run directory, finished or not, or a result that is kept, such as results/mnist.")
+        Path,
+        typer.Argument(
+            parser=to_path,
+            metavar="PATH",
+            help="A run directory, finished or not, or a result that is kept, such as results/mnist.",
+        ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write the page and figures to; by default the directory itself.")
+        Path | None,
+        typer.Option(
+            parser=to_path,
+            metavar="PATH",
+            help="Folder to write the page and figures to; by default the directory itself.",
+        ),
     ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,

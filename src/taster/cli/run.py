@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from taster.cli.app import AsJson, Quiet
+from taster.cli.app import AsJson, Quiet, to_path
 from taster.cli.console import ProgressBars, print_message, progress_display
 from taster.cli.tables import print_outcome
 
@@ -34,7 +34,12 @@ def run(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Run directory; by default a new one, runs/NAME, runs/NAME-2, and so on.")
+        Path | None,
+        typer.Option(
+            parser=to_path,
+            metavar="PATH",
+            help="Run directory; by default a new one, runs/NAME, runs/NAME-2, and so on.",
+        ),
     ] = None,
     resume: Annotated[
         bool,

@@ -13,6 +13,9 @@ from taster.experiments.recipes.registry import Kind, all_factories, find_factor
 from taster.experiments.recipes.schema import Recipe
 from taster.utils.settings import validation_messages
 
+_SHOWN = 50
+"""Faults that a message lists."""
+
 _LISTS: tuple[Kind, ...] = ("attack", "defence", "score")
 
 
@@ -29,8 +32,9 @@ def parse_recipe(raw: dict[str, Any], where: str = "recipe") -> Recipe:
     faults = check_values(raw)
     recipe = None if faults else _parse(raw, faults)
     if faults or recipe is None:
+        shown = [*faults[:_SHOWN], *([f"and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else [])]
         raise RecipeError(
-            f"{where} has {len(faults)} fault{'s' if len(faults) > 1 else ''}:\n" + "\n".join(f"  {f}" for f in faults)
+            f"{where} has {len(faults)} fault{'s' if len(faults) > 1 else ''}:\n" + "\n".join(f"  {f}" for f in shown)
         )
     return recipe
 

@@ -6,7 +6,7 @@ import tomllib
 from typing import Any
 
 from taster.errors import RecipeError
-from taster.experiments.recipes.raw_values import MAX_DEPTH, shorten
+from taster.experiments.recipes.raw_values import MAX_DEPTH, load_toml, shorten
 
 _EXAMPLE = "wanted key=value, as in burn_in.epochs=5"
 
@@ -79,7 +79,7 @@ def _labels(entry: Any) -> list[str]:
 def _parse_value(text: str) -> Any:
     text = text.strip()
     try:
-        parsed = tomllib.loads(f"value = {text}")
+        parsed = load_toml(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text  # a bare word is text
     except ValueError as error:

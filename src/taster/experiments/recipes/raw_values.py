@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from typing import Any
 
@@ -10,6 +11,8 @@ from taster.errors import RecipeError
 MAX_DEPTH = 20
 """Tables and lists inside one another. No recipe needs more than six."""
 
+_PART = r"""(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')"""
+_LONG_KEY = re.compile(rf"(?<![A-Za-z0-9_-])(?:{_PART}[ \t]*\.[ \t]*){{{MAX_DEPTH}}}")
 _MAX_INT = 2**63 - 1
 _SHOWN = 60
 
@@ -21,13 +24,25 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
         RecipeError: if it is not TOML, holds a number of more digits than Python converts, or is nested too deeply.
     """
     try:
-        return tomllib.loads(text)
+        return load_toml(text)
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{where}: not TOML: {error}") from error
     except ValueError as error:
         raise RecipeError(f"{where}: a value cannot be read: {error}") from error
     except RecursionError:
         raise RecipeError(f"{where}: nested too deeply, wanted at most {MAX_DEPTH} levels") from None
+
+
+def load_toml(text: str) -> dict[str, Any]:
+    """Parses TOML with `tomllib`, which takes time quadratic in the parts of a dotted key, so long keys are refused.
+
+    Raises:
+        RecursionError: if it is nested too deeply, by brackets or by dots.
+        ValueError: if it is not TOML (`tomllib.TOMLDecodeError`), or a number has too many digits.
+    """
+    if _LONG_KEY.search(text):
+        raise RecursionError
+    return tomllib.loads(text)
 
 
 def check_values(raw: dict[str, Any]) -> list[str]:
