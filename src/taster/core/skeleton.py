@@ -19,6 +19,9 @@ from taster.errors import ModelError
 
 _SIMPLE = (type(None), bool, int, float, str, bytes, torch.dtype, torch.device)
 _STRUCTURE = frozenset({"_parameters", "_buffers", "_modules", "training"})
+_SKIPPED = _STRUCTURE | {"_flat_weights"}
+"""Where a module's own parameters are no surprise: recurrent layers gather theirs again before each pass."""
+
 _DEPTH = 6
 
 
@@ -173,7 +176,7 @@ def _plain_tensors(value: Any, depth: int = 0) -> Iterator[Tensor]:
         yield value
     elif isinstance(value, dict) and depth < _DEPTH:
         for key, item in value.items():
-            if depth or key not in _STRUCTURE:
+            if depth or key not in _SKIPPED:
                 yield from _plain_tensors(item, depth + 1)
     elif isinstance(value, (list, tuple)) and depth < _DEPTH:
         for item in value:
