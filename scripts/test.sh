@@ -13,4 +13,6 @@ coverage=()
 for argument in "$@"; do
   if [ "$argument" = --thorough ]; then coverage=(--cov=taster --cov-report=term); fi
 done
-exec "$bin/python" -m pytest -ra ${coverage[@]+"${coverage[@]}"} "$@"
+# A process for each core, each with one thread: of small models two threads make one core's worth.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+exec "$bin/python" -m pytest -ra -n auto --dist loadfile ${coverage[@]+"${coverage[@]}"} "$@"
