@@ -94,7 +94,7 @@ def baseline_cases(
             return loss(params, *clean)
 
     def plain() -> Tensor:
-        x = clean[0].detach().requires_grad_()
+        x: Tensor = clean[0].detach().requires_grad_()
         own = textbook.gradient(loss, params, x, clean[1], create_graph=True)
         return torch.autograd.grad(torch.stack([(g * v).sum() for g, v in zip(own, fixed, strict=True)]).sum(), x)[0]
 

@@ -153,7 +153,7 @@ def main() -> None:
             learner = burnt_in(options, seen, images.shape, images.classes, seed)
             start = learner.state_dict()
             start = {**start, "model": {name: value.clone() for name, value in start["model"].items()}}
-            start["optimizer"] = copy.deepcopy(start["optimizer"])
+            start["optimizers"] = copy.deepcopy(start["optimizers"])
             for guard in GUARDS:
                 found.setdefault((world, guard), []).append(run(options, world, guard, start, parts, learner))
         print(f"seed {seed} done", flush=True)

@@ -19,7 +19,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from taster import Learner
-from taster.core.functional_model import Precision, autocast, to_float32
+from taster.core.functional_model import Precision, autocast
+from taster.core.objective import to_float32
 from taster.models import MODELS
 
 

@@ -90,7 +90,7 @@ def tiny_learner(seed: int = 0, guard: Guard | None = None, optimizer: str = "sg
         chosen: torch.optim.Optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
     else:
         chosen = torch.optim.AdamW(model.parameters(), lr=0.01)
-    return Learner(model, chosen, cross_entropy, guard, **options)
+    return Learner(model, chosen, cross_entropy, guard, **{"input_range": (0.0, 1.0), **options})
 
 
 def tiny_batch(n: int = 8, seed: int = 0) -> Batch:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from taster.core.checkpoint import load_state, save_state
     from taster.core.functional_model import in_view
     from taster.core.guard import CandidateUpdate, Gate, GradientTransform, Guard, Screen, ScreenedBatch
+    from taster.core.guarded import Guarded, GuardedStep
     from taster.core.learner import Learner
     from taster.core.quarantine import Quarantine
     from taster.core.snapshots import Snapshot, SnapshotBuffer
@@ -29,6 +30,8 @@ __all__ = [
     "Gate",
     "GradientTransform",
     "Guard",
+    "Guarded",
+    "GuardedStep",
     "Learner",
     "Phase",
     "Quarantine",
@@ -55,6 +58,7 @@ _MODULES = {
     **dict.fromkeys(
         ("CandidateUpdate", "Gate", "GradientTransform", "Guard", "Screen", "ScreenedBatch"), "taster.core.guard"
     ),
+    **dict.fromkeys(("Guarded", "GuardedStep"), "taster.core.guarded"),
     **dict.fromkeys(("Learner",), "taster.core.learner"),
     **dict.fromkeys(("Quarantine",), "taster.core.quarantine"),
     **dict.fromkeys(("Snapshot", "SnapshotBuffer"), "taster.core.snapshots"),

@@ -277,15 +277,20 @@ def test_what_cannot_be_restored_or_copied_is_named() -> None:
     net.register_buffer("graph", torch.eye(3).to_sparse())
     with pytest.raises(ModelError, match="graph, which is sparse"):
         learner(net)
-    wrapped = nn.Linear(8, 3)
-    whole = wrapped.forward
-    wrapped.forward = lambda x: whole(x)  # type: ignore[method-assign]
-    with pytest.raises(ModelError, match="replaced by a function"):
-        learner(wrapped).view().forward(batch(0).x)
     listed = nn.Linear(8, 3)
     listed.weights = [listed.weight]
     with pytest.raises(ModelError, match="plain attribute or list"):
         learner(listed).view().forward(batch(0).x)
+
+
+def test_a_forward_that_was_replaced_computes_with_the_tensors_of_the_view() -> None:
+    wrapped = nn.Linear(8, 3)
+    whole = wrapped.forward
+    wrapped.forward = lambda x: whole(x)  # type: ignore[method-assign]
+    view, x = learner(wrapped).view(), batch(0).x
+    torch.testing.assert_close(view.forward(x), wrapped(x))
+    zeros = {name: torch.zeros_like(value) for name, value in view.params.items()}
+    assert not view.forward(x, params=zeros).any()
 
 
 def test_shared_buffers_kept_activations_and_late_ties_are_seen_by_views() -> None:

@@ -107,10 +107,10 @@ def test_a_loaded_state_is_not_written_into() -> None:
     learner, other = tiny_learner(), tiny_learner()
     learner.step(tiny_batch())
     state = learner.state_dict()
-    kept = [s["momentum_buffer"].clone() for s in state["optimizer"]["state"].values()]
+    kept = [s["momentum_buffer"].clone() for s in state["optimizers"][0]["state"].values()]
     other.load_state_dict(state)
     other.step(tiny_batch(seed=1))
-    now = [s["momentum_buffer"] for s in state["optimizer"]["state"].values()]
+    now = [s["momentum_buffer"] for s in state["optimizers"][0]["state"].values()]
     assert all(map(torch.equal, kept, now))
 
 

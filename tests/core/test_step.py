@@ -211,7 +211,7 @@ def faulty_call(learner: Learner, kind: str) -> None:
         ("bytes", BatchError, "divided by 255"),
         ("range", BatchError, r"wanted \[0.0, 1.0\]"),
         ("negative", BatchError, "got samples from -0"),
-        ("lengths", BatchError, "8 samples in x and 3 labels"),
+        ("lengths", BatchError, "8 samples in x and 3 in y"),
         ("list", BatchError, "got list"),
         ("short labels", LabelError, "wanted torch.int64"),
         ("column", LossError, r"cannot take an output \[8, 3\] and labels \[8, 1\]"),

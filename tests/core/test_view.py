@@ -8,9 +8,9 @@ from tests.conftest import TinyNet, full_state, same_state, tiny_batch, tiny_lea
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from taster import Learner, Phase, SnapshotBuffer, View
+from taster import Learner, Phase, SnapshotBuffer
 from taster.attacks import CraftingSettings, accumulative
-from taster.errors import ModelError, SnapshotError, StaleViewError
+from taster.errors import SnapshotError, StaleViewError
 
 
 def test_nothing_done_through_a_view_changes_the_learner() -> None:
@@ -137,13 +137,23 @@ def test_all_kinds_of_models_work(build: type[nn.Module]) -> None:
     assert bool((fed.x != batch.x).any())
 
 
-def test_a_model_that_cannot_be_copied_is_told() -> None:
-    model = TinyNet()
+def test_a_model_that_cannot_be_copied_computes_itself_and_keeps_no_trace() -> None:
+    model = TinyNet().train()
     model.odd = (i for i in range(3))
     learner = Learner(model, torch.optim.SGD(model.parameters(), lr=0.1), cross_entropy)
-    assert learner.step(tiny_batch()).verdict.committed  # an empty guard never looks
-    with pytest.raises(ModelError, match="cannot be copied"):
-        View.forward(learner.view(), tiny_batch().x)
+    plain = TinyNet()
+    plain.load_state_dict(model.state_dict())
+    like = Learner(plain, torch.optim.SGD(plain.parameters(), lr=0.1), cross_entropy)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for mode in ("eval", "train"):
+        own = learner.view().forward(tiny_batch().x, batch_norm=mode)  # type: ignore[arg-type]
+        torch.testing.assert_close(own, like.view().forward(tiny_batch().x, batch_norm=mode), rtol=0, atol=0)  # type: ignore[arg-type]
+    assert all(module.training for module in model.modules())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    other = {name: torch.randn_like(value) for name, value in learner.view().params.items()}
+    torch.testing.assert_close(
+        learner.view().forward(tiny_batch().x, params=other), like.view().forward(tiny_batch().x, params=other)
+    )
 
 
 def test_outputs_and_accuracy_of_many_samples_are_those_of_all_at_once() -> None:

@@ -285,7 +285,7 @@ class Subject:
 
     @contextmanager
     def _broken(self, how: str) -> Iterator[None]:
-        loss, step = self.learner.state.loss, self.learner.optimizer.step
+        loss, step = self.learner.loss, self.learner.optimizer.step
 
         def half_a_step(*args: Any) -> None:
             step(*args)
@@ -298,13 +298,13 @@ class Subject:
 
         self.gate.mode, self.screen_raises = how, how == "screen raises"
         if how.startswith("loss"):
-            self.learner.state.loss = failing
+            self.learner.loss = failing
         if how == "optimizer raises":
             self.learner.optimizer.step = half_a_step  # type: ignore[method-assign]
         try:
             yield
         finally:
-            self.gate.mode, self.screen_raises, self.learner.state.loss = "", False, loss
+            self.gate.mode, self.screen_raises, self.learner.loss = "", False, loss
             if how == "optimizer raises":
                 del self.learner.optimizer.step  # type: ignore[method-assign]
                 if self.scheduler is not None:

@@ -12,8 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from taster.attacks.online_attack import Budget, PerturbationSettings, SampleFn, sample_class
-from taster.core.functional_model import BatchNormMode
-from taster.core.types import Batch, Tensors
+from taster.core.types import Batch, BatchNormMode, Tensors
 from taster.core.view import View
 from taster.derivatives import Derivatives, LossFn, Normalize, normalized
 from taster.errors import AttackError
@@ -185,8 +184,9 @@ class Crafting:
 
     def init(self, clean: Batch, mask: Tensor) -> Tensor:
         """Where PGD starts: the clean samples, or a random point of the ball for the masked ones."""
+        own: Tensor = clean.x
         if not self.settings.random_start:
-            return clean.x
+            return own
         x = self.budget.ball.random(clean.x, self.generator)
         x[~mask] = clean.x[~mask]
         return x
@@ -198,7 +198,8 @@ class Crafting:
             return self.loss(view), clean.y
 
         def logits(params: Tensors, x: Tensor) -> Tensor:
-            return view.forward(x, params=params, batch_norm=self.settings.batch_norm)
+            output: Tensor = view.forward(x, params=params, batch_norm=self.settings.batch_norm)
+            return output
 
         if name == "margin":
             return lambda params, x, y: margin(logits(params, x), y).mean(), clean.y

@@ -41,7 +41,7 @@ class GuardSimulator:
     def __init__(self, learner: Learner, held_out: Batch) -> None:
         self._learner = learner
         self._held_out = held_out
-        self._backup = StateBackup(learner.model, learner.optimizer, learner.state.scaler)
+        self._backup = StateBackup(learner.state.module, learner.optimizers, learner.state.scaler)
 
     def sync(self, victim: Learner, record: StepRecord | None = None) -> None:
         """Loads the victim's state, and lets the copy of the guard observe the last step."""

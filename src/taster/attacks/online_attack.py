@@ -118,7 +118,10 @@ class Budget:
 
 def poison_mask(poisoned: Batch, clean: Batch) -> torch.Tensor:
     """Which samples differ from the clean ones, in value or label, [n]."""
-    return (poisoned.x != clean.x).flatten(1).any(1) | (poisoned.y != clean.y).reshape(len(clean), -1).any(1)
+    changed: torch.Tensor = (poisoned.x != clean.x).flatten(1).any(1) | (poisoned.y != clean.y).reshape(
+        len(clean), -1
+    ).any(1)
+    return changed
 
 
 @settings_group

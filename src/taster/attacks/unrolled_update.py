@@ -15,8 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from taster.core.functional_model import BatchNormMode
-from taster.core.types import Batch, Tensors
+from taster.core.types import Batch, BatchNormMode, Tensors
 from taster.core.view import View
 from taster.derivatives import Derivatives, DiffMethod, LossFn
 from taster.derivatives.autodiff import gradient

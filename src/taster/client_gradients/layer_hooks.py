@@ -11,8 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from taster.client_gradients.batch_norm import client_statistics, join_statistics
 from taster.client_gradients.grad_sample_rules import Rows, gradient_writer, has_rule
-from taster.core.functional_model import BatchNormMode
 from taster.core.losses import Loss, sample_losses
+from taster.core.types import BatchNormMode
 from taster.core.view import View
 from taster.errors import ModelError
 

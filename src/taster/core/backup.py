@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -17,9 +17,18 @@ _MOMENTUM = ("momentum_buffer", "exp_avg")
 
 
 class ModuleRecord:
-    """One module as it was: what its dictionaries held, its mode and its extra state."""
+    """One module as it was: what its dictionaries held, its mode and its extra state.
 
-    def __init__(self, prefix: str, module: nn.Module, copies: TensorCopies) -> None:
+    Args:
+        prefix: its name in the model.
+        module: the module.
+        copies: where its tensors are copied.
+        changes: whether a parameter can change in a step; of the others no copy is made.
+    """
+
+    def __init__(
+        self, prefix: str, module: nn.Module, copies: TensorCopies, changes: Callable[[nn.Parameter], bool]
+    ) -> None:
         self.prefix = prefix
         self.module = module
         self.parameters = dict(module._parameters)
@@ -29,7 +38,9 @@ class ModuleRecord:
         self.training = module.training
         self.frozen = [p is not None and not p.requires_grad for p in self.parameters.values()]
         # A parameter that several modules share is copied once: `TensorCopies` knows tensors by identity.
-        self.parameter_slots = {name: copies.add(p) for name, p in self.parameters.items() if p is not None}
+        self.parameter_slots = {
+            name: copies.add(p) for name, p in self.parameters.items() if p is not None and changes(p)
+        }
         self.buffer_slots = {name: copies.add(b) for name, b in self.buffers.items() if b is not None}
         overridden = type(module).get_extra_state is not nn.Module.get_extra_state
         self.extra_state = (copied_value(module.get_extra_state()),) if overridden else ()
@@ -62,7 +73,7 @@ class ModuleRecord:
         live = module._parameters, module._buffers, module._modules
         try:
             vars(module)["_parameters"] = {
-                name: None if p is None else copies.saved(self.parameter_slots[name])
+                name: copies.saved(self.parameter_slots[name]) if name in self.parameter_slots else p
                 for name, p in self.parameters.items()
             }
             vars(module)["_buffers"] = {
@@ -78,35 +89,79 @@ class ModuleRecord:
         return f"{self.prefix}.{name}" if self.prefix else name
 
 
+class CompanionRecord:
+    """What joined the transaction, by the state that it gives and takes itself."""
+
+    def __init__(self, companion: Any) -> None:
+        self._companion = companion
+        self._state = copied_value(companion.state_dict())
+
+    def put_back(self) -> None:
+        """Hands it a copy of the state it had."""
+        self._companion.load_state_dict(copied_value(self._state))
+
+    def saved(self) -> Any:
+        """The state it had, copied."""
+        return copied_value(self._state)
+
+
 class StateBackup:
-    """A copy of a model, its optimizer and its gradient scaler, in memory that is reused by the next.
+    """A copy of a model, its optimizers and its gradient scaler, in memory that is reused by the next.
 
     It covers parameters and buffers with their shapes, strides and storages (also buffers that are None, expanded or
-    resized), extra state, `requires_grad` and the train or eval mode of each module; the optimizer's state, groups and
-    attributes, wrapped optimizers included; and the scaler. Saving reads and writes each tensor once; restoring
-    puts every bit back in place. Other attributes of modules are not covered.
+    resized), extra state, `requires_grad` and the train or eval mode of each module; the optimizers' state, groups and
+    attributes, wrapped optimizers included; the scaler; and what joins the transaction. Saving reads and writes each
+    tensor once; restoring puts every bit back in place. Other attributes of modules are not covered, nor are parameters
+    that no step changes: those that require no gradient and have none.
+
+    Args:
+        model: the module whose tensors are covered.
+        optimizers: all of them.
+        scaler: the gradient scaler.
+        also: modules, which are covered whole, and objects with `state_dict` and `load_state_dict`.
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None = None
+        self,
+        model: nn.Module,
+        optimizers: Sequence[torch.optim.Optimizer],
+        scaler: torch.amp.GradScaler | None = None,
+        also: Sequence[Any] = (),
     ) -> None:
         self._model = model
-        self._optimizer = optimizer
+        self._optimizers = optimizers
         self._scaler = scaler
+        self._also = also
         self._copies = TensorCopies()
         self._modules: list[ModuleRecord] = []
-        self._optimizer_record: Any = None
+        self._also_modules: list[ModuleRecord] = []
+        self._optimizer_records: list[Any] = []
         self._scaler_record: Any = None
+        self._companions: dict[int, CompanionRecord] = {}
 
     @torch.no_grad()
     def save(self) -> None:
         """Takes the copy."""
         copies = self._copies
         copies.clear()
-        self._modules = [ModuleRecord(prefix, module, copies) for prefix, module in walk(self._model)]
-        self._optimizer_record = capture_value(self._optimizer, copies)
+        self._modules = [ModuleRecord(prefix, module, copies, _changes) for prefix, module in walk(self._model)]
+        self._also_modules = [
+            ModuleRecord(prefix, module, copies, lambda _: True)
+            for entry in self._also
+            if isinstance(entry, nn.Module)
+            for prefix, module in walk(entry)
+        ]
+        self._optimizer_records = [capture_value(optimizer, copies) for optimizer in self._optimizers]
         self._scaler_record = None if self._scaler is None else capture_value(vars(self._scaler), copies)
+        self._companions = {
+            i: CompanionRecord(entry) for i, entry in enumerate(self._also) if not isinstance(entry, nn.Module)
+        }
         copies.take()
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that the copies of tensors take, in bytes."""
+        return self._copies.nbytes
 
     @torch.no_grad()
     def restore(self, *, scaler: bool = True) -> None:
@@ -115,53 +170,76 @@ class StateBackup:
         Args:
             scaler: False leaves the gradient scaler unchanged.
         """
-        for record in self._modules:
+        modules = [*self._modules, *self._also_modules]
+        for record in modules:
             record.restore()
-        put_back(self._optimizer_record)
+        for saved in self._optimizer_records:
+            put_back(saved)
         if self._scaler_record is not None and scaler:
             put_back(self._scaler_record)
         self._copies.put_back()
-        for record in self._modules:
+        for record in modules:
             record.restore_extra_state()
+        for companion in self._companions.values():
+            companion.put_back()
 
-    def state_dicts(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any] | None]:
-        """The saved state of model, optimizer and scaler, each as its `state_dict` gives it, copied.
+    def state_dicts(self) -> dict[str, Any]:
+        """The saved state of "model", "optimizers", "scaler" and "also", each as its `state_dict` gives it, copied.
 
-        Model and optimizer are asked themselves, so that what they add to a state dictionary of their own is in it.
+        Model and optimizers are asked themselves, so that what they add to a state dictionary of their own is in it.
         """
-        with ExitStack() as stack:
-            for record in self._modules:
-                stack.enter_context(record.shown(self._copies))
-            model = dict(copied_value(dict(self._model.state_dict())))
+        model = self._as_saved(self._modules, lambda: dict(self._model.state_dict()))
         for record in self._modules:
             for state in record.extra_state:
                 if record.full_name("_extra_state") in model:
                     model[record.full_name("_extra_state")] = copied_value(state)
-        optimizer: dict[str, Any] = self._optimizer_record.as_saved(
-            self._copies, lambda: copied_value(self._optimizer.state_dict())
-        )
+        optimizers = [
+            record.as_saved(self._copies, lambda optimizer=optimizer: copied_value(optimizer.state_dict()))
+            for record, optimizer in zip(self._optimizer_records, self._optimizers, strict=True)
+        ]
         scaler = None
         if self._scaler is not None:
             scaler = self._scaler_record.as_saved(self._copies, lambda: copied_value(self._scaler.state_dict()))
-        return model, optimizer, scaler
+        also = [
+            self._companions[i].saved()
+            if i in self._companions
+            else self._as_saved(self._also_modules, entry.state_dict)
+            for i, entry in enumerate(self._also)
+        ]
+        return {"model": model, "optimizers": optimizers, "scaler": scaler, "also": also}
+
+    def _as_saved(self, records: list[ModuleRecord], read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        with ExitStack() as stack:
+            for record in records:
+                stack.enter_context(record.shown(self._copies))
+            return dict(copied_value(dict(read())))
 
     @property
     def params(self) -> Tensors:
-        """The parameters as saved, by name; not to be changed."""
-        return self._named((record, record.parameter_slots) for record in self._modules)
+        """The parameters as saved, by name, those that no step changes as they are; not to be changed."""
+        found: dict[int, Tensor] = {}
+        named: Tensors = {}
+        for record in self._modules:
+            for name, parameter in record.parameters.items():
+                # As `named_parameters` does: a tensor that is shared has the first of its names.
+                if parameter is not None and id(parameter) not in found:
+                    slot = record.parameter_slots.get(name)
+                    found[id(parameter)] = parameter.detach() if slot is None else self._copies.saved(slot)
+                    named[record.full_name(name)] = found[id(parameter)]
+        return named
 
     @property
     def buffers(self) -> Tensors:
         """The buffers as saved, by name; not to be changed."""
-        return self._named((record, record.buffer_slots) for record in self._modules)
+        slots: dict[int, str] = {}
+        for record in self._modules:
+            for name, slot in record.buffer_slots.items():
+                slots.setdefault(slot, record.full_name(name))
+        return {name: self._copies.saved(slot) for slot, name in slots.items()}
 
-    def _named(self, slots: Iterable[tuple[ModuleRecord, Mapping[str, int]]]) -> Tensors:
-        # As `named_parameters` does: a tensor that is shared has the first of its names.
-        found: dict[int, str] = {}
-        for record, by_name in slots:
-            for name, slot in by_name.items():
-                found.setdefault(slot, record.full_name(name))
-        return {name: self._copies.saved(slot) for slot, name in found.items()}
+
+def _changes(parameter: nn.Parameter) -> bool:
+    return parameter.requires_grad or parameter.grad is not None
 
 
 @torch.no_grad()

@@ -62,6 +62,11 @@ class TensorCopies:
         if self._kept:
             torch._foreach_copy_(self._writable, self._kept)
 
+    @property
+    def nbytes(self) -> int:
+        """The memory that the copies take, in bytes."""
+        return sum(tensor.untyped_storage().nbytes() for tensor in self._kept)
+
     def saved(self, slot: int) -> Tensor:
         """The copy in a slot, in the shape of its tensor; not to be changed."""
         kept, alias, writable = self._kept[slot], self._aliases[slot], self._writable[slot]

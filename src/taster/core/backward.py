@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from taster.core.functional_model import autocast, to_float32
+from taster.core.functional_model import autocast
 from taster.core.guard import ScreenedBatch
-from taster.core.losses import sample_losses, scalar_loss
+from taster.core.nested import tensors_in
 from taster.core.state import LearnerState
 from taster.core.types import Batch, Tensors
-from taster.errors import BatchError, ModelError, SmallBatchError
+from taster.errors import BatchError, ModelError, SmallBatchError, TasterError
 
 _NOTHING_TO_LEARN = (
     "got a loss that depends on none of the optimizer's parameters, so that nothing can be learned; wanted at least "
@@ -41,7 +42,7 @@ def online_gradient(screened: ScreenedBatch[Batch], state: LearnerState) -> tupl
     try:
         for parameter in others:
             parameter.grad = None
-        state.optimizer.zero_grad()
+        state.zero_grad()
         with torch.enable_grad():
             loss = _batch_loss(screened, state)
     finally:
@@ -49,7 +50,8 @@ def online_gradient(screened: ScreenedBatch[Batch], state: LearnerState) -> tupl
             parameter.grad = gradient
     if state.scaler is not None:
         # What it would find infinite the step refuses, so that it need not be asked again before the update.
-        state.scaler.unscale_(state.optimizer)
+        for optimizer in state.optimizers:
+            state.scaler.unscale_(optimizer)
         # A loss that is not finite says nothing of the scale.
         state.scaler.update(None if math.isfinite(loss) else state.scaler.get_scale())
     found = {name: p.grad for name, p in own.items() if p.grad is not None}
@@ -79,28 +81,40 @@ def _parts(samples: int, size: int) -> Iterator[slice]:
 
 def _backward(batch: Batch, weights: Tensor | None, state: LearnerState, share: float) -> float:
     """Adds the gradient of a share of the loss to the parameters' own; returns it."""
-    try:
-        with autocast(batch.x.device, state.precision):
-            output = state.model(batch.x)
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        if "Expected more than 1 value per channel" not in str(error):
-            raise BatchError(
-                f"the model cannot take samples {list(batch.x.shape)} of {batch.x.dtype} on {batch.x.device}: {error}"
-            ) from error
-        raise SmallBatchError(
-            f"got a batch of {len(batch)} sample, wanted at least 2: batch norm in train mode has no statistics of one "
-            "value; collect more samples, or put the batch-norm layers into eval mode"
-        ) from error
-    output = to_float32(output)
+    output = _output(batch, state)
     if weights is None:
-        loss = scalar_loss(state.loss, output, batch.y)
+        loss = state.objective.scalar(output, batch.x, batch.y)
     else:
-        loss = (weights * sample_losses(state.loss, output, batch.y)).mean()
+        losses = state.objective.samples(output, batch.x, batch.y, again=lambda some: _output(some, state))
+        loss = (weights * losses).mean()
     if share * batch.loss_weight != 1.0:
         loss = loss * (share * batch.loss_weight)
     if not loss.requires_grad:
         raise ModelError(_NOTHING_TO_LEARN)
     (loss if state.scaler is None else state.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
     return float(loss.detach())
+
+
+def _output(batch: Batch, state: LearnerState) -> Any:
+    device = next((tensor.device for _, tensor in batch.tensors()), torch.device("cpu"))
+    try:
+        with autocast(device, state.precision):
+            return state.objective.output(state.model, batch.x, batch.y)
+    except (torch.OutOfMemoryError, TasterError):
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
+        if "Expected more than 1 value per channel" not in str(error):
+            raise BatchError(f"the model cannot take {described(batch)}: {error}") from error
+        raise SmallBatchError(
+            f"got a batch of {len(batch)} sample, wanted at least 2: batch norm in train mode has no statistics of one "
+            "value; collect more samples, or put the batch-norm layers into eval mode"
+        ) from error
+
+
+def described(batch: Batch) -> str:
+    """The samples of a batch in words: shape, dtype and device."""
+    found = [f"{path.removeprefix('x.')} {list(t.shape)} of {t.dtype}" for path, t in tensors_in(batch.x, "x")]
+    device = next((t.device for _, t in tensors_in(batch.x)), "cpu")
+    if isinstance(batch.x, Tensor):
+        return f"samples {found[0].removeprefix('x ')} on {device}"
+    return f"samples of {', '.join(found[:6])} on {device}"

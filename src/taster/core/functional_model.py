@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from taster.core.losses import Loss, sample_losses, scalar_loss
-from taster.core.skeleton import Skeleton
-from taster.errors import ModelError
-
-BatchNormMode = Literal["eval", "train"]
-"""Normalise with the recorded statistics, or with those of the batch itself."""
+from taster.core.losses import AnyLoss
+from taster.core.nested import Nested, map_leaves, tensors_in
+from taster.core.objective import Objective, to_float32
+from taster.core.skeleton import structure_of
+from taster.core.types import BatchNormMode
+from taster.errors import LossError, ModelError
 
 Precision = Literal["float32", "bfloat16", "float16"]
 """Number format of the forward pass; parameters, losses and optimizer state stay as they are."""
@@ -59,28 +59,30 @@ class FunctionalModel:
     """A model without state of its own: everything it computes with is handed in.
 
     It computes with a `Skeleton` of the model: layers, attributes and flags as the model has them now, without tensors.
-    Its train or eval mode, its buffers and whatever a forward pass writes into parameters never reach the model.
+    Its train or eval mode, its buffers and whatever a forward pass writes into parameters never reach the model. One
+    that cannot be copied computes itself, in eval mode and with the tensors handed in: then what a forward pass writes
+    into plain attributes stays.
     Dropout and everything else that is random is off; batch norm goes by the mode asked for. The model's forward hooks
     run here as well, since they may change what it computes; a hook that only records can ask `in_view()`.
 
     Args:
         model: any module; parameters may be shared.
-        loss: loss of (output, y).
+        objective: how it is called, and its loss.
         precision: of the forward pass; "float32" leaves an autocast that is in force unchanged.
 
     Raises:
-        ModelError: when the module cannot be copied.
+        ModelError: for parameters in places where other values could not be put.
     """
 
-    def __init__(self, model: nn.Module, loss: Loss, precision: Precision = "float32") -> None:
-        self._loss = loss
+    def __init__(self, model: nn.Module, objective: Objective, precision: Precision = "float32") -> None:
+        self._objective = objective
         self._precision: Precision = precision
-        self._structure = Skeleton(model)
+        self._structure = structure_of(model)
         self._written: frozenset[str] | None = None
 
-    def follow(self, loss: Loss) -> None:
+    def follow(self, objective: Objective) -> None:
         """Brings structure and loss up to date with the model's."""
-        self._loss = loss
+        self._objective = objective
         if self._structure.follow():
             self._written = None
 
@@ -93,34 +95,64 @@ class FunctionalModel:
         self,
         params: Mapping[str, Tensor],
         buffers: Mapping[str, Tensor],
-        x: Tensor,
+        x: Nested,
+        y: Nested = None,
         *,
         batch_norm: BatchNormMode = "eval",
-    ) -> Tensor:
+    ) -> Any:
         """The model's output in float32 (or wider), differentiable in `params` and `x`; neither these nor `buffers` are
-        changed."""
+        changed.
+
+        Args:
+            params, buffers: by name.
+            x: samples, [n, ...].
+            y: labels; for a `forward` of the user's own, which may look at them.
+            batch_norm: "train" normalises with the statistics of these samples.
+        """
         own: dict[str, Tensor | None] = dict.fromkeys(self._structure.buffer_names)
         own |= {name: buffer.clone() for name, buffer in buffers.items()}
-        for module in self._structure.batch_norms:
-            module.training = batch_norm == "train"
+        device = next((tensor.device for _, tensor in tensors_in(x)), torch.device("cpu"))
         # In float32 an autocast around the call stays in force: crafting computes in half precision that way.
-        half = autocast(x.device, self._precision) if self._precision != "float32" else nullcontext()
+        half = autocast(device, self._precision) if self._precision != "float32" else nullcontext()
         # Fused attention kernels have no second derivative; the plain one has.
-        with half, sdpa_kernel(SDPBackend.MATH), _inside_view(), self._unwritable({**params, _INPUT: x}) as given:
-            x = given.pop(_INPUT)
-            output = functional_call(self._structure.module, {**given, **own}, (x,))  # type: ignore[dict-item]
-        return to_float32(output)
+        derived = torch.is_grad_enabled() or forward_ad._current_level >= 0
+        attention = sdpa_kernel(SDPBackend.MATH) if derived else nullcontext()
+        with (
+            half,
+            attention,
+            _inside_view(),
+            self._structure.evaluating(batch_norm),
+            self._unwritable(params, x) as (given, samples),
+        ):
+            return self._structure.call(self._objective, {**given, **own}, samples, y)
 
     @contextmanager
-    def _unwritable(self, params: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    def _unwritable(self, params: Mapping[str, Tensor], x: Nested) -> Iterator[tuple[dict[str, Tensor], Nested]]:
         """Parameters and samples for one forward pass: copies of those that a pass writes into, as `max_norm` does.
 
-        The first pass has copies of all, and shows which they are.
+        The first pass has copies of all that are trained, and shows which they are.
         """
-        copied = {name: p.clone() for name, p in params.items() if self._written is None or name in self._written}
-        yield {**params, **copied}
-        if self._written is None:
-            self._written = frozenset(name for name, p in copied.items() if p._version)
+        known = self._written
+        copied = {
+            name: p.clone()
+            for name, p in params.items()
+            if (name in self.trainable if known is None else name in known)
+        }
+        others = [(name, p, p._version) for name, p in params.items() if known is None and name not in copied]
+        samples = map_leaves(_cloned, x) if known is None or _INPUT in known else x
+        yield {**params, **copied}, samples
+        if known is None:
+            before = dict(tensors_in(x))
+            written = {name for name, p in copied.items() if p._version}
+            if any(t is not before[path] and t._version for path, t in tensors_in(samples)):
+                written.add(_INPUT)
+            self._written = frozenset(written)
+            touched = [name for name, p, version in others if p._version != version]
+            if touched:
+                raise ModelError(
+                    f"got a forward pass that writes into frozen weights ({', '.join(touched[:3])}), wanted them left "
+                    "alone, or requires_grad so that they are guarded as well"
+                )
 
     def features(
         self, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], x: Tensor, layer: str | None = None
@@ -151,16 +183,18 @@ class FunctionalModel:
             output = self.forward(params, buffers, x)
         finally:
             hook.remove()
-        if not found or not isinstance(found[-1], Tensor) or found[-1].dim() < 2 or len(found[-1]) != len(x):
+        if not found or not isinstance(found[-1], Tensor) or found[-1].dim() < 2:
             raise ModelError(f"layer: {layer or 'the last linear one'} gives no features, one row a sample")
         rows = to_float32(found[-1])
         # [n, d] as they are; [n, d, places...] of a convolution averaged over places
         return (rows if rows.dim() == 2 else rows.flatten(2).mean(2)), output
 
     @property
-    def criterion(self) -> Loss:
+    def criterion(self) -> AnyLoss:
         """The loss."""
-        return self._loss
+        if self._objective.loss is None:
+            raise LossError("got a model that computes its loss itself, wanted Learner(loss=...)")
+        return self._objective.loss
 
     @property
     def layers(self) -> dict[str, nn.Module]:
@@ -187,33 +221,37 @@ class FunctionalModel:
         self,
         params: Mapping[str, Tensor],
         buffers: Mapping[str, Tensor],
-        x: Tensor,
-        y: Tensor,
+        x: Nested,
+        y: Nested = None,
         *,
         batch_norm: BatchNormMode = "eval",
     ) -> Tensor:
         """The loss of a batch, one number."""
-        return scalar_loss(self._loss, self.forward(params, buffers, x, batch_norm=batch_norm), y)
+        return self._objective.scalar(self.forward(params, buffers, x, y, batch_norm=batch_norm), x, y)
 
     def sample_losses(
         self,
         params: Mapping[str, Tensor],
         buffers: Mapping[str, Tensor],
-        x: Tensor,
-        y: Tensor,
+        x: Nested,
+        y: Nested = None,
         *,
         batch_norm: BatchNormMode = "eval",
     ) -> Tensor:
         """The loss of each sample, [n]."""
-        return self.losses(self.forward(params, buffers, x, batch_norm=batch_norm), y)
+        return self._objective.samples(
+            self.forward(params, buffers, x, y, batch_norm=batch_norm),
+            x,
+            y,
+            again=lambda some: self.forward(params, buffers, some.x, some.y, batch_norm=batch_norm),
+        )
 
-    def losses(self, output: Tensor, y: Tensor) -> Tensor:
-        """The loss of each sample, [n], from the model's output."""
-        return sample_losses(self._loss, output, y)
+    def losses(
+        self, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], output: Nested, x: Nested, y: Nested = None
+    ) -> Tensor:
+        """The loss of each sample, [n], from the model's output; computed again only where that does not tell."""
+        return self._objective.samples(output, x, y, again=lambda some: self.forward(params, buffers, some.x, some.y))
 
 
-def to_float32(output: Tensor) -> Tensor:
-    """A half-precision output widened to float32, so that losses are computed in full."""
-    if not isinstance(output, Tensor):
-        raise ModelError(f"the model returned {type(output).__name__}, wanted one torch.Tensor")
-    return output.float() if output.dtype in (torch.bfloat16, torch.float16) else output
+def _cloned(_: str, leaf: Any) -> Any:
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf

@@ -83,20 +83,22 @@ class CandidateUpdate:
 
     Attributes:
         step: index of the step.
-        batch: what was learned from.
+        batch: what was learned from; None where the user's own code made the step and did not hand it over.
         gradient: as it was applied, after the transforms.
         loss: before the update; None in federated learning.
         before, after: views of the learner before and after the update.
         attempt: 0 for the screened batch; n for the n-th part of it that is tried after a refusal.
+        samples: how many were learned from, in all processes together; 0 where that is not known.
     """
 
     step: int
-    batch: Batch | ClientUpdates
+    batch: Batch | ClientUpdates | None
     gradient: Tensors
     loss: float | None
     before: View
     after: View
     attempt: int = 0
+    samples: int = 0
 
 
 class Screen(Protocol[T]):

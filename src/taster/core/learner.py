@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import copy
-import logging
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import Any, get_args
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from taster.core.backward import online_gradient
-from taster.core.checkpoint import move_to_device
 from taster.core.functional_model import Precision
 from taster.core.guard import Guard, T
-from taster.core.loading import AllOrNothing, Scheduler
-from taster.core.losses import Loss
-from taster.core.model_checks import check_model, check_optimizer
-from taster.core.snapshots import Snapshot, SnapshotBuffer
-from taster.core.state import COUNTERS, LearnerState, Progress
+from taster.core.guarded_training import GuardedTraining, Optimizers, training_state
+from taster.core.loading import Scheduler
+from taster.core.losses import AnyLoss
+from taster.core.model_checks import check_no_closure
+from taster.core.objective import ForwardFn, Objective
+from taster.core.ranks import ProcessGroup
+from taster.core.snapshots import SnapshotBuffer
+from taster.core.state import Companion
 from taster.core.step import GradientFn, guarded_step
-from taster.core.transaction import DryRun, Transaction
-from taster.core.types import Batch, ClientUpdates, StepRecord
-from taster.core.view import View
-from taster.errors import BatchError, CheckpointError, ModelError, SnapshotError
-
-_log = logging.getLogger(__name__)
+from taster.core.types import Batch, StepRecord
+from taster.errors import BatchError, ModelError
 
 
-class Learner:
+class Learner(GuardedTraining):
     """A model, its optimizer and its loss, updated one guarded step at a time.
 
         learner = Learner(model, optimizer, torch.nn.functional.cross_entropy, guard=probe_gate(probe))
@@ -45,15 +40,19 @@ class Learner:
     One thread at a time makes steps.
 
     Args:
-        model: any module that maps x to one tensor.
-        optimizer: over the model's parameters, or some of them.
-        loss: of (output, y), one number; called without further arguments where samples are not weighted.
+        model: any module; also inside `DistributedDataParallel` or `torch.compile`.
+        optimizer: over the model's parameters, or some of them; several make their steps one after the other.
+        loss: of (output, y), one number; of (output, batch) for batches that hold everything in one, and with
+            `forward`. None takes the loss that the model computes itself, as those of Transformers do.
         guard: the stages each batch passes; `Guard()` lets everything through.
+        forward: (model, batch) -> output, where `model(x)` (`model(**x)` for dictionaries) does not fit. The batch is
+            what `step` was given: as it is, or a `Batch` of x and y.
         snapshots: keeps snapshots for stages that rewind or compare with the past; None keeps at most five where the
             guard rewinds (`SnapshotBuffer.for_rewind`), and otherwise none.
         schedulers: learning-rate schedulers whose state belongs into checkpoints. Stepping them stays the caller's.
-        input_range: the least and greatest value a sample may hold. For other data than images, None switches the check
-            off (and admits whole-number inputs such as tokens).
+        also: what else joins the transaction, a moving average of the weights say: modules, and whatever has
+            `state_dict` and `load_state_dict`.
+        input_range: the least and greatest value a sample may hold, (0, 1) for images say; None checks nothing.
         precision: of the forward pass; "bfloat16" and "float16" run it under autocast.
         micro_batch_size: samples that go through the network at a time; their gradients are added up, and the guard
             sees and judges the batch as a whole. For a loss that is a mean over samples. None takes all at once.
@@ -63,6 +62,8 @@ class Learner:
             that was refused, also where part of the batch was learned then (the verdict is a commit, with the stage and
             the reason), after the step is over; a `taster.Quarantine` keeps batches. Each is logged as a warning as
             well, by the logger "taster.core.learner".
+        process_group: the processes that train the model together, so that one verdict holds for all; "auto" takes that
+            of `DistributedDataParallel`. None for a model of this process alone.
 
     Raises:
         BatchError: for a micro-batch under 1.
@@ -75,29 +76,21 @@ class Learner:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        loss: Loss,
+        optimizer: Optimizers,
+        loss: AnyLoss | None = None,
         guard: Guard | None = None,
         *,
+        forward: ForwardFn | None = None,
         snapshots: SnapshotBuffer | None = None,
-        schedulers: list[Scheduler] | tuple[Scheduler, ...] = (),
-        input_range: tuple[float, float] | None = (0.0, 1.0),
+        schedulers: Sequence[Scheduler] = (),
+        also: Sequence[Companion] = (),
+        input_range: tuple[float, float] | None = None,
         precision: Precision = "float32",
         micro_batch_size: int | None = None,
         scaler: torch.amp.GradScaler | None = None,
         on_refusal: Callable[[StepRecord, Any], None] | None = None,
+        process_group: ProcessGroup | Literal["auto"] | None = "auto",
     ) -> None:
-        check_model(model)
-        check_optimizer(model, optimizer)
-        back = 0 if guard is None else guard.max_rewind
-        if snapshots is None and back:
-            snapshots = SnapshotBuffer.for_rewind(back)
-        reach = 0 if snapshots is None else snapshots.reach
-        if back > reach:
-            raise SnapshotError(
-                f"got a guard that rewinds up to {back} steps and snapshots that reach back {reach}; give the "
-                f"learner SnapshotBuffer(capacity={back + 1}) or more"
-            )
         if precision not in get_args(Precision):
             raise ModelError(f"got precision {precision!r}, wanted one of {', '.join(get_args(Precision))}")
         if precision == "float16" and scaler is None:
@@ -107,77 +100,29 @@ class Learner:
             )
         if micro_batch_size is not None and micro_batch_size < 1:
             raise BatchError(f"got micro_batch_size {micro_batch_size}, wanted at least 1, or None")
-        self.state = LearnerState(
+        state = training_state(
             model,
             optimizer,
-            loss,
+            Objective(loss, forward),
+            guard,
             snapshots=snapshots,
+            process_group=process_group,
+            also=also,
             precision=precision,
             scaler=scaler,
             micro_batch_size=micro_batch_size,
             input_range=input_range,
         )
-        self.guard = Guard() if guard is None else guard
-        self.schedulers = tuple(schedulers)
-        self.on_refusal = on_refusal
-        self._check_guard()
+        check_no_closure(state.optimizers)
+        super().__init__(state, guard, schedulers=schedulers, on_refusal=on_refusal)
 
-    @property
-    def model(self) -> nn.Module:
-        """The model."""
-        return self.state.model
-
-    @property
-    def optimizer(self) -> torch.optim.Optimizer:
-        """The optimizer."""
-        return self.state.optimizer
-
-    @property
-    def loss(self) -> Loss:
-        """The loss; another one can be assigned between steps."""
-        return self.state.loss
-
-    @loss.setter
-    def loss(self, loss: Loss) -> None:
-        self.state.loss = loss
-        self.state.changed()
-
-    @property
-    def snapshots(self) -> SnapshotBuffer | None:
-        """The snapshots that stages rewind to or compare with."""
-        return self.state.snapshots
-
-    @property
-    def steps(self) -> int:
-        """Steps made, refused ones included."""
-        return self.state.steps
-
-    @property
-    def input_range(self) -> tuple[float, float] | None:
-        """The smallest and largest value a sample may hold; None for any."""
-        return self.state.input_range
-
-    @property
-    def precision(self) -> Precision:
-        """Number format of the forward pass."""
-        return self.state.precision
-
-    @property
-    def scaler(self) -> torch.amp.GradScaler | None:
-        """The gradient scaler."""
-        return self.state.scaler
-
-    @property
-    def counters(self) -> Mapping[str, int]:
-        """What became of the steps, by name, for any metrics library to read."""
-        return self.state.progress.counters
-
-    def step(self, x: Tensor | Batch, y: Tensor | None = None, *, trusted: bool = False) -> StepRecord:
+    def step(self, x: Any, y: Any = None, *, trusted: bool = False) -> StepRecord:
         """Learns one batch, unless the guard refuses it.
 
         Args:
-            x: samples, [n, ...], on the model's device; or a `Batch`, which brings its labels along.
-            y: labels, [n, ...]; None where x is a Batch.
+            x: samples, [n, ...], on the model's device, nested or not; or a `Batch`; or a batch that holds everything
+                in one, as a data loader gives it.
+            y: labels, [n, ...]; None where x brings them along.
             trusted: the batch passes no screen and no gate. Values that are not finite are refused still.
 
         Returns:
@@ -190,14 +135,7 @@ class Learner:
             LossError: for a loss that returns no single number, or cannot take the output and labels.
             TransactionError: for a step inside another, or in two threads at once.
         """
-        if isinstance(x, Batch):
-            if y is not None:
-                raise BatchError("got a Batch and labels beside it, wanted step(batch) or step(x, y)")
-            batch = x
-        elif y is None:
-            raise BatchError("got samples without labels, wanted step(batch) or step(x, y)")
-        else:
-            batch = Batch(x, y)
+        batch = self.as_batch(x, y)
         return self.run(batch, online_gradient, trusted=trusted)
 
     def run(
@@ -215,150 +153,33 @@ class Learner:
         """
         if isinstance(batch, Batch):
             self.validate_batch(batch)
-        if (self.guard, self.guard.renewals) != self._checked_guard:
-            self._check_guard()
-        record = guarded_step(self.state, batch, self.guard, compute_gradient, trusted=trusted)
+        record = guarded_step(self.state, batch, self.current_guard(), compute_gradient, trusted=trusted)
         if alarm:
-            self._alarm(record, batch)
+            self.alarm(record, batch)
         return record
 
-    def _check_guard(self) -> None:
-        """Checks that the guard's trusted data fit the model."""
-        self.guard.check_model(self.view())
-        self._checked_guard = (self.guard, self.guard.renewals)
-
-    def view(self) -> View:
-        """What may be seen of the learner now."""
-        return self.state.view()
-
-    def snapshot(self) -> Snapshot:
-        """A snapshot of the present state. Its tensors are the live ones: a `SnapshotBuffer` copies what it keeps."""
-        return self.state.snapshot()
-
-    @property
-    def in_transaction(self) -> bool:
-        """Whether a step is being made, so that model and optimizer may hold an update that is not judged yet."""
-        return self.state.transaction is not None
-
-    def dry_run(self) -> Transaction:
-        """A context in which anything may be done to model and optimizer, and all of it is undone at its end."""
-        return DryRun(self.state, self.guard)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on: model, optimizer, schedulers, guard, snapshots, scaler and counts.
-
-        `taster.save_state` writes it as safetensors. The tensors of the model are the live ones, as in
-        `torch.nn.Module.state_dict`. Asked in the middle of a step, by a signal handler for instance, it is the state
-        before the step (copied): an update that has not been judged is in no checkpoint.
-        """
-        transaction = self.state.transaction
-        if transaction is None:
-            model, optimizer = dict(self.model.state_dict()), self.optimizer.state_dict()
-        else:
-            before = transaction.state_dicts()
-            model, optimizer = before["model"], before["optimizer"]
-        return {"model": model, "optimizer": optimizer, **self.guard_state_dict()}
-
-    def guard_state_dict(self) -> dict[str, Any]:
-        """The part of `state_dict` that is neither the model's nor the optimizer's, for `load_guard_state_dict`: guard,
-        snapshots, scaler, schedulers and counts."""
-        state = self.state
-        transaction = state.transaction
-        if transaction is None:
-            own: dict[str, Any] = {
-                "progress": state.progress,
-                "guard": self.guard.state_dict(),
-                "scaler": None if state.scaler is None else state.scaler.state_dict(),
-                "snapshots": None if state.snapshots is None else state.snapshots.state_dict(),
-            }
-        else:
-            own = transaction.state_dicts()
-        progress: Progress = own["progress"]
-        return {
-            "steps": progress.steps,
-            "refused": progress.refusals,
-            "counters": dict(progress.counters),
-            "guard": own["guard"],
-            "scaler": own["scaler"],
-            "snapshots": own["snapshots"],
-            "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Loads the state of `state_dict` into a learner built in the same way.
+    def as_batch(self, x: Any, y: Any = None) -> Batch:
+        """What a step was given, as a batch: samples and labels; a `Batch`; or everything in one. Without a `forward`
+        a list or tuple of two, as a data loader makes it, is samples and labels.
 
         Raises:
-            CheckpointError: when parts are missing or belong to another learner; nothing has been loaded then.
+            BatchError: for anything without samples, or with unequal lengths.
         """
-        with AllOrNothing(self.state, self.guard, self.schedulers, state, {"model", "optimizer"}):
-            self.model.load_state_dict(state["model"])
-            # Copied, as the optimizer would otherwise go on writing into the caller's tensors.
-            self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
-            self._load_guard_state(state)
-
-    def load_guard_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Loads guard, snapshots, scaler, schedulers and counts; model and optimizer must already be restored.
-
-        Raises:
-            CheckpointError: when parts are missing or belong to another learner; nothing has been loaded then.
-        """
-        with AllOrNothing(self.state, self.guard, self.schedulers, state):
-            self._load_guard_state(state)
-
-    def _load_guard_state(self, state: Mapping[str, Any]) -> None:
-        own = self.state
-        self.guard.check_state_dict(state["guard"])
-        # Read from a file it lies on the CPU.
-        self.guard.load_state_dict(move_to_device(state["guard"], next(self.model.parameters()).device))
-        if own.snapshots is not None and state["snapshots"] is not None:
-            own.snapshots.load_state_dict(state["snapshots"])
-        counters = state["counters"]
-        if set(counters) != set(COUNTERS) or not all(type(n) is int and n >= 0 for n in counters.values()):
-            raise CheckpointError(f"got counters {dict(counters)}, wanted whole numbers for {', '.join(COUNTERS)}")
-        steps, refusals = state["steps"], state["refused"]
-        if type(steps) is not int or type(refusals) is not int or min(steps, refusals) < 0:
-            raise CheckpointError(f"got steps {steps!r} and refused {refusals!r}, wanted whole numbers of at least 0")
-        if own.scaler is not None and state["scaler"]:
-            own.scaler.load_state_dict(state["scaler"])
-        if len(state["schedulers"]) != len(self.schedulers):
-            raise CheckpointError(
-                f"got the state of {len(state['schedulers'])} schedulers, wanted that of {len(self.schedulers)}: hand "
-                "over the same ones, Learner(schedulers=[...])"
-            )
-        for scheduler, entry in zip(self.schedulers, state["schedulers"], strict=True):
-            scheduler.load_state_dict(copy.deepcopy(entry))
-        own.progress = Progress(steps, refusals, MappingProxyType({name: counters[name] for name in COUNTERS}))
-
-    def _alarm(self, record: StepRecord, batch: Batch | ClientUpdates) -> None:
-        """Logs a refusal and hands it to `on_refusal`."""
-        verdict = record.verdict
-        salvaged = verdict.committed and record.attempts > 1
-        if verdict.committed and not salvaged:
-            return
-        said = "salvaged, refused" if salvaged else "rewound" if verdict.steps else "rejected"
-        _log.warning("step %d: %s by %s: %s", record.step, said, verdict.stage, verdict.reason)
-        if self.on_refusal is not None:
-            self.on_refusal(record, batch)
-
-    def validate_batch(self, batch: Batch) -> None:
-        """Refuses what no caller can have meant; values that are not finite are the guard's business.
-
-        Raises:
-            BatchError: for samples out of `input_range`.
-        """
-        if self.input_range is None:
-            return
-        if not batch.x.is_floating_point():
-            raise BatchError(
-                f"got samples of dtype {batch.x.dtype}, wanted floating point in {list(self.input_range)}: "
-                "images of whole numbers are to be divided by 255; for other data give Learner(input_range=None)"
-            )
-        low, high = (float(v) for v in torch.aminmax(batch.x.detach()))
-        # Comparisons with NaN are false, so a NaN passes here and is refused by the guarded step.
-        if (low < self.input_range[0] and low != -float("inf")) or (
-            high > self.input_range[1] and high != float("inf")
-        ):
-            raise BatchError(
-                f"got samples from {low:g} to {high:g}, wanted {list(self.input_range)}; normalise inside the model, "
-                "or give Learner(input_range=...) the range of your data (None for any)"
-            )
+        if isinstance(x, Batch):
+            if y is not None:
+                raise BatchError("got a Batch and labels beside it, wanted step(batch) or step(x, y)")
+            return x
+        if y is not None:
+            return Batch(x, y)
+        objective = self.state.objective
+        called_with_x = objective.forward is None and objective.loss is not None
+        if called_with_x and isinstance(x, (list, tuple)) and not hasattr(x, "_fields"):
+            if len(x) != 2:
+                raise BatchError(
+                    f"got a batch of {len(x)} parts, wanted samples and labels, or Learner(forward=..., loss=...) that "
+                    "take it as it is"
+                )
+            return Batch(x[0], x[1])
+        if called_with_x and isinstance(x, Tensor):
+            raise BatchError("got samples without labels, wanted step(batch) or step(x, y)")
+        return Batch(x)

@@ -12,10 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from taster.core.nested import tensors_in
 from taster.errors import LabelError, LossError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """A loss of a model's output and the labels, as `torch.nn.functional.cross_entropy`."""
+
+AnyLoss = Callable[[Any, Any], Tensor]
+"""A loss of a model's output, nested too, and the labels, or the whole batch."""
 
 _CLASS_LOSSES = (functional.cross_entropy, functional.nll_loss, nn.CrossEntropyLoss, nn.NLLLoss)
 """Losses whose whole-number labels are classes, one output each, and which skip `ignore_index`."""
@@ -24,7 +28,7 @@ _OFF_SCALE = 1e-4
 """Relative difference between a loss and the mean over its samples from which samples are rescaled."""
 
 
-def check_labels(output: Tensor, y: Tensor, loss: Loss) -> None:
+def check_labels(output: Tensor, y: Tensor, loss: AnyLoss) -> None:
     """Refuses class labels that the output has no place for, before a GPU kernel trips over them.
 
     Looks only at cross-entropy and negative log-likelihood, as functions, modules or partials of these, at outputs
@@ -52,20 +56,21 @@ def check_labels(output: Tensor, y: Tensor, loss: Loss) -> None:
         )
 
 
-def takes_classes(loss: Loss) -> bool:
+def takes_classes(loss: AnyLoss) -> bool:
     """Whether the labels of a loss are known to be classes with one output each."""
     function = _function(loss)
     return any(function is known or type(function) is known for known in _CLASS_LOSSES)
 
 
-def scalar_loss(loss: Loss, output: Tensor, y: Tensor) -> Tensor:
+def scalar_loss(loss: AnyLoss, output: Any, y: Any) -> Tensor:
     """The loss of a batch as one number.
 
     Raises:
         LossError: when the loss returns anything but one number connected to the model.
         LabelError: see `check_labels`.
     """
-    check_labels(output, y, loss)
+    if isinstance(output, Tensor) and isinstance(y, Tensor):
+        check_labels(output, y, loss)
     value = _called(loss, output, y)
     if not isinstance(value, Tensor):
         raise LossError(f"the loss returned {type(value).__name__}, wanted a torch.Tensor with one number")
@@ -73,12 +78,12 @@ def scalar_loss(loss: Loss, output: Tensor, y: Tensor) -> Tensor:
         raise LossError(
             f"the loss returned a tensor of shape {list(value.shape)}, wanted one number; reduce it (reduction='mean')"
         )
-    if output.requires_grad and not value.requires_grad:
+    if not value.requires_grad and any(tensor.requires_grad for _, tensor in tensors_in(output)):
         raise LossError("the loss returned a number that is not connected to the model, so there is no gradient")
     return value.reshape(())
 
 
-def sample_losses(loss: Loss, output: Tensor, y: Tensor) -> Tensor:
+def sample_losses(loss: AnyLoss, output: Tensor, y: Tensor) -> Tensor:
     """The loss of each sample, [n], on the scale of the scalar loss: their mean is the loss of the batch.
 
     Uses the loss's own `reduction` where it has one; any other loss is called on one sample at a time. Class weights,
@@ -93,7 +98,7 @@ def sample_losses(loss: Loss, output: Tensor, y: Tensor) -> Tensor:
     if values is None or values.shape[:1] != output.shape[:1]:
         values = torch.stack([scalar_loss(loss, output[i : i + 1], y[i : i + 1]) for i in range(len(y))])
         return values * _factor(_called(loss, output, y).detach(), values.detach().mean())
-    if not _is_of_torch(loss):  # whatever its reduction means, the batch's loss is what counts
+    if not is_loss_of_torch(loss):  # whatever its reduction means, the batch's loss is what counts
         values = values.reshape(len(values), -1).mean(1)
         return values * _factor(_called(loss, output, y).detach(), values.detach().mean())
     reduction = _options(loss).get("reduction", "mean")
@@ -109,7 +114,7 @@ def sample_losses(loss: Loss, output: Tensor, y: Tensor) -> Tensor:
     return places.mean(1) if values.dim() > 1 else values
 
 
-def _unreduced(loss: Loss, output: Tensor, y: Tensor) -> Tensor | None:
+def _unreduced(loss: AnyLoss, output: Tensor, y: Tensor) -> Tensor | None:
     if isinstance(loss, nn.Module) and hasattr(loss, "reduction"):
         unreduced = copy.copy(loss)
         vars(unreduced)["reduction"] = "none"
@@ -119,7 +124,7 @@ def _unreduced(loss: Loss, output: Tensor, y: Tensor) -> Tensor | None:
     return None
 
 
-def _weight_total(loss: Loss, output: Tensor, y: Tensor) -> Tensor | None:
+def _weight_total(loss: AnyLoss, output: Tensor, y: Tensor) -> Tensor | None:
     """What a mean over weighted classes divides by; None where that is the number of labels."""
     options = _options(loss)
     counted = y != options["ignore_index"]
@@ -138,19 +143,20 @@ def _factor(scalar: Tensor, mean: Tensor) -> Tensor | float:
     return scalar / mean if off else 1.0
 
 
-def _function(loss: Loss) -> Any:
+def _function(loss: AnyLoss) -> Any:
     while isinstance(loss, partial):
         loss = loss.func
     return loss
 
 
-def _is_of_torch(loss: Loss) -> bool:
+def is_loss_of_torch(loss: AnyLoss) -> bool:
+    """Whether it is one of torch's own losses, which take one tensor of predictions."""
     function = _function(loss)
     owner = type(function) if isinstance(function, nn.Module) else function
     return str(getattr(owner, "__module__", "")).startswith("torch.nn.")
 
 
-def _options(loss: Loss) -> Mapping[str, Any]:
+def _options(loss: AnyLoss) -> Mapping[str, Any]:
     """The options of a loss by name: attributes of a module, arguments of a function, its defaults included."""
     if isinstance(loss, nn.Module):
         names = ("reduction", "ignore_index", "weight")
@@ -166,18 +172,23 @@ def _options(loss: Loss) -> Mapping[str, Any]:
     return defaults
 
 
-def _called(loss: Loss, output: Tensor, y: Tensor) -> Tensor:
+def _called(loss: AnyLoss, output: Any, y: Any) -> Tensor:
     try:
         return loss(output, y)
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        dtype = f" of {y.dtype}" if isinstance(y, Tensor) else ""
         raise LossError(
-            f"the loss cannot take an output {list(output.shape)} and labels {list(y.shape)} of {y.dtype}: {error}"
+            f"the loss cannot take an output {_described(output)} and labels {_described(y)}{dtype}: {error}"
         ) from error
 
 
-def _takes_reduction(loss: Loss) -> bool:
+def _described(value: Any) -> str:
+    return f"{list(value.shape)}" if isinstance(value, Tensor) else f"({type(value).__name__})"
+
+
+def _takes_reduction(loss: AnyLoss) -> bool:
     try:
         return "reduction" in inspect.signature(loss).parameters
     except (TypeError, ValueError):  # some callables written in C have no signature

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -35,45 +36,64 @@ def check_model(model: nn.Module) -> None:
             )
 
 
-def check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Refuses optimizers that are not made for the model, that evaluate the loss themselves, or have nothing to learn.
+def check_optimizers(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    """Refuses optimizers that are not made for the model, or have nothing to learn.
 
     Raises:
         ModelError: with what to do.
     """
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise ModelError(
-            f"got an optimizer that is a {type(optimizer).__name__}, whose state cannot be restored; wanted a subclass "
-            "of torch.optim.Optimizer"
-        )
-    check_optimizer_covers(model, optimizer)
-    if isinstance(optimizer, torch.optim.LBFGS) or _wants_closure(optimizer):
-        raise ModelError(
-            f"got {type(optimizer).__name__}, which evaluates the loss itself through a closure; wanted an optimizer "
-            "that steps once on the gradient that is there"
-        )
-    if not any(p.requires_grad for group in optimizer.param_groups for p in group["params"]):
+    if not optimizers:
+        raise ModelError("got no optimizer, wanted at least one")
+    for optimizer in optimizers:
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise ModelError(
+                f"got an optimizer that is a {type(optimizer).__name__}, whose state cannot be restored; wanted a "
+                "subclass of torch.optim.Optimizer"
+            )
+    check_optimizers_cover(model, optimizers)
+    if not any(
+        p.requires_grad for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]
+    ):
         raise ModelError(
             "got a model whose parameters in the optimizer are all frozen, so that nothing can be learned; wanted at "
             "least one with requires_grad"
         )
 
 
-def check_optimizer_covers(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def check_no_closure(optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    """Refuses optimizers that evaluate the loss themselves.
+
+    Raises:
+        ModelError: with what to do.
+    """
+    for optimizer in optimizers:
+        if isinstance(optimizer, torch.optim.LBFGS) or _wants_closure(optimizer):
+            raise ModelError(
+                f"got {type(optimizer).__name__}, which evaluates the loss itself through a closure; wanted an "
+                "optimizer that steps once on the gradient that is there, or taster.Guarded, in which any step is made"
+            )
+
+
+def check_optimizers_cover(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
     """Refuses optimizers that hold none of the model's parameters, or others beside them.
 
     Raises:
         ModelError: with what to do.
     """
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     own = {id(p) for p in model.parameters()}
-    if not held & own:
-        raise ModelError("got an optimizer that holds none of the model's parameters, wanted one made for this model")
-    if held - own:
-        raise ModelError(
-            f"got an optimizer that holds {len(held - own)} parameters outside the model, which no guard sees; wanted "
-            "one module that holds them all, and an optimizer made after the last change of its layers"
-        )
+    for optimizer in optimizers:
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if not held & own:
+            raise ModelError(
+                "got an optimizer that holds none of the model's parameters, wanted one made for this model; where its "
+                "layers have been replaced: rebuild(optimizer=...)"
+            )
+        if held - own:
+            raise ModelError(
+                f"got an optimizer that holds {len(held - own)} parameters outside the model, which no guard sees; "
+                "wanted all modules that hold them, and an optimizer made after the last change of the layers: "
+                "rebuild(optimizer=...)"
+            )
 
 
 def _wants_closure(optimizer: torch.optim.Optimizer) -> bool:

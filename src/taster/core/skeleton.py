@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import logging
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from enum import Enum
 from functools import partial
 from types import FunctionType
@@ -12,10 +14,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from taster.core.module_tree import walk
+from taster.core.objective import Objective
+from taster.core.types import BatchNormMode
 from taster.errors import ModelError
+
+_log = logging.getLogger("taster.core.learner")
 
 _SIMPLE = (type(None), bool, int, float, str, bytes, torch.dtype, torch.device)
 _STRUCTURE = frozenset({"_parameters", "_buffers", "_modules", "training"})
@@ -25,7 +32,96 @@ _SKIPPED = _STRUCTURE | {"_flat_weights"}
 _DEPTH = 6
 
 
-class Skeleton:
+class CannotCopyError(ModelError):
+    """A model that `copy.deepcopy` does not take."""
+
+
+class _Structure:
+    """What `Skeleton` and `LiveStructure` share.
+
+    Attributes:
+        module: what computes.
+        trainable: names of the parameters that require a gradient.
+        batch_norms: layers whose mode can be chosen.
+        buffer_names: of all buffers, those that are None too.
+    """
+
+    module: nn.Module
+    trainable: frozenset[str]
+    batch_norms: list[_BatchNorm]
+    buffer_names: frozenset[str]
+    _calling: _Calling
+
+    def call(self, objective: Objective, tensors: Mapping[str, Tensor | None], x: Any, y: Any) -> Any:
+        """The model's output with these parameters and buffers."""
+        given = {f"module.{name}": tensor for name, tensor in tensors.items()}
+        return functional_call(self._calling, given, (objective, x, y))  # type: ignore[arg-type]
+
+    def _describe(self) -> None:
+        self._calling = _Calling(self.module)
+        self.trainable = frozenset(name for name, p in self.module.named_parameters() if p.requires_grad)
+        modules = walk(self.module)
+        self.batch_norms = [module for _, module in modules if isinstance(module, _BatchNorm)]
+        first: dict[int, tuple[str, str]] = {}  # a shared buffer goes by the first of its names
+        self.buffer_names = frozenset(
+            f"{prefix}.{name}" if prefix else name
+            for prefix, module in modules
+            for name, buffer in module._buffers.items()
+            if buffer is None or first.setdefault(id(buffer), (prefix, name)) == (prefix, name)
+        )
+
+
+class _Calling(nn.Module):
+    """A module whose forward pass is a call of another in a user's own way."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, objective: Objective, x: Any, y: Any) -> Any:
+        return objective.output(self.module, x, y)
+
+
+def structure_of(model: nn.Module) -> Skeleton | LiveStructure:
+    """A model's skeleton; the model itself where it cannot be copied.
+
+    Raises:
+        ModelError: for parameters in plain attributes and lists, where no other values can be put.
+    """
+    try:
+        return Skeleton(model)
+    except CannotCopyError as error:
+        _log.info("%s; views compute with the model itself, in eval mode", error)
+        return LiveStructure(model)
+
+
+class LiveStructure(_Structure):
+    """A model that computes itself."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.module = model
+        self._describe()
+
+    def follow(self) -> bool:
+        """Whether anything changed: it may have."""
+        self._describe()
+        return True
+
+    @contextmanager
+    def evaluating(self, batch_norm: BatchNormMode) -> Iterator[None]:
+        """Within the context the model is in eval mode, but for batch norm where "train" is asked for."""
+        modules = [module for _, module in walk(self.module)]
+        modes = [module.training for module in modules]
+        try:
+            for module in modules:
+                module.training = batch_norm == "train" and isinstance(module, _BatchNorm)
+            yield
+        finally:
+            for module, mode in zip(modules, modes, strict=True):
+                module.training = mode
+
+
+class Skeleton(_Structure):
     """A deep copy of a module whose tensors lie on the meta device.
 
     Computing with it costs no memory of its own, and neither its mode nor anything written to it can reach the model.
@@ -39,12 +135,20 @@ class Skeleton:
         model: any module that `copy.deepcopy` takes.
 
     Raises:
-        ModelError: when the module cannot be copied.
+        CannotCopyError: when the module cannot be copied.
+        ModelError: for parameters in plain attributes and lists.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._copy_model()
+
+    @contextmanager
+    def evaluating(self, batch_norm: BatchNormMode) -> Iterator[None]:
+        """Within the context batch norm is in this mode; everything else is always in eval mode."""
+        for module in self.batch_norms:
+            module.training = batch_norm == "train"
+        yield
 
     def follow(self) -> bool:
         """Brings the copy up to date.
@@ -70,9 +174,9 @@ class Skeleton:
             memo[id(buffer)] = torch.empty_like(buffer, device="meta")
         for _, module in walk(model):
             if isinstance(vars(module).get("forward"), (FunctionType, partial)):
-                raise ModelError(
-                    f"got a {type(module).__name__} whose forward was replaced by a function, which computes with "
-                    "the model itself and not with a copy; wanted a method: types.MethodType(function, module)"
+                raise CannotCopyError(
+                    f"the forward of a {type(module).__name__} was replaced by a function, which computes with the "
+                    "model itself and not with a copy"
                 )
             for tensor in _plain_tensors(vars(module)):
                 if id(tensor) in memo:
@@ -85,10 +189,7 @@ class Skeleton:
         try:
             self.module = copy.deepcopy(model, memo)
         except Exception as error:
-            raise ModelError(
-                f"got a {type(model).__name__} that cannot be copied ({error}); wanted a module that copy.deepcopy "
-                "accepts: keep tensors in parameters and buffers"
-            ) from error
+            raise CannotCopyError(f"a {type(model).__name__} cannot be copied ({error})") from error
         self.module.eval()
         self._originals = [module for _, module in walk(model)]
         self._copies = [module for _, module in walk(self.module)]
@@ -96,15 +197,7 @@ class Skeleton:
         for module in self._copies:
             if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
                 module.sparse = False
-        self.trainable = frozenset(name for name, p in self.module.named_parameters() if p.requires_grad)
-        self.batch_norms = [module for module in self._copies if isinstance(module, _BatchNorm)]
-        first: dict[int, tuple[str, str]] = {}  # a shared buffer goes by the first of its names
-        self.buffer_names = frozenset(
-            f"{prefix}.{name}" if prefix else name
-            for prefix, module in walk(self.module)
-            for name, buffer in module._buffers.items()
-            if buffer is None or first.setdefault(id(buffer), (prefix, name)) == (prefix, name)
-        )
+        self._describe()
 
 
 class _Seen:

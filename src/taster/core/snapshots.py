@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,25 @@ from taster.errors import CheckpointError, SnapshotError
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """A learner's state before one step. `optimizer` is in the form of `torch.optim.Optimizer.state_dict`."""
+    """A learner's state before one step.
+
+    Attributes:
+        step: its index.
+        params: the parameters that were trained, by name; of frozen ones nothing is kept.
+        buffers: by name.
+        optimizers: the state of each, as `torch.optim.Optimizer.state_dict` gives it.
+        also: the state of what joined the transaction besides.
+    """
 
     step: int
     params: Tensors
     buffers: Tensors
-    optimizer: dict[str, Any]
+    optimizers: list[dict[str, Any]]
+    also: list[Any] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """The snapshot as nested dictionaries of tensors and plain values."""
-        return {"step": self.step, "params": self.params, "buffers": self.buffers, "optimizer": self.optimizer}
+        return {name: getattr(self, name) for name in ("step", "params", "buffers", "optimizers", "also")}
 
 
 class SnapshotBuffer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import operator
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from taster.core.backup import StateBackup
+from taster.core.backup_records import copied_value
 from taster.core.functional_model import FunctionalModel, Precision
-from taster.core.losses import Loss
-from taster.core.model_checks import check_optimizer_covers
-from taster.core.module_tree import named_tensors
+from taster.core.model_checks import check_optimizers_cover
+from taster.core.module_tree import named_tensors, walk
+from taster.core.objective import Objective
+from taster.core.ranks import Ranks, unwrapped
 from taster.core.snapshots import Snapshot, SnapshotBuffer
 from taster.core.types import Action, StepRecord
 from taster.core.view import View
@@ -61,6 +63,18 @@ class Progress:
         return replace(self, steps=self.steps + 1, refusals=refusals, counters=MappingProxyType(counters))
 
 
+class Companion(Protocol):
+    """What can join a transaction: a moving average of the weights, a scheduler, counts of one's own."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state."""
+        ...
+
+    def load_state_dict(self, state_dict: Any, /) -> Any:
+        """Loads what `state_dict` returned."""
+        ...
+
+
 class OpenTransaction(Protocol):
     """What is asked of a transaction while it is open."""
 
@@ -70,14 +84,21 @@ class OpenTransaction(Protocol):
 
 
 class LearnerState:
-    """The part of a learner that a step may change. `step`, `transaction` and `backward` know it, and not the learner.
+    """What a step may change. `step`, `transaction` and `backward` know it, and not the learner.
 
     Args:
-        model, optimizer, loss, snapshots, precision, scaler, micro_batch_size, input_range: as in `taster.Learner`.
+        model: the module, or several modules that are trained together.
+        optimizers: all that make updates.
+        objective: how the model is called, and its loss.
+        also: whatever else joins the transaction: modules, and objects with `state_dict` and `load_state_dict`.
+        ranks: the processes that train the model together.
+        snapshots, precision, scaler, micro_batch_size, input_range: as in `taster.Learner`.
 
     Attributes:
+        model: what is called: the module as it was handed over.
+        module: what has the parameters: the same without `DistributedDataParallel` or `torch.compile` around it.
         progress: counts.
-        version: the same object while parameters, buffers and optimizer are the same; another one after any change.
+        version: the same object while parameters, buffers and optimizers are the same; another one after any change.
         backup: the copy that a transaction goes back to.
         holder: the open transaction, as its only entry: to enter it is one atomic operation.
     """
@@ -85,31 +106,53 @@ class LearnerState:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        loss: Loss,
+        optimizers: Sequence[torch.optim.Optimizer],
+        objective: Objective,
         *,
         snapshots: SnapshotBuffer | None,
-        precision: Precision,
-        scaler: torch.amp.GradScaler | None,
-        micro_batch_size: int | None,
+        precision: Precision = "float32",
+        scaler: torch.amp.GradScaler | None = None,
+        micro_batch_size: int | None = None,
         input_range: tuple[float, float] | None = None,
+        also: Sequence[Companion] = (),
+        ranks: Ranks | None = None,
     ) -> None:
-        self.model = model
-        self.optimizer = optimizer
-        self.loss = loss
         self.snapshots = snapshots
         self.precision: Precision = precision
         self.scaler = scaler
         self.micro_batch_size = micro_batch_size
         self.input_range = input_range
+        self.also = tuple(also)
+        self.ranks = Ranks() if ranks is None else ranks
         self.progress = Progress()
-        self.version = object()
         self.newest_snapshot: object | None = None
-        self.backup = StateBackup(model, optimizer, scaler)
         self.holder: dict[str, OpenTransaction] = {}
+        self.objective = objective
+        self.replace(model, optimizers)
+
+    def replace(self, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        """Goes on with another model, or other layers of it, and other optimizers; snapshots of before are dropped."""
+        self.model = model
+        self.module = unwrapped(model)
+        self.optimizers = tuple(optimizers)
+        self.backup = StateBackup(self.module, self.optimizers, self.scaler, self.also)
         self._functional_model: FunctionalModel | None = None
         self._last_seen: _TensorVersions | None = None
         self._params: dict[str, nn.Parameter] = {}
+        self.newest_snapshot = None
+        self.changed()
+        self._forget_past()
+
+    def _forget_past(self) -> None:
+        """Drops the snapshots: there is no way back beyond this step any more."""
+        self._horizon = self.steps
+        if self.snapshots is not None:
+            self.snapshots.clear_ring()
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The first optimizer: of a learner with one."""
+        return self.optimizers[0]
 
     @property
     def steps(self) -> int:
@@ -127,52 +170,67 @@ class LearnerState:
         version = self.version
         return View(
             self.functional_model,
-            lambda: named_tensors(self.model),
+            lambda: named_tensors(self.module),
             step=self.steps,
             snapshots=self.snapshots,
             state_version=version,
             current=lambda: self.version is version,
             input_range=self.input_range,
+            ranks=self.ranks,
         )
 
     def functional_model(self) -> FunctionalModel:
         """The model as a function, with the structure and the loss that it has now."""
         if self._functional_model is None:
-            self._functional_model = FunctionalModel(self.model, self.loss, self.precision)
+            self._functional_model = FunctionalModel(self.module, self.objective, self.precision)
         else:
-            self._functional_model.follow(self.loss)
+            self._functional_model.follow(self.objective)
         return self._functional_model
 
     def own_parameters(self) -> dict[str, nn.Parameter]:
-        """The parameters that the optimizer updates, by name."""
-        held = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        """The parameters that the optimizers update, by name."""
+        held = self._held()
         return {name: p for name, p in self._parameters().items() if id(p) in held}
 
     def other_parameters(self) -> list[nn.Parameter]:
-        """The parameters that require a gradient and that the optimizer does not hold."""
-        held = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        """The parameters that require a gradient and that no optimizer holds."""
+        held = self._held()
         return [p for p in self._parameters().values() if id(p) not in held and p.requires_grad]
+
+    def _held(self) -> set[int]:
+        return {id(p) for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]}
 
     def _parameters(self) -> dict[str, nn.Parameter]:
         # Within a step those that were there when it began: one walk over the model serves all of it.
-        return named_tensors(self.model)[0] if self.transaction is None else self._params
+        return named_tensors(self.module)[0] if self.transaction is None else self._params
+
+    def zero_grad(self) -> None:
+        """Clears the gradients of the optimizers' parameters."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
 
     def apply_gradient(self, gradient: Mapping[str, Tensor]) -> None:
-        """One optimizer step with this gradient; a parameter without an entry has no gradient.
+        """One step of each optimizer with this gradient; a parameter without an entry has no gradient.
 
         Raises:
-            ModelError: when the optimizer wants a closure.
+            ModelError: when an optimizer wants a closure.
         """
         for name, parameter in self.own_parameters().items():
             parameter.grad = gradient.get(name)
-        try:
-            self.optimizer.step()
-        except TypeError as error:
-            raise ModelError(
-                f"got a {type(self.optimizer).__name__} whose step() failed without a closure ({error}); wanted an "
-                "optimizer that steps once on the gradient that is there"
-            ) from error
+        for optimizer in self.optimizers:
+            try:
+                optimizer.step()
+            except TypeError as error:
+                raise ModelError(
+                    f"got a {type(optimizer).__name__} whose step() failed without a closure ({error}); wanted an "
+                    "optimizer that steps once on the gradient that is there"
+                ) from error
         self.changed()
+
+    def synchronize_buffers(self) -> None:
+        """Gives all processes the buffers of the first one, as `DistributedDataParallel` does before a forward pass."""
+        if self.ranks.size > 1:
+            self.ranks.synchronize(list(named_tensors(self.module)[1].values()))
 
     def changed(self) -> None:
         """Makes every view handed out so far stale."""
@@ -180,7 +238,7 @@ class LearnerState:
 
     def seen(self) -> None:
         """Remembers the tensors as they are, so that a change from outside is noticed."""
-        self._last_seen = _TensorVersions(*named_tensors(self.model))
+        self._last_seen = _TensorVersions(*named_tensors(self.module))
 
     def notice_outside_changes(self) -> None:
         """Compares the tensors with those that the last step left.
@@ -194,13 +252,13 @@ class LearnerState:
         """
         if self.transaction is not None:
             return
-        params, buffers = named_tensors(self.model)
+        params, buffers = named_tensors(self.module)
         self._params = params
         if self._last_seen is None:
             return
         written, moved, replaced = self._last_seen.changes(params, buffers)
         if replaced:
-            check_optimizer_covers(self.model, self.optimizer)
+            check_optimizers_cover(self.module, self.optimizers)
         if written or moved or replaced:
             self.changed()
             self._last_seen = _TensorVersions(params, buffers)
@@ -210,35 +268,42 @@ class LearnerState:
                 self.steps,
                 len(self.snapshots.steps),
             )
-            self.snapshots.clear_ring()
+            self._forget_past()
 
     def snapshot(self) -> Snapshot:
         """A snapshot of the present state. Its tensors are the live ones: `SnapshotBuffer` copies what it keeps."""
+        params, buffers = named_tensors(self.module)
         return Snapshot(
             step=self.steps,
-            params={name: p.detach() for name, p in self.model.named_parameters()},
-            buffers=dict(self.model.named_buffers()),
-            optimizer=self.optimizer.state_dict(),
+            params={name: p.detach() for name, p in params.items() if p.requires_grad},
+            buffers=buffers,
+            optimizers=[optimizer.state_dict() for optimizer in self.optimizers],
+            also=[entry.state_dict() for entry in self.also],
         )
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Goes back to a snapshot: parameters, buffers and optimizer state. The count of steps goes on.
+        """Goes back to a snapshot: trained parameters, buffers, the optimizers' state and what joined the transaction.
+        The count of steps goes on.
 
         Raises:
             CheckpointError: when the snapshot is of another model.
         """
-        _load_tensors(dict(self.model.named_parameters()), snapshot.params, "parameter")
+        trained = {name: p for name, p in named_tensors(self.module)[0].items() if p.requires_grad}
+        _load_tensors(trained, snapshot.params, "parameter")
         self._load_buffers(snapshot.buffers)
         # Copied, as the optimizer would otherwise go on writing into the snapshot. Learning rates and the like are not
         # what was learned: they stay as the schedule has them.
-        present = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({**copy.deepcopy(snapshot.optimizer), "param_groups": present})
+        for optimizer, saved in zip(self.optimizers, snapshot.optimizers, strict=True):
+            present = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({**copy.deepcopy(saved), "param_groups": present})
+        for entry, kept in zip(self.also, snapshot.also, strict=True):
+            entry.load_state_dict(copied_value(kept))
         if self.snapshots is not None:
             self.snapshots.forget_after(snapshot.step)
         self.changed()
 
     def rewind(self, steps: int) -> int:
-        """Goes back to the newest snapshot at least `steps` steps old.
+        """Goes back to the newest snapshot at least `steps` steps old, but not beyond a change from outside.
 
         Returns:
             how many steps were undone.
@@ -246,7 +311,7 @@ class LearnerState:
         Raises:
             SnapshotError: when the ring reaches back less far.
         """
-        target = self.steps - steps
+        target = max(self.steps - steps, min(self._horizon, self.steps))
         if self.snapshots is None:
             raise SnapshotError(
                 f"a gate asked to rewind to step {target}, but the learner keeps no snapshots; "
@@ -257,15 +322,15 @@ class LearnerState:
         return self.steps - snapshot.step
 
     def _load_buffers(self, saved: Mapping[str, Tensor]) -> None:
-        for prefix, module in self.model.named_modules():
+        for prefix, module in walk(self.module):
             for key, buffer in module._buffers.items():
                 # A buffer that a later step filled is None again, and the other way round.
                 value = saved.get(f"{prefix}.{key}" if prefix else key)
-                if value is None and buffer is not None and not _shared(self.model, buffer, saved):
+                if value is None and buffer is not None and not _shared(self.module, buffer, saved):
                     module._buffers[key] = None
                 elif value is not None and (buffer is None or buffer.shape != value.shape):
                     module._buffers[key] = value.detach().clone()
-        live = dict(self.model.named_buffers())
+        live = named_tensors(self.module)[1]
         _load_tensors(live, saved, "buffer")
 
 
@@ -274,17 +339,19 @@ class _TensorVersions:
 
     def __init__(self, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> None:
         self._params, self._buffers = list(params.values()), list(buffers.values())
+        self._trained = [p.requires_grad for p in self._params]
         self._param_versions = list(map(_version, self._params))
         self._buffer_versions = list(map(_version, self._buffers))
 
     def changes(self, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> tuple[bool, bool, bool]:
-        """Whether parameters were written to, buffers were written to or replaced, and parameters were replaced."""
+        """Whether parameters were written to, buffers were written to or replaced, and parameters were replaced,
+        frozen or thawed."""
         replaced = not _identical(params.values(), self._params)
         written = list(map(_version, self._params)) != self._param_versions
         moved = not _identical(buffers.values(), self._buffers) or (
             list(map(_version, self._buffers)) != self._buffer_versions
         )
-        return written, moved, replaced
+        return written, moved, replaced or self._trained != [p.requires_grad for p in self._params]
 
 
 def _identical(tensors: Collection[Tensor], others: Collection[Tensor]) -> bool:

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from taster.core.guard import CandidateUpdate, GradientTransform, Guard, Screen, ScreenedBatch, T, stage_name
 from taster.core.param_vectors import finite_rows, global_norm
+from taster.core.ranks import Ranks
 from taster.core.state import LearnerState
 from taster.core.transaction import Transaction
-from taster.core.types import COMMIT, Action, Batch, StepRecord, Tensors, Verdict, most_severe, reject
+from taster.core.types import COMMIT, Action, Batch, ClientUpdates, StepRecord, Tensors, Verdict, most_severe, reject
 from taster.core.view import View
-from taster.errors import GuardError, ModelError, SmallBatchError
+from taster.errors import GuardError, ModelError, SmallBatchError, TransactionError
 
 GradientFn = Callable[[ScreenedBatch[T], LearnerState], tuple[Tensors, float | None]]
 """From a screened batch to one gradient by parameter name, and the loss or None: a backward pass online, an aggregation
@@ -46,7 +47,7 @@ def guarded_step(
     stages = Guard(transforms=guard.transforms) if trusted else guard
     with Transaction(state, guard) as transaction:
         transaction.claim()
-        screened = screen_batch(batch, stages.screens, state.view(), clock)
+        screened = screen_batch(batch, stages.screens, state.view(), clock, state.ranks)
         made, learned, attempts = _attempts(state, screened, stages, compute_gradient, transaction, clock)
         record = StepRecord(
             step=state.steps,
@@ -80,7 +81,7 @@ def _attempts(
     attempts, part = int(made.by_gate), screened
     while made.by_gate and made.verdict.action is Action.REJECT and guard.salvage:
         smaller = run_screens(part, guard.salvage, state.view(), clock)
-        if smaller.empty or len(smaller.batch) == len(part.batch):
+        if state.ranks.any(smaller.empty or len(smaller.batch) == len(part.batch)):
             break
         part = smaller
         made = _attempt(state, part, guard, compute_gradient, transaction, clock, attempts)
@@ -107,6 +108,7 @@ def _attempt(
     clock.lap("transaction")
     try:
         gradient, loss = compute_gradient(screened, state)
+        loss = state.ranks.mean(loss)
     except SmallBatchError as error:
         if not screened.dropped:
             raise
@@ -123,18 +125,52 @@ def _attempt(
     if verdict.committed:
         state.apply_gradient(gradient)
         clock.lap("update")
-        update = CandidateUpdate(state.steps, screened.batch, gradient, loss, transaction.before, state.view(), number)
-        verdict = most_severe(run_gate(gate, update, clock) for gate in guard.gates)
+        verdict = judge(state, guard, screened.batch, gradient, loss, transaction.before, clock, number)
         judged_by_gates = True
     verdict = transaction.apply_verdict(verdict, keep_scaler=overflow)
     clock.lap("apply_verdict")
     return Attempt(verdict, loss, norm_before, norm_after, judged_by_gates)
 
 
-def screen_batch(batch: T, screens: Sequence[Screen[T]], view: View, clock: Clock) -> ScreenedBatch[T]:
-    """Runs the screens in order, behind `finite_values`."""
+def judge(
+    state: LearnerState,
+    guard: Guard,
+    batch: Batch | ClientUpdates | None,
+    gradient: Tensors,
+    loss: float | None,
+    before: View,
+    clock: Clock,
+    attempt: int = 0,
+) -> Verdict:
+    """What the gates say of the update that has just been made: one verdict for all processes."""
+    state.synchronize_buffers()
+    samples = state.ranks.sum(0 if batch is None else len(batch))
+    update = CandidateUpdate(state.steps, batch, gradient, loss, before, state.view(), attempt, samples)
+    return state.ranks.agree(most_severe(run_gate(gate, update, clock) for gate in guard.gates))
+
+
+def screen_batch(batch: T, screens: Sequence[Screen[T]], view: View, clock: Clock, ranks: Ranks) -> ScreenedBatch[T]:
+    """Runs the screens in order, behind `finite_values`. Where one process has nothing left to learn, none learns: the
+    others would wait for its gradient."""
     stages: list[Screen[Any]] = [finite_values, *screens]
-    return run_screens(ScreenedBatch(batch), stages, view, clock)
+    if ranks.size == 1:
+        return run_screens(ScreenedBatch(batch), stages, view, clock)
+    failed, screened = "", ScreenedBatch(batch)
+    try:
+        screened = run_screens(screened, stages, view, clock)
+    except Exception as error:
+        failed = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        told = ranks.gather((failed, screened.empty, screened.stage, screened.reason))
+    for rank, (error_text, empty, stage, reason) in enumerate(told):
+        if error_text:
+            raise TransactionError(
+                f"process {rank} could not screen its batch, so that none made the step: {error_text}"
+            )
+        if empty and not screened.empty:
+            return replace(screened, remaining=None, stage=stage, reason=f"in process {rank}: {reason}")
+    return screened
 
 
 def run_screens(screened: ScreenedBatch[T], screens: Sequence[Screen[T]], view: View, clock: Clock) -> ScreenedBatch[T]:
@@ -156,7 +192,7 @@ def finite_values(screened: ScreenedBatch[T], view: View) -> ScreenedBatch[T]:
     """The screen that every guard begins with: drops a batch as a whole, clients one by one."""
     batch = screened.batch
     if isinstance(batch, Batch):
-        if all(_all_finite(t) for t in (batch.x, batch.y) if t.is_floating_point() or t.is_complex()):
+        if all(_all_finite(t, masks=path not in ("x", "y")) for path, t in batch.tensors() if _can_be_nan(t)):
             return screened
         return screened.drop(torch.ones(len(batch), dtype=torch.bool), "samples or labels hold NaN or infinity")
     usable = finite_rows(batch.values) & batch.weights.isfinite() if batch.usable is None else batch.usable
@@ -225,11 +261,16 @@ class Clock:
         return {**self._laps, "total": time.perf_counter() - self._start}
 
 
-def _all_finite(tensor: Tensor) -> bool:
+def _can_be_nan(tensor: Tensor) -> bool:
+    return (tensor.is_floating_point() or tensor.is_complex()) and tensor.numel() > 0
+
+
+def _all_finite(tensor: Tensor, *, masks: bool) -> bool:
+    """Whether there is no NaN and no infinity; beside other tensors one can be a mask, with minus infinity in it."""
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.detach().resolve_conj())
     if tensor.element_size() == 1:
         tensor = tensor.float()  # float8 has no aminmax
     # The least and the greatest value are NaN if any is: one pass, without a mask the size of the batch.
-    low, high = torch.aminmax(tensor.detach())
-    return math.isfinite(float(low)) and math.isfinite(float(high))
+    low, high = (float(value) for value in torch.aminmax(tensor.detach()))
+    return math.isfinite(high) and (math.isfinite(low) or (masks and low == -math.inf))

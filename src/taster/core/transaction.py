@@ -82,6 +82,7 @@ class Transaction:
             state_version=self._version,
             current=lambda: state.transaction is self,
             input_range=state.input_range,
+            ranks=state.ranks,
         )
 
     def apply_verdict(self, verdict: Verdict, *, keep_scaler: bool = False) -> Verdict:
@@ -112,7 +113,8 @@ class Transaction:
         # A refused update leaves the momentum that it was made with. Where that is what does harm, it would be in every
         # later update too, and nothing would be learned any more.
         if record.attempts and patience and state.progress.refusals and state.progress.refusals % patience == 0:
-            reset_momentum(state.optimizer)
+            for optimizer in state.optimizers:
+                reset_momentum(optimizer)
             state.changed()
         state.seen()
         del state.holder["transaction"]  # before this line an exception undoes the step, after it the step stays
@@ -132,15 +134,17 @@ class Transaction:
         """The state before the step, copied, in the form of `Learner.state_dict`."""
         state = self._state
         if self._saved:
-            model, optimizer, scaler = state.backup.state_dicts()
+            saved = state.backup.state_dicts()
         else:
-            model, optimizer = copied_value(dict(state.model.state_dict())), copied_value(state.optimizer.state_dict())
-            scaler = None if state.scaler is None else copied_value(state.scaler.state_dict())
+            saved = {
+                "model": copied_value(dict(state.module.state_dict())),
+                "optimizers": [copied_value(optimizer.state_dict()) for optimizer in state.optimizers],
+                "scaler": None if state.scaler is None else copied_value(state.scaler.state_dict()),
+                "also": [copied_value(entry.state_dict()) for entry in state.also],
+            }
         guard = copied_value(self._guard.state_dict()) if self._guard_state is None else self._guard_state
         return {
-            "model": model,
-            "optimizer": optimizer,
-            "scaler": scaler,
+            **saved,
             "guard": guard,
             "progress": self._progress,
             "snapshots": None if state.snapshots is None else state.snapshots.state_dict(self._ring),
@@ -149,7 +153,7 @@ class Transaction:
     def _restore(self, *, keep_scaler: bool = False) -> None:
         if self._saved:
             self._state.backup.restore(scaler=not keep_scaler)
-            self._state.optimizer.zero_grad()
+            self._state.zero_grad()
         # The very state that it was: what was kept or measured of it still holds.
         self._state.version = self._version
 

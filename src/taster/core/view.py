@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from taster.core.functional_model import BatchNormMode, FunctionalModel
+from taster.core.functional_model import FunctionalModel
+from taster.core.nested import Nested, main_output
+from taster.core.ranks import Ranks
 from taster.core.snapshots import SnapshotBuffer
-from taster.core.types import Tensors
-from taster.errors import SnapshotError, StaleViewError
+from taster.core.types import Batch, BatchNormMode, Tensors
+from taster.errors import ModelError, SnapshotError, StaleViewError
 
 
 class View:
@@ -23,6 +26,7 @@ class View:
         step: how many steps the learner had taken.
         state_version: the same object for all views between which the learner has not changed.
         input_range: the smallest and largest value a sample may hold; None for any.
+        ranks: the processes that train the model together.
     """
 
     def __init__(
@@ -35,6 +39,7 @@ class View:
         state_version: object | None = None,
         current: Callable[[], bool] = lambda: True,
         input_range: tuple[float, float] | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self._functional_model = functional_model
         self._tensors = tensors
@@ -45,6 +50,7 @@ class View:
         self._copied_buffers: Tensors | None = None
         self.step = step
         self.input_range = input_range
+        self.ranks = Ranks() if ranks is None else ranks
         self.state_version: object = self if state_version is None else state_version
         self._cached_model: FunctionalModel | None = None
 
@@ -107,10 +113,12 @@ class View:
         )
         return View(
             lambda: self.functional_model,
-            lambda: (params, buffers),
+            # Of frozen weights a snapshot holds none.
+            lambda: ({**self._params, **params}, buffers),
             step=snapshot.step,
             snapshots=self._snapshots,
             input_range=self.input_range,
+            ranks=self.ranks,
         )
 
     def steps_ago(self, step_or_label: int | str) -> View:
@@ -133,12 +141,25 @@ class View:
         return self.at(max((step for step in self.snapshot_steps if step <= wanted), default=self.snapshot_steps[0]))
 
     def forward(
-        self, x: Tensor, *, params: Mapping[str, Tensor] | None = None, batch_norm: BatchNormMode = "eval"
-    ) -> Tensor:
-        """The model's output for x, differentiable in x and in `params`; those not given are those of this moment."""
-        return self.functional_model.forward(*self._state(params), x, batch_norm=batch_norm)
+        self,
+        x: Nested,
+        y: Nested = None,
+        *,
+        params: Mapping[str, Tensor] | None = None,
+        batch_norm: BatchNormMode = "eval",
+    ) -> Any:
+        """The model's output for x, differentiable in x and in `params`; those not given are those of this moment.
 
-    def features(self, x: Tensor, layer: str | None = None) -> tuple[Tensor, Tensor]:
+        Args:
+            x: samples, or a `Batch`.
+            y: labels, for a `forward` of the user's own that looks at them.
+            params: parameters by name in place of the model's.
+            batch_norm: "train" normalises with the statistics of these samples.
+        """
+        x, y = _parts(x, y)
+        return self.functional_model.forward(*self._state(params), x, y, batch_norm=batch_norm)
+
+    def features(self, x: Nested, layer: str | None = None) -> tuple[Tensor, Any]:
         """Features of x at a layer, [n, d], by default the input of the last linear layer, and the model's output.
 
         Raises:
@@ -147,9 +168,15 @@ class View:
         return self.functional_model.features(*self._state(None), x, layer)
 
     def loss(
-        self, x: Tensor, y: Tensor, *, params: Mapping[str, Tensor] | None = None, batch_norm: BatchNormMode = "eval"
+        self,
+        x: Nested,
+        y: Nested = None,
+        *,
+        params: Mapping[str, Tensor] | None = None,
+        batch_norm: BatchNormMode = "eval",
     ) -> Tensor:
         """The loss of a batch, one number, differentiable as `forward` is."""
+        x, y = _parts(x, y)
         return self.functional_model.loss(*self._state(params), x, y, batch_norm=batch_norm)
 
     @property
@@ -160,7 +187,7 @@ class View:
             self._cached_model = self._functional_model()
         return self._cached_model
 
-    def loss_gradient(self, x: Tensor, y: Tensor) -> Tensors:
+    def loss_gradient(self, x: Nested, y: Nested = None) -> Tensors:
         """The gradient of a batch's loss by the name of each trainable parameter, without a graph."""
         leaves = {name: value.requires_grad_(True) for name, value in _copies(self.trainable).items()}
         with torch.enable_grad():
@@ -171,19 +198,31 @@ class View:
         }
 
     def sample_losses(
-        self, x: Tensor, y: Tensor, *, params: Mapping[str, Tensor] | None = None, batch_norm: BatchNormMode = "eval"
+        self,
+        x: Nested,
+        y: Nested = None,
+        *,
+        params: Mapping[str, Tensor] | None = None,
+        batch_norm: BatchNormMode = "eval",
     ) -> Tensor:
         """The loss of each sample, [n], differentiable as `forward` is."""
+        x, y = _parts(x, y)
         return self.functional_model.sample_losses(*self._state(params), x, y, batch_norm=batch_norm)
 
-    def losses(self, output: Tensor, y: Tensor) -> Tensor:
+    def losses(self, output: Nested, x: Nested, y: Nested = None) -> Tensor:
         """The loss of each sample, [n], from the model's output."""
-        return self.functional_model.losses(output, y)
+        x, y = _parts(x, y)
+        return self.functional_model.losses(*self._state(None), output, x, y)
 
-    def outputs(self, x: Tensor, *, params: Mapping[str, Tensor] | None = None, chunk: int = 1000) -> Tensor:
-        """`forward` of many samples in chunks, without a graph."""
+    def outputs(self, x: Nested, *, params: Mapping[str, Tensor] | None = None, chunk: int = 1000) -> Tensor:
+        """The predictions for many samples, or for a `Batch`, in chunks and without a graph: of an output with several
+        tensors the one that `taster.core.nested.main_output` finds."""
+        batch = x if isinstance(x, Batch) else Batch(x)
         with torch.no_grad():
-            return torch.cat([self.forward(part, params=params) for part in torch.split(x, chunk)])
+            if len(batch) <= chunk:
+                return predictions(self.forward(batch, params=params))
+            parts = (batch.select(slice(i, i + chunk)) for i in range(0, len(batch), chunk))
+            return torch.cat([predictions(self.forward(part, params=params)) for part in parts])
 
     def accuracy(self, x: Tensor, y: Tensor, *, params: Mapping[str, Tensor] | None = None, chunk: int = 1000) -> float:
         """Accuracy in percentage points (0 to 100)."""
@@ -202,6 +241,26 @@ class View:
                 "take a new one: learner.view()"
             )
         return tensors
+
+
+def predictions(output: Nested) -> Tensor:
+    """The tensor of predictions in an output.
+
+    Raises:
+        ModelError: when it cannot be told which one that is.
+    """
+    found = main_output(output)
+    if found is None:
+        raise ModelError(
+            f"got a model that returned {type(output).__name__} with several tensors, wanted one of them called "
+            "logits; "
+            "or Learner(forward=lambda model, batch: ...) that returns the one to judge"
+        )
+    return found
+
+
+def _parts(x: Nested, y: Nested) -> tuple[Nested, Nested]:
+    return (x.x, x.y) if isinstance(x, Batch) else (x, y)
 
 
 def _copies(tensors: Mapping[str, Tensor]) -> Tensors:

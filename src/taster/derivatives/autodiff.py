@@ -71,7 +71,8 @@ class DoubleBackward:
         normalize: Normalize = "none",
     ) -> Tensor:
         """Backpropagates through the gradient of the parameters."""
-        leaves, x = as_leaves(params), batch.x.detach().requires_grad_(True)
+        leaves = as_leaves(params)
+        x: Tensor = batch.x.detach().requires_grad_(True)
         own = grad(loss(leaves, x, batch.y), leaves, create_graph=True)
         (derivative,) = torch.autograd.grad(normalized_inner(own, towards, normalize), x)
         return derivative
@@ -153,7 +154,7 @@ def accumulation_derivative(
     ∇ of H_t with respect to the trigger batch in Pang et al. 2021, Algorithm 1.
     """
     leaves = as_leaves(params)
-    x = b.x.detach().requires_grad_(True)
+    x: Tensor = b.x.detach().requires_grad_(True)
     own = grad(loss(leaves, a.x, a.y), leaves, create_graph=True)
     other = grad(loss(leaves, x, b.y), leaves, create_graph=True)
     towards = grad(inner(own, other, normalize), leaves, create_graph=True)

@@ -99,7 +99,7 @@ def aggregate_gradient(rule: AggregationRule) -> GradientFn[ClientUpdates]:
 
 def as_gradient(vector: Tensor, state: LearnerState) -> Tensors:
     """A vector [d] as a gradient of the trainable parameters, in their order."""
-    return unflatten(vector, trainable_parameters(state.model))
+    return unflatten(vector, trainable_parameters(state.module))
 
 
 def _name(rule: AggregationRule) -> str:
@@ -113,15 +113,15 @@ def _is_plain_mean(rule: AggregationRule) -> bool:
 
 def _record_statistics(statistics: Tensor, state: LearnerState) -> None:
     view = state.view()
-    new = merge_statistics(view.buffers, dict(state.model.named_modules()), statistics)
+    new = merge_statistics(view.buffers, dict(state.module.named_modules()), statistics)
     with torch.no_grad():
-        for name, buffer in state.model.named_buffers():
+        for name, buffer in state.module.named_buffers():
             if new[name] is not view.buffers[name]:
                 buffer.copy_(new[name])
 
 
 def _write_buffers(values: Tensor, state: LearnerState) -> None:
-    own = averaged_buffers(state.model)
+    own = averaged_buffers(state.module)
     with torch.no_grad():
         for name, value in unflatten(values, own).items():
             own[name].copy_(value)

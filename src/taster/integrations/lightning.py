@@ -132,7 +132,7 @@ class GuardCallback(Callback):
         """Where a checkpoint is asked for in the middle of a step, by a signal say, it is of the state before it."""
         if self._learner is not None and self._learner.in_transaction:
             state = self._learner.state_dict()
-            checkpoint["state_dict"], checkpoint["optimizer_states"] = state["model"], [state["optimizer"]]
+            checkpoint["state_dict"], checkpoint["optimizer_states"] = state["model"], state["optimizers"]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Taken up when fitting begins."""

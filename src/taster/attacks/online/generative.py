@@ -118,7 +118,7 @@ def normal_data_gradient(update: OneStepUpdate) -> LossAndGradientFn:
 
     def both(poison: Batch) -> tuple[float, Callable[[], Tensor]]:
         after = update.update(poison)
-        x = update.normal.x.detach().requires_grad_(True)
+        x: Tensor = update.normal.x.detach().requires_grad_(True)
         loss = update.loss(after, x, update.normal.y)
 
         def found() -> Tensor:

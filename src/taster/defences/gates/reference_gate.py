@@ -271,6 +271,6 @@ def _is_outlier(change: CandidateUpdate, losses: Tensor) -> bool:
     """Whether a batch's loss is further above the trusted samples' than chance allows for its size."""
     if change.loss is None:
         return False
-    losses, samples = losses.double(), len(change.batch)
+    losses, samples = losses.double(), max(1, change.samples)
     error = float(losses.std()) / samples**0.5 if len(losses) > 1 else 0.0
     return not change.loss <= float(losses.mean()) + _OUTLIER * error

@@ -19,7 +19,7 @@ from taster.derivatives import Derivatives
 from taster.errors import RecipeError, TasterError
 from taster.experiments.recipes.registry import Kind, find_factory
 from taster.experiments.recipes.schema import Defence, Entry, Named, Recipe, ScheduleSection
-from taster.experiments.scenarios.burn_in import build_model, build_optimizer, surrogate_recipe
+from taster.experiments.scenarios.burn_in import IMAGE_RANGE, build_model, build_optimizer, surrogate_recipe
 from taster.experiments.scenarios.context import BurntIn, SeedContext
 from taster.experiments.user_code import user_code
 from taster.scores.base import Score
@@ -111,7 +111,15 @@ def make_learner(context: SeedContext, burnt_in: BurntIn, guard: Guard) -> Learn
     model = build_model(recipe, context.data, context.seed, context.device)
     optimizer = build_optimizer(recipe, model)
     history = make_history(recipe, guard)
-    learner = Learner(model, optimizer, cross_entropy, guard, snapshots=history, precision=recipe.compute.precision)
+    learner = Learner(
+        model,
+        optimizer,
+        cross_entropy,
+        guard,
+        snapshots=history,
+        precision=recipe.compute.precision,
+        input_range=IMAGE_RANGE,
+    )
     learner.load_state_dict({**burnt_in, "guard": guard.state_dict()})
     if recipe.stream.fresh_optimizer:
         optimizer.state.clear()
@@ -130,7 +138,15 @@ def check_guard(recipe: Recipe, model: nn.Module, defence: Defence, guard: Guard
     """
     with user_code(defence, recipe.model):
         optimizer, history = build_optimizer(recipe, model), make_history(recipe, guard)
-        Learner(model, optimizer, cross_entropy, guard, snapshots=history, precision=recipe.compute.precision)
+        Learner(
+            model,
+            optimizer,
+            cross_entropy,
+            guard,
+            snapshots=history,
+            precision=recipe.compute.precision,
+            input_range=IMAGE_RANGE,
+        )
 
 
 def make_surrogates(context: SeedContext, burnt_in: BurntIn) -> dict[str, View]:
@@ -140,7 +156,9 @@ def make_surrogates(context: SeedContext, burnt_in: BurntIn) -> dict[str, View]:
         model = build_model(surrogate_recipe(recipe, section), context.data, context.seed, context.device)
         model.load_state_dict(burnt_in["surrogates"][section.label])
         optimizer, precision = build_optimizer(recipe, model), recipe.compute.precision
-        found[section.label] = Learner(model, optimizer, cross_entropy, precision=precision).view()
+        found[section.label] = Learner(
+            model, optimizer, cross_entropy, precision=precision, input_range=IMAGE_RANGE
+        ).view()
     return found
 
 

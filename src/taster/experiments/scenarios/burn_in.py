@@ -20,6 +20,9 @@ from taster.experiments.scenarios.context import BurntIn, SeedContext
 from taster.experiments.user_code import user_code
 from taster.utils.seeds import derived_seed, generator
 
+IMAGE_RANGE = (0.0, 1.0)
+"""What a learner of images takes: every data set here is scaled to it."""
+
 
 def build_model(recipe: Recipe, data: ImageSet, seed: int, device: torch.device) -> nn.Module:
     """Makes the recipe's model with the seed's initial weights.
@@ -84,6 +87,7 @@ def burn_in(context: SeedContext, on_step: Callable[[], None] = lambda: None) ->
         cross_entropy,
         Guard(),
         snapshots=history,
+        input_range=IMAGE_RANGE,
         precision=recipe.compute.precision,
     )
     if recipe.burn_in.checkpoint is not None:

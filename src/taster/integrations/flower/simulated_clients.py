@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from taster.client_gradients import ClientGradients
 from taster.core.functional_model import FunctionalModel, Precision
 from taster.core.losses import Loss
+from taster.core.objective import Objective
 from taster.core.param_vectors import unflatten
 from taster.core.view import View
 from taster.integrations.flower.arrays import from_array_record, to_array_record
@@ -51,7 +52,7 @@ def simulated_clients_app(
         if token not in _made:
             _made.clear()
             made = model()
-            _made[token] = (made, FunctionalModel(made, loss, precision), gradients())
+            _made[token] = (made, FunctionalModel(made, Objective(loss), precision), gradients())
         return _computed(message, *_made[token])
 
     return app

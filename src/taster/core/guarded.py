@@ -1,0 +1,298 @@
+"""Your own step, judged: a guard around whatever code makes an update."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from taster.core.guard import Guard, ScreenedBatch
+from taster.core.guarded_training import GuardedTraining, Models, Optimizers, training_state
+from taster.core.loading import Scheduler
+from taster.core.losses import AnyLoss
+from taster.core.module_tree import named_tensors
+from taster.core.objective import ForwardFn, Objective
+from taster.core.param_vectors import global_norm
+from taster.core.ranks import ProcessGroup
+from taster.core.snapshots import SnapshotBuffer
+from taster.core.state import Companion
+from taster.core.step import Clock, check_finite, judge, screen_batch, transform
+from taster.core.transaction import Transaction
+from taster.core.types import COMMIT, Batch, StepRecord, Tensors, Verdict, reject
+from taster.errors import GuardError, ModelError
+
+
+class Guarded(GuardedTraining):
+    """A guard around steps that your own code makes.
+
+        guarded = taster.Guarded(model, optimizer, taster.guard(probe))
+        for batch in loader:
+            with guarded.step() as step:
+                loss = compute_loss(model, batch)
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+            if step.refused:
+                print(step.record.verdict.reason)
+
+    Whatever happens inside the `with` block is one step: several backward passes, several optimizers, a `GradScaler`,
+    a closure. At its end gates judge the model; what they refuse is undone as in `taster.Learner`, and so is
+    everything if the block raises. Transforms change the gradient right before an optimizer uses it. Screens need the
+    batch: `guarded.step(batch)` gives what they have left of it as `step.batch`. What a guard would try again with a
+    part of the batch (`retry_low_score_half`) is refused as a whole: only `taster.Learner` can make a step twice.
+
+    Args:
+        model: the module; or several, as a list or a dictionary, that are trained together.
+        optimizer: or several.
+        guard: the stages that each step passes; `Guard()` lets everything through.
+        loss: of (output, y) or (output, batch), for stages that compute losses of their own; as in `taster.Learner`.
+        forward: as in `taster.Learner`, for stages that run the model.
+        also: what else joins the transaction, a moving average of the weights say: modules, and whatever has
+            `state_dict` and `load_state_dict`.
+        scaler: the gradient scaler, if the step uses one.
+        snapshots, schedulers, input_range, on_refusal, process_group: as in `taster.Learner`.
+
+    Raises:
+        ModelError: for models and optimizers that do not belong together, or that no guard can undo.
+        SnapshotError: when the guard may rewind further than the snapshots reach back.
+    """
+
+    def __init__(
+        self,
+        model: Models,
+        optimizer: Optimizers,
+        guard: Guard | None = None,
+        *,
+        loss: AnyLoss | None = None,
+        forward: ForwardFn | None = None,
+        snapshots: SnapshotBuffer | None = None,
+        schedulers: Sequence[Scheduler] = (),
+        also: Sequence[Companion] = (),
+        input_range: tuple[float, float] | None = None,
+        scaler: torch.amp.GradScaler | None = None,
+        on_refusal: Callable[[StepRecord, Any], None] | None = None,
+        process_group: ProcessGroup | Literal["auto"] | None = "auto",
+    ) -> None:
+        state = training_state(
+            model,
+            optimizer,
+            Objective(loss, forward),
+            guard,
+            snapshots=snapshots,
+            process_group=process_group,
+            also=also,
+            scaler=scaler,
+            input_range=input_range,
+        )
+        super().__init__(state, guard, schedulers=schedulers, on_refusal=on_refusal)
+
+    def step(self, x: Any = None, y: Any = None, *, trusted: bool = False) -> GuardedStep:
+        """A context in which one step is made.
+
+        Args:
+            x, y: the batch, if screens are to see it and refused ones are to be kept: samples and labels, a `Batch`, or
+                a nested value that holds everything.
+            trusted: the batch passes no screen and no gate.
+
+        Raises (on entering):
+            BatchError: for a malformed batch.
+            GuardError: for a guard with screens and no batch.
+            TransactionError: for a step inside another.
+        """
+        batch = None if x is None else x if isinstance(x, Batch) else Batch(x, y)
+        return GuardedStep(self, batch, trusted=trusted)
+
+
+class GuardedStep:
+    """One step of `Guarded`.
+
+    Attributes:
+        loss: to be set by the block, for the record and for gates that watch it; a closure's is found by itself.
+        record: what became of the step, once the block is over.
+    """
+
+    def __init__(self, guarded: Guarded, batch: Batch | None, *, trusted: bool) -> None:
+        self.loss: float | Tensor | None = None
+        self.record: StepRecord | None = None
+        self._guarded = guarded
+        self._state = guarded.state
+        self._given = batch
+        self._trusted = trusted
+        self._screened: ScreenedBatch[Batch] | None = None
+        self._clock = Clock()
+        self._hooks: list[Any] = []
+        self._verdict = COMMIT
+        self._gradient: Tensors = {}
+        self._squares_before = self._squares_after = 0.0
+        self._updates = 0
+
+    @property
+    def batch(self) -> Any:
+        """What the screens have left of the batch, in the form in which it was given; all of it where they have left
+        nothing, since whatever the block does then is undone."""
+        if self._given is None:
+            return None
+        left = self._given if self._screened is None or self._screened.empty else self._screened.batch
+        return left.data
+
+    @property
+    def refused(self) -> bool:
+        """Whether the step was undone, or is going to be."""
+        if self.record is not None:
+            return not self.record.verdict.committed
+        return not self._verdict.committed
+
+    def __enter__(self) -> GuardedStep:
+        guarded, state = self._guarded, self._state
+        guard = guarded.current_guard()
+        self._stages = Guard(transforms=guard.transforms) if self._trusted else guard
+        if self._given is not None:
+            guarded.validate_batch(self._given)
+        elif self._stages.screens:
+            raise GuardError("got a guard with screens and a step without its batch, wanted step(batch)")
+        self._transaction = Transaction(state, guard)
+        try:
+            self._transaction.claim()
+            if self._given is not None:
+                self._screened = screen_batch(self._given, self._stages.screens, state.view(), self._clock, state.ranks)
+                if self._screened.empty:
+                    self._verdict = reject(self._screened.reason, self._screened.stage)
+            self._transaction.open()
+            self._clock.lap("transaction")
+            self._names = {id(p): name for name, p in named_tensors(state.module)[0].items()}
+            for optimizer in state.optimizers:
+                self._hooks.append(innermost(optimizer).register_step_pre_hook(self._before_update))
+        except BaseException as error:
+            self._undo(error)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._undo(error)
+            return
+        try:
+            self._clock.lap("update")
+            self._judge()
+        except BaseException as failure:
+            self._undo(failure)
+            raise
+        finally:
+            self._remove_hooks()
+
+    def _judge(self) -> None:
+        """Judges what the block has done, and ends the transaction."""
+        state, transaction, screened = self._state, self._transaction, self._screened
+        if not self._updates:
+            self._refuse_hidden_updates()
+        state.changed()
+        given = self.loss.detach() if isinstance(self.loss, Tensor) else self.loss
+        loss = None if given is None else float(given)
+        loss = state.ranks.mean(loss)
+        verdict = self._verdict if not self._verdict.committed else check_finite(loss, None)
+        verdict = state.ranks.agree(verdict)
+        judged = verdict.committed
+        if judged:
+            batch = None if screened is None else screened.batch
+            verdict = judge(state, self._stages, batch, self._gradient, loss, transaction.before, self._clock)
+        self._remove_hooks()
+        verdict = transaction.apply_verdict(verdict, keep_scaler=not judged)
+        self._clock.lap("apply_verdict")
+        made = self._updates > 0
+        record = StepRecord(
+            step=state.steps,
+            samples=0 if self._given is None else len(self._given),
+            loss=loss,
+            verdict=verdict,
+            dropped=0 if screened is None else screened.dropped,
+            corrected=0 if screened is None else screened.corrected,
+            gradient_norm_before=math.sqrt(self._squares_before) if made else None,
+            gradient_norm_after=math.sqrt(self._squares_after) if made else None,
+            attempts=int(judged),
+            trusted=self._trusted,
+        )
+        transaction.commit(record)
+        self._clock.lap("observe")
+        self.record = replace(record, seconds=self._clock.seconds())
+        self._guarded.alarm(self.record, self._given)
+
+    def _before_update(
+        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Called right before an optimizer makes an update."""
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            self._transform(optimizer)
+            return None
+
+        def with_transforms() -> Any:
+            with torch.enable_grad():
+                found = closure()
+            if self.loss is None and found is not None:
+                self.loss = found.detach() if isinstance(found, Tensor) else found
+            self._transform(optimizer)
+            return found
+
+        if len(args) > 1:
+            return (args[0], with_transforms, *args[2:]), kwargs
+        return args, {**kwargs, "closure": with_transforms}
+
+    def _transform(self, optimizer: torch.optim.Optimizer) -> None:
+        """Checks an optimizer's gradient, and changes it by the transforms."""
+        self._updates += 1
+        scale = getattr(optimizer, "grad_scale", None)  # of fused optimizers, which unscale by themselves
+        params = {
+            self._names[id(p)]: p
+            for group in optimizer.param_groups
+            for p in group["params"]
+            if p.grad is not None and id(p) in self._names
+        }
+        gradient = {name: p.grad if scale is None else p.grad / scale for name, p in params.items()}
+        norm_before = norm_after = global_norm(gradient)
+        self._note(check_finite(None, norm_before))
+        if self._stages.transforms and self._verdict.committed:
+            with torch.no_grad():
+                gradient = transform(gradient, self._stages.transforms, self._transaction.before, self._clock)
+                norm_after = global_norm(gradient)
+                self._note(check_finite(None, norm_after))
+                for name, parameter in params.items():
+                    parameter.grad = gradient[name] if scale is None else gradient[name] * scale
+        self._gradient.update(gradient)
+        self._squares_before += norm_before**2
+        self._squares_after += norm_after**2
+
+    def _note(self, verdict: Verdict) -> None:
+        if self._verdict.committed and not verdict.committed:
+            self._verdict = verdict
+
+    def _refuse_hidden_updates(self) -> None:
+        """Raises ModelError where parameters have changed though no optimizer here has made a step."""
+        before = self._state.backup.params
+        for name, parameter in named_tensors(self._state.module)[0].items():
+            if name in before and not torch.equal(before[name], parameter.detach()):
+                raise ModelError(
+                    f"got a step that changed {name} by none of the optimizers handed over: an engine that hides its "
+                    "optimizer keeps state that could not be undone; wanted that optimizer, Guarded(model, [optimizer])"
+                )
+
+    def _undo(self, error: BaseException) -> None:
+        self._remove_hooks()
+        self._transaction.__exit__(type(error), error, error.__traceback__)
+
+    def _remove_hooks(self) -> None:
+        while self._hooks:
+            self._hooks.pop().remove()
+
+
+def innermost(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimizer inside wrappers of it, those of Accelerate say, whose step is the one that updates."""
+    while isinstance(getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+        optimizer = optimizer.optimizer  # type: ignore[attr-defined]
+    return optimizer

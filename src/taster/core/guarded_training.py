@@ -1,0 +1,381 @@
+"""What `Learner` and `Guarded` have in common: a state, a guard, and what is said of refusals."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from taster.core.checkpoint import move_to_device
+from taster.core.frozen import with_frozen, without_frozen
+from taster.core.functional_model import Precision
+from taster.core.guard import Guard
+from taster.core.loading import AllOrNothing, Scheduler
+from taster.core.losses import AnyLoss
+from taster.core.model_checks import check_model, check_optimizers
+from taster.core.nested import tensors_in
+from taster.core.objective import Objective
+from taster.core.ranks import ProcessGroup, ranks_of, unwrapped
+from taster.core.snapshots import Snapshot, SnapshotBuffer
+from taster.core.state import COUNTERS, Companion, LearnerState, Progress
+from taster.core.transaction import DryRun, Transaction
+from taster.core.types import Batch, ClientUpdates, StepRecord
+from taster.core.view import View
+from taster.errors import BatchError, CheckpointError, ModelError, SnapshotError, TransactionError
+
+_log = logging.getLogger("taster.core.learner")
+
+Models = nn.Module | Sequence[nn.Module] | Mapping[str, nn.Module]
+Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
+
+
+class GuardedTraining:
+    """A model and its optimizers behind a guard, whoever makes the steps.
+
+    Args:
+        state: what a step may change.
+        guard: the stages that each batch passes.
+        schedulers: learning-rate schedulers whose state belongs into checkpoints.
+        on_refusal: called with the record and the batch of every refused update.
+    """
+
+    def __init__(
+        self,
+        state: LearnerState,
+        guard: Guard | None,
+        *,
+        schedulers: Sequence[Scheduler] = (),
+        on_refusal: Callable[[StepRecord, Any], None] | None = None,
+    ) -> None:
+        self.state = state
+        self.guard = Guard() if guard is None else guard
+        self.schedulers = tuple(schedulers)
+        self.on_refusal = on_refusal
+        self._check_guard()
+
+    @property
+    def model(self) -> nn.Module:
+        """The model."""
+        return self.state.model
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer; the first one where there are several."""
+        return self.state.optimizer
+
+    @property
+    def optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
+        """All optimizers."""
+        return self.state.optimizers
+
+    @property
+    def loss(self) -> AnyLoss | None:
+        """The loss; another one can be assigned between steps."""
+        return self.state.objective.loss
+
+    @loss.setter
+    def loss(self, loss: AnyLoss | None) -> None:
+        self.state.objective = Objective(loss, self.state.objective.forward)
+        self.state.changed()
+
+    @property
+    def snapshots(self) -> SnapshotBuffer | None:
+        """The snapshots that stages rewind to or compare with."""
+        return self.state.snapshots
+
+    @property
+    def steps(self) -> int:
+        """Steps made, refused ones included."""
+        return self.state.steps
+
+    @property
+    def input_range(self) -> tuple[float, float] | None:
+        """The smallest and largest value a sample may hold; None for any."""
+        return self.state.input_range
+
+    @property
+    def precision(self) -> Precision:
+        """Number format of the forward pass."""
+        return self.state.precision
+
+    @property
+    def scaler(self) -> torch.amp.GradScaler | None:
+        """The gradient scaler."""
+        return self.state.scaler
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """What became of the steps, by name, for any metrics library to read."""
+        return self.state.progress.counters
+
+    def rebuild(self, model: nn.Module | None = None, optimizer: Optimizers | None = None) -> None:
+        """Goes on with a changed world: a head that has grown, layers thawed, an optimizer made again.
+
+            model.head = grown(model.head)
+            learner.rebuild(optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+
+        What the guard has learned stays, counts too. Snapshots of before are dropped: there is no way back to another
+        structure. A model whose weights alone were replaced needs no call: that is noticed.
+
+        Args:
+            model: the new model; None for the present one, changed or not.
+            optimizer: the new optimizer, or several; None for the present ones.
+
+        Raises:
+            ModelError: when they do not belong together, or the guard's trusted data does not fit; nothing has changed
+                then.
+            TransactionError: in the middle of a step.
+        """
+        if self.in_transaction:
+            raise TransactionError("got rebuild in the middle of a step, wanted it between steps")
+        state = self.state
+        before = state.model, state.optimizers
+        chosen = state.model if model is None else model
+        optimizers = state.optimizers if optimizer is None else as_optimizers(optimizer)
+        check_model(unwrapped(chosen))
+        check_optimizers(unwrapped(chosen), optimizers)
+        kept = None if state.snapshots is None else state.snapshots.contents()
+        try:
+            if state.snapshots is not None:
+                state.snapshots.hold()
+            state.replace(chosen, optimizers)
+            self._check_guard()
+        except BaseException:
+            state.replace(*before)
+            if state.snapshots is not None and kept is not None:
+                state.snapshots.put_back(kept)
+            raise
+        if state.snapshots is not None:
+            state.snapshots.prune()
+
+    def current_guard(self) -> Guard:
+        """The guard, checked against the model again where it, or its trusted data, is another one."""
+        if (self.guard, self.guard.renewals) != self._checked_guard:
+            self._check_guard()
+        return self.guard
+
+    def _check_guard(self) -> None:
+        """Checks that the guard's trusted data fit the model."""
+        self.guard.check_model(self.view())
+        self._checked_guard = (self.guard, self.guard.renewals)
+
+    def view(self) -> View:
+        """What may be seen of the learner now."""
+        return self.state.view()
+
+    def snapshot(self) -> Snapshot:
+        """A snapshot of the present state. Its tensors are the live ones: a `SnapshotBuffer` copies what it keeps."""
+        return self.state.snapshot()
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a step is being made, so that model and optimizer may hold an update that is not judged yet."""
+        return self.state.transaction is not None
+
+    def dry_run(self) -> Transaction:
+        """A context in which anything may be done to model and optimizer, and all of it is undone at its end."""
+        return DryRun(self.state, self.guard)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on: model, optimizers, schedulers, guard, snapshots, scaler, counts, and what joined
+        the transaction. Of frozen weights there is a fingerprint: what does not change is in no checkpoint.
+
+        `taster.save_state` writes it as safetensors. The tensors of the model are the live ones, as in
+        `torch.nn.Module.state_dict`. Asked in the middle of a step, by a signal handler for instance, it is the state
+        before the step (copied): an update that has not been judged is in no checkpoint.
+        """
+        state = self.state
+        transaction = state.transaction
+        if transaction is None:
+            whole: Mapping[str, Any] = state.module.state_dict()
+            optimizers = [optimizer.state_dict() for optimizer in state.optimizers]
+            also = [entry.state_dict() for entry in state.also]
+        else:
+            before = transaction.state_dicts()
+            whole, optimizers, also = before["model"], before["optimizers"], before["also"]
+        model, frozen = without_frozen(state.module, whole)
+        return {"model": model, "frozen": frozen, "optimizers": optimizers, "also": also, **self.guard_state_dict()}
+
+    def guard_state_dict(self) -> dict[str, Any]:
+        """The part of `state_dict` that is neither the model's nor the optimizer's, for `load_guard_state_dict`: guard,
+        snapshots, scaler, schedulers and counts."""
+        state = self.state
+        transaction = state.transaction
+        if transaction is None:
+            own: dict[str, Any] = {
+                "progress": state.progress,
+                "guard": self.guard.state_dict(),
+                "scaler": None if state.scaler is None else state.scaler.state_dict(),
+                "snapshots": None if state.snapshots is None else state.snapshots.state_dict(),
+            }
+        else:
+            own = transaction.state_dicts()
+        progress: Progress = own["progress"]
+        return {
+            "steps": progress.steps,
+            "refused": progress.refusals,
+            "counters": dict(progress.counters),
+            "guard": own["guard"],
+            "scaler": own["scaler"],
+            "snapshots": own["snapshots"],
+            "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Loads the state of `state_dict` into a learner built in the same way, with the same frozen weights.
+
+        Raises:
+            CheckpointError: when parts are missing or belong to another learner; nothing has been loaded then.
+        """
+        own = self.state
+        with AllOrNothing(own, self.guard, self.schedulers, state, {"model", "frozen", "optimizers", "also"}):
+            for name, entries, places in (
+                ("optimizers", state["optimizers"], own.optimizers),
+                ("also", state["also"], own.also),
+            ):
+                if len(entries) != len(places):
+                    raise CheckpointError(f"got the state of {len(entries)} {name}, wanted that of {len(places)}")
+            own.module.load_state_dict(with_frozen(own.module, state["model"], state["frozen"]))
+            # Copied, as they would otherwise go on writing into the caller's tensors.
+            for optimizer, entry in zip(own.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(copy.deepcopy(entry))
+            for companion, entry in zip(own.also, state["also"], strict=True):
+                companion.load_state_dict(copy.deepcopy(entry))
+            self._load_guard_state(state)
+
+    def load_guard_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Loads guard, snapshots, scaler, schedulers and counts; model and optimizer must already be restored.
+
+        Raises:
+            CheckpointError: when parts are missing or belong to another learner; nothing has been loaded then.
+        """
+        with AllOrNothing(self.state, self.guard, self.schedulers, state):
+            self._load_guard_state(state)
+
+    def _load_guard_state(self, state: Mapping[str, Any]) -> None:
+        own = self.state
+        self.guard.check_state_dict(state["guard"])
+        # Read from a file it lies on the CPU.
+        self.guard.load_state_dict(move_to_device(state["guard"], next(own.module.parameters()).device))
+        if own.snapshots is not None and state["snapshots"] is not None:
+            own.snapshots.load_state_dict(state["snapshots"])
+        counters = state["counters"]
+        if set(counters) != set(COUNTERS) or not all(type(n) is int and n >= 0 for n in counters.values()):
+            raise CheckpointError(f"got counters {dict(counters)}, wanted whole numbers for {', '.join(COUNTERS)}")
+        steps, refusals = state["steps"], state["refused"]
+        if type(steps) is not int or type(refusals) is not int or min(steps, refusals) < 0:
+            raise CheckpointError(f"got steps {steps!r} and refused {refusals!r}, wanted whole numbers of at least 0")
+        if own.scaler is not None and state["scaler"]:
+            own.scaler.load_state_dict(state["scaler"])
+        if len(state["schedulers"]) != len(self.schedulers):
+            raise CheckpointError(
+                f"got the state of {len(state['schedulers'])} schedulers, wanted that of {len(self.schedulers)}: hand "
+                "over the same ones, Learner(schedulers=[...])"
+            )
+        for scheduler, entry in zip(self.schedulers, state["schedulers"], strict=True):
+            scheduler.load_state_dict(copy.deepcopy(entry))
+        own.progress = Progress(steps, refusals, MappingProxyType({name: counters[name] for name in COUNTERS}))
+
+    def alarm(self, record: StepRecord, batch: Batch | ClientUpdates | None) -> None:
+        """Logs a refusal and hands it to `on_refusal`."""
+        verdict = record.verdict
+        salvaged = verdict.committed and record.attempts > 1
+        if verdict.committed and not salvaged:
+            return
+        said = "salvaged, refused" if salvaged else "rewound" if verdict.steps else "rejected"
+        if self.state.ranks.rank == 0:  # one process speaks for all
+            _log.warning("step %d: %s by %s: %s", record.step, said, verdict.stage, verdict.reason)
+        if self.on_refusal is not None:
+            self.on_refusal(record, batch)
+
+    def validate_batch(self, batch: Batch) -> None:
+        """Refuses what no caller can have meant; values that are not finite are the guard's business.
+
+        Raises:
+            BatchError: for samples out of `input_range`.
+        """
+        if self.input_range is None:
+            return
+        samples = dict(tensors_in(batch.x, "x"))
+        floating = [t for t in samples.values() if t.is_floating_point() and t.numel()]
+        if not floating:
+            raise BatchError(
+                f"got samples of dtype {next(iter(samples.values())).dtype}, wanted floating point in "
+                f"{list(self.input_range)}: images of whole numbers are to be divided by 255; for other data leave "
+                "input_range out"
+            )
+        bounds = [torch.aminmax(t.detach()) for t in floating]
+        low, high = min(float(b.min) for b in bounds), max(float(b.max) for b in bounds)
+        # Comparisons with NaN are false, so a NaN passes here and is refused by the guarded step.
+        if (low < self.input_range[0] and low != -float("inf")) or (
+            high > self.input_range[1] and high != float("inf")
+        ):
+            raise BatchError(
+                f"got samples from {low:g} to {high:g}, wanted {list(self.input_range)}; normalise inside the model, "
+                "or give Learner(input_range=...) the range of your data (None for any)"
+            )
+
+
+def as_optimizers(optimizer: Optimizers) -> tuple[torch.optim.Optimizer, ...]:
+    """One or several optimizers as a tuple."""
+    return tuple(optimizer) if isinstance(optimizer, Iterable) else (optimizer,)
+
+
+def as_module(model: Models) -> nn.Module:
+    """One module, or a module that holds several.
+
+    Raises:
+        ModelError: for anything else.
+    """
+    if isinstance(model, nn.Module):
+        return model
+    entries = list(model.values()) if isinstance(model, Mapping) else list(model) if isinstance(model, Iterable) else []
+    if not entries or not all(isinstance(entry, nn.Module) for entry in entries):
+        raise ModelError(f"got a model that is a {type(model).__name__}, wanted a torch.nn.Module, or several of them")
+    plain = [unwrapped(entry) for entry in entries]
+    if isinstance(model, Mapping):
+        return nn.ModuleDict(dict(zip(model, plain, strict=True)))
+    return nn.ModuleList(plain)
+
+
+def training_state(
+    model: Models,
+    optimizer: Optimizers,
+    objective: Objective,
+    guard: Guard | None,
+    *,
+    snapshots: SnapshotBuffer | None,
+    process_group: ProcessGroup | Literal["auto"] | None,
+    also: Sequence[Companion] = (),
+    **options: Any,
+) -> LearnerState:
+    """The state of a training loop, checked: what `Learner` and `Guarded` begin with.
+
+    Raises:
+        ModelError: see `taster.core.model_checks` and `taster.core.ranks`.
+        SnapshotError: when the guard may rewind further than the snapshots reach back.
+    """
+    module = as_module(model)
+    entries = [model] if isinstance(model, nn.Module) else list(model.values() if isinstance(model, Mapping) else model)
+    ranks = ranks_of(entries, process_group)
+    optimizers = as_optimizers(optimizer)
+    check_model(unwrapped(module))
+    check_optimizers(unwrapped(module), optimizers)
+    for entry in also:
+        if not (hasattr(entry, "state_dict") and hasattr(entry, "load_state_dict")):
+            raise ModelError(f"also: got a {type(entry).__name__}, wanted objects with state_dict and load_state_dict")
+    back = 0 if guard is None else guard.max_rewind
+    if snapshots is None and back:
+        snapshots = SnapshotBuffer.for_rewind(back)
+    reach = 0 if snapshots is None else snapshots.reach
+    if back > reach:
+        raise SnapshotError(
+            f"got a guard that rewinds up to {back} steps and snapshots that reach back {reach}; give the "
+            f"learner SnapshotBuffer(capacity={back + 1}) or more"
+        )
+    return LearnerState(module, optimizers, objective, snapshots=snapshots, also=also, ranks=ranks, **options)

@@ -1,0 +1,135 @@
+"""How a model is called with a batch, and what its output is worth: the part of training that is the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from taster.core.losses import AnyLoss, is_loss_of_torch, sample_losses, scalar_loss
+from taster.core.nested import Nested, main_output, map_leaves, own_loss, tensors_in
+from taster.core.types import Batch
+from taster.errors import LossError, ModelError
+
+ForwardFn = Callable[[Any, Any], Any]
+"""(model, batch) -> output. The batch is what the step was given: a nested value, or a `Batch` of x and y."""
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """A forward pass and a loss.
+
+    Attributes:
+        loss: of (output, y) where labels are given beside the samples and there is no `forward`; of (output, batch)
+            otherwise. None takes the loss that the model itself has computed.
+        forward: of (model, batch); None calls the model with x: as keyword arguments if it is a dictionary, as
+            arguments if it is a plain list or tuple.
+    """
+
+    loss: AnyLoss | None
+    forward: ForwardFn | None = None
+
+    def output(self, model: nn.Module, x: Nested, y: Nested = None) -> Nested:
+        """The model's output, in float32 or wider."""
+        if self.forward is not None:
+            return to_float32(self.forward(model, x if y is None else Batch(x, y)))
+        if isinstance(x, Mapping):
+            return to_float32(model(**x))
+        if isinstance(x, (list, tuple)) and not hasattr(x, "_fields"):
+            return to_float32(model(*x))
+        return to_float32(model(x))
+
+    def scalar(self, output: Nested, x: Nested, y: Nested = None) -> Tensor:
+        """The loss of a batch as one number.
+
+        Raises:
+            LossError, LabelError: see `taster.core.losses`.
+        """
+        if self.loss is None:
+            return _own_loss(output)
+        return scalar_loss(self.loss, self._comparable(output), self._target(x, y))
+
+    def samples(
+        self, output: Nested, x: Nested, y: Nested = None, *, again: Callable[[Batch], Nested] | None = None
+    ) -> Tensor:
+        """The loss of each sample, [n].
+
+        Args:
+            output: for all of them.
+            x, y: the samples.
+            again: the output for some of the samples; needed where the model computes its loss itself, or no loss for
+                one sample can be had from its output.
+
+        Raises:
+            LossError: when the loss is none of single samples.
+        """
+        comparable = self._comparable(output)
+        if self.loss is not None and self._apart(y) and isinstance(comparable, Tensor) and isinstance(y, Tensor):
+            return sample_losses(self.loss, comparable, y)
+        batch = Batch(x, y)
+        outputs = None if self.loss is None else _by_sample(output, len(batch))
+        if outputs is None and again is None:
+            raise LossError("got an output that does not come apart into samples, wanted [n, ...] in each of its parts")
+        found = []
+        for i in range(len(batch)):
+            one = batch.select(slice(i, i + 1))
+            value = again(one) if outputs is None and again is not None else outputs.select(slice(i, i + 1)).x  # type: ignore[union-attr]
+            found.append(self.scalar(value, one.x, one.y))
+        return torch.stack(found)
+
+    def _apart(self, y: Nested) -> bool:
+        return self.forward is None and y is not None
+
+    def _target(self, x: Nested, y: Nested) -> Any:
+        if self._apart(y):
+            return y
+        return x if y is None else Batch(x, y)
+
+    def _comparable(self, output: Nested) -> Any:
+        """What the loss is called with: of torch's own losses the tensor of predictions."""
+        if isinstance(output, Tensor) or self.loss is None or not is_loss_of_torch(self.loss):
+            return output
+        found = main_output(output)
+        if found is None:
+            raise ModelError(
+                f"got a model that returned {type(output).__name__} with several tensors and none called logits, "
+                "wanted Learner(forward=lambda model, batch: ...) that returns the one for the loss"
+            )
+        return found
+
+
+def to_float32(output: Nested) -> Nested:
+    """An output whose half-precision tensors are widened to float32, so that losses are computed in full.
+
+    Raises:
+        ModelError: when there is no tensor in it.
+    """
+    if isinstance(output, Tensor):
+        return _widened("", output)
+    if not any(True for _ in tensors_in(output)):
+        raise ModelError(f"the model returned {type(output).__name__}, wanted a torch.Tensor, or a container of them")
+    return map_leaves(_widened, output)
+
+
+def _widened(_: str, value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16) else value
+
+
+def _own_loss(output: Nested) -> Tensor:
+    value = own_loss(output)
+    if value is None:
+        raise LossError(
+            f"got loss None and a model whose output ({type(output).__name__}) holds no loss, wanted one number as its "
+            "`loss`, in front of a tuple or alone: give the batch its labels, or Learner(loss=...)"
+        )
+    return value.reshape(())
+
+
+def _by_sample(output: Nested, size: int) -> Batch | None:
+    """The output as a batch of as many samples, if that is what it is."""
+    if any(tensor.dim() == 0 or len(tensor) != size for _, tensor in tensors_in(output)):
+        return None
+    return Batch(output)
