@@ -189,6 +189,27 @@ class FunctionalModel:
         # [n, d] as they are; [n, d, places...] of a convolution averaged over places
         return (rows if rows.dim() == 2 else rows.flatten(2).mean(2)), output
 
+    def evaluate(
+        self, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], function: Callable[[nn.Module], Any]
+    ) -> Any:
+        """What a function makes of the model: a module in eval mode, with copies of its tensors but for frozen weights,
+        without gradients."""
+        own: dict[str, Tensor | None] = dict.fromkeys(self._structure.buffer_names)
+        own |= {name: buffer.clone() for name, buffer in buffers.items()}
+        copied = {name: p.detach().clone() if name in self.trainable else p.detach() for name, p in params.items()}
+        with torch.no_grad(), _inside_view(), self._structure.evaluating("eval"):
+            return self._structure.run(function, {**copied, **own})
+
+    @property
+    def objective(self) -> Objective:
+        """How the model is called, and its loss."""
+        return self._objective
+
+    @property
+    def depends_on_batch(self) -> bool:
+        """Whether an output depends on the other samples: of batch norm that keeps no running statistics."""
+        return any(module.running_mean is None for module in self._structure.batch_norms)
+
     @property
     def criterion(self) -> AnyLoss:
         """The loss."""

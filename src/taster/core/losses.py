@@ -87,7 +87,8 @@ def sample_losses(loss: AnyLoss, output: Tensor, y: Tensor) -> Tensor:
     """The loss of each sample, [n], on the scale of the scalar loss: their mean is the loss of the batch.
 
     Uses the loss's own `reduction` where it has one; any other loss is called on one sample at a time. Class weights,
-    ignored labels and the reductions "sum" and "batchmean" are taken into account.
+    ignored labels and the reductions "sum" and "batchmean" are taken into account. A loss that compares samples with
+    each other, as contrastive ones do, is taken whole: each sample has the loss of the batch.
 
     Raises:
         LossError: when the loss returns no number for a single sample.
@@ -97,7 +98,10 @@ def sample_losses(loss: AnyLoss, output: Tensor, y: Tensor) -> Tensor:
     values = _unreduced(loss, output, y)
     if values is None or values.shape[:1] != output.shape[:1]:
         values = torch.stack([scalar_loss(loss, output[i : i + 1], y[i : i + 1]) for i in range(len(y))])
-        return values * _factor(_called(loss, output, y).detach(), values.detach().mean())
+        whole = _called(loss, output, y).reshape(())
+        if _is_none_of_samples(values.detach(), whole.detach()):
+            return whole.expand(len(y))
+        return values * _factor(whole.detach(), values.detach().mean())
     if not is_loss_of_torch(loss):  # whatever its reduction means, the batch's loss is what counts
         values = values.reshape(len(values), -1).mean(1)
         return values * _factor(_called(loss, output, y).detach(), values.detach().mean())
@@ -141,6 +145,12 @@ def _factor(scalar: Tensor, mean: Tensor) -> Tensor | float:
         return 1.0
     off = abs(float(scalar) - float(mean)) > _OFF_SCALE * abs(float(mean))
     return scalar / mean if off else 1.0
+
+
+def _is_none_of_samples(values: Tensor, whole: Tensor) -> bool:
+    """Whether a loss compares samples with each other, so that one by itself has none."""
+    mean = values.mean()
+    return bool(whole.isfinite() & (whole != 0) & (~mean.isfinite() | (values == 0).all()))
 
 
 def _function(loss: AnyLoss) -> Any:

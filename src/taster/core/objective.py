@@ -67,7 +67,12 @@ class Objective:
             LossError: when the loss is none of single samples.
         """
         comparable = self._comparable(output)
-        if self.loss is not None and self._apart(y) and isinstance(comparable, Tensor) and isinstance(y, Tensor):
+        if (
+            self.loss is not None
+            and self.compares_labels(y)
+            and isinstance(comparable, Tensor)
+            and isinstance(y, Tensor)
+        ):
             return sample_losses(self.loss, comparable, y)
         batch = Batch(x, y)
         outputs = None if self.loss is None else _by_sample(output, len(batch))
@@ -80,11 +85,12 @@ class Objective:
             found.append(self.scalar(value, one.x, one.y))
         return torch.stack(found)
 
-    def _apart(self, y: Nested) -> bool:
-        return self.forward is None and y is not None
+    def compares_labels(self, y: Nested) -> bool:
+        """Whether the loss is one of outputs and labels, and not of whole batches."""
+        return self.loss is not None and self.forward is None and y is not None
 
     def _target(self, x: Nested, y: Nested) -> Any:
-        if self._apart(y):
+        if self.compares_labels(y):
             return y
         return x if y is None else Batch(x, y)
 

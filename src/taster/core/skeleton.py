@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
 from functools import partial
@@ -54,8 +54,12 @@ class _Structure:
 
     def call(self, objective: Objective, tensors: Mapping[str, Tensor | None], x: Any, y: Any) -> Any:
         """The model's output with these parameters and buffers."""
+        return self.run(lambda module: objective.output(module, x, y), tensors)
+
+    def run(self, function: Callable[[nn.Module], Any], tensors: Mapping[str, Tensor | None]) -> Any:
+        """What a function makes of the module with these parameters and buffers."""
         given = {f"module.{name}": tensor for name, tensor in tensors.items()}
-        return functional_call(self._calling, given, (objective, x, y))  # type: ignore[arg-type]
+        return functional_call(self._calling, given, (function,))  # type: ignore[arg-type]
 
     def _describe(self) -> None:
         self._calling = _Calling(self.module)
@@ -72,14 +76,14 @@ class _Structure:
 
 
 class _Calling(nn.Module):
-    """A module whose forward pass is a call of another in a user's own way."""
+    """A module whose forward pass is a function of another."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
 
-    def forward(self, objective: Objective, x: Any, y: Any) -> Any:
-        return objective.output(self.module, x, y)
+    def forward(self, function: Callable[[nn.Module], Any]) -> Any:
+        return function(self.module)
 
 
 def structure_of(model: nn.Module) -> Skeleton | LiveStructure:
@@ -148,7 +152,11 @@ class Skeleton(_Structure):
         """Within the context batch norm is in this mode; everything else is always in eval mode."""
         for module in self.batch_norms:
             module.training = batch_norm == "train"
-        yield
+        try:
+            yield
+        finally:
+            if any(module.training for module in self._copies if not isinstance(module, _BatchNorm)):
+                self.module.eval()  # a user's own function has changed it
 
     def follow(self) -> bool:
         """Brings the copy up to date.

@@ -2,12 +2,91 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
+from taster.core.nested import map_leaves, tensors_in
 from taster.core.types import Batch
-from taster.core.view import View
+from taster.core.view import View, predictions
 from taster.errors import BatchError, LabelError, ModelError, TasterError
+
+
+def as_trusted_data(probe: Any, stage: str, *, min_samples: int = 1) -> Batch:
+    """Trusted samples as one checked batch.
+
+    Args:
+        probe: a `Batch`; a `torch.utils.data.Dataset`, which is read whole; or a `DataLoader`, whose batches are put
+            together. Sequences that a loader has padded batch by batch are padded to one length: dictionaries with an
+            attention mask by zeros, and their labels by -100.
+        stage: name of the stage, for the messages.
+        min_samples: how many samples the stage needs.
+
+    Raises:
+        BatchError: for anything else; see also `check_trusted_data`.
+    """
+    if isinstance(probe, Dataset):
+        probe = DataLoader(probe, batch_size=256)
+    if isinstance(probe, DataLoader):
+        parts = [_loaded(item, stage) for item in probe]
+        if not parts:
+            raise BatchError(f"{stage}: got trusted data without samples, wanted {min_samples} or more")
+        probe = joined_batches(parts, stage)
+    return check_trusted_data(probe, stage, min_samples=min_samples)
+
+
+def _loaded(item: Any, stage: str) -> Batch:
+    if isinstance(item, Batch):
+        return item
+    if isinstance(item, (list, tuple)) and len(item) == 2 and not hasattr(item, "_fields"):
+        return Batch(item[0], item[1])
+    if isinstance(item, Tensor):
+        raise BatchError(f"{stage}: got a data set of tensors without labels, wanted one of (x, y) or of dictionaries")
+    return Batch(item)
+
+
+def joined_batches(parts: Sequence[Batch], stage: str) -> Batch:
+    """Batches of the same structure as one.
+
+    Raises:
+        BatchError: when structures or shapes differ.
+    """
+    whole: dict[str, Any] = {}
+    tensors = [dict(part.tensors()) for part in parts]
+    masked = any(path.split(".")[-1] == "attention_mask" for path in tensors[0])
+    for path in tensors[0]:
+        if any(path not in other for other in tensors):
+            raise BatchError(f"{stage}: got batches of different structure ({path} is not in all of them)")
+        rows = [other[path] for other in tensors]
+        if masked:
+            rows = _padded(rows, -100 if "label" in path else 0)
+        shapes = {tuple(row.shape[1:]) for row in rows}
+        if len(shapes) > 1:
+            raise BatchError(
+                f"{stage}: got batches with {path} of different shapes ({', '.join(map(str, sorted(shapes)))}), wanted "
+                "all trusted samples padded to one length"
+            )
+        whole[path] = torch.cat(rows) if rows[0].dim() else rows[0]
+
+    def join(path: str, leaf: Any) -> Any:
+        return whole.get(path, leaf)
+
+    first = parts[0]
+    y = None if first.y is None else map_leaves(join, first.y, "y")
+    return Batch(map_leaves(join, first.x, "x"), y, batch_dim=first.batch_dim)
+
+
+def _padded(rows: list[Tensor], filler: int) -> list[Tensor]:
+    """Rows [n, length, ...] of the same length."""
+    if any(row.dim() < 2 for row in rows):
+        return rows
+    longest = max(row.shape[1] for row in rows)
+    return [
+        torch.cat([row, row.new_full((len(row), longest - row.shape[1], *row.shape[2:]), filler)], 1) for row in rows
+    ]
 
 
 def check_trusted_data(data: Batch, stage: str, *, classes: bool = False, min_samples: int = 1) -> Batch:
@@ -34,19 +113,22 @@ def check_trusted_data(data: Batch, stage: str, *, classes: bool = False, min_sa
         )
     if len(data) < min_samples:
         raise BatchError(f"{stage}: got {len(data)} trusted samples, wanted {min_samples} or more")
-    if data.x.device != data.y.device:
-        raise BatchError(
-            f"{stage}: got trusted samples on {data.x.device} and their labels on {data.y.device}, wanted one device"
-        )
-    for part, values in (("samples", data.x), ("labels", data.y)):
-        bad = nonfinite_rows(values)
-        if bad:
+    tensors = dict(data.tensors())
+    devices = sorted({str(tensor.device) for tensor in tensors.values()})
+    if len(devices) > 1:
+        raise BatchError(f"{stage}: got trusted samples and labels on {' and '.join(devices)}, wanted one device")
+    for path, values in tensors.items():
+        bad = nonfinite_rows(values) if values.dim() and len(values) == len(data) else []
+        if bad and (path in ("x", "y") or not bool((values[bad] == -torch.inf).any())):  # masks hold minus infinity
+            part = {"x": "samples", "y": "labels"}.get(path, path)
             raise BatchError(
                 f"{stage}: got NaN or infinity in {len(bad)} of {len(data)} trusted {part} (the first has index "
                 f"{bad[0]}), wanted finite numbers"
             )
     if classes:
-        _check_class_labels(data.y, stage)
+        if not isinstance(data.y, Tensor):
+            raise LabelError(f"{stage}: got trusted data without a tensor of labels, wanted Batch(x, y)")
+        class_indices(data.y, stage)
     return data
 
 
@@ -55,12 +137,15 @@ def check_trusted_range(data: Batch, view: View, stage: str) -> None:
     if view.input_range is None:
         return
     low, high = view.input_range
-    if not data.x.is_floating_point():
+    samples = [tensor for _, tensor in tensors_in(data.x)]
+    floating = [tensor for tensor in samples if tensor.is_floating_point()]
+    if not floating:
         raise BatchError(
-            f"{stage}: got trusted samples of {data.x.dtype}, wanted floating point in {[low, high]}, the learner's "
-            "input_range: divide images of whole numbers by 255"
+            f"{stage}: got trusted samples of {samples[0].dtype}, wanted floating point in {[low, high]}, the "
+            "learner's input_range: divide images of whole numbers by 255"
         )
-    least, greatest = (float(value) for value in torch.aminmax(data.x.detach()))
+    bounds = [torch.aminmax(tensor.detach()) for tensor in floating]
+    least, greatest = min(float(b.min) for b in bounds), max(float(b.max) for b in bounds)
     if least < low or greatest > high:
         raise BatchError(
             f"{stage}: got trusted samples from {least:g} to {greatest:g}, wanted {[low, high]}, the learner's "
@@ -68,8 +153,26 @@ def check_trusted_range(data: Batch, view: View, stage: str) -> None:
         )
 
 
+def trusted_output(data: Batch, view: View, stage: str) -> Any:
+    """The model's output on trusted samples, all at once.
+
+    Raises:
+        BatchError: when the model cannot take the samples (shape, dtype, device).
+    """
+    try:
+        return view.forward(data)
+    except (TasterError, torch.OutOfMemoryError):
+        raise
+    except (RuntimeError, ValueError, IndexError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
+        shapes = ", ".join(f"{list(t.shape)} of {t.dtype} on {t.device}" for _, t in tensors_in(data.x))
+        raise BatchError(
+            f"{stage}: the model cannot take the trusted samples, {shapes}; wanted samples like the training batches': "
+            f"{error}"
+        ) from error
+
+
 def trusted_outputs(data: Batch, view: View, stage: str, *, classes: bool = False, chunk: int = 1000) -> Tensor:
-    """The model's outputs on trusted samples, [n, ...], without a graph.
+    """The model's predictions on trusted samples, [n, ...], in chunks and without a graph.
 
     Args:
         data: the trusted samples.
@@ -83,17 +186,16 @@ def trusted_outputs(data: Batch, view: View, stage: str, *, classes: bool = Fals
         ModelError: when outputs must be logits and are not.
         LabelError: for a label without an output.
     """
-    try:
-        outputs = view.outputs(data.x, chunk=chunk)
-    except (TasterError, torch.OutOfMemoryError):
-        raise
-    except (RuntimeError, ValueError, IndexError, TypeError, NotImplementedError) as error:
-        raise BatchError(
-            f"{stage}: the model cannot take the trusted samples, {list(data.x.shape)} of {data.x.dtype} on "
-            f"{data.x.device}; wanted samples like the training batches': {error}"
-        ) from error
+    with torch.no_grad():
+        outputs = torch.cat(
+            [
+                predictions(trusted_output(data.select(slice(i, i + chunk)), view, stage))
+                for i in range(0, len(data), chunk)
+            ]
+        )
     if classes:
-        check_logits(outputs, data.y, stage)
+        fits = outputs.dim() == data.y.dim() + 1 and outputs.shape[2:] == data.y.shape[1:]
+        check_logits(outputs, data.y, outputs.shape[1] if outputs.dim() > 1 else 0, stage, fits=fits)
     return outputs
 
 
@@ -104,7 +206,7 @@ def check_trusted_losses(data: Batch, view: View, stage: str) -> None:
         BatchError: when the model cannot take the samples, or the loss is NaN or infinite on one of them.
         LabelError, LossError: when the loss cannot take the labels.
     """
-    bad = nonfinite_rows(view.losses(trusted_outputs(data, view, stage), data.y))
+    bad = nonfinite_rows(view.losses(trusted_outputs(data, view, stage), data))
     if bad:
         raise BatchError(
             f"{stage}: the loss is NaN or infinite on {len(bad)} of {len(data)} trusted samples (the first has index "
@@ -112,36 +214,17 @@ def check_trusted_losses(data: Batch, view: View, stage: str) -> None:
         )
 
 
-def check_logits(outputs: Tensor, y: Tensor, stage: str) -> None:
-    """Checks that outputs are logits [n, classes, ...] with a place for every label of y [n, ...].
+def class_indices(y: Tensor, stage: str, *, ignored: bool = False) -> None:
+    """Checks that labels are class indices.
+
+    Args:
+        y: labels.
+        stage: for messages.
+        ignored: whether negative ones are allowed, for places that count for nothing.
 
     Raises:
-        ModelError: for outputs of another shape, or of a single class.
-        LabelError: for labels beyond the classes.
+        LabelError: otherwise.
     """
-    wanted = y.dim() + 1
-    if outputs.dim() != wanted or outputs.shape[2:] != y.shape[1:] or outputs.shape[1] < 2:
-        raise ModelError(
-            f"{stage}: got a model with outputs {list(outputs.shape)} for labels {list(y.shape)}, wanted one output "
-            "per class, two or more; metric_gate judges models of any kind"
-        )
-    highest = int(y.max())
-    if highest >= outputs.shape[1]:
-        raise LabelError(
-            f"{stage}: got trusted labels up to {highest}, wanted 0 to {outputs.shape[1] - 1}: the model has "
-            f"{outputs.shape[1]} outputs"
-        )
-
-
-def nonfinite_rows(values: Tensor) -> list[int]:
-    """Indices of the rows of [n, ...] that hold NaN or infinity."""
-    if not (values.is_floating_point() or values.is_complex()):
-        return []
-    found: list[int] = (~values.detach().reshape(len(values), -1).isfinite().all(1)).nonzero().flatten().tolist()
-    return found
-
-
-def _check_class_labels(y: Tensor, stage: str) -> None:
     if y.is_floating_point() or y.is_complex():
         raise LabelError(
             f"{stage}: got trusted labels {list(y.shape)} of {y.dtype}, wanted class indices of torch.int64: "
@@ -151,5 +234,39 @@ def _check_class_labels(y: Tensor, stage: str) -> None:
         raise LabelError(f"{stage}: got trusted labels of {y.dtype}, wanted class indices of torch.int64: y.long()")
     if y.numel() == 0:
         raise LabelError(f"{stage}: got trusted labels of shape {list(y.shape)}, wanted at least one for each sample")
-    if int(y.min()) < 0:
+    if int(y.min()) < 0 and not ignored:
         raise LabelError(f"{stage}: got a trusted label of {int(y.min())}, wanted class indices from 0")
+
+
+def check_logits(output: Tensor, y: Tensor, classes: int, stage: str, *, fits: bool) -> None:
+    """Checks that outputs have a place for every label.
+
+    Args:
+        output: predictions.
+        y: class indices; negative ones count for nothing.
+        classes: how many the output has.
+        stage: for messages.
+        fits: whether their shapes belong together.
+
+    Raises:
+        ModelError: for outputs of another shape, or of a single class.
+        LabelError: for labels beyond the classes.
+    """
+    if not fits or classes < 2:
+        raise ModelError(
+            f"{stage}: got a model with outputs {list(output.shape)} for labels {list(y.shape)}, wanted one output "
+            "per class, two or more; metric_gate judges models of any kind"
+        )
+    highest = int(y.max())
+    if highest >= classes:
+        raise LabelError(
+            f"{stage}: got trusted labels up to {highest}, wanted 0 to {classes - 1}: the model has {classes} outputs"
+        )
+
+
+def nonfinite_rows(values: Tensor) -> list[int]:
+    """Indices of the rows of [n, ...] that hold NaN or infinity."""
+    if not (values.is_floating_point() or values.is_complex()):
+        return []
+    found: list[int] = (~values.detach().reshape(len(values), -1).isfinite().all(1)).nonzero().flatten().tolist()
+    return found

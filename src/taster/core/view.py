@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from taster.core.functional_model import FunctionalModel
 from taster.core.nested import Nested, main_output
@@ -223,6 +223,10 @@ class View:
                 return predictions(self.forward(batch, params=params))
             parts = (batch.select(slice(i, i + chunk)) for i in range(0, len(batch), chunk))
             return torch.cat([predictions(self.forward(part, params=params)) for part in parts])
+
+    def evaluate(self, function: Callable[[nn.Module], Any]) -> Any:
+        """What a function makes of the model, which it gets as a copy in eval mode, without gradients."""
+        return self.functional_model.evaluate(*self._state(None), function)
 
     def accuracy(self, x: Tensor, y: Tensor, *, params: Mapping[str, Tensor] | None = None, chunk: int = 1000) -> float:
         """Accuracy in percentage points (0 to 100)."""

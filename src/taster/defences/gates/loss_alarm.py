@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from taster.core.guard import CandidateUpdate, Guard
-from taster.core.types import COMMIT, Batch, StepRecord, Tensors, Verdict, reject
+from taster.core.types import COMMIT, Batch, StepRecord, Verdict, reject
 from taster.core.view import View
 from taster.defences.gates.check_trail import undo
 from taster.defences.gates.probe_measurement import ProbeMeasurement
+from taster.defences.gates.quality_sources import ProbeSource
 from taster.errors import GuardError
 from taster.stats.paired_tests import mcnemar_pvalue
+from taster.tasks import Classification
 from taster.utils.setting_types import Alpha, Count, Points, PositiveCount, Quantile
 from taster.utils.settings import validate_settings
 
@@ -162,7 +164,7 @@ class LossAlarm:
         max_rewind: int,
         stop_on_alarm: bool,
     ) -> None:
-        self._measure = ProbeMeasurement(self.name, _correct, probe, classes=True, chunk=1000)
+        self._measure = ProbeMeasurement(self.name, self._source(probe))
         self._threshold = threshold
         self._granularity = granularity
         self.max_warnings = max_warnings
@@ -220,9 +222,12 @@ class LossAlarm:
 
     def set_trusted_data(self, probe: Batch) -> None:
         """Replaces the probe; clears alarm and warnings. The present model is the new anchor."""
-        self._measure.probe = probe
+        self._measure.replace(self._source(probe))
         self.warnings, self.alarm_step = 0, None
         self._clean_losses = self._anchor = self._judged = None
+
+    def _source(self, probe: Batch) -> ProbeSource:
+        return ProbeSource(self.name, probe, Classification(), chunk=1000)
 
     def check_model(self, view: View) -> None:
         """Checks that the model takes the probe and has an output for every label."""
@@ -282,7 +287,3 @@ class LossAlarm:
         if self._threshold.fixed is not None:
             return None
         return self._measure(view)["loss"] if self._clean_losses is None else self._clean_losses
-
-
-def _correct(output: Tensor, y: Tensor) -> Tensors:
-    return {"correct": output.argmax(1) == y}

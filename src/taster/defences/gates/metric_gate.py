@@ -1,31 +1,32 @@
-"""The gate for a model that is no classifier: an update that costs quality on trusted data is undone."""
+"""The gate for a quantity of the user's own: an update that costs quality on trusted data is undone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Annotated, Any
 
-import torch
-from torch import Tensor
+from pydantic import Field
 
 from taster.core.guard import Guard
-from taster.core.types import Batch, Tensors
-from taster.defences.gates.reference_gate import CheckPolicy, Evidence, ReferenceGate
-from taster.errors import GuardError, TasterError
-from taster.stats.paired_tests import paired_t_pvalue
+from taster.defences.gates.quality_sources import EvaluateFn, EvaluateSource, Metric, MetricSource
+from taster.defences.gates.quality_test import QualityTest
+from taster.defences.gates.reference_gate import CheckPolicy, ReferenceGate
+from taster.errors import GuardError, SettingError
+from taster.stats.mean_bound import MeanBound, mean_bound
 from taster.utils.setting_types import Alpha, Count, NonNegative, PositiveCount
 from taster.utils.settings import validate_settings
 
-Metric = Callable[[Tensor, Tensor], Tensor]
-"""(output, y) -> [n]: how well the model does on each sample; higher is better."""
+Tolerance = NonNegative | Mapping[str, Annotated[float, Field(ge=0)]]
+"""A drop in a quantity's units; one for all quantities, or by name."""
 
 
 @validate_settings
 def metric_gate(
-    probe: Batch,
-    metric: Metric,
+    probe: Any = None,
+    metric: Metric | None = None,
     *,
-    tolerance: NonNegative,
+    evaluate: EvaluateFn | None = None,
+    tolerance: Tolerance,
     alpha: Alpha = 0.01,
     check_every: PositiveCount = 1,
     check_on_loss_outlier: bool = True,
@@ -33,101 +34,97 @@ def metric_gate(
     alert_steps: Count = 20,
     reset_momentum_after: Count = 2,
 ) -> Guard:
-    """Refuses an update if there is evidence that the metric's mean on trusted samples falls by more than a tolerance,
-    against the last check or against the anchor.
+    """Refuses an update if there is evidence that a quantity's mean falls by more than a tolerance, against the last
+    check or against the anchor.
 
         metric_gate(probe, lambda output, y: -(output - y).square().flatten(1).mean(1), tolerance=0.01)
+        metric_gate(evaluate=lambda model: hits(model, questions), tolerance=0.02)
 
-    As `probe_gate`, for regression, segmentation, language or reconstruction.
+    As `probe_gate`, for what no task of `taster.tasks` measures, or as another counts it.
 
     Args:
-        probe: samples with their targets, that nobody else can write to.
-        metric: how well the model does on each sample; higher is better.
-        tolerance: drop that is let through, in the metric's units.
-        alpha: probability, at a check, of refusing an update that costs as much; half of it for each of the two tests.
+        probe: samples with their targets, that nobody else can write to; a `Batch`, a data set or a data loader.
+        metric: of (output, y), [n]: how well the model does on each sample; higher is better. For a batch that holds
+            everything in one, y is the batch.
+        evaluate: of (model), in place of both: runs the model itself, and returns one number a sample, [n], or several
+            by name, {name: [n]}; the same samples in the same order each time. The model is a copy in eval mode.
+        tolerance: drop that is let through, in the quantity's units; one for all, or by name.
+        alpha: probability, at a check, of refusing an update that costs as much, shared out over the tests: two a
+            quantity.
         check_every, check_on_loss_outlier, max_rewind, alert_steps, reset_momentum_after: as in `probe_gate`.
 
-    An update after which the metric is NaN or infinite on a trusted sample is refused.
+    An update after which a quantity is NaN or infinite on a trusted sample is refused. How far one can fall unnoticed
+    says `mean_bound` of the gate.
 
     Raises:
-        SettingError: for settings out of range.
+        SettingError: for settings out of range, and unless there are either a probe and a metric or `evaluate`.
         BatchError: for a probe with NaN or infinity, or with fewer than two samples.
         GuardError (when a learner is made with it): for a metric that fails, does not return one number per sample, or
             is NaN or infinite on one.
 
     Source: taster's own; Student's paired test.
     """
-    policy = CheckPolicy(
-        check_every, check_on_loss_outlier, max_rewind, alert_steps, reset_momentum_after=reset_momentum_after
-    )
-    return Guard(gates=[ReferenceGate("metric_gate", MetricTest(metric, tolerance, alpha), probe, policy)])
+    policy = CheckPolicy(check_every, check_on_loss_outlier, max_rewind, alert_steps, reset_momentum_after)
+    test = QualityTest(tolerance, alpha, points=False)
+    if evaluate is not None and probe is None and metric is None:
+        return Guard(gates=[MetricGate("metric_gate", test, EvaluateSource("metric_gate", evaluate), policy)])
+    if evaluate is not None or probe is None or metric is None:
+        raise SettingError(
+            "metric_gate: got neither a probe and a metric, nor evaluate alone; wanted metric_gate(probe, metric, "
+            "tolerance=...) or metric_gate(evaluate=..., tolerance=...)"
+        )
+    return Guard(gates=[ProbeMetricGate(probe, metric, test, policy)])
 
 
-class MetricTest:
-    """A `QualityTest` of one number per sample, "metric".
+class MetricGate(ReferenceGate):
+    """The gate of `metric_gate`."""
 
-    Args:
-        metric: how well the model does on each sample; higher is better.
-        tolerance: drop of the mean that is let through.
-        alpha: of the two tests of one check.
-    """
+    def mean_bound(
+        self,
+        deviation: float,
+        *,
+        samples: int | None = None,
+        quantity: str = "metric",
+        checks: int = 1,
+        refusals: int = 0,
+        confidence: float = 0.95,
+    ) -> MeanBound:
+        """How far a quantity's mean can have dropped below the anchor's unnoticed; see `taster.stats.mean_bound`.
 
-    classes: ClassVar[bool] = False
-
-    def __init__(self, metric: Metric, tolerance: float, alpha: float) -> None:
-        self._metric = metric
-        self._tolerance = tolerance
-        self._alpha = alpha
-
-    def prepare(self, probe: Batch) -> None:
-        """Needs no preparation."""
-
-    def measure(self, output: Tensor, y: Tensor) -> Tensors:
-        """The metric, [n].
+        Args:
+            deviation: standard deviation over samples of the change between two models; what is found at honest steps
+                will do.
+            samples: how many; None takes the probe's.
+            quantity: its name, where there are several.
+            checks, refusals, confidence: as in `taster.detection_bound`.
 
         Raises:
-            GuardError: for a metric that fails, or does not return one real number per sample.
+            GuardError: for numbers out of range.
         """
-        try:
-            found = self._metric(output, y)
-        except (TasterError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:
+        count = samples if samples is not None else 0 if self.probe is None else len(self.probe)
+        if not count:
             raise GuardError(
-                f"metric_gate: the metric failed on outputs {list(output.shape)} and targets {list(y.shape)}: {error!r}"
-            ) from error
-        if not isinstance(found, Tensor) or found.shape != (len(y),) or found.is_complex():
-            got = f"{list(found.shape)} of {found.dtype}" if isinstance(found, Tensor) else type(found).__name__
-            raise GuardError(f"the metric returned {got}, wanted one real number per sample, [{len(y)}]")
-        return {"metric": found.detach()}
-
-    def test_drop(self, before: Tensors, now: Tensors, when: str, *, alerted: bool) -> Evidence | None:
-        """Evidence from Student's paired test."""
-        tolerance = 0.0 if alerted else self._tolerance
-        p = paired_t_pvalue(before["metric"], now["metric"], tolerance)
-        if p >= self._alpha / 2:
-            return None
-        drop = _mean_drop(before, now)
-        return Evidence(
-            f"the metric on the probe would fall by {drop:.3g} against {when}: more than {tolerance:g} (p = {p:.1g})",
-            {"drop": drop, "tolerance": tolerance, "p": p, "alerted": float(alerted)},
+                "mean_bound: got a gate that evaluates by itself and no samples, wanted mean_bound(samples=...)"
+            )
+        return mean_bound(
+            count,
+            deviation,
+            tolerance=self._test.tolerance_of(quantity),
+            alpha=self._test.alpha_of_one(1, classes=False),
+            checks=checks,
+            refusals=refusals,
+            confidence=confidence,
+            outcomes=self.rewind_outcomes,
         )
 
-    def any_drop(self, last: Tensors, now: Tensors) -> Evidence | None:
-        """By the mean."""
-        drop = _mean_drop(last, now)
-        if drop <= 0:
-            return None
-        return Evidence(f"a part of a refused batch would cost {drop:.3g} of the metric", {"drop": drop})
 
-    def improved(self, anchor: Tensors, now: Tensors) -> bool:
-        """Whether the mean has significantly grown."""
-        return paired_t_pvalue(now["metric"], anchor["metric"]) < self._alpha
+class ProbeMetricGate(MetricGate):
+    """The gate of `metric_gate` with a probe."""
 
-    def acceptable(self, anchor: Tensors, now: Tensors) -> bool:
-        """Whether the mean is at most half the tolerance below the anchor's."""
-        return _mean_drop(anchor, now) <= self._tolerance / 2
+    def __init__(self, probe: Any, metric: Metric, test: QualityTest, policy: CheckPolicy) -> None:
+        self._metric = metric
+        super().__init__("metric_gate", test, MetricSource("metric_gate", probe, metric), policy)
 
-
-def _mean_drop(before: Tensors, now: Tensors) -> float:
-    return float(before["metric"].double().mean() - now["metric"].double().mean())
+    def set_trusted_data(self, probe: Any) -> None:
+        """Replaces the probe. The model before the next step is the new anchor."""
+        self.replace_source(MetricSource("metric_gate", probe, self._metric))

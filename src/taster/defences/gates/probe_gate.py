@@ -1,26 +1,25 @@
-"""A gate on trusted data: an update that costs accuracy on it is undone."""
+"""A gate on trusted data: an update that costs accuracy, or what counts in another task, is undone."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from taster.core.guard import Guard
-from taster.core.types import Batch, Tensors
-from taster.defences.gates.reference_gate import CheckPolicy, Evidence, ReferenceGate
+from taster.core.types import Batch
+from taster.defences.gates.quality_sources import ProbeSource
+from taster.defences.gates.quality_test import QualityTest
+from taster.defences.gates.reference_gate import CheckPolicy, ReferenceGate
+from taster.errors import GuardError, LabelError
 from taster.stats.detection_bound import MAX_SAMPLES, DetectionBound, detection_bound
-from taster.stats.paired_tests import mcnemar_pvalue, paired_t_pvalue
+from taster.tasks import Task, labels_of, named_task
 from taster.utils.setting_types import Alpha, Count, Points, PositiveCount
 from taster.utils.settings import validate_settings
 
 _log = logging.getLogger(__name__)
 
-_TESTS = 4
 _SMALL = 10
 """Multiple of the tolerance (or of one point) that a probe's detection bound may reach without a warning."""
 
@@ -30,8 +29,9 @@ _LARGE = 10_000
 
 @validate_settings
 def probe_gate(
-    probe: Batch,
+    probe: Any,
     *,
+    task: str | Any | None = None,
     tolerance: Points = 1.0,
     alpha: Alpha = 0.05,
     class_tolerance: Points | None = 5.0,
@@ -44,12 +44,15 @@ def probe_gate(
 ) -> Guard:
     """Refuses an update if there is evidence that it costs more than a tolerance on trusted samples.
 
-    The model before and after the update classifies the same samples, and the tests are paired, so that the noise of a
+    The model before and after the update predicts the same samples, and the tests are paired, so that the noise of a
     small probe does not veto honest updates. There are two tests, each against the last check and against the anchor,
-    so that harm cannot accumulate in steps too small to see:
+    so that harm cannot accumulate in steps too small to see. For a classifier:
 
         accuracy                                  McNemar's test
         the mean probability of the true class    Student's paired test, which needs fewer samples to find harm
+
+    and for other tasks the quantities of `taster.tasks`, by Student's test: shares of right pixels, tokens or answers
+    and the probability of the true ones, explained variance, discounted gain.
 
     New data costs a model confidence before it pays in accuracy: if the loss has significantly improved, by Student's
     test too, only accuracy is tested.
@@ -59,8 +62,11 @@ def probe_gate(
     mean.
 
     Args:
-        probe: labelled samples that nobody else can write to; the more there are, the less harm passes.
-        tolerance: drop in accuracy or mean probability that is let through, in percentage points.
+        probe: labelled samples that nobody else can write to; the more there are, the less harm passes. A `Batch`, a
+            data set or a data loader.
+        task: what counts: "classification", "binary", "multilabel", "segmentation", "tokens", "next_tokens",
+            "regression", "ranking", or a `taster.tasks.Task`. None tells it from the shapes of outputs and labels.
+        tolerance: drop in accuracy, or another quantity, that is let through, in percentage points.
         alpha: probability, at a check, of refusing an update that costs as much as the tolerances; what costs less is
             refused more rarely (`DetectionBound.false_alarm_rate` is the probability for what costs nothing).
         class_tolerance: the same for one class, in points; None tests no classes.
@@ -85,15 +91,19 @@ def probe_gate(
     Source: taster's own. Rejection on a validation set goes back to Nelson et al. 2008 ("reject on negative impact");
         the tests are those of `taster.stats.paired_tests`.
     """
-    policy = CheckPolicy(
-        check_every, check_on_loss_outlier, max_rewind, alert_steps, probe_bfloat16, reset_momentum_after
-    )
-    gate = ProbeGate(probe, tolerance, alpha, class_tolerance, policy)
-    if len(probe) < _LARGE and (drop := gate.detection_bound().max_accuracy_drop) > _SMALL * max(tolerance, 1.0):
+    policy = CheckPolicy(check_every, check_on_loss_outlier, max_rewind, alert_steps, reset_momentum_after)
+    test = QualityTest(tolerance, alpha, class_tolerance=class_tolerance)
+    gate = ProbeGate(probe, named_task(task, "probe_gate"), test, policy, bfloat16=probe_bfloat16)
+    samples = len(gate.trusted)
+    if (
+        gate.has_classes
+        and samples < _LARGE
+        and ((drop := gate.detection_bound().max_accuracy_drop) > _SMALL * max(tolerance, 1.0))
+    ):
         _log.warning(
             "a probe of %d samples cannot tell a drop of less than %.0f points from chance, though a tolerance of %g "
             "was set; give it more samples (taster.detection_bound says how many)",
-            len(probe),
+            samples,
             drop,
             tolerance,
         )
@@ -104,10 +114,39 @@ class ProbeGate(ReferenceGate):
     """The gate of `probe_gate`."""
 
     def __init__(
-        self, probe: Batch, tolerance: float, alpha: float, class_tolerance: float | None, policy: CheckPolicy
+        self, probe: Any, task: Task | None, test: QualityTest, policy: CheckPolicy, *, bfloat16: bool = False
     ) -> None:
-        self._accuracy = AccuracyTest(tolerance, alpha, class_tolerance)
-        super().__init__("probe_gate", self._accuracy, probe, policy)
+        self._task = task
+        self._bfloat16 = bfloat16
+        super().__init__("probe_gate", test, self._source(probe), policy)
+
+    def _source(self, probe: Any) -> ProbeSource:
+        return ProbeSource("probe_gate", probe, self._task, bfloat16=self._bfloat16)
+
+    @property
+    def trusted(self) -> Batch:
+        """The trusted samples."""
+        probe = self.probe
+        assert probe is not None
+        return probe
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether each sample has one class, as far as the labels tell."""
+        if self._task is not None:
+            return self._task.name in ("classification", "binary")
+        try:
+            y: Tensor = labels_of(self.trusted, self.name)
+        except LabelError:
+            return False
+        return y.dim() == 1 and not (y.is_floating_point() or y.is_complex())
+
+    def set_trusted_data(self, probe: Any) -> None:
+        """Replaces the probe. The model before the next step is the new anchor.
+
+        The owner vouches for the present model: harm done before is not held against later updates.
+        """
+        self.replace_source(self._source(probe))
 
     def detection_bound(
         self, *, checks: int = 1, refusals: int = 0, confidence: float = 0.95, churn: float = 5.0
@@ -116,103 +155,21 @@ class ProbeGate(ReferenceGate):
 
         It counts on the one test of accuracy against the anchor; the other tests find harm that this one does not. If
         the models differ on more samples than `churn` beyond the drop, the bound is wider.
+
+        Raises:
+            GuardError: for tasks without classes, and for numbers out of range.
         """
+        if not self.has_classes:
+            raise GuardError(
+                "got a probe whose samples have no class each, wanted mean_bound(...), the promise for other quantities"
+            )
         return detection_bound(
-            min(len(self.probe), MAX_SAMPLES),
-            tolerance=self._accuracy.tolerance,
-            alpha=self._accuracy.overall_alpha,
+            min(len(self.trusted), MAX_SAMPLES),
+            tolerance=self._test.tolerance_of("correct"),
+            alpha=self._test.alpha_of_one(2, classes=True),
             checks=checks,
             refusals=refusals,
             confidence=confidence,
             churn=churn,
             outcomes=self.rewind_outcomes,
         )
-
-
-@dataclass(frozen=True)
-class _Group:
-    """Samples that are tested together, and the fraction of alpha that their tests have."""
-
-    name: str
-    mask: Tensor
-    tolerance: float
-    alpha_fraction: float
-
-
-class AccuracyTest:
-    """A `QualityTest` of the true class's probability ("probability") and of correct classification ("correct").
-
-    Args:
-        tolerance: drop overall that is let through, in points.
-        alpha: of all tests of one check.
-        class_tolerance: drop in one class that is let through, in points; None tests no classes.
-    """
-
-    classes: ClassVar[bool] = True
-
-    def __init__(self, tolerance: float, alpha: float, class_tolerance: float | None) -> None:
-        self.tolerance = tolerance
-        self._alpha = alpha
-        self._class_tolerance = class_tolerance
-        self._groups: list[_Group] = []
-
-    @property
-    def overall_alpha(self) -> float:
-        """The alpha of one test on all samples."""
-        return self._groups[0].alpha_fraction * self._alpha / _TESTS
-
-    def prepare(self, probe: Batch) -> None:
-        """Groups the samples: all of them, and those of each class."""
-        everything = torch.ones_like(probe.y, dtype=torch.bool)
-        if self._class_tolerance is None:
-            self._groups = [_Group("", everything, self.tolerance, 1.0)]
-            return
-        labels = torch.unique(probe.y).tolist()
-        whole = _Group("", everything, self.tolerance, 0.5)
-        self._groups = [
-            whole,
-            *(_Group(f", class {n},", probe.y == n, self._class_tolerance, 0.5 / len(labels)) for n in labels),
-        ]
-
-    def measure(self, output: Tensor, y: Tensor) -> Tensors:
-        """Probability and correctness, [n] each."""
-        own = output.softmax(1).gather(1, y[:, None]).squeeze(1)
-        return {"probability": own, "correct": output.argmax(1) == y}
-
-    def test_drop(self, before: Tensors, now: Tensors, when: str, *, alerted: bool) -> Evidence | None:
-        """Evidence from either test, overall or in a class."""
-        tests: tuple[tuple[str, str, Callable[[Tensor, Tensor, float], float]], ...] = (
-            ("correct", "accuracy", mcnemar_pvalue),
-            ("probability", "probability of the true class", paired_t_pvalue),
-        )
-        # New data costs a model confidence in the old before it pays in accuracy; in the loss it pays at once.
-        learned = paired_t_pvalue(before["loss"], now["loss"]) < self._alpha / _TESTS
-        for name, what, pvalue in tests[:1] if learned else tests:
-            for group in self._groups:
-                then, there = before[name][group.mask], now[name][group.mask]
-                tolerance = 0.0 if alerted and group.name == "" else group.tolerance
-                p = pvalue(then, there, tolerance / 100)
-                if p < group.alpha_fraction * self._alpha / _TESTS:
-                    drop = 100 * float(then.float().mean() - there.float().mean())
-                    return Evidence(
-                        f"{what} on the probe{group.name} would fall by {drop:.1f} points against {when}: more than "
-                        f"{tolerance:g} (p = {p:.1g})",
-                        {"drop": drop, "tolerance": tolerance, "p": p, "alerted": float(alerted)},
-                    )
-        return None
-
-    def any_drop(self, last: Tensors, now: Tensors) -> Evidence | None:
-        """By the mean probability, which hardly ever stays the same."""
-        drop = 100 * float(last["probability"].double().mean() - now["probability"].double().mean())
-        if drop <= 0:
-            return None
-        return Evidence(f"a part of a refused batch would cost {drop:.2f} points of probability", {"drop": drop})
-
-    def improved(self, anchor: Tensors, now: Tensors) -> bool:
-        """Whether accuracy has significantly grown."""
-        return mcnemar_pvalue(now["correct"], anchor["correct"]) < self._alpha / len(self._groups)
-
-    def acceptable(self, anchor: Tensors, now: Tensors) -> bool:
-        """Whether accuracy is at most half the tolerance below the anchor's."""
-        drop = anchor["correct"].float().mean() - now["correct"].float().mean()
-        return 100 * float(drop) <= self.tolerance / 2

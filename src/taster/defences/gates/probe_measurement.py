@@ -1,76 +1,55 @@
-"""What gates measure of a model on trusted samples: once per state of the model, checked, one row per sample."""
+"""What gates measure of a model: once per state of the model, and checked."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from taster.core.trusted_data import check_trusted_data, check_trusted_range, nonfinite_rows, trusted_outputs
+from taster.core.trusted_data import nonfinite_rows
 from taster.core.types import Batch, Tensors
 from taster.core.view import View
+from taster.defences.gates.quality_sources import QualitySource
 from taster.errors import CheckpointError, GuardError
-
-MeasureFn = Callable[[Tensor, Tensor], Tensors]
-"""From the model's outputs [n, ...] and the labels [n, ...] to tensors [n, ...] by name."""
 
 
 class ProbeMeasurement:
-    """Measures the model in a view on trusted samples; each state of the model once.
-
-    The learner's loss on each sample is measured besides, under the name "loss".
+    """Measures the model in a view; each state of the model once.
 
     Args:
         stage: name of the gate, for messages.
-        measure: what is measured.
-        probe: the trusted samples.
-        classes: whether labels must be class indices and outputs logits.
-        bfloat16: runs the model under autocast to bfloat16.
-        chunk: samples per forward pass.
-
-    Raises:
-        BatchError, LabelError: see `taster.core.trusted_data.check_trusted_data`.
+        source: what is measured.
     """
 
-    def __init__(
-        self, stage: str, measure: MeasureFn, probe: Batch, *, classes: bool, bfloat16: bool = False, chunk: int = 256
-    ) -> None:
+    def __init__(self, stage: str, source: QualitySource) -> None:
         self._stage = stage
-        self._measure = measure
-        self._classes = classes
-        self._bfloat16 = bfloat16
-        self._chunk = chunk
-        self._probe = self._checked(probe)
-        self._in_range = False
+        self.source = source
+        self._checked = False
         self._latest: tuple[object, Tensors] | None = None
 
     @property
-    def probe(self) -> Batch:
-        """The trusted samples."""
-        return self._probe
+    def probe(self) -> Batch | None:
+        """The trusted samples, where the source has some."""
+        return self.source.probe
 
-    @probe.setter
-    def probe(self, probe: Batch) -> None:
-        self._probe = self._checked(probe)
-        self._in_range = False
+    def replace(self, source: QualitySource) -> None:
+        """Measures by another source from now on."""
+        self.source = source
+        self._checked = False
         self._latest = None
 
     def __call__(self, view: View) -> Tensors:
         """What is measured of the model in the view.
 
         Raises:
-            BatchError, ModelError, LabelError: see `taster.core.trusted_data`.
+            BatchError, ModelError, LabelError, GuardError: from the source.
         """
-        if not self._in_range:
-            check_trusted_range(self._probe, view, self._stage)
-            self._in_range = True
+        if not self._checked:
+            self.source.check(view)
+            self._checked = True
         if not self.is_known(view):
-            device = self._probe.x.device.type
-            with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=self._bfloat16):
-                outputs = trusted_outputs(self._probe, view, self._stage, classes=self._classes, chunk=self._chunk)
-                measured = self._measure(outputs, self._probe.y)
-                self._latest = (view.state_version, {**measured, "loss": view.losses(outputs, self._probe.y)})
+            self._latest = (view.state_version, self.source.measure(view))
         assert self._latest is not None
         return self._latest[1]
 
@@ -102,7 +81,8 @@ class ProbeMeasurement:
         return None
 
     def check_model(self, view: View) -> None:
-        """Checks that trusted samples and model fit together, by one measurement."""
+        """Checks that the source and the model fit together, by one measurement."""
+        self._checked = False  # the model may have other outputs now
         self.reference(view)
 
     def check_saved(self, saved: Iterable[Tensor]) -> None:
@@ -111,12 +91,15 @@ class ProbeMeasurement:
         Raises:
             CheckpointError: when they are of another number.
         """
+        if self.probe is None:
+            return
         for rows in saved:
-            if len(rows) != len(self._probe):
+            if len(rows) != len(self.probe):
                 raise CheckpointError(
-                    f"got the state of a gate with a probe of {len(rows)} samples, wanted {len(self._probe)}: build "
+                    f"got the state of a gate with a probe of {len(rows)} samples, wanted {len(self.probe)}: build "
                     "the guard with the probe that it had"
                 )
 
-    def _checked(self, probe: Batch) -> Batch:
-        return check_trusted_data(probe, self._stage, classes=self._classes, min_samples=2)
+
+ProbeLike = Any
+"""Trusted samples: a `Batch`, a data set or a data loader."""

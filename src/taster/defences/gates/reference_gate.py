@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 from torch import Tensor
 
@@ -13,52 +12,12 @@ from taster.core.types import COMMIT, Batch, StepRecord, Tensors, Verdict
 from taster.core.view import View
 from taster.defences.gates.check_trail import CheckTrail, undo
 from taster.defences.gates.probe_measurement import ProbeMeasurement
+from taster.defences.gates.quality_sources import QualitySource
+from taster.defences.gates.quality_test import Evidence, QualityTest
 from taster.errors import GuardError
 
 _OUTLIER = 4.0
 """Standard errors above the trusted samples' mean loss from which a batch's loss is an outlier."""
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """Evidence that an update did harm: a sentence, and the numbers behind it."""
-
-    reason: str
-    numbers: Mapping[str, float]
-
-
-class QualityTest(Protocol):
-    """How a gate measures a model on trusted samples, and compares two measurements.
-
-    Attributes:
-        classes: whether labels must be class indices and outputs logits.
-    """
-
-    classes: ClassVar[bool]
-
-    def prepare(self, probe: Batch) -> None:
-        """Prepares for these trusted samples."""
-        ...
-
-    def measure(self, output: Tensor, y: Tensor) -> Tensors:
-        """What the model's output says on each sample: tensors [n, ...] by name."""
-        ...
-
-    def test_drop(self, before: Tensors, now: Tensors, when: str, *, alerted: bool) -> Evidence | None:
-        """Evidence that quality has dropped since `when` by more than is tolerated; nothing is, when alerted."""
-        ...
-
-    def any_drop(self, last: Tensors, now: Tensors) -> Evidence | None:
-        """A drop of any size, significant or not: for updates that get no benefit of the doubt."""
-        ...
-
-    def improved(self, anchor: Tensors, now: Tensors) -> bool:
-        """Whether the present model is significantly better, so that it becomes the anchor."""
-        ...
-
-    def acceptable(self, anchor: Tensors, now: Tensors) -> bool:
-        """Whether a state is good enough to go back to."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -70,7 +29,6 @@ class CheckPolicy:
         check_on_loss_outlier: whether it checks at once after a batch with an outlying loss.
         max_rewind: the maximum number of steps by which a drift from the anchor is undone; 0 undoes the update alone.
         alert_steps: steps after a refusal in which the gate is alerted.
-        probe_bfloat16: whether the model runs on the probe in bfloat16.
         reset_momentum_after: consecutive refusals after which the learner zeros the momentum; 0 for never.
     """
 
@@ -78,7 +36,6 @@ class CheckPolicy:
     check_on_loss_outlier: bool = True
     max_rewind: int = 0
     alert_steps: int = 20
-    probe_bfloat16: bool = False
     reset_momentum_after: int = 2
 
 
@@ -92,22 +49,17 @@ class ReferenceGate:
 
     Args:
         name: the name in records.
-        test: measures and compares.
-        probe: the trusted samples.
+        test: compares.
+        source: measures.
         policy: when it checks, and how far it goes back.
-
-    Raises:
-        BatchError, LabelError: see `taster.core.trusted_data.check_trusted_data`.
     """
 
-    def __init__(self, name: str, test: QualityTest, probe: Batch, policy: CheckPolicy) -> None:
+    def __init__(self, name: str, test: QualityTest, source: QualitySource, policy: CheckPolicy) -> None:
         self.name = name
         self._test = test
         self._policy = policy
-        self._measure = ProbeMeasurement(
-            name, test.measure, probe, classes=test.classes, bfloat16=policy.probe_bfloat16
-        )
-        test.prepare(probe)
+        self._measure = ProbeMeasurement(name, source)
+        self._prepared = False
         self._anchor: Tensors | None = None
         self._trail = CheckTrail(policy.max_rewind)
         self._unchecked = 0  # committed steps since the last check
@@ -116,8 +68,8 @@ class ReferenceGate:
         self._start: tuple[int, Tensors] | None = None
 
     @property
-    def probe(self) -> Batch:
-        """The trusted samples."""
+    def probe(self) -> Batch | None:
+        """The trusted samples, where there are some."""
         return self._measure.probe
 
     @property
@@ -135,28 +87,32 @@ class ReferenceGate:
         """In how many ways a refusal can turn out."""
         return self._policy.max_rewind + 1
 
-    def set_trusted_data(self, probe: Batch) -> None:
-        """Replaces the probe. The model before the next step is the new anchor.
+    def replace_source(self, source: QualitySource) -> None:
+        """Measures by another source. The model before the next step is the new anchor.
 
         The owner vouches for the present model: harm done before is not held against later updates.
         """
-        self._measure.probe = probe
-        self._test.prepare(probe)
+        self._measure.replace(source)
+        self._prepared = False
         self._anchor = self._start = None
         self._trail.clear()
         self._unchecked = self._alerted = 0
 
     def check_model(self, view: View) -> None:
-        """Checks that probe, test and model fit together.
+        """Checks that trusted samples, task and model fit together.
 
         Raises:
             BatchError, ModelError, LabelError: when the model cannot take the probe, or has no output for a label.
             GuardError: when a measurement of the model is NaN or infinite.
         """
         self._measure.check_model(view)
+        self._test.prepare(self._measure.source.classes(), self._measure.source.words)
+        self._prepared = True
 
     def __call__(self, change: CandidateUpdate) -> Verdict:
         """Measures the probe after the update, if a check is due, and undoes the update if it did harm."""
+        if not self._prepared:
+            self.check_model(change.before)
         step, last = self._last_check(change)
         if not self._wants_check(change, step, last):
             return COMMIT
@@ -237,7 +193,7 @@ class ReferenceGate:
     def _wants_check(self, change: CandidateUpdate, checked: int, last: Tensors) -> bool:
         if change.attempt or self._alerted or self._due(change.step, checked):
             return True
-        return self._policy.check_on_loss_outlier and _is_outlier(change, last["loss"])
+        return self._policy.check_on_loss_outlier and "loss" in last and _is_outlier(change, last["loss"])
 
     def _drop_since_last_check(self, change: CandidateUpdate, last: Tensors, now: Tensors) -> Evidence | None:
         evidence = self._test.test_drop(last, now, "the last check", alerted=self._alerted > 0)
@@ -273,4 +229,6 @@ def _is_outlier(change: CandidateUpdate, losses: Tensor) -> bool:
         return False
     losses, samples = losses.double(), max(1, change.samples)
     error = float(losses.std()) / samples**0.5 if len(losses) > 1 else 0.0
+    if error == 0.0:  # a loss that is none of single samples
+        return False
     return not change.loss <= float(losses.mean()) + _OUTLIER * error

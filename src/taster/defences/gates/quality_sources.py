@@ -1,0 +1,280 @@
+"""Where a gate's measurements come from: trusted samples and a task, or a function of the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from taster.core.trusted_data import as_trusted_data, check_trusted_range, trusted_output
+from taster.core.types import Batch, Tensors
+from taster.core.view import View, predictions
+from taster.errors import GuardError, TasterError
+from taster.tasks import Task, labels_of, seen_task
+
+Metric = Callable[[Any, Any], Tensor]
+"""(output, y) -> [n]: how well the model does on each sample; higher is better."""
+
+EvaluateFn = Callable[[Any], Any]
+"""(model) -> [n], or {name: [n]}: how well the model does on each sample; higher is better."""
+
+_CHUNK = 256
+
+
+class QualitySource(Protocol):
+    """Measures a model, one row a sample."""
+
+    @property
+    def probe(self) -> Batch | None:
+        """The trusted samples, where it has some."""
+        ...
+
+    @property
+    def words(self) -> Mapping[str, str]:
+        """What each quantity is called in sentences, by its name; those without one go by it."""
+        ...
+
+    def check(self, view: View) -> None:
+        """Checks that it fits the model, before the first measurement."""
+        ...
+
+    def measure(self, view: View) -> Tensors:
+        """Quantities by name, [n] each, higher is better; "loss", where there is one, is the loss of each sample."""
+        ...
+
+    def classes(self) -> Tensor | None:
+        """The class of each sample, where each has one."""
+        ...
+
+
+class ProbeSource:
+    """Trusted samples, and a task.
+
+    Args:
+        stage: name of the gate, for messages.
+        probe: the trusted samples.
+        task: what is measured; None finds out by the first outputs.
+        bfloat16: runs the model under autocast to bfloat16.
+        chunk: samples per forward pass.
+
+    Raises:
+        BatchError, LabelError: see `taster.core.trusted_data.as_trusted_data`.
+    """
+
+    def __init__(
+        self, stage: str, probe: Any, task: Task | None, *, bfloat16: bool = False, chunk: int = _CHUNK
+    ) -> None:
+        self._stage = stage
+        self._given_task = task
+        self._bfloat16 = bfloat16
+        self._chunk = chunk
+        self._task = task
+        self.probe: Batch = as_trusted_data(probe, stage, min_samples=2)
+        self._whole = False
+        if task is not None:
+            task.prepare(self._target(self.probe), stage)
+
+    @property
+    def words(self) -> Mapping[str, str]:
+        """Those of the task."""
+        return {} if self._task is None else self._task.words
+
+    def check(self, view: View) -> None:
+        """Finds the task out, where none was named.
+
+        Raises:
+            BatchError, ModelError, LabelError: when samples, labels and model do not belong together.
+        """
+        check_trusted_range(self.probe, view, self._stage)
+        # Batch norm without running statistics makes each output depend on the batch: then it is asked whole.
+        self._whole = view.functional_model.depends_on_batch
+        if self._given_task is None:
+            some = self.probe if self._whole else self.probe.select(slice(self._chunk))
+            with torch.no_grad():
+                output = predictions(trusted_output(some, view, self._stage))
+                y, loss = labels_of(some, self._stage), view.functional_model.objective.loss
+                sequences = output.dim() == 3 and output.shape[:2] == y.shape
+                value = view.loss(some) if sequences else None
+            self._task = seen_task(output, y, some, loss, value, self._stage)
+            self._task.prepare(labels_of(self.probe, self._stage), self._stage)
+
+    def measure(self, view: View) -> Tensors:
+        """Quantities of the task, and the loss of each sample: the learner's, or the task's usual one where the
+        learner's is none of outputs and labels alone. Several processes share the samples out among them."""
+        total = len(self.probe)
+        part = slice(0, total) if self._whole else view.ranks.part(total)
+        empty = part.start >= part.stop  # more processes than samples: what is measured then is cut off again
+        rows = self._rows(view, slice(0, 1) if empty else part)
+        if empty:
+            rows = {name: values[:0] for name, values in rows.items()}
+        return rows if self._whole else view.ranks.gather_rows(rows, total)
+
+    def classes(self) -> Tensor | None:
+        """Those of the task."""
+        return None if self._task is None else self._task.classes(labels_of(self.probe, self._stage))
+
+    def _target(self, batch: Batch) -> Any:
+        return labels_of(batch, self._stage)
+
+    def _rows(self, view: View, part: slice) -> Tensors:
+        assert self._task is not None, "check comes first"
+        step = part.stop - part.start if self._whole else self._chunk
+        kept: list[Tensor] = []
+        found: list[Tensors] = []
+        device = next((tensor.device.type for _, tensor in self.probe.tensors()), "cpu")
+        with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=self._bfloat16):
+            for start in range(part.start, part.stop, step):
+                batch = self.probe.select(slice(start, min(start + step, part.stop)))
+                output = predictions(trusted_output(batch, view, self._stage))
+                y = self._target(batch)
+                self._task.check(output, y, self._stage)
+                if output.dim() <= 2:
+                    kept.append(output)
+                else:  # outputs of many places are too large to be kept
+                    found.append(self._measured(view, output, batch))
+            if kept:
+                everything = self.probe if part == slice(0, len(self.probe)) else self.probe.select(part)
+                return self._measured(view, torch.cat(kept), everything)
+        return {name: torch.cat([rows[name] for rows in found]) for name in found[0]}
+
+    def _measured(self, view: View, output: Tensor, batch: Batch) -> Tensors:
+        assert self._task is not None
+        y = self._target(batch)
+        measured = self._task.measure(output, y)
+        objective = view.functional_model.objective
+        if objective.compares_labels(batch.y) and isinstance(batch.y, Tensor):
+            return {**measured, "loss": view.losses(output, batch)}
+        return {**measured, "loss": self._task.losses(output, y)}
+
+
+class MetricSource(ProbeSource):
+    """Trusted samples, and a metric of outputs and targets."""
+
+    def __init__(self, stage: str, probe: Any, metric: Metric) -> None:
+        super().__init__(stage, probe, _MetricTask(stage, metric))
+
+    def _target(self, batch: Batch) -> Any:
+        return batch.x if batch.y is None else batch.y
+
+    def _measured(self, view: View, output: Tensor, batch: Batch) -> Tensors:
+        assert self._task is not None
+        measured = self._task.measure(output, self._target(batch))
+        if view.functional_model.objective.compares_labels(batch.y):
+            measured["loss"] = view.losses(output, batch)
+        return measured
+
+    def classes(self) -> Tensor | None:
+        """None: a metric knows no classes."""
+        return None
+
+
+class EvaluateSource:
+    """A function of the user's own that evaluates the model.
+
+    Args:
+        stage: name of the gate, for messages.
+        evaluate: of the model, in eval mode and without gradients; a copy, which it may do with as it pleases.
+    """
+
+    words: Mapping[str, str] = {}
+    probe: Batch | None = None
+
+    def __init__(self, stage: str, evaluate: EvaluateFn) -> None:
+        self._stage = stage
+        self._evaluate = evaluate
+        self._samples: dict[str, int] = {}
+
+    def check(self, view: View) -> None:
+        """Nothing that measuring does not check."""
+
+    def measure(self, view: View) -> Tensors:
+        """What the function returns.
+
+        Raises:
+            GuardError: when it fails, or returns something else than numbers by sample, of as many as before.
+        """
+        try:
+            found = view.evaluate(self._evaluate)
+        except (TasterError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise GuardError(f"{self._stage}: evaluate failed: {error!r}") from error
+        named = found if isinstance(found, Mapping) else {"quality": found}
+        if not named:
+            raise GuardError(f"{self._stage}: evaluate returned nothing, wanted numbers [n], or {{name: numbers}}")
+        rows = {str(name): self._numbers(str(name), values) for name, values in named.items()}
+        sizes = {name: len(values) for name, values in rows.items()}
+        if self._samples and sizes != self._samples:
+            raise GuardError(
+                f"{self._stage}: evaluate returned {sizes} numbers and {self._samples} before, wanted the same samples "
+                "in the same order each time"
+            )
+        self._samples = sizes
+        return rows
+
+    def classes(self) -> Tensor | None:
+        """None: it knows no classes."""
+        return None
+
+    def _numbers(self, name: str, values: Any) -> Tensor:
+        try:
+            rows = torch.as_tensor(values).detach()
+        except (TypeError, ValueError, RuntimeError):
+            rows = torch.empty(0)
+        if rows.dim() != 1 or len(rows) < 2 or rows.is_complex() or name == "loss":
+            raise GuardError(
+                f"{self._stage}: evaluate returned {_described(values)} for {name}, wanted one real number for each "
+                "sample, [n], higher for better, of two samples or more, and not called loss"
+            )
+        return rows if rows.is_floating_point() or rows.dtype == torch.bool else rows.double()
+
+
+class _MetricTask:
+    """A metric as a task."""
+
+    name = "metric"
+    words: ClassVar[Mapping[str, str]] = {"metric": "the metric"}
+
+    def __init__(self, stage: str, metric: Metric) -> None:
+        self._stage = stage
+        self._metric = metric
+
+    def prepare(self, y: Any, stage: str) -> None:
+        """Any targets will do."""
+
+    def check(self, output: Tensor, y: Any, stage: str) -> None:
+        """The metric knows."""
+
+    def measure(self, output: Tensor, y: Any) -> Tensors:
+        """The metric, [n].
+
+        Raises:
+            GuardError: for a metric that fails, or does not return one real number per sample.
+        """
+        try:
+            found = self._metric(output, y)
+        except (TasterError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise GuardError(
+                f"{self._stage}: the metric failed on outputs {_described(output)} and targets {_described(y)}: "
+                f"{error!r}"
+            ) from error
+        if not isinstance(found, Tensor) or found.shape != output.shape[:1] or found.is_complex():
+            got = f"{list(found.shape)} of {found.dtype}" if isinstance(found, Tensor) else type(found).__name__
+            raise GuardError(f"the metric returned {got}, wanted one real number per sample, [{len(output)}]")
+        return {"metric": found.detach()}
+
+    def losses(self, output: Tensor, y: Any) -> Tensor:  # noqa: ARG002
+        """None is known."""
+        raise GuardError(f"{self._stage}: a metric knows no loss")
+
+    def classes(self, _: Any) -> Tensor | None:
+        """None: it knows no classes."""
+        return None
+
+
+def _described(value: Any) -> str:
+    return str(list(value.shape)) if isinstance(value, Tensor) else type(value).__name__
