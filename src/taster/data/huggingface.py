@@ -108,7 +108,8 @@ def _decode(
             entry = split[row]
             return entry[image], entry[label]
 
-    where = f"{name}, split {getattr(split, 'split', None)}, columns {image!r} and {label!r}"
+    split_name = getattr(split, "split", None)  # a data set made from a dict has none
+    where = f"{name}{'' if split_name is None else f', split {split_name}'}, columns {image!r} and {label!r}"
     return decode_images(Rows(), where, on_progress, layout)
 
 
