@@ -27,7 +27,7 @@ class BoundRange:
     def legend(self) -> str:
         """What the bounds mean."""
         return (
-            "Points that accuracy can at most have fallen below the reference's at any check, with "
+            "Points that accuracy can at most have fallen below the anchor's at any check, with "
             f"{100 * self.least['confidence']:g} % confidence, against an attacker who does not hold the probe, where "
             f"the two models differ on no more than {self.least['churn']:g} % of samples beyond the fall: for the run "
             "with the least and the one with the greatest bound. An attacker who sees which updates are refused can "
