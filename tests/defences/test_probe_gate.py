@@ -6,8 +6,9 @@ import pytest
 import torch
 from tests.conftest import full_state, same_state, tiny_batch, tiny_learner
 from tests.defences.conftest import easy, noisy, poison, trained
+from torch.nn.functional import cross_entropy
 
-from taster import Batch, Guard, SnapshotBuffer
+from taster import Batch, Guard, Learner, SnapshotBuffer, View
 from taster.core.guard import CandidateUpdate
 from taster.defences import (
     probe_gate,
@@ -95,27 +96,30 @@ def test_harm_to_one_class_does_not_hide_in_the_mean() -> None:
     assert refusals(None) == []
 
 
-class Seen:
-    """A view of a model that says this of the probe."""
+class Says(torch.nn.Module):
+    """A model that says this of the probe."""
 
     def __init__(self, said: torch.Tensor) -> None:
-        self.said, self.state_version, self.snapshot_steps, self.input_range = said, object(), (), None
+        super().__init__()
+        self.logits = torch.nn.Parameter(8.0 * torch.nn.functional.one_hot(said, 3))
 
-    def outputs(self, x: torch.Tensor, chunk: int) -> torch.Tensor:
-        return 8.0 * torch.nn.functional.one_hot(self.said, 3)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.logits[x.long()]
 
-    def losses(self, output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.cross_entropy(output, y, reduction="none")
+
+def view_of(said: torch.Tensor) -> View:
+    model = Says(said)
+    return Learner(model, torch.optim.SGD(model.parameters(), 0.1), cross_entropy).view()
 
 
 @pytest.mark.parametrize(("forgotten", "refused"), [(10, False), (60, True)])
 def test_harm_to_one_class_does_not_hide_where_the_loss_gets_better(forgotten: int, refused: bool) -> None:
     """A new class is learned, and of an old one of 200 samples some are forgotten for it."""
     y = torch.arange(600) % 3
-    (gate,) = probe_gate(Batch(torch.zeros(600, 1, 6, 6), y)).gates
+    (gate,) = probe_gate(Batch(torch.arange(600), y)).gates
     before, after = torch.where(y == 2, 0, y), y.clone()
     after[(y == 1).nonzero().squeeze(1)[:forgotten]] = 2
-    verdict = gate(CandidateUpdate(0, tiny_batch(), {}, 1.0, Seen(before), Seen(after)))  # type: ignore[arg-type]
+    verdict = gate(CandidateUpdate(0, tiny_batch(), {}, 1.0, view_of(before), view_of(after)))
     assert verdict.committed is not refused
     assert ("accuracy on the probe, class 1, would fall by 30.0 points" in verdict.reason) is refused
 

@@ -8,7 +8,8 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional
 
-from taster.core.losses import AnyLoss
+from taster.core.losses import AnyLoss, takes_classes
+from taster.core.trusted_data import class_indices
 from taster.core.types import Batch
 from taster.errors import ModelError, SettingError
 from taster.tasks.base import Task
@@ -72,7 +73,10 @@ def seen_task(
 
     Raises:
         ModelError: when they look like none.
+        LabelError: for soft labels of a loss of classes.
     """
+    if loss is not None and takes_classes(loss):
+        class_indices(y, stage, ignored=True)
     whole = not (y.is_floating_point() or y.is_complex())
     as_many = output.numel() == y.numel() and len(output) == len(y) and not y.is_complex()
     yes_or_no = as_many and bool(((y == 0) | (y == 1)).all()) and not _is_of_numbers(loss)

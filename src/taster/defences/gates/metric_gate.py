@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import PlainValidator
 
 from taster.core.guard import Guard
 from taster.defences.gates.quality_sources import EvaluateFn, EvaluateSource, Metric, MetricSource
@@ -13,10 +13,18 @@ from taster.defences.gates.quality_test import QualityTest
 from taster.defences.gates.reference_gate import CheckPolicy, ReferenceGate
 from taster.errors import GuardError, SettingError
 from taster.stats.mean_bound import MeanBound, mean_bound
-from taster.utils.setting_types import Alpha, Count, NonNegative, PositiveCount
+from taster.utils.setting_types import Alpha, Count, PositiveCount
 from taster.utils.settings import validate_settings
 
-Tolerance = NonNegative | Mapping[str, Annotated[float, Field(ge=0)]]
+
+def _checked(value: Any) -> Any:
+    numbers = list(value.values()) if isinstance(value, Mapping) else [value]
+    if not numbers or not all(isinstance(n, (int, float)) and not isinstance(n, bool) and n >= 0 for n in numbers):
+        raise ValueError("a number of at least 0, or such numbers by name")
+    return value
+
+
+Tolerance = Annotated[float | Mapping[str, float], PlainValidator(_checked)]
 """A drop in a quantity's units; one for all quantities, or by name."""
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from taster.core.trusted_data import as_trusted_data, check_trusted_range, trusted_output
+from taster.core.trusted_data import as_trusted_data, check_trusted_range, class_indices, trusted_output
 from taster.core.types import Batch, Tensors
 from taster.core.view import View, predictions
 from taster.errors import GuardError, TasterError
@@ -75,6 +75,8 @@ class ProbeSource:
         self._whole = False
         if task is not None:
             task.prepare(self._target(self.probe), stage)
+        else:
+            _check_whole_numbers(labels_of(self.probe, stage), stage)
 
     @property
     def words(self) -> Mapping[str, str]:
@@ -274,6 +276,12 @@ class _MetricTask:
     def classes(self, _: Any) -> Tensor | None:
         """None: it knows no classes."""
         return None
+
+
+def _check_whole_numbers(y: Tensor, stage: str) -> None:
+    """Labels that are whole numbers, whatever the task, are class indices; of samples none is ignored."""
+    if not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool):
+        class_indices(y, stage, ignored=y.dim() > 1)
 
 
 def _described(value: Any) -> str:
