@@ -34,11 +34,14 @@ def test_the_readmes_loop_guards_a_model(capsys: pytest.CaptureFixture[str]) -> 
         "y_trusted": trusted.y,
         "stream": [(b.x, b.y) for b in (tiny_batch(seed=1), broken, tiny_batch(seed=2))],
     }
-    (code,) = blocks("README.md")
+    code, own_step = blocks("README.md")
     assert len(code.strip().splitlines()) <= 14
     exec(code, names)
     assert names["learner"].steps == 3
     assert "1 finite_values samples or labels hold NaN" in capsys.readouterr().out
+    exec(own_step, names)
+    assert names["guarded"].counters["rejected"] == 1
+    assert "gradient norm is nan" in capsys.readouterr().out
 
 
 def test_the_guides_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
