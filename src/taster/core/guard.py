@@ -83,7 +83,8 @@ class CandidateUpdate:
 
     Attributes:
         step: index of the step.
-        batch: what was learned from; None where the user's own code made the step and did not hand it over.
+        batch: what was learned from; None where the user's own code made the step and did not hand it over, or learned
+            from several.
         gradient: as it was applied, after the transforms.
         loss: before the update; None in federated learning.
         before, after: views of the learner before and after the update.

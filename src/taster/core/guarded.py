@@ -124,6 +124,7 @@ class GuardedStep:
         self._given = batch
         self._trusted = trusted
         self._screened: ScreenedBatch[Batch] | None = None
+        self._further: list[tuple[Batch, ScreenedBatch[Batch]]] = []
         self._clock = Clock()
         self._hooks: list[Any] = []
         self._verdict = COMMIT
@@ -137,8 +138,18 @@ class GuardedStep:
         nothing, since whatever the block does then is undone."""
         if self._given is None:
             return None
-        left = self._given if self._screened is None or self._screened.empty else self._screened.batch
-        return left.data
+        return _left(self._given, self._screened)
+
+    @property
+    def weights(self) -> Tensor | None:
+        """[n], the weights that screens give to the samples of `batch`: for the block's own loss to heed. None weighs
+        them alike."""
+        return None if self._screened is None else self._screened.weights
+
+    @property
+    def updated(self) -> bool:
+        """Whether an optimizer has made an update in the block so far."""
+        return self._updates > 0
 
     @property
     def refused(self) -> bool:
@@ -146,6 +157,25 @@ class GuardedStep:
         if self.record is not None:
             return not self.record.verdict.committed
         return not self._verdict.committed
+
+    def further(self, x: Any, y: Any = None) -> Any:
+        """A further batch of this step, for a block that accumulates gradients over several: what the screens leave of
+        it, as `batch` is of the first. Where they leave nothing of one, the whole step is refused.
+
+        Raises:
+            BatchError: for a malformed batch.
+            GuardError: for a screen that weights samples: `weights` is of one batch.
+        """
+        batch = x if isinstance(x, Batch) else Batch(x, y)
+        self._guarded.validate_batch(batch)
+        state = self._state
+        screened = screen_batch(batch, self._stages.screens, state.view(), self._clock, state.ranks)
+        if screened.weights is not None:
+            raise GuardError("got screens that weight samples of several batches, wanted some that drop or correct")
+        self._further.append((batch, screened))
+        if screened.empty:
+            self._note(reject(screened.reason, screened.stage))
+        return _left(batch, screened)
 
     def __enter__(self) -> GuardedStep:
         guarded, state = self._guarded, self._state
@@ -189,30 +219,40 @@ class GuardedStep:
 
     def _judge(self) -> None:
         """Judges what the block has done, and ends the transaction."""
-        state, transaction, screened = self._state, self._transaction, self._screened
+        state, transaction = self._state, self._transaction
+        given = [] if self._given is None else [self._given, *(batch for batch, _ in self._further)]
+        seen = [] if self._screened is None else [self._screened, *(screened for _, screened in self._further)]
         if not self._updates:
             self._refuse_hidden_updates()
         state.changed()
-        given = self.loss.detach() if isinstance(self.loss, Tensor) else self.loss
-        loss = None if given is None else float(given)
-        loss = state.ranks.mean(loss)
+        found = self.loss.detach() if isinstance(self.loss, Tensor) else self.loss
+        loss = state.ranks.mean(None if found is None else float(found))
         verdict = self._verdict if not self._verdict.committed else check_finite(loss, None)
         verdict = state.ranks.agree(verdict)
         judged = verdict.committed
         if judged:
-            batch = None if screened is None else screened.batch
-            verdict = judge(state, self._stages, batch, self._gradient, loss, transaction.before, self._clock)
+            learned = [screened.batch for screened in seen]
+            verdict = judge(
+                state,
+                self._stages,
+                learned[0] if len(learned) == 1 else None,
+                self._gradient,
+                loss,
+                transaction.before,
+                self._clock,
+                samples=sum(map(len, learned)),
+            )
         self._remove_hooks()
         verdict = transaction.apply_verdict(verdict, keep_scaler=not judged)
         self._clock.lap("apply_verdict")
         made = self._updates > 0
         record = StepRecord(
             step=state.steps,
-            samples=0 if self._given is None else len(self._given),
+            samples=sum(map(len, given)),
             loss=loss,
             verdict=verdict,
-            dropped=0 if screened is None else screened.dropped,
-            corrected=0 if screened is None else screened.corrected,
+            dropped=sum(screened.dropped for screened in seen),
+            corrected=sum(screened.corrected for screened in seen),
             gradient_norm_before=math.sqrt(self._squares_before) if made else None,
             gradient_norm_after=math.sqrt(self._squares_after) if made else None,
             attempts=int(judged),
@@ -221,7 +261,7 @@ class GuardedStep:
         transaction.commit(record)
         self._clock.lap("observe")
         self.record = replace(record, seconds=self._clock.seconds())
-        self._guarded.alarm(self.record, self._given)
+        self._guarded.alarm(self.record, *given)
 
     def _before_update(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -289,6 +329,11 @@ class GuardedStep:
     def _remove_hooks(self) -> None:
         while self._hooks:
             self._hooks.pop().remove()
+
+
+def _left(given: Batch, screened: ScreenedBatch[Batch] | None) -> Any:
+    """What screens have left, in the form in which it was given; all of it where that is nothing."""
+    return (given if screened is None or screened.empty else screened.batch).data
 
 
 def innermost(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:

@@ -281,8 +281,8 @@ class GuardedTraining:
             scheduler.load_state_dict(copy.deepcopy(entry))
         own.progress = Progress(steps, refusals, MappingProxyType({name: counters[name] for name in COUNTERS}))
 
-    def alarm(self, record: StepRecord, batch: Batch | ClientUpdates | None) -> None:
-        """Logs a refusal and hands it to `on_refusal`."""
+    def alarm(self, record: StepRecord, *batches: Batch | ClientUpdates) -> None:
+        """Logs a refusal and hands it to `on_refusal`, with each batch of the step, or None where it had none."""
         verdict = record.verdict
         salvaged = verdict.committed and record.attempts > 1
         if verdict.committed and not salvaged:
@@ -291,7 +291,8 @@ class GuardedTraining:
         if self.state.ranks.rank == 0:  # one process speaks for all
             _log.warning("step %d: %s by %s: %s", record.step, said, verdict.stage, verdict.reason)
         if self.on_refusal is not None:
-            self.on_refusal(record, batch)
+            for batch in batches or (None,):
+                self.on_refusal(record, batch)
 
     def validate_batch(self, batch: Batch) -> None:
         """Refuses what no caller can have meant; values that are not finite are the guard's business.

@@ -141,11 +141,14 @@ def judge(
     before: View,
     clock: Clock,
     attempt: int = 0,
+    samples: int | None = None,
 ) -> Verdict:
-    """What the gates say of the update that has just been made: one verdict for all processes."""
+    """What the gates say of the update that has just been made: one verdict for all processes. `samples` is how many
+    this process has learned from, where that is not the batch."""
     state.synchronize_buffers()
-    samples = state.ranks.sum(0 if batch is None else len(batch))
-    update = CandidateUpdate(state.steps, batch, gradient, loss, before, state.view(), attempt, samples)
+    own = samples if samples is not None else 0 if batch is None else len(batch)
+    total = state.ranks.sum(own)
+    update = CandidateUpdate(state.steps, batch, gradient, loss, before, state.view(), attempt, total)
     return state.ranks.agree(most_severe(run_gate(gate, update, clock) for gate in guard.gates))
 
 
