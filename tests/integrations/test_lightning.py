@@ -96,7 +96,7 @@ def test_an_empty_guard_changes_nothing() -> None:
     for name, value in weights(plain).items():
         assert torch.equal(value, weights(guarded)[name]), name
     assert [r.verdict.committed for r in callback.records] == [True] * 6
-    assert callback.learner.counters["samples"] == 48
+    assert callback.guarded.counters["samples"] == 48
 
 
 def test_what_is_refused_is_as_if_it_had_not_been_drawn() -> None:
@@ -145,7 +145,7 @@ def test_a_batch_of_another_form_is_told_or_taken_apart() -> None:
         fit(Module(), GuardCallback(Guard()), data=data)
     callback = GuardCallback(Guard(), samples=lambda batch: (batch["image"], batch["label"]))
     fit(Module(), callback, data=data)
-    assert callback.learner.counters["committed"] == 1
+    assert callback.guarded.counters["committed"] == 1
 
 
 def test_a_checkpoint_holds_judged_models_and_the_guards_state(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_a_checkpoint_holds_judged_models_and_the_guards_state(tmp_path: Path) -
     )
     trainer.fit(Module(), loader(), ckpt_path=files[-1], weights_only=False)
     assert gate.seen == 12
-    assert again.learner.steps == 12
+    assert again.guarded.steps == 12
 
 
 class Two(Module):
@@ -215,7 +215,7 @@ def test_a_checkpoint_in_the_middle_of_a_step_holds_no_update_that_is_not_judged
             if change.step == 3:
                 whole.append(change.before.params)
                 assert any(not torch.equal(change.after.params[name], value) for name, value in whole[0].items())
-                seen.append(callback.learner.in_transaction)
+                seen.append(callback.guarded.in_transaction)
                 trainer.save_checkpoint(tmp_path / "signal.ckpt")
             return COMMIT
 
@@ -227,7 +227,7 @@ def test_a_checkpoint_in_the_middle_of_a_step_holds_no_update_that_is_not_judged
     module = Module()
     trainer.fit(module, loader())
     assert seen == [True]
-    assert not callback.learner.in_transaction
+    assert not callback.guarded.in_transaction
     saved = torch.load(tmp_path / "signal.ckpt", weights_only=True)
     for name, value in whole[0].items():
         assert torch.equal(saved["state_dict"][name], value)
