@@ -5,19 +5,28 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from tests.conftest import TinyNet, tiny_batch, tiny_learner
-from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, TensorDataset
+from torch.distributed.optim import ZeroRedundancyOptimizer
+from torch.utils.data import DataLoader
 
-from taster import Batch, CandidateUpdate, Guard, ScreenedBatch, Verdict, reject
+from taster import Batch, CandidateUpdate, Guard, ScreenedBatch, Verdict
 from taster.core.types import COMMIT
 from taster.errors import BatchError, GuardError
 
 lightning = pytest.importorskip("lightning.pytorch", reason="needs the extra: pip install taster[lightning]")
+from lightning.pytorch.strategies import (  # noqa: E402
+    DDPStrategy,
+    FSDPStrategy,
+    ModelParallelStrategy,
+    SingleDeviceStrategy,
+)
+from tests.conftest import tiny_learner  # noqa: E402
+from tests.integrations.lightning_modules import BATCHES, Module, Refuses, fit, loader, weights  # noqa: E402
+
 from taster.integrations.lightning import GuardCallback  # noqa: E402
 
 
@@ -26,66 +35,6 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():  # Lightning's advice on data loaders and loggers
         warnings.simplefilter("ignore")
         yield
-
-
-class Module(lightning.LightningModule):
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.net = TinyNet()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.net(x)
-
-    def training_step(self, batch: Any, index: int) -> torch.Tensor:
-        x, y = batch.values() if isinstance(batch, dict) else batch
-        return cross_entropy(self(x), y)
-
-    def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 2)}}
-
-
-BATCHES = [tiny_batch(8, seed=i) for i in range(6)]
-
-
-def loader() -> DataLoader[Any]:
-    x, y = torch.cat([b.x for b in BATCHES]), torch.cat([b.y for b in BATCHES])
-    return DataLoader(TensorDataset(x, y), batch_size=8)
-
-
-def fit(module: Any, *callbacks: Any, data: Any = None, **options: Any) -> Any:
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    trainer = lightning.Trainer(
-        max_epochs=1, callbacks=list(callbacks), **{"enable_checkpointing": False, **quiet, **options}
-    )
-    trainer.fit(module, loader() if data is None else data)
-    return trainer
-
-
-class Refuses:
-    """A gate that refuses some steps."""
-
-    name = "refuses"
-
-    def __init__(self, *steps: int) -> None:
-        self.steps, self.seen = steps, 0
-
-    def __call__(self, change: CandidateUpdate) -> Verdict:
-        return reject("asked to") if change.step in self.steps else COMMIT
-
-    def observe(self, record: Any, view: Any) -> None:
-        self.seen += 1
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"seen": self.seen}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.seen = state["seen"]
-
-
-def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in module.state_dict().items()}
 
 
 def test_an_empty_guard_changes_nothing() -> None:
@@ -138,14 +87,58 @@ def test_a_batch_that_is_dropped_whole_is_not_learned() -> None:
     assert all(torch.equal(value, before[name]) for name, value in weights(module).items())
 
 
-def test_a_batch_of_another_form_is_told_or_taken_apart() -> None:
+def test_a_batch_of_another_form_goes_whole_or_is_taken_apart() -> None:
     x, y = BATCHES[0].x, BATCHES[0].y
     data = DataLoader([{"image": x, "label": y}], batch_size=None)
-    with pytest.raises(BatchError, match="is a dict, wanted two parts"):
-        fit(Module(), GuardCallback(Guard()), data=data)
+    refused = []
+    guard = Guard(gates=[Refuses(0)])
+    fit(Module(), GuardCallback(guard, on_refusal=lambda record, batch: refused.append(batch)), data=data)
+    assert torch.equal(refused[0].x["image"], x)
     callback = GuardCallback(Guard(), samples=lambda batch: (batch["image"], batch["label"]))
     fit(Module(), callback, data=data)
     assert callback.guarded.counters["committed"] == 1
+    assert callback.records[0].samples == 8
+
+
+def test_screens_change_a_nested_batch_too() -> None:
+    seen = []
+
+    class Nested(Module):
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            seen.append(batch)
+            return super().training_step(batch, batch_idx)
+
+    def first_half(admitted: ScreenedBatch[Batch], view: Any) -> ScreenedBatch[Batch]:
+        return admitted.drop(torch.arange(len(admitted.batch)) >= 4, "")
+
+    data = DataLoader([{"image": BATCHES[0].x, "label": BATCHES[0].y}], batch_size=None)
+    fit(Nested(), GuardCallback(Guard(screens=[first_half])), data=data)
+    assert torch.equal(seen[0]["image"], BATCHES[0].x[:4])
+    assert torch.equal(seen[0]["label"], BATCHES[0].y[:4])
+    taken_apart = GuardCallback(Guard(screens=[first_half]), samples=lambda batch: (batch["image"], batch["label"]))
+    with pytest.raises(GuardError, match="cannot be put back"):
+        fit(Nested(), taken_apart, data=data)
+
+
+def test_a_batch_without_tensors_needs_samples() -> None:
+    class Named(Module):
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            return super().training_step((BATCHES[0].x, BATCHES[0].y), batch_idx)
+
+    data = DataLoader(["a name"], batch_size=None)
+    with pytest.raises(BatchError, match=r"got str, wanted.*GuardCallback\(samples="):
+        fit(Named(), GuardCallback(Guard()), data=data)
+    callback = GuardCallback(Guard(), samples=lambda batch: None)
+    fit(Named(), callback, data=data)
+    assert [r.samples for r in callback.records] == [0]
+    with pytest.raises(GuardError, match="a guard with screens and no batch"):
+        fit(Named(), GuardCallback(Guard(screens=[lambda a, view: a]), samples=lambda batch: None), data=data)
+
+
+def test_screens_that_weight_are_told() -> None:
+    guard = Guard(screens=[lambda admitted, view: admitted.weight(torch.ones(len(admitted.batch)))])
+    with pytest.raises(GuardError, match="screens that weight samples"):
+        fit(Module(), GuardCallback(guard))
 
 
 def test_a_checkpoint_holds_judged_models_and_the_guards_state(tmp_path: Path) -> None:
@@ -172,37 +165,28 @@ def test_a_checkpoint_holds_judged_models_and_the_guards_state(tmp_path: Path) -
     assert again.guarded.steps == 12
 
 
-class Two(Module):
-    def configure_optimizers(self) -> Any:
-        return [torch.optim.SGD(self.net.conv.parameters(), 0.1), torch.optim.SGD(self.net.fc.parameters(), 0.1)]
-
-
-class Manual(Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-
-
 @pytest.mark.parametrize(
-    ("module", "options", "said"),
+    ("strategy", "optimizer", "said"),
     [
-        (Manual, {}, "manual optimization"),
-        (Module, {"accumulate_grad_batches": 2}, "accumulate_grad_batches, wanted 1"),
+        (FSDPStrategy, torch.optim.SGD, 'got FSDPStrategy.*wanted Trainer\\(strategy="ddp"\\)'),
+        (ModelParallelStrategy, torch.optim.SGD, "got ModelParallelStrategy"),
+        (lambda: DDPStrategy(ddp_comm_state=object()), torch.optim.SGD, "ddp_comm_state"),
+        (lambda: SingleDeviceStrategy("cpu"), ZeroRedundancyOptimizer, "ZeroRedundancyOptimizer"),
     ],
 )
-def test_what_cannot_be_guarded_is_told(module: Any, options: dict[str, Any], said: str) -> None:
+def test_what_is_sharded_over_processes_is_told(strategy: Any, optimizer: Any, said: str) -> None:
+    trainer = SimpleNamespace(strategy=strategy(), optimizers=[optimizer.__new__(optimizer)])
     with pytest.raises(GuardError, match=said):
-        fit(module(), GuardCallback(Guard()), **options)
+        GuardCallback(Guard()).on_train_start(trainer, Module())
 
 
-def test_several_optimizers_are_refused_by_name() -> None:
-    class Both(Two):
-        def __init__(self) -> None:
-            super().__init__()
-            self.automatic_optimization = False  # Lightning itself wants it for two
+def test_a_module_without_an_optimizer_is_told() -> None:
+    class Without(Module):
+        def configure_optimizers(self) -> Any:
+            return None
 
-    with pytest.raises(GuardError, match="2 optimizers, wanted one"):
-        fit(Both(), GuardCallback(Guard()))
+    with pytest.raises(GuardError, match="this module cannot be guarded"):
+        fit(Without(), GuardCallback(Guard()))
 
 
 def test_a_checkpoint_in_the_middle_of_a_step_holds_no_update_that_is_not_judged(tmp_path: Path) -> None:
