@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -127,4 +128,5 @@ def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def whole(module: torch.nn.Module, trainer: Any) -> dict[str, Any]:
     """What a step may change: the model and its optimizers."""
-    return {"model": weights(module), "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers]}
+    optimizers = [copy.deepcopy(optimizer.state_dict()) for optimizer in trainer.optimizers]
+    return {"model": weights(module), "optimizers": optimizers}
