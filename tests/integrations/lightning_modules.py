@@ -78,9 +78,9 @@ class Gan(lightning.LightningModule):
         return optimizers, [torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9) for optimizer in optimizers]
 
 
-def loader(batches: Sequence[Batch] = BATCHES) -> DataLoader[Any]:
+def loader(batches: Sequence[Batch] = BATCHES, size: int = 8) -> DataLoader[Any]:
     x, y = torch.cat([b.x for b in batches]), torch.cat([b.y for b in batches])
-    return DataLoader(TensorDataset(x, y), batch_size=8)
+    return DataLoader(TensorDataset(x, y), batch_size=size)
 
 
 def trainer_of(*callbacks: Any, **options: Any) -> Any:
