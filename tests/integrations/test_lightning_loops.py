@@ -476,6 +476,21 @@ def test_a_checkpoint_amid_manual_optimization_has_the_schedulers_of_before(tmp_
     assert same(saved["lr_schedulers"], [c.scheduler.state_dict() for c in other.lr_scheduler_configs])
 
 
+def test_a_checkpoint_amid_a_step_has_the_scaler_of_before(tmp_path: Path) -> None:
+    def gate(change: CandidateUpdate) -> Verdict:
+        if change.step == 3:
+            trainer.save_checkpoint(tmp_path / "amid.ckpt")
+            scales.append(scale_of(trainer))
+        return COMMIT
+
+    scales: list[Any] = []
+    trainer = trainer_of(GuardCallback(Guard(gates=[gate])), plugins=[float16()])
+    trainer.fit(Module(), loader())
+    saved = torch.load(tmp_path / "amid.ckpt", weights_only=True)["MixedPrecision"]
+    assert saved == scale_of(fit(Module(), data=loader(BATCHES[:3]), plugins=[float16()]))
+    assert saved != scales[0]
+
+
 def test_an_optimizer_that_a_callback_makes_again() -> None:
     class Anew(Callback):
         def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
