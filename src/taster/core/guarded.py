@@ -24,6 +24,7 @@ from taster.core.state import Companion
 from taster.core.step import Clock, check_finite, judge, screen_batch, transform
 from taster.core.transaction import Transaction
 from taster.core.types import COMMIT, Batch, StepRecord, Tensors, Verdict, reject
+from taster.core.wrapped import innermost
 from taster.errors import GuardError, ModelError
 
 
@@ -334,10 +335,3 @@ class GuardedStep:
 def _left(given: Batch, screened: ScreenedBatch[Batch] | None) -> Any:
     """What screens have left, in the form in which it was given; all of it where that is nothing."""
     return (given if screened is None or screened.empty else screened.batch).data
-
-
-def innermost(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """The optimizer inside wrappers of it, those of Accelerate say, whose step is the one that updates."""
-    while isinstance(getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
-        optimizer = optimizer.optimizer  # type: ignore[attr-defined]
-    return optimizer

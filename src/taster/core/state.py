@@ -23,6 +23,7 @@ from taster.core.ranks import Ranks, unwrapped
 from taster.core.snapshots import Snapshot, SnapshotBuffer
 from taster.core.types import Action, StepRecord
 from taster.core.view import View
+from taster.core.wrapped import innermost
 from taster.errors import CheckpointError, ModelError, SnapshotError
 
 _log = logging.getLogger("taster.core.learner")
@@ -207,7 +208,7 @@ class LearnerState:
     def zero_grad(self) -> None:
         """Clears the gradients of the optimizers' parameters."""
         for optimizer in self.optimizers:
-            optimizer.zero_grad()
+            innermost(optimizer).zero_grad()  # those of Accelerate leave gradients that are being accumulated
 
     def apply_gradient(self, gradient: Mapping[str, Tensor]) -> None:
         """One step of each optimizer with this gradient; a parameter without an entry has no gradient.
