@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import warnings
 from collections.abc import Iterator
@@ -189,7 +190,7 @@ def test_gates_see_the_weights_before_and_after(tmp_path: Path) -> None:
     callback = GuardCallback(Guard(gates=[watch]))
     trainer_for(tmp_path, model, callback).train()
     assert len(callback.records) == len(seen) == 6  # what gates run is no forward pass of training
-    for (_, after), (before, _) in zip(seen, seen[1:], strict=False):
+    for (_, after), (before, _) in itertools.pairwise(seen):
         assert after == before
     assert all(before != after for before, after in seen)
     model.eval()
@@ -332,7 +333,7 @@ def test_a_resumed_training_has_the_same_verdicts_and_bits(tmp_path: Path) -> No
     elsewhere = tmp_path / "elsewhere"
     with pytest.raises(CheckpointError, match="checkpoint="):
         train(elsewhere, str(checkpoint))
-    moved, third = train(elsewhere, str(checkpoint), checkpoint)
+    moved, _ = train(elsewhere, str(checkpoint), checkpoint)
     assert_same(weights(whole), weights(moved))
 
 
