@@ -262,6 +262,17 @@ def test_the_state_of_a_guard_with_another_probe_loads_nothing() -> None:
     assert same(copy.deepcopy(other.state_dict()), before)
 
 
+def test_a_schedule_does_not_warn_after_a_first_step_that_was_undone() -> None:
+    """Warnings are errors here: torch's, that the schedule was stepped before the optimizer."""
+    model = TinyNet()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    learner = Learner(model, optimizer, cross_entropy, Guard(gates=[lambda update: reject("no")]))
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+    assert not learner.step(tiny_batch()).verdict.committed
+    scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == 0.05
+
+
 def test_schedulers_and_counters_travel_with_the_state() -> None:
     def scheduled(seed: int) -> tuple[Learner, torch.optim.lr_scheduler.StepLR]:
         torch.manual_seed(seed)

@@ -9,6 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_FACTS = frozenset({"_opt_called"})
+"""Attributes of an optimizer that say what has been called, and stay true when it is undone: a learning rate's schedule
+warns where there is no such call before its own."""
+
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
 
 
@@ -205,7 +209,7 @@ class OptimizerRecord:
             group["params"] = params
             group.update({key: put_back(value) for key, value in values.items()})
         optimizer.param_groups[:] = [group for group, _, _ in self._groups]
-        for name in set(vars(optimizer)) - self._names:
+        for name in set(vars(optimizer)) - self._names - _FACTS:
             delattr(optimizer, name)
         for name, value in self._attributes.items():
             setattr(optimizer, name, put_back(value))
