@@ -49,6 +49,8 @@ def assert_same(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
 
 
 class Refuses:
+    reset_momentum_after = 0
+
     def __init__(self, *steps: int) -> None:
         self.steps = steps
 
@@ -123,6 +125,22 @@ def test_a_refused_micro_batch_takes_its_gradient_with_it() -> None:
     assert not step.refused
     assert all(bool(p.isfinite().all()) for p in model.parameters())
     assert not torch.equal(before["fc.weight"], model.fc.weight)
+
+
+def test_batches_between_updates_do_not_end_a_row_of_refusals() -> None:
+    """Else the momentum that has updates refused would never be reset, where updates take several steps each."""
+    accelerator, model, optimizer, loader, scheduler = setting(gradient_accumulation_steps=2)
+    gate = Refuses(3, 5)
+    gate.reset_momentum_after = 2
+    guarded = Guarded(model, optimizer, Guard(gates=[gate]))
+    momenta = []
+    for x, y in list(loader)[:6]:
+        with guarded.step(x, y) as step, accelerator.accumulate(model):
+            update(accelerator, model, optimizer, scheduler, x, y)
+        momenta.append([float(s["momentum_buffer"].abs().sum()) for s in optimizer.state.values()])
+    assert step.record.attempts == 1
+    assert all(momenta[3])
+    assert not any(momenta[5])
 
 
 def test_an_exception_undoes_what_was_accumulated() -> None:

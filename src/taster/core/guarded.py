@@ -256,7 +256,7 @@ class GuardedStep:
             corrected=sum(screened.corrected for screened in seen),
             gradient_norm_before=math.sqrt(self._squares_before) if made else None,
             gradient_norm_after=math.sqrt(self._squares_after) if made else None,
-            attempts=int(judged),
+            attempts=int(judged and made),  # a batch whose gradient is only accumulated says nothing of updates
             trusted=self._trusted,
         )
         transaction.commit(record)

@@ -48,7 +48,8 @@ class GuardCallback(TrainerCallback):
     Whatever the Trainer saves has been judged. Beside it, in each checkpoint, `taster_guard.safetensors` holds the
     guard's state, its snapshots and counts; `trainer.train(resume_from_checkpoint=...)` takes them up.
 
-    What a guard would try again with a part of the batch (`retry_low_score_half`) is refused as a whole.
+    An exception, an interrupt say, can leave an update that nobody has judged: `roll_back` undoes it, and so does the
+    next training. What a guard would try again with a part of the batch (`retry_low_score_half`) is refused as a whole.
 
     Args:
         guard: the stages that each update passes: transforms and gates. There can be no screens: the Trainer draws its
@@ -62,7 +63,9 @@ class GuardCallback(TrainerCallback):
         checkpoint: the folder of the checkpoint that is resumed, where it does not lie in the Trainer's `output_dir`.
 
     Attributes:
-        records: of the last training, one for each update.
+        records: of the last training, one for each update. Their loss is the one that the model itself has computed,
+            added up as the Trainer does; None where it is computed outside of the model (label smoothing, a loss
+            function of one's own), or the model was compiled by the Trainer.
 
     Raises (when training begins):
         GuardError: for a guard with screens.
