@@ -43,6 +43,10 @@ class TransactionError(TasterError, RuntimeError):
     """A transaction was opened inside another: there is one copy to go back to, so there can be one at a time."""
 
 
+class RankError(TasterError, RuntimeError):
+    """Processes that train one model together and cannot go on together: another one failed, or does something else."""
+
+
 class SettingError(TasterError, ValueError):
     """A setting of an attack, a defence or a model that its signature does not allow."""
 

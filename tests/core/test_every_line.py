@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import taster
-from taster import Guard, Learner, SnapshotBuffer, Verdict, reject, rewind
+from taster import Guard, Guarded, Learner, SnapshotBuffer, Verdict, reject, rewind
 from taster.defences import probe_gate
 from taster.errors import TasterError
 
@@ -131,7 +131,7 @@ def prepared(case: str, directory: Path) -> Learner:
     return subject
 
 
-def everything(subject: Learner) -> dict[str, Any]:
+def everything(subject: Learner | Guarded) -> dict[str, Any]:
     snapshots = subject.snapshots
     assert snapshots is not None
     files = () if snapshots._directory is None else sorted(path.name for path in snapshots._directory.iterdir())
@@ -175,6 +175,62 @@ def test_a_checkpoint_at_any_line_is_of_before_or_after_the_step(case: str, tmp_
         state = checkpoint_at(line, subject)
         assert same(state, before if state["steps"] == 2 else after), line
         assert same(subject.state_dict(), after), line  # asking has changed nothing
+
+
+class Looped:
+    """`Guarded` with the step of a learner, so that the same is asked of it."""
+
+    def __init__(self, made: Learner, snapshots: SnapshotBuffer | None) -> None:
+        self.guarded = Guarded(made.model, made.optimizer, made.guard, snapshots=snapshots)
+
+    def step(self, given: taster.Batch) -> None:
+        guarded = self.guarded
+        with guarded.step(given) as step:
+            step.loss = cross_entropy(guarded.model(step.batch.x), step.batch.y)
+            step.loss.backward()
+            guarded.optimizer.step()
+            guarded.optimizer.zero_grad()
+
+
+class InsideGuarded(AtLine):
+    """Leaves out the first line of `__exit__`: an exception there comes before anything of taster's has run."""
+
+    def __call__(self, frame: FrameType, event: str, arg: Any) -> Any:
+        entering = event == "line" and frame.f_code.co_qualname == "GuardedStep.__exit__" and frame not in self.seen
+        if entering:
+            self.seen.append(frame)
+            return self
+        return super().__call__(frame, event, arg)
+
+    seen: list[FrameType]
+
+    def run(self, step: Callable[[], Any]) -> int:
+        self.seen = []
+        return super().run(step)
+
+
+@pytest.mark.parametrize("case", ["commit", "reject", "rewind"])
+def test_an_exception_at_any_line_of_a_guarded_step_is_as_if_there_had_been_none(case: str, thorough: bool) -> None:
+    def prepared_loop(steps: int) -> Looped:
+        subject = Looped(learner(case), SnapshotBuffer(capacity=2))
+        for seed in range(steps):
+            subject.step(batch(seed))
+        return subject
+
+    subject, counted = prepared_loop(2), prepared_loop(2)
+    done, before = everything(prepared_loop(3).guarded), everything(subject.guarded)
+    total = InsideGuarded(0, fail).run(lambda: counted.step(batch(2)))
+    assert total > 100
+    for line in range(1, total + 1, 1 if thorough else 23):
+        with suppress(BrokenError):
+            InsideGuarded(line, fail).run(lambda: subject.step(batch(2)))
+        now = everything(subject.guarded)
+        if now["learner"]["steps"] == 3:
+            assert same(now, done), line
+            return
+        assert same(now, before), line
+    subject.step(batch(2))
+    assert same(everything(subject.guarded), done)
 
 
 def test_a_checkpoint_in_the_middle_of_a_step_resumes_to_the_same_bits(tmp_path: Path) -> None:

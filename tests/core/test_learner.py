@@ -182,6 +182,20 @@ def test_an_overflow_is_refused_and_the_scale_falls() -> None:
     assert learner.step(tiny_batch(seed=1)).verdict.committed
 
 
+def test_the_scale_falls_at_any_step_and_a_refusal_by_a_gate_leaves_it() -> None:
+    learner = half()
+    scaler = learner.scaler
+    assert scaler is not None
+    learner.step(tiny_batch())
+    loud = tiny_batch()
+    assert learner.step(Batch(loud.x, loud.y, 1e30)).verdict.stage == "finite_values"
+    assert scaler.get_scale() == 512.0
+    before = copy.deepcopy(scaler.state_dict())
+    learner.guard = Guard(gates=[lambda update: reject("no")])
+    assert not learner.step(tiny_batch(seed=1)).verdict.committed
+    assert scaler.state_dict() == before
+
+
 def test_parts_of_a_batch_are_scaled_as_one() -> None:
     whole, parts = half(), half(micro_batch_size=4)
     # In eval mode, as batch norm has other statistics in parts.

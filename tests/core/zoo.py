@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import parametrizations
 
-from taster import COMMIT, Batch, Guard, Learner, reject
+from taster import COMMIT, Batch, Guard, Guarded, Learner, reject
 
 CLASSES = 3
 DEVICE = torch.device(os.environ.get("TASTER_TEST_DEVICE", "cpu"))
@@ -315,7 +315,7 @@ class Subject:
         return snapshot_of(self.learner)
 
 
-def snapshot_of(learner: Learner) -> dict[str, Any]:
+def snapshot_of(learner: Learner | Guarded) -> dict[str, Any]:
     """All of a learner's state, copied."""
     own: dict[str, Any] = {}
     for prefix, module in learner.model.named_modules():

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from taster.core.backup_records import TensorCopies, capture_value, copied_value, put_back
 from taster.core.module_tree import walk
 from taster.core.types import Tensors
+from taster.errors import ModelError
 
 _MOMENTUM = ("momentum_buffer", "exp_avg")
 
@@ -112,7 +113,7 @@ class StateBackup:
     resized), extra state, `requires_grad` and the train or eval mode of each module; the optimizers' state, groups and
     attributes, wrapped optimizers included; the scaler; and what joins the transaction. Saving reads and writes each
     tensor once; restoring puts every bit back in place. Other attributes of modules are not covered, nor are parameters
-    that no step changes: those that require no gradient and have none.
+    that no step changes: those that require no gradient and have none, unless they join the transaction by themselves.
 
     Args:
         model: the module whose tensors are covered.
@@ -133,18 +134,32 @@ class StateBackup:
         self._scaler = scaler
         self._also = also
         self._copies = TensorCopies()
+        self._scaler_copies = TensorCopies()  # apart, as the scaler may be left as it is
         self._modules: list[ModuleRecord] = []
         self._also_modules: list[ModuleRecord] = []
         self._optimizer_records: list[Any] = []
         self._scaler_record: Any = None
         self._companions: dict[int, CompanionRecord] = {}
+        self._left_out: list[tuple[str, nn.Parameter, int]] = []
 
     @torch.no_grad()
     def save(self) -> None:
         """Takes the copy."""
-        copies = self._copies
+        copies, scaler_copies = self._copies, self._scaler_copies
         copies.clear()
-        self._modules = [ModuleRecord(prefix, module, copies, _changes) for prefix, module in walk(self._model)]
+        scaler_copies.clear()
+        joined = self.joined()
+
+        def changes(parameter: nn.Parameter) -> bool:
+            return parameter.requires_grad or parameter.grad is not None or id(parameter) in joined
+
+        self._modules = [ModuleRecord(prefix, module, copies, changes) for prefix, module in walk(self._model)]
+        self._left_out = [
+            (record.full_name(name), p, version_of(p))
+            for record in self._modules
+            for name, p in record.parameters.items()
+            if p is not None and name not in record.parameter_slots
+        ]
         self._also_modules = [
             ModuleRecord(prefix, module, copies, lambda _: True)
             for entry in self._also
@@ -152,16 +167,35 @@ class StateBackup:
             for prefix, module in walk(entry)
         ]
         self._optimizer_records = [capture_value(optimizer, copies) for optimizer in self._optimizers]
-        self._scaler_record = None if self._scaler is None else capture_value(vars(self._scaler), copies)
+        self._scaler_record = None if self._scaler is None else capture_value(vars(self._scaler), scaler_copies)
         self._companions = {
             i: CompanionRecord(entry) for i, entry in enumerate(self._also) if not isinstance(entry, nn.Module)
         }
         copies.take()
+        scaler_copies.take()
 
     @property
     def nbytes(self) -> int:
         """The memory that the copies of tensors take, in bytes."""
         return self._copies.nbytes
+
+    def joined(self) -> set[int]:
+        """The identities of the parameters in the modules that join the transaction by themselves."""
+        return {id(p) for entry in self._also if isinstance(entry, nn.Module) for p in entry.parameters()}
+
+    def check_left_out(self) -> None:
+        """Checks that nothing has written to frozen parameters, of which there is no copy.
+
+        Raises:
+            ModelError: when something has.
+        """
+        written = [name for name, p, version in self._left_out if version_of(p) != version]
+        if written:
+            raise ModelError(
+                f"got a step that wrote into frozen weights ({', '.join(written[:3])}), of which no copy is kept; "
+                "wanted the module that holds them to join the transaction, also=[module], or requires_grad for them "
+                "from before the step on"
+            )
 
     @torch.no_grad()
     def restore(self, *, scaler: bool = True) -> None:
@@ -177,6 +211,7 @@ class StateBackup:
             put_back(saved)
         if self._scaler_record is not None and scaler:
             put_back(self._scaler_record)
+            self._scaler_copies.put_back()
         self._copies.put_back()
         for record in modules:
             record.restore_extra_state()
@@ -199,7 +234,7 @@ class StateBackup:
         ]
         scaler = None
         if self._scaler is not None:
-            scaler = self._scaler_record.as_saved(self._copies, lambda: copied_value(self._scaler.state_dict()))
+            scaler = self._scaler_record.as_saved(self._scaler_copies, lambda: copied_value(self._scaler.state_dict()))
         also = [
             self._companions[i].saved()
             if i in self._companions
@@ -238,8 +273,9 @@ class StateBackup:
         return {name: self._copies.saved(slot) for slot, name in slots.items()}
 
 
-def _changes(parameter: nn.Parameter) -> bool:
-    return parameter.requires_grad or parameter.grad is not None
+def version_of(tensor: Tensor) -> int:
+    """How often a tensor has been written to."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 @torch.no_grad()

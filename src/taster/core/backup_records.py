@@ -49,7 +49,7 @@ class TensorCopies:
     def take(self) -> None:
         """Copies all tensors that were added."""
         writable = self._writable
-        if len(writable) == len(self._kept) and all(map(_alike, writable, self._kept)):
+        if writable and len(writable) == len(self._kept) and all(map(_alike, writable, self._kept)):
             torch._foreach_copy_(self._kept, writable)
         else:
             self._kept = [tensor.clone() for tensor in writable]

@@ -52,8 +52,9 @@ def online_gradient(screened: ScreenedBatch[Batch], state: LearnerState) -> tupl
         # What it would find infinite the step refuses, so that it need not be asked again before the update.
         for optimizer in state.optimizers:
             state.scaler.unscale_(optimizer)
-        # A loss that is not finite says nothing of the scale.
-        state.scaler.update(None if math.isfinite(loss) else state.scaler.get_scale())
+        # A loss that is not finite, in whichever process, says nothing of the scale.
+        finite = all(state.ranks.gather("the scale", math.isfinite(loss)))
+        state.scaler.update(None if finite else state.scaler.get_scale())
     found = {name: p.grad for name, p in own.items() if p.grad is not None}
     if not found:
         raise ModelError(_NOTHING_TO_LEARN)

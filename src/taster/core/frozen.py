@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -15,9 +15,21 @@ _RELATIVE = 1e-6
 """How far sums may lie apart that were taken in another order, on another device say."""
 
 
-def without_frozen(module: nn.Module, state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A state dictionary without the module's frozen parameters, and the fingerprint of each of these."""
-    frozen = {name: p for name, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
+def without_frozen(
+    module: nn.Module, state: Mapping[str, Any], changing: Collection[int] = ()
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A state dictionary without the module's frozen parameters, and the fingerprint of each of these.
+
+    Args:
+        module: whose state it is.
+        state: the whole of it.
+        changing: identities of frozen parameters that change nevertheless, which stay in.
+    """
+    frozen = {
+        name: p
+        for name, p in module.named_parameters(remove_duplicate=False)
+        if not p.requires_grad and id(p) not in changing
+    }
     kept = {name: value for name, value in state.items() if name not in frozen}
     return kept, {name: _fingerprint(p) for name, p in frozen.items() if name in state}
 

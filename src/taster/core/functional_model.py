@@ -16,7 +16,7 @@ from taster.core.losses import AnyLoss
 from taster.core.nested import Nested, map_leaves, tensors_in
 from taster.core.objective import Objective, to_float32
 from taster.core.skeleton import structure_of
-from taster.core.types import BatchNormMode
+from taster.core.types import BatchNormMode, Tensors
 from taster.errors import LossError, ModelError
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -99,6 +99,7 @@ class FunctionalModel:
         y: Nested = None,
         *,
         batch_norm: BatchNormMode = "eval",
+        then: Callable[[Any], Any] = lambda output: output,
     ) -> Any:
         """The model's output in float32 (or wider), differentiable in `params` and `x`; neither these nor `buffers` are
         changed.
@@ -108,6 +109,7 @@ class FunctionalModel:
             x: samples, [n, ...].
             y: labels; for a `forward` of the user's own, which may look at them.
             batch_norm: "train" normalises with the statistics of these samples.
+            then: what to make of the output while parameters and buffers are in place.
         """
         own: dict[str, Tensor | None] = dict.fromkeys(self._structure.buffer_names)
         own |= {name: buffer.clone() for name, buffer in buffers.items()}
@@ -124,7 +126,7 @@ class FunctionalModel:
             self._structure.evaluating(batch_norm),
             self._unwritable(params, x) as (given, samples),
         ):
-            return self._structure.call(self._objective, {**given, **own}, samples, y)
+            return self._structure.call(self._objective, {**given, **own}, samples, y, then)
 
     @contextmanager
     def _unwritable(self, params: Mapping[str, Tensor], x: Nested) -> Iterator[tuple[dict[str, Tensor], Nested]]:
@@ -250,6 +252,25 @@ class FunctionalModel:
         """The loss of a batch, one number."""
         return self._objective.scalar(self.forward(params, buffers, x, y, batch_norm=batch_norm), x, y)
 
+    def loss_gradient(
+        self, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], x: Nested, y: Nested = None
+    ) -> Tensors:
+        """The gradient of a batch's loss by the name of each trainable parameter, without a graph; also of models that
+        compute activations again in the backward pass."""
+        leaves = {name: p.detach().clone().requires_grad_(True) for name, p in params.items() if name in self.trainable}
+        x, y = map_leaves(_detached, x), map_leaves(_detached, y)
+
+        def descend(output: Nested) -> None:
+            device = next((tensor.device.type for _, tensor in tensors_in(output)), "cpu")
+            own = self._precision != "float32"  # ends with the forward pass
+            with torch.autocast(device, enabled=False) if own else nullcontext():
+                # A backward pass into leaves: `torch.autograd.grad` cannot go through reentrant checkpointing.
+                self._objective.scalar(output, x, y).backward()  # type: ignore[no-untyped-call]
+
+        with torch.enable_grad():
+            self.forward({**params, **leaves}, buffers, x, y, then=descend)
+        return {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in leaves.items()}
+
     def sample_losses(
         self,
         params: Mapping[str, Tensor],
@@ -272,6 +293,10 @@ class FunctionalModel:
     ) -> Tensor:
         """The loss of each sample, [n], from the model's output; computed again only where that does not tell."""
         return self._objective.samples(output, x, y, again=lambda some: self.forward(params, buffers, some.x, some.y))
+
+
+def _detached(_: str, leaf: Any) -> Any:
+    return leaf.detach() if isinstance(leaf, Tensor) else leaf
 
 
 def _cloned(_: str, leaf: Any) -> Any:

@@ -18,14 +18,14 @@ from taster.core.losses import AnyLoss
 from taster.core.module_tree import named_tensors
 from taster.core.objective import ForwardFn, Objective
 from taster.core.param_vectors import global_norm
-from taster.core.ranks import ProcessGroup
+from taster.core.ranks import ProcessGroup, mean
 from taster.core.snapshots import SnapshotBuffer
 from taster.core.state import Companion
-from taster.core.step import Clock, check_finite, judge, screen_batch, transform
+from taster.core.step import Clock, check_finite, judge, picklable, screen_batch, transform
 from taster.core.transaction import Transaction
-from taster.core.types import COMMIT, Batch, StepRecord, Tensors, Verdict, reject
+from taster.core.types import COMMIT, Batch, StepRecord, Tensors, Verdict, most_severe, reject
 from taster.core.wrapped import innermost
-from taster.errors import GuardError, ModelError
+from taster.errors import GuardError, LossError, ModelError, RankError, TransactionError
 
 
 class Guarded(GuardedTraining):
@@ -90,7 +90,7 @@ class Guarded(GuardedTraining):
             scaler=scaler,
             input_range=input_range,
         )
-        super().__init__(state, guard, schedulers=schedulers, on_refusal=on_refusal)
+        super().__init__(state, guard, schedulers=schedulers, on_refusal=on_refusal, process_group=process_group)
 
     def step(self, x: Any = None, y: Any = None, *, trusted: bool = False) -> GuardedStep:
         """A context in which one step is made.
@@ -132,6 +132,9 @@ class GuardedStep:
         self._gradient: Tensors = {}
         self._squares_before = self._squares_after = 0.0
         self._updates = 0
+        self._scale = 1.0
+        self._overflowed = False
+        self._entered = False
 
     @property
     def batch(self) -> Any:
@@ -170,7 +173,7 @@ class GuardedStep:
         batch = x if isinstance(x, Batch) else Batch(x, y)
         self._guarded.validate_batch(batch)
         state = self._state
-        screened = screen_batch(batch, self._stages.screens, state.view(), self._clock, state.ranks)
+        screened = screen_batch(state, batch, self._stages.screens, self._clock)
         if screened.weights is not None:
             raise GuardError("got screens that weight samples of several batches, wanted some that drop or correct")
         self._further.append((batch, screened))
@@ -180,6 +183,10 @@ class GuardedStep:
 
     def __enter__(self) -> GuardedStep:
         guarded, state = self._guarded, self._state
+        if self._entered:
+            raise TransactionError("got a step that was made before, wanted guarded.step() anew for each")
+        self._entered = True
+        self._grad_enabled = torch.is_grad_enabled()
         guard = guarded.current_guard()
         self._stages = Guard(transforms=guard.transforms) if self._trusted else guard
         if self._given is not None:
@@ -190,28 +197,29 @@ class GuardedStep:
         try:
             self._transaction.claim()
             if self._given is not None:
-                self._screened = screen_batch(self._given, self._stages.screens, state.view(), self._clock, state.ranks)
+                self._screened = screen_batch(state, self._given, self._stages.screens, self._clock)
                 if self._screened.empty:
                     self._verdict = reject(self._screened.reason, self._screened.stage)
             self._transaction.open()
             self._clock.lap("transaction")
+            self._scale = 1.0 if state.scaler is None else state.scaler.get_scale()
             self._names = {id(p): name for name, p in named_tensors(state.module)[0].items()}
             for optimizer in state.optimizers:
                 self._hooks.append(innermost(optimizer).register_step_pre_hook(self._before_update))
+            return self
         except BaseException as error:
             self._undo(error)
             raise
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None:
-            self._undo(error)
-            return
         try:
-            self._clock.lap("update")
-            self._judge()
+            if error is None:
+                self._clock.lap("update")
+                self._judge()
+            else:
+                self._undo(error)
         except BaseException as failure:
             self._undo(failure)
             raise
@@ -223,13 +231,14 @@ class GuardedStep:
         state, transaction = self._state, self._transaction
         given = [] if self._given is None else [self._given, *(batch for batch, _ in self._further)]
         seen = [] if self._screened is None else [self._screened, *(screened for _, screened in self._further)]
-        if not self._updates:
-            self._refuse_hidden_updates()
+        told = state.ranks.together("the end of the step", self._outcome)
+        if len({updates for _, _, updates in told}) > 1:
+            raise RankError(f"got {[n for _, _, n in told]} updates in the processes, wanted as many in each")
         state.changed()
-        found = self.loss.detach() if isinstance(self.loss, Tensor) else self.loss
-        loss = state.ranks.mean(None if found is None else float(found))
-        verdict = self._verdict if not self._verdict.committed else check_finite(loss, None)
-        verdict = state.ranks.agree(verdict)
+        loss = mean([own for own, _, _ in told])
+        verdict = most_severe(own for _, own, _ in told)
+        if verdict.committed:
+            verdict = check_finite(loss, None)
         judged = verdict.committed
         if judged:
             learned = [screened.batch for screened in seen]
@@ -243,8 +252,11 @@ class GuardedStep:
                 self._clock,
                 samples=sum(map(len, learned)),
             )
+        # What overflowed only for the scale that it had lowers the scale; nothing else that is refused does.
+        dropped = any(screened.empty for screened in seen)
+        lowered = self._overflowed and (loss is None or math.isfinite(loss)) and not dropped
         self._remove_hooks()
-        verdict = transaction.apply_verdict(verdict, keep_scaler=not judged)
+        verdict = transaction.apply_verdict(verdict, keep_scaler=lowered)
         self._clock.lap("apply_verdict")
         made = self._updates > 0
         record = StepRecord(
@@ -264,10 +276,29 @@ class GuardedStep:
         self.record = replace(record, seconds=self._clock.seconds())
         self._guarded.alarm(self.record, *given)
 
+    def _outcome(self) -> tuple[float | None, Verdict, int]:
+        """What this process has to tell at the end of the block: its loss, whether anything was not finite, and how
+        many updates were made."""
+        state = self._state
+        if not self._updates:
+            self._refuse_hidden_updates()
+        if state.scaler is not None and self._updates < len(state.optimizers):
+            scale = state.scaler.get_scale()
+            if scale < self._scale:
+                self._overflowed = True
+                self._note(reject(f"the gradient overflowed at a scale of {self._scale:g}", "finite_values"))
+        given = self.loss.detach() if isinstance(self.loss, Tensor) else self.loss
+        if isinstance(given, Tensor) and given.numel() != 1:
+            raise LossError(f"got step.loss of shape {list(given.shape)}, wanted one number")
+        loss = None if given is None else float(given)
+        return loss, picklable(self._verdict), self._updates
+
     def _before_update(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Called right before an optimizer makes an update."""
+        if self._state.transaction is not self._transaction:  # a hook that an interrupt has left behind
+            return None
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
             self._transform(optimizer)
@@ -285,6 +316,7 @@ class GuardedStep:
             return (args[0], with_transforms, *args[2:]), kwargs
         return args, {**kwargs, "closure": with_transforms}
 
+    @torch.no_grad()
     def _transform(self, optimizer: torch.optim.Optimizer) -> None:
         """Checks an optimizer's gradient, and changes it by the transforms."""
         self._updates += 1
@@ -297,14 +329,15 @@ class GuardedStep:
         }
         gradient = {name: p.grad if scale is None else p.grad / scale for name, p in params.items()}
         norm_before = norm_after = global_norm(gradient)
-        self._note(check_finite(None, norm_before))
+        finite = check_finite(None, norm_before)
+        self._overflowed = self._overflowed or not finite.committed
+        self._note(finite)
         if self._stages.transforms and self._verdict.committed:
-            with torch.no_grad():
-                gradient = transform(gradient, self._stages.transforms, self._transaction.before, self._clock)
-                norm_after = global_norm(gradient)
-                self._note(check_finite(None, norm_after))
-                for name, parameter in params.items():
-                    parameter.grad = gradient[name] if scale is None else gradient[name] * scale
+            gradient = transform(gradient, self._stages.transforms, self._transaction.before, self._clock)
+            norm_after = global_norm(gradient)
+            self._note(check_finite(None, norm_after))
+            for name, parameter in params.items():
+                parameter.grad = gradient[name] if scale is None else gradient[name] * scale
         self._gradient.update(gradient)
         self._squares_before += norm_before**2
         self._squares_after += norm_after**2
@@ -324,6 +357,7 @@ class GuardedStep:
                 )
 
     def _undo(self, error: BaseException) -> None:
+        torch.set_grad_enabled(self._grad_enabled)  # an interrupt at the end of a `no_grad` block skips its own end
         self._remove_hooks()
         self._transaction.__exit__(type(error), error, error.__traceback__)
 

@@ -15,6 +15,7 @@ from taster.core.checkpoint import move_to_device
 from taster.core.frozen import with_frozen, without_frozen
 from taster.core.functional_model import Precision
 from taster.core.guard import Guard
+from taster.core.guard_digest import check_guard
 from taster.core.loading import AllOrNothing, Scheduler
 from taster.core.losses import AnyLoss
 from taster.core.model_checks import check_model, check_optimizers
@@ -42,6 +43,7 @@ class GuardedTraining:
         guard: the stages that each batch passes.
         schedulers: learning-rate schedulers whose state belongs into checkpoints.
         on_refusal: called with the record and the batch of every refused update.
+        process_group: as it was given; for another model later on.
     """
 
     def __init__(
@@ -51,8 +53,10 @@ class GuardedTraining:
         *,
         schedulers: Sequence[Scheduler] = (),
         on_refusal: Callable[[StepRecord, Any], None] | None = None,
+        process_group: ProcessGroup | Literal["auto"] | None = "auto",
     ) -> None:
         self.state = state
+        self._process_group = process_group
         self.guard = Guard() if guard is None else guard
         self.schedulers = tuple(schedulers)
         self.on_refusal = on_refusal
@@ -113,7 +117,7 @@ class GuardedTraining:
         """What became of the steps, by name, for any metrics library to read."""
         return self.state.progress.counters
 
-    def rebuild(self, model: nn.Module | None = None, optimizer: Optimizers | None = None) -> None:
+    def rebuild(self, model: Models | None = None, optimizer: Optimizers | None = None) -> None:
         """Goes on with a changed world: a head that has grown, layers thawed, an optimizer made again.
 
             model.head = grown(model.head)
@@ -123,7 +127,7 @@ class GuardedTraining:
         structure. A model whose weights alone were replaced needs no call: that is noticed.
 
         Args:
-            model: the new model; None for the present one, changed or not.
+            model: the new model, or several; None for the present one, changed or not.
             optimizer: the new optimizer, or several; None for the present ones.
 
         Raises:
@@ -134,9 +138,10 @@ class GuardedTraining:
         if self.in_transaction:
             raise TransactionError("got rebuild in the middle of a step, wanted it between steps")
         state = self.state
-        before = state.model, state.optimizers
-        chosen = state.model if model is None else model
+        before = dict(vars(state))
+        chosen = state.model if model is None else as_module(model)
         optimizers = state.optimizers if optimizer is None else as_optimizers(optimizer)
+        ranks = state.ranks if model is None else ranks_of(modules_of(model), self._process_group)
         check_model(unwrapped(chosen))
         check_optimizers(unwrapped(chosen), optimizers)
         kept = None if state.snapshots is None else state.snapshots.contents()
@@ -144,9 +149,10 @@ class GuardedTraining:
             if state.snapshots is not None:
                 state.snapshots.hold()
             state.replace(chosen, optimizers)
+            state.ranks = ranks
             self._check_guard()
         except BaseException:
-            state.replace(*before)
+            vars(state).update(before)
             if state.snapshots is not None and kept is not None:
                 state.snapshots.put_back(kept)
             raise
@@ -160,8 +166,8 @@ class GuardedTraining:
         return self.guard
 
     def _check_guard(self) -> None:
-        """Checks that the guard's trusted data fit the model."""
-        self.guard.check_model(self.view())
+        """Checks that the guard's trusted data fit the model, and are the same in all processes."""
+        check_guard(self.guard, self.view(), self.state.ranks)
         self._checked_guard = (self.guard, self.guard.renewals)
 
     def view(self) -> View:
@@ -198,7 +204,7 @@ class GuardedTraining:
         else:
             before = transaction.state_dicts()
             whole, optimizers, also = before["model"], before["optimizers"], before["also"]
-        model, frozen = without_frozen(state.module, whole)
+        model, frozen = without_frozen(state.module, whole, state.backup.joined())
         return {"model": model, "frozen": frozen, "optimizers": optimizers, "also": also, **self.guard_state_dict()}
 
     def guard_state_dict(self) -> dict[str, Any]:
@@ -327,6 +333,13 @@ def as_optimizers(optimizer: Optimizers) -> tuple[torch.optim.Optimizer, ...]:
     return tuple(optimizer) if isinstance(optimizer, Iterable) else (optimizer,)
 
 
+def modules_of(model: Models) -> list[nn.Module]:
+    """One or several modules as a list."""
+    if isinstance(model, nn.Module):
+        return [model]
+    return list(model.values() if isinstance(model, Mapping) else model)
+
+
 def as_module(model: Models) -> nn.Module:
     """One module, or a module that holds several.
 
@@ -362,8 +375,7 @@ def training_state(
         SnapshotError: when the guard may rewind further than the snapshots reach back.
     """
     module = as_module(model)
-    entries = [model] if isinstance(model, nn.Module) else list(model.values() if isinstance(model, Mapping) else model)
-    ranks = ranks_of(entries, process_group)
+    ranks = ranks_of(modules_of(model), process_group)
     optimizers = as_optimizers(optimizer)
     check_model(unwrapped(module))
     check_optimizers(unwrapped(module), optimizers)

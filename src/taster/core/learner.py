@@ -114,7 +114,7 @@ class Learner(GuardedTraining):
             input_range=input_range,
         )
         check_no_closure(state.optimizers)
-        super().__init__(state, guard, schedulers=schedulers, on_refusal=on_refusal)
+        super().__init__(state, guard, schedulers=schedulers, on_refusal=on_refusal, process_group=process_group)
 
     def step(self, x: Any, y: Any = None, *, trusted: bool = False) -> StepRecord:
         """Learns one batch, unless the guard refuses it.

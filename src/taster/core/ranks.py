@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from taster.core.types import Tensors, Verdict, most_severe
-from taster.errors import ModelError
+from taster.core.types import Tensors
+from taster.errors import ModelError, RankError
 
 ProcessGroup = Any
 """A `torch.distributed.ProcessGroup`."""
+
+V = TypeVar("V")
+
+_TOLD = "_taster_told_to_ranks"
+"""Attribute of an exception that all processes know of."""
 
 
 class Ranks:
@@ -28,97 +33,106 @@ class Ranks:
     rank: int = 0
 
     def part(self, samples: int) -> slice:
-        """The share of so many trusted samples that this process looks at."""
+        """The share of so many trusted samples that this process looks at; never an empty one."""
         return slice(0, samples)
 
     def gather_rows(self, rows: Tensors, samples: int) -> Tensors:  # noqa: ARG002
         """Rows by name of all processes, [samples, ...], from those of each process's part."""
         return rows
 
-    def gather(self, value: Any) -> list[Any]:
+    def together(self, what: str, function: Callable[[], V]) -> list[V]:  # noqa: ARG002
+        """What the function returns in each process, in order. What fails in one of them fails in all, so that none
+        waits for another that is gone.
+
+        Args:
+            what: names the place in the step, for messages, and to tell when processes are at different places.
+            function: is called in this process; returns what can be pickled.
+
+        Raises:
+            RankError: where another process failed, or is elsewhere.
+        """
+        return [function()]
+
+    def gather(self, what: str, value: V) -> list[V]:
         """The values of all processes, in order."""
-        return [value]
-
-    def any(self, flag: bool) -> bool:
-        """Whether it is so in any process."""
-        return flag
-
-    def mean(self, value: float | None) -> float | None:
-        """The mean over the processes."""
-        return value
-
-    def sum(self, value: int) -> int:
-        """The sum over the processes."""
-        return value
-
-    def agree(self, verdict: Verdict) -> Verdict:
-        """The most severe of all processes' verdicts; the first of them among equals."""
-        return verdict
+        return self.together(what, lambda: value)
 
     def synchronize(self, tensors: Sequence[Tensor]) -> None:
         """Gives tensors the values that they have in the first process."""
 
 
 class ProcessRanks(Ranks):
-    """The processes of a `torch.distributed` group."""
+    """The processes of a `torch.distributed` group.
 
-    def __init__(self, group: ProcessGroup | None, device: torch.device) -> None:
+    Args:
+        group: None for that of all processes.
+        shares_buffers: whether the first process's buffers are those of all, as `DistributedDataParallel` has it.
+    """
+
+    def __init__(self, group: ProcessGroup | None, *, shares_buffers: bool = True) -> None:
         self._group = group
-        self._device = device
+        self._shares_buffers = shares_buffers
         self.size = distributed.get_world_size(group)
         self.rank = distributed.get_rank(group)
 
     def part(self, samples: int) -> slice:
-        """A stretch of the samples; the last processes may have fewer."""
-        each = -(-samples // self.size)
-        return slice(min(samples, each * self.rank), min(samples, each * (self.rank + 1)))
+        """A stretch of the samples, as long as the others' or one longer. Where there are fewer samples than processes,
+        some look at a sample that is another's as well."""
+        own = self._share(self.rank, samples)
+        start = min(own.start, samples - 1)
+        return slice(start, max(own.stop, start + 1))
 
     def gather_rows(self, rows: Tensors, samples: int) -> Tensors:
-        """Gathers equal parts, filled up with zeros that are cut off again."""
-        each = -(-samples // self.size)
-        found = {}
-        for name, own in rows.items():
-            sent = own.to(torch.uint8) if own.dtype == torch.bool else own
-            if len(sent) < each:
-                sent = torch.cat([sent, sent.new_zeros(each - len(sent), *sent.shape[1:])])
-            parts = [torch.empty_like(sent) for _ in range(self.size)]
-            distributed.all_gather(parts, sent.contiguous(), group=self._group)
-            found[name] = torch.cat(parts)[:samples].to(own.dtype)
-        return found
+        """Each process's own rows, one after the other."""
+        own = self._share(self.rank, samples)
+        sent = {name: value[: own.stop - own.start].cpu() for name, value in rows.items()}
+        told = self.gather(f"the measurements {', '.join(rows)}", sent)
+        return {name: torch.cat([part[name] for part in told]).to(value.device) for name, value in rows.items()}
 
-    def gather(self, value: Any) -> list[Any]:
-        """Gathers objects."""
-        found: list[Any] = [None] * self.size
-        distributed.all_gather_object(found, value, group=self._group)
-        return found
-
-    def any(self, flag: bool) -> bool:
-        """By a sum."""
-        return self._total(float(flag)) > 0
-
-    def mean(self, value: float | None) -> float | None:
-        """By a sum; None where all processes have none."""
-        return None if value is None else self._total(value) / self.size
-
-    def sum(self, value: int) -> int:
-        """By a sum."""
-        return round(self._total(float(value)))
-
-    def agree(self, verdict: Verdict) -> Verdict:
-        """Gathers the verdicts."""
-        return most_severe(self.gather(verdict))
+    def together(self, what: str, function: Callable[[], V]) -> list[V]:
+        """Gathers what the function returned, or how it failed."""
+        value: V | None = None
+        failure: Exception | None = None
+        try:
+            value = function()
+        except Exception as error:
+            # Inside another call of this method the others have been told already, and have left it too.
+            if isinstance(error, RankError) or getattr(error, _TOLD, False):
+                raise
+            failure = error
+        text = None if failure is None else f"{type(failure).__name__}: {failure}"
+        told: list[Any] = [None] * self.size
+        distributed.all_gather_object(told, (what, text, value), group=self._group)
+        if failure is not None:
+            setattr(failure, _TOLD, True)
+            raise failure
+        for rank, (place, text, _) in enumerate(told):
+            if text is not None:
+                raise RankError(f"process {rank} failed at {place}, so that none made the step: {text}")
+            if place != what:
+                raise RankError(
+                    f"got process {rank} at {place} and process {self.rank} at {what}, wanted the same steps with the "
+                    "same guard in all processes"
+                )
+        return [value for _, _, value in told]
 
     def synchronize(self, tensors: Sequence[Tensor]) -> None:
-        """Broadcasts them."""
+        """Broadcasts them, where buffers are shared."""
+        if not self._shares_buffers:
+            return
         source = 0 if self._group is None else distributed.get_global_rank(self._group, 0)
         with torch.no_grad():
             for tensor in tensors:
                 distributed.broadcast(tensor, src=source, group=self._group)
 
-    def _total(self, value: float) -> float:
-        total = torch.tensor([value], dtype=torch.float64, device=self._device)
-        distributed.all_reduce(total, group=self._group)
-        return float(total)
+    def _share(self, rank: int, samples: int) -> slice:
+        return slice(samples * rank // self.size, samples * (rank + 1) // self.size)
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """The mean over the processes that have a value; None where none has."""
+    found = [value for value in values if value is not None]
+    return sum(found) / len(found) if found else None
 
 
 def ranks_of(models: Sequence[nn.Module], group: ProcessGroup | Literal["auto"] | None) -> Ranks:
@@ -137,28 +151,38 @@ def ranks_of(models: Sequence[nn.Module], group: ProcessGroup | Literal["auto"] 
         return Ranks()
     if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
         return Ranks()
-    device = next((p.device for model in models for p in model.parameters()), torch.device("cpu"))
-    wrapped = [model for model in models if isinstance(model, DistributedDataParallel)]
+    wrapped = [found for found in map(_data_parallel, models) if found is not None]
     if isinstance(group, str):
-        if not wrapped:
+        alone = [m for m in models if _data_parallel(m) is None and any(p.requires_grad for p in m.parameters())]
+        if alone or not wrapped:
             raise ModelError(
-                f"got a model outside DistributedDataParallel in one of {distributed.get_world_size()} processes, "
-                "wanted DistributedDataParallel(model), or process_group=torch.distributed.group.WORLD where the "
-                "processes train it together by other means, or process_group=None where each trains its own"
+                f"got a {type((alone or models)[0]).__name__} outside DistributedDataParallel in one of "
+                f"{distributed.get_world_size()} processes, wanted DistributedDataParallel(model), or "
+                "process_group=torch.distributed.group.WORLD where the processes train it together by other means, or "
+                "process_group=None where each trains its own"
             )
         group = wrapped[0].process_group
-    return ProcessRanks(group, device)
+    if distributed.get_rank(group) < 0:
+        raise ModelError("got a process_group that this process is not in, wanted the one that trains the model")
+    return ProcessRanks(group, shares_buffers=all(model.broadcast_buffers for model in wrapped))
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The module inside `DistributedDataParallel`, `DataParallel` and `torch.compile`."""
-    while True:
-        if isinstance(model, (DistributedDataParallel, DataParallel)):
-            model = model.module
-        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = model._orig_mod  # type: ignore[assignment]
-        else:
-            return model
+    return list(_layers(model))[-1]
+
+
+def _layers(model: nn.Module) -> Iterator[nn.Module]:
+    """A module and what it is wrapped around, from the outside in."""
+    yield model
+    if isinstance(model, (DistributedDataParallel, DataParallel)):
+        yield from _layers(model.module)
+    elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+        yield from _layers(inner)
+
+
+def _data_parallel(model: nn.Module) -> DistributedDataParallel | None:
+    return next((layer for layer in _layers(model) if isinstance(layer, DistributedDataParallel)), None)
 
 
 def _refuse_sharded(model: nn.Module) -> None:

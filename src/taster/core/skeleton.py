@@ -52,9 +52,12 @@ class _Structure:
     buffer_names: frozenset[str]
     _calling: _Calling
 
-    def call(self, objective: Objective, tensors: Mapping[str, Tensor | None], x: Any, y: Any) -> Any:
-        """The model's output with these parameters and buffers."""
-        return self.run(lambda module: objective.output(module, x, y), tensors)
+    def call(
+        self, objective: Objective, tensors: Mapping[str, Tensor | None], x: Any, y: Any, then: Callable[[Any], Any]
+    ) -> Any:
+        """What `then` makes of the model's output with these parameters and buffers. It is called while they are in
+        place: a backward pass that computes activations again needs them."""
+        return self.run(lambda module: then(objective.output(module, x, y)), tensors)
 
     def run(self, function: Callable[[nn.Module], Any], tensors: Mapping[str, Tensor | None]) -> Any:
         """What a function makes of the module with these parameters and buffers."""

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from taster.core.backup import StateBackup
+from taster.core.backup import StateBackup, version_of
 from taster.core.backup_records import copied_value
 from taster.core.functional_model import FunctionalModel, Precision
 from taster.core.model_checks import check_optimizers_cover
@@ -341,26 +341,22 @@ class _TensorVersions:
     def __init__(self, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> None:
         self._params, self._buffers = list(params.values()), list(buffers.values())
         self._trained = [p.requires_grad for p in self._params]
-        self._param_versions = list(map(_version, self._params))
-        self._buffer_versions = list(map(_version, self._buffers))
+        self._param_versions = list(map(version_of, self._params))
+        self._buffer_versions = list(map(version_of, self._buffers))
 
     def changes(self, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> tuple[bool, bool, bool]:
         """Whether parameters were written to, buffers were written to or replaced, and parameters were replaced,
         frozen or thawed."""
         replaced = not _identical(params.values(), self._params)
-        written = list(map(_version, self._params)) != self._param_versions
+        written = list(map(version_of, self._params)) != self._param_versions
         moved = not _identical(buffers.values(), self._buffers) or (
-            list(map(_version, self._buffers)) != self._buffer_versions
+            list(map(version_of, self._buffers)) != self._buffer_versions
         )
         return written, moved, replaced or self._trained != [p.requires_grad for p in self._params]
 
 
 def _identical(tensors: Collection[Tensor], others: Collection[Tensor]) -> bool:
     return len(tensors) == len(others) and all(map(operator.is_, tensors, others))
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
 
 
 def _shared(model: nn.Module, buffer: Tensor, saved: Mapping[str, Tensor]) -> bool:

@@ -12,19 +12,23 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from taster.core.guard import CandidateUpdate, GradientTransform, Guard, Screen, ScreenedBatch, T, stage_name
+from taster.core.module_tree import walk
 from taster.core.param_vectors import finite_rows, global_norm
-from taster.core.ranks import Ranks
+from taster.core.ranks import mean
 from taster.core.state import LearnerState
 from taster.core.transaction import Transaction
 from taster.core.types import COMMIT, Action, Batch, ClientUpdates, StepRecord, Tensors, Verdict, most_severe, reject
 from taster.core.view import View
-from taster.errors import GuardError, ModelError, SmallBatchError, TransactionError
+from taster.errors import GuardError, ModelError, SmallBatchError
 
 GradientFn = Callable[[ScreenedBatch[T], LearnerState], tuple[Tensors, float | None]]
 """From a screened batch to one gradient by parameter name, and the loss or None: a backward pass online, an aggregation
 in federated learning."""
+
+_TOO_SMALL = "too little was left: a single sample, of which batch norm has no statistics"
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ def guarded_step(
     stages = Guard(transforms=guard.transforms) if trusted else guard
     with Transaction(state, guard) as transaction:
         transaction.claim()
-        screened = screen_batch(batch, stages.screens, state.view(), clock, state.ranks)
+        screened = screen_batch(state, batch, stages.screens, clock)
         made, learned, attempts = _attempts(state, screened, stages, compute_gradient, transaction, clock)
         record = StepRecord(
             step=state.steps,
@@ -80,8 +84,8 @@ def _attempts(
     made = refused = _attempt(state, screened, guard, compute_gradient, transaction, clock, 0)
     attempts, part = int(made.by_gate), screened
     while made.by_gate and made.verdict.action is Action.REJECT and guard.salvage:
-        smaller = run_screens(part, guard.salvage, state.view(), clock)
-        if state.ranks.any(smaller.empty or len(smaller.batch) == len(part.batch)):
+        smaller, last = _smaller(state, part, guard.salvage, clock)
+        if last:
             break
         part = smaller
         made = _attempt(state, part, guard, compute_gradient, transaction, clock, attempts)
@@ -108,7 +112,7 @@ def _attempt(
     clock.lap("transaction")
     try:
         gradient, loss = compute_gradient(screened, state)
-        loss = state.ranks.mean(loss)
+        loss = mean(state.ranks.gather("the loss", loss))
     except SmallBatchError as error:
         if not screened.dropped:
             raise
@@ -147,33 +151,62 @@ def judge(
     this process has learned from, where that is not the batch."""
     state.synchronize_buffers()
     own = samples if samples is not None else 0 if batch is None else len(batch)
-    total = state.ranks.sum(own)
+    total = sum(state.ranks.gather("the end of the update", own))
     update = CandidateUpdate(state.steps, batch, gradient, loss, before, state.view(), attempt, total)
-    return state.ranks.agree(most_severe(run_gate(gate, update, clock) for gate in guard.gates))
+
+    def verdict() -> Verdict:
+        return picklable(most_severe(run_gate(gate, update, clock) for gate in guard.gates))
+
+    return most_severe(state.ranks.together("the gates", verdict))
 
 
-def screen_batch(batch: T, screens: Sequence[Screen[T]], view: View, clock: Clock, ranks: Ranks) -> ScreenedBatch[T]:
+def picklable(verdict: Verdict) -> Verdict:
+    """A verdict that can be told to other processes."""
+    return replace(verdict, evidence=dict(verdict.evidence))
+
+
+def screen_batch(state: LearnerState, batch: T, screens: Sequence[Screen[T]], clock: Clock) -> ScreenedBatch[T]:
     """Runs the screens in order, behind `finite_values`. Where one process has nothing left to learn, none learns: the
     others would wait for its gradient."""
+    screened, view = ScreenedBatch(batch), state.view()
     stages: list[Screen[Any]] = [finite_values, *screens]
-    if ranks.size == 1:
-        return run_screens(ScreenedBatch(batch), stages, view, clock)
-    failed, screened = "", ScreenedBatch(batch)
-    try:
+
+    def told() -> tuple[bool, str, str]:
+        nonlocal screened
         screened = run_screens(screened, stages, view, clock)
-    except Exception as error:
-        failed = f"{type(error).__name__}: {error}"
-        raise
-    finally:
-        told = ranks.gather((failed, screened.empty, screened.stage, screened.reason))
-    for rank, (error_text, empty, stage, reason) in enumerate(told):
-        if error_text:
-            raise TransactionError(
-                f"process {rank} could not screen its batch, so that none made the step: {error_text}"
-            )
+        if state.ranks.size > 1 and _too_small(screened, state):
+            screened = replace(screened, remaining=None, stage="screens", reason=_TOO_SMALL)
+        return screened.empty, screened.stage, screened.reason
+
+    for rank, (empty, stage, reason) in enumerate(state.ranks.together("the screens", told)):
         if empty and not screened.empty:
             return replace(screened, remaining=None, stage=stage, reason=f"in process {rank}: {reason}")
     return screened
+
+
+def _too_small(screened: ScreenedBatch[Any], state: LearnerState) -> bool:
+    """Whether screens have left a single sample, of which batch norm has no statistics. That is known in time: found
+    out in the forward pass of one process, it would leave the others waiting."""
+    if screened.empty or not screened.dropped or len(screened.batch) > 1:
+        return False
+    return any(isinstance(module, _BatchNorm) and module.training for _, module in walk(state.module))
+
+
+def _smaller(
+    state: LearnerState, part: ScreenedBatch[T], salvage: Sequence[Screen[T]], clock: Clock
+) -> tuple[ScreenedBatch[T], bool]:
+    """What the salvaging screens leave of a refused batch, and whether it is to be left at that: in one process nothing
+    is left or nothing was taken out."""
+    smaller = part
+
+    def last() -> bool:
+        nonlocal smaller
+        smaller = run_screens(part, salvage, state.view(), clock)
+        unchanged = smaller.empty or len(smaller.batch) == len(part.batch)
+        return unchanged or (state.ranks.size > 1 and _too_small(smaller, state))
+
+    stop = any(state.ranks.together("the salvage", last))
+    return smaller, stop
 
 
 def run_screens(screened: ScreenedBatch[T], screens: Sequence[Screen[T]], view: View, clock: Clock) -> ScreenedBatch[T]:

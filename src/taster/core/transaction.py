@@ -95,8 +95,11 @@ class Transaction:
             the verdict; of a rewind, with the number of steps that were really undone.
 
         Raises:
+            ModelError: when frozen weights were written to, which could not be undone.
             SnapshotError: when a rewind asks for more than the snapshots hold.
         """
+        if self._saved:
+            self._state.backup.check_left_out()
         if verdict.action is not Action.COMMIT:
             self._restore(keep_scaler=keep_scaler)
         if verdict.action is Action.REWIND:

@@ -189,13 +189,8 @@ class View:
 
     def loss_gradient(self, x: Nested, y: Nested = None) -> Tensors:
         """The gradient of a batch's loss by the name of each trainable parameter, without a graph."""
-        leaves = {name: value.requires_grad_(True) for name, value in _copies(self.trainable).items()}
-        with torch.enable_grad():
-            slopes = torch.autograd.grad(self.loss(x, y, params=leaves), list(leaves.values()), allow_unused=True)
-        return {
-            name: torch.zeros_like(leaf) if slope is None else slope
-            for (name, leaf), slope in zip(leaves.items(), slopes, strict=True)
-        }
+        x, y = _parts(x, y)
+        return self.functional_model.loss_gradient(*self._state(None), x, y)
 
     def sample_losses(
         self,

@@ -106,12 +106,9 @@ class ProbeSource:
         """Quantities of the task, and the loss of each sample: the learner's, or the task's usual one where the
         learner's is none of outputs and labels alone. Several processes share the samples out among them."""
         total = len(self.probe)
-        part = slice(0, total) if self._whole else view.ranks.part(total)
-        empty = part.start >= part.stop  # more processes than samples: what is measured then is cut off again
-        rows = self._rows(view, slice(0, 1) if empty else part)
-        if empty:
-            rows = {name: values[:0] for name, values in rows.items()}
-        return rows if self._whole else view.ranks.gather_rows(rows, total)
+        if self._whole:
+            return self._rows(view, slice(0, total))
+        return view.ranks.gather_rows(self._rows(view, view.ranks.part(total)), total)
 
     def classes(self) -> Tensor | None:
         """Those of the task."""
