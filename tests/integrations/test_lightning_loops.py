@@ -207,7 +207,10 @@ def test_a_step_that_the_scaler_leaves_out() -> None:
     far = [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**40)) for _ in range(2)]
     expected = fit(plain, plugins=[far[0]])
     found = fit(guarded, GuardCallback(Guard()), plugins=[far[1]])
-    assert same(whole(guarded, found), whole(plain, expected))
+    # Refused as in `taster.Learner`: batch norm's statistics of a pass that the scaler leaves out are left out, too.
+    start = Module()
+    assert same(dict(guarded.named_buffers()), dict(start.named_buffers()))
+    assert same(dict(guarded.named_parameters()), dict(plain.named_parameters()))
     assert scale_of(found) == scale_of(expected)
     assert scale_of(found)["scale"] < 2.0**40
 

@@ -37,6 +37,11 @@ def in_view() -> bool:
     return _IN_VIEW.get()
 
 
+def set_in_view(inside: bool) -> None:
+    """Sets what `in_view` says."""
+    _IN_VIEW.set(inside)
+
+
 @contextmanager
 def _inside_view() -> Iterator[None]:
     token = _IN_VIEW.set(True)

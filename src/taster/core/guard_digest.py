@@ -27,7 +27,6 @@ def check_guard(guard: Guard, view: View, ranks: Ranks) -> None:
     """
 
     def own() -> tuple[str, str]:
-        guard.check_model(view)
         return (repr(guard), _digest(guard)) if ranks.size > 1 else ("", "")
 
     told = ranks.together("the check of the guard", own)
@@ -41,6 +40,7 @@ def check_guard(guard: Guard, view: View, ranks: Ranks) -> None:
                 f"got other trusted data in process {rank} than in process 0, wanted the same in all: take the probe "
                 "out before the data is shared out over the processes, and in the same order"
             )
+    ranks.together("the check of the model", lambda: guard.check_model(view))
 
 
 def _digest(guard: Guard) -> str:

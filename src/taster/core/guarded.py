@@ -186,7 +186,6 @@ class GuardedStep:
         if self._entered:
             raise TransactionError("got a step that was made before, wanted guarded.step() anew for each")
         self._entered = True
-        self._grad_enabled = torch.is_grad_enabled()
         guard = guarded.current_guard()
         self._stages = Guard(transforms=guard.transforms) if self._trusted else guard
         if self._given is not None:
@@ -357,7 +356,6 @@ class GuardedStep:
                 )
 
     def _undo(self, error: BaseException) -> None:
-        torch.set_grad_enabled(self._grad_enabled)  # an interrupt at the end of a `no_grad` block skips its own end
         self._remove_hooks()
         self._transaction.__exit__(type(error), error, error.__traceback__)
 

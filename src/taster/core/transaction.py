@@ -6,8 +6,11 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
+import torch
+
 from taster.core.backup import reset_momentum
 from taster.core.backup_records import copied_value
+from taster.core.functional_model import in_view, set_in_view
 from taster.core.guard import Guard
 from taster.core.state import LearnerState
 from taster.core.types import Action, StepRecord, Verdict
@@ -36,6 +39,7 @@ class Transaction:
         self._saved = False
         self._guard_state: list[dict[str, Any] | None] | None = None
         self._ring: dict[int, Any] | None = None
+        self._modes = torch.is_grad_enabled(), in_view()
         self._remember()
         self.before: View
 
@@ -128,6 +132,9 @@ class Transaction:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._state.transaction is self:
+            # An interrupt right at the end of a `with` block skips what the block does there.
+            torch.set_grad_enabled(self._modes[0])
+            set_in_view(self._modes[1])
             try:
                 self._roll_back()
             finally:

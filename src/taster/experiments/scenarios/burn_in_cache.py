@@ -36,7 +36,7 @@ def cached_burn_in(context: SeedContext, train: Callable[[], BurntIn]) -> BurntI
 
 def _unpack(state: Any) -> BurntIn:
     """Checks that a file's content is a burn-in at all; what is in it was written by this code."""
-    if not isinstance(state, dict) or not {"model", "optimizer", "snapshots"} <= state.keys():
+    if not isinstance(state, dict) or not {"model", "optimizers", "snapshots"} <= state.keys():
         raise ValueError("it holds something else")
     return cast(BurntIn, state)
 
