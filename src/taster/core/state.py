@@ -46,6 +46,10 @@ class Progress:
     refusals: int = 0
     counters: Mapping[str, int] = field(default_factory=lambda: MappingProxyType(dict.fromkeys(COUNTERS, 0)))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Read-only mappings can be neither copied nor pickled.
+        return _progress, (self.steps, self.refusals, dict(self.counters))
+
     def after(self, record: StepRecord) -> Progress:
         """The progress once the step of this record is over."""
         salvaged = record.verdict.committed and record.attempts > 1
@@ -62,6 +66,10 @@ class Progress:
         if record.attempts:
             refusals = 0 if record.verdict.committed else refusals + 1
         return replace(self, steps=self.steps + 1, refusals=refusals, counters=MappingProxyType(counters))
+
+
+def _progress(steps: int, refusals: int, counters: dict[str, int]) -> Progress:
+    return Progress(steps, refusals, MappingProxyType(counters))
 
 
 class Companion(Protocol):
