@@ -95,11 +95,15 @@ def probe_gate(
     test = QualityTest(tolerance, alpha, class_tolerance=class_tolerance)
     gate = ProbeGate(probe, named_task(task, "probe_gate"), test, policy, bfloat16=probe_bfloat16)
     samples = len(gate.trusted)
-    if (
-        gate.has_classes
-        and samples < _LARGE
-        and ((drop := gate.detection_bound().max_accuracy_drop) > _SMALL * max(tolerance, 1.0))
-    ):
+    if gate.has_classes and samples < _LARGE:
+        warn_of_small_probe(samples, tolerance, gate.detection_bound())
+    return Guard(gates=[gate])
+
+
+def warn_of_small_probe(samples: int, tolerance: float, bound: DetectionBound) -> None:
+    """Logs a warning where a probe can detect only drops far above the tolerance."""
+    drop = bound.max_accuracy_drop
+    if samples < _LARGE and drop > _SMALL * max(tolerance, 1.0):
         _log.warning(
             "a probe of %d samples cannot tell a drop of less than %.0f points from chance, though a tolerance of %g "
             "was set; give it more samples (taster.detection_bound says how many)",
@@ -107,7 +111,6 @@ def probe_gate(
             drop,
             tolerance,
         )
-    return Guard(gates=[gate])
 
 
 class ProbeGate(ReferenceGate):
