@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from taster.core.types import COMMIT, Action, Batch, ClientUpdates, Phase, StepRecord, Verdict, reject, rewind
     from taster.core.view import View
     from taster.defences.default_guard import guard
+    from taster.integrations.estimators import guarded
     from taster.stats.detection_bound import DetectionBound, detection_bound
 
 __version__ = "0.1.0"
@@ -45,6 +46,7 @@ __all__ = [
     "__version__",
     "detection_bound",
     "guard",
+    "guarded",
     "in_view",
     "load_state",
     "reject",
@@ -68,6 +70,7 @@ _MODULES = {
     ),
     **dict.fromkeys(("View",), "taster.core.view"),
     **dict.fromkeys(("guard",), "taster.defences.default_guard"),
+    **dict.fromkeys(("guarded",), "taster.integrations.estimators"),
     **dict.fromkeys(("DetectionBound", "detection_bound"), "taster.stats.detection_bound"),
 }
 """Where each name is defined. Modules are imported when a name is first used, so that the command answers at once."""
