@@ -286,8 +286,8 @@ def test_a_probe_gradient_of_nan_never_lets_a_gradient_pass() -> None:
     gradient = subject.view().loss_gradient(easy(16).x, easy(16).y)
 
     class NanView:
-        def loss_gradient(self, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
-            return {name: value * float("nan") for name, value in gradient.items()}
+        def loss_gradient(self, batch: Batch) -> dict[str, torch.Tensor]:
+            return {name: value * float("nan") for name, value in gradient.items() if len(batch)}
 
     found = project(gradient, NanView())  # type: ignore[arg-type]
     assert all(bool(value.isnan().all()) for value in found.values())

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from taster.attacks.crafting_trace import CraftingTrace
 from taster.core.guard import T
-from taster.core.types import Batch, Phase
+from taster.core.types import Batch, Phase, check_tensors
 from taster.core.view import View
 from taster.derivatives import Derivatives
 from taster.errors import AttackError
@@ -174,4 +174,7 @@ class OnlineAttack:
         """
         attack = {Phase.ACCUMULATE: self.accumulate, Phase.TRIGGER: self.trigger}.get(phase)
         own = self.trigger_budget if phase is Phase.TRIGGER else None
-        return clean if attack is None else (own or self.budget).enforce(attack(clean, view), clean)
+        if attack is None:
+            return clean
+        check_tensors(clean, "attack")
+        return (own or self.budget).enforce(attack(clean, view), clean)

@@ -60,11 +60,12 @@ def quarantine(
 
 
 def _write_sheet(path: Path, found: Quarantine, entries: list[dict[str, Any]]) -> None:
+    from taster.core.types import check_tensors
     from taster.errors import QuarantineError
     from taster.report.pictures import contact_sheet
 
     titles = [f"{entry['id']}  step {entry['step']}  {entry['stage']}" for entry in entries]
-    batches = [found.batch(entry["id"]) for entry in entries]
+    batches = [check_tensors(found.batch(entry["id"]), "pictures") for entry in entries]
     try:
         path.write_bytes(contact_sheet([(t, batch.x, batch.y) for t, batch in zip(titles, batches, strict=True)]))
     except OSError as error:

@@ -84,9 +84,9 @@ def _backward(batch: Batch, weights: Tensor | None, state: LearnerState, share: 
     """Adds the gradient of a share of the loss to the parameters' own; returns it."""
     output = _output(batch, state)
     if weights is None:
-        loss = state.objective.scalar(output, batch.x, batch.y)
+        loss = state.objective.scalar(output, batch)
     else:
-        losses = state.objective.samples(output, batch.x, batch.y, again=lambda some: _output(some, state))
+        losses = state.objective.samples(output, batch, again=lambda some: _output(some, state))
         loss = (weights * losses).mean()
     if share * batch.loss_weight != 1.0:
         loss = loss * (share * batch.loss_weight)
@@ -100,7 +100,7 @@ def _output(batch: Batch, state: LearnerState) -> Any:
     device = next((tensor.device for _, tensor in batch.tensors()), torch.device("cpu"))
     try:
         with autocast(device, state.precision):
-            return state.objective.output(state.model, batch.x, batch.y)
+            return state.objective.output(state.model, batch)
     except (torch.OutOfMemoryError, TasterError):
         raise
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:

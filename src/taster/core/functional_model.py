@@ -111,7 +111,7 @@ class FunctionalModel:
 
         Args:
             params, buffers: by name.
-            x: samples, [n, ...].
+            x: samples, [n, ...], or a `Batch`.
             y: labels; for a `forward` of the user's own, which may look at them.
             batch_norm: "train" normalises with the statistics of these samples.
             then: what to make of the output while parameters and buffers are in place.
@@ -204,8 +204,19 @@ class FunctionalModel:
         own: dict[str, Tensor | None] = dict.fromkeys(self._structure.buffer_names)
         own |= {name: buffer.clone() for name, buffer in buffers.items()}
         copied = {name: p.detach().clone() if name in self.trainable else p.detach() for name, p in params.items()}
-        with torch.no_grad(), _inside_view(), self._structure.evaluating("eval"):
-            return self._structure.run(function, {**copied, **own})
+        frozen = [(name, p, p._version) for name, p in params.items() if name not in self.trainable]
+        try:
+            with torch.no_grad(), _inside_view(), self._structure.evaluating("eval"):
+                found = self._structure.run(function, {**copied, **own})
+        finally:
+            self._structure.renew()
+        touched = [name for name, p, version in frozen if p._version != version]
+        if touched:
+            raise ModelError(
+                f"got an evaluation that writes into frozen weights ({', '.join(touched[:3])}), which are not copied; "
+                "wanted them left alone: copy.deepcopy(model) may be written into"
+            )
+        return found
 
     @property
     def objective(self) -> Objective:
@@ -290,14 +301,14 @@ class FunctionalModel:
             self.forward(params, buffers, x, y, batch_norm=batch_norm),
             x,
             y,
-            again=lambda some: self.forward(params, buffers, some.x, some.y, batch_norm=batch_norm),
+            again=lambda some: self.forward(params, buffers, some, batch_norm=batch_norm),
         )
 
     def losses(
         self, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], output: Nested, x: Nested, y: Nested = None
     ) -> Tensor:
         """The loss of each sample, [n], from the model's output; computed again only where that does not tell."""
-        return self._objective.samples(output, x, y, again=lambda some: self.forward(params, buffers, some.x, some.y))
+        return self._objective.samples(output, x, y, again=lambda some: self.forward(params, buffers, some))
 
 
 def _detached(_: str, leaf: Any) -> Any:

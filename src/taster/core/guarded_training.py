@@ -19,7 +19,7 @@ from taster.core.guard_digest import check_guard
 from taster.core.loading import AllOrNothing, Scheduler
 from taster.core.losses import AnyLoss
 from taster.core.model_checks import check_model, check_optimizers
-from taster.core.nested import tensors_in
+from taster.core.nested import is_label, tensors_in
 from taster.core.objective import Objective
 from taster.core.ranks import ProcessGroup, ranks_of, unwrapped
 from taster.core.snapshots import Snapshot, SnapshotBuffer
@@ -308,11 +308,11 @@ class GuardedTraining:
         """
         if self.input_range is None:
             return
-        samples = dict(tensors_in(batch.x, "x"))
+        samples = {path: tensor for path, tensor in tensors_in(batch.x, "x") if not is_label(path)}
         floating = [t for t in samples.values() if t.is_floating_point() and t.numel()]
         if not floating:
             raise BatchError(
-                f"got samples of dtype {next(iter(samples.values())).dtype}, wanted floating point in "
+                f"got samples of dtype {next((t.dtype for t in samples.values()), None)}, wanted floating point in "
                 f"{list(self.input_range)}: images of whole numbers are to be divided by 255; for other data leave "
                 "input_range out"
             )

@@ -24,19 +24,39 @@ AnyLoss = Callable[[Any, Any], Tensor]
 _CLASS_LOSSES = (functional.cross_entropy, functional.nll_loss, nn.CrossEntropyLoss, nn.NLLLoss)
 """Losses whose whole-number labels are classes, one output each, and which skip `ignore_index`."""
 
+_NUMBER_LOSSES = (
+    functional.mse_loss,
+    functional.l1_loss,
+    functional.smooth_l1_loss,
+    functional.huber_loss,
+    nn.MSELoss,
+    nn.L1Loss,
+    nn.SmoothL1Loss,
+    nn.HuberLoss,
+)
+"""Losses that compare numbers one by one, and broadcast those of unequal shapes against each other."""
+
 _OFF_SCALE = 1e-4
 """Relative difference between a loss and the mean over its samples from which samples are rescaled."""
 
 
 def check_labels(output: Tensor, y: Tensor, loss: AnyLoss) -> None:
-    """Refuses class labels that the output has no place for, before a GPU kernel trips over them.
+    """Refuses class labels that the output has no place for, before a GPU kernel trips over them, and numbers of
+    another shape than the output, which would be broadcast: [n] against [n, 1] is a loss of n² differences.
 
-    Looks only at cross-entropy and negative log-likelihood, as functions, modules or partials of these, at outputs
-    [n, classes, ...] and at whole-number labels [n, ...]. Labels equal to the loss's `ignore_index` are allowed.
+    Of classes it looks only at cross-entropy and negative log-likelihood, as functions, modules or partials of these,
+    at outputs [n, classes, ...] and at whole-number labels [n, ...]. Labels equal to the loss's `ignore_index` are
+    allowed.
 
     Raises:
-        LabelError: with the range of the labels and of the classes, or for whole numbers that are not int64.
+        LabelError: with the range of the labels and of the classes, for whole numbers that are not int64, and for
+            numbers of another shape.
     """
+    if takes_numbers(loss) and output.shape != y.shape:
+        raise LabelError(
+            f"got outputs {list(output.shape)} and labels {list(y.shape)}, which the loss would broadcast against each "
+            "other; wanted the same shape of both: y[:, None] or output.squeeze(1)"
+        )
     if not takes_classes(loss) or y.is_floating_point() or y.is_complex():
         return
     if output.dim() != y.dim() + 1 or output.shape[2:] != y.shape[1:]:
@@ -58,8 +78,14 @@ def check_labels(output: Tensor, y: Tensor, loss: AnyLoss) -> None:
 
 def takes_classes(loss: AnyLoss) -> bool:
     """Whether the labels of a loss are known to be classes with one output each."""
-    function = _function(loss)
+    function = function_of(loss)
     return any(function is known or type(function) is known for known in _CLASS_LOSSES)
+
+
+def takes_numbers(loss: AnyLoss | None) -> bool:
+    """Whether a loss is known to compare numbers one by one."""
+    function = function_of(loss)
+    return any(function is known or type(function) is known for known in _NUMBER_LOSSES)
 
 
 def scalar_loss(loss: AnyLoss, output: Any, y: Any) -> Tensor:
@@ -97,8 +123,11 @@ def sample_losses(loss: AnyLoss, output: Tensor, y: Tensor) -> Tensor:
     check_labels(output, y, loss)
     values = _unreduced(loss, output, y)
     if values is None or values.shape[:1] != output.shape[:1]:
-        values = torch.stack([scalar_loss(loss, output[i : i + 1], y[i : i + 1]) for i in range(len(y))])
-        whole = _called(loss, output, y).reshape(())
+        whole = scalar_loss(loss, output, y)
+        try:
+            values = torch.stack([scalar_loss(loss, output[i : i + 1], y[i : i + 1]) for i in range(len(y))])
+        except LossError:  # of a sample by itself it cannot be asked at all
+            return whole.expand(len(y))
         if _is_none_of_samples(values.detach(), whole.detach()):
             return whole.expand(len(y))
         return values * _factor(whole.detach(), values.detach().mean())
@@ -153,7 +182,8 @@ def _is_none_of_samples(values: Tensor, whole: Tensor) -> bool:
     return bool(whole.isfinite() & (whole != 0) & (~mean.isfinite() | (values == 0).all()))
 
 
-def _function(loss: AnyLoss) -> Any:
+def function_of(loss: AnyLoss | None) -> Any:
+    """The function or module of a loss, without what a partial adds."""
     while isinstance(loss, partial):
         loss = loss.func
     return loss
@@ -161,7 +191,7 @@ def _function(loss: AnyLoss) -> Any:
 
 def is_loss_of_torch(loss: AnyLoss) -> bool:
     """Whether it is one of torch's own losses, which take one tensor of predictions."""
-    function = _function(loss)
+    function = function_of(loss)
     owner = type(function) if isinstance(function, nn.Module) else function
     return str(getattr(owner, "__module__", "")).startswith("torch.nn.")
 

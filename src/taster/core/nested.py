@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
+
+from taster.errors import BatchError
 
 Nested = Any
 """A tensor, or a container of such values."""
@@ -53,11 +55,13 @@ def children(value: Any) -> Iterator[tuple[str, Any]]:
 
 def rebuilt(value: Any, parts: Mapping[str, Any]) -> Any:
     """A container like `value` that holds these parts, named as `children` names them."""
-    if isinstance(value, Mapping):
+    if isinstance(value, MutableMapping):
         new = copy.copy(value)
         for key in list(value):
-            new[key] = parts[str(key)]  # type: ignore[index]
+            new[key] = parts[str(key)]
         return new
+    if isinstance(value, Mapping):
+        return {key: parts[str(key)] for key in value}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         changed: Any = copy.copy(value)
         for name, part in parts.items():
@@ -66,6 +70,47 @@ def rebuilt(value: Any, parts: Mapping[str, Any]) -> Any:
     if isinstance(value, tuple):
         return type(value)(*parts.values()) if hasattr(value, "_fields") else tuple(parts.values())
     return list(parts.values())
+
+
+def rebuilt_list(value: Any, items: Sequence[Any]) -> Any:
+    """A list or tuple like `value` of other items, of which there may be more or less."""
+    return list(items) if isinstance(value, list) else tuple(items)
+
+
+def paths_in(value: Nested, path: str) -> Iterator[str]:
+    """The dotted paths of a nested value, of all containers and leaves in it."""
+    yield path
+    for key, item in children(value):
+        yield from paths_in(item, joined(path, key))
+
+
+LABEL_KEYS = ("labels", "label", "targets", "target", "y")
+"""What dictionaries that hold everything call their labels."""
+
+
+def is_label(path: str) -> bool:
+    """Whether a dotted path is that of labels."""
+    return path.split(".")[-1] in LABEL_KEYS
+
+
+def plain(value: Nested, path: str) -> Nested:
+    """The nested value in dictionaries, lists and tuples, tensors and simple values: what can be written to a file.
+
+    Raises:
+        BatchError: for anything else in it.
+    """
+    if isinstance(value, PackedSequence):
+        raise BatchError(f"{path}: got a PackedSequence, wanted a padded tensor and its lengths")
+    if value is None or isinstance(value, (Tensor, bool, int, float, str)):
+        return value
+    if isinstance(value, Mapping):
+        return {key: plain(item, joined(path, str(key))) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        items = [plain(item, joined(path, str(i))) for i, item in enumerate(value)]
+        return rebuilt_list(value, items)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {key: plain(item, joined(path, key)) for key, item in children(value)}
+    raise BatchError(f"{path}: got a {type(value).__name__}, wanted tensors, numbers, text and containers of them")
 
 
 def joined(path: str, key: str) -> str:

@@ -8,11 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from taster.core.losses import AnyLoss, is_loss_of_torch, sample_losses, scalar_loss
 from taster.core.nested import Nested, main_output, map_leaves, own_loss, tensors_in
 from taster.core.types import Batch
 from taster.errors import LossError, ModelError
+
+_HALF = (torch.bfloat16, torch.float16)
 
 ForwardFn = Callable[[Any, Any], Any]
 """(model, batch) -> output. The batch is what the step was given: a nested value, or a `Batch` of x and y."""
@@ -33,9 +36,10 @@ class Objective:
     forward: ForwardFn | None = None
 
     def output(self, model: nn.Module, x: Nested, y: Nested = None) -> Nested:
-        """The model's output, in float32 or wider."""
+        """The model's output, in float32 or wider, for samples and labels or a `Batch`."""
         if self.forward is not None:
-            return to_float32(self.forward(model, x if y is None else Batch(x, y)))
+            return to_float32(self.forward(model, _whole(x, y)))
+        x = x.x if isinstance(x, Batch) else x
         if isinstance(x, Mapping):
             return to_float32(model(**x))
         if isinstance(x, (list, tuple)) and not hasattr(x, "_fields"):
@@ -59,7 +63,7 @@ class Objective:
 
         Args:
             output: for all of them.
-            x, y: the samples.
+            x, y: the samples, or a `Batch`.
             again: the output for some of the samples; needed where the model computes its loss itself, or no loss for
                 one sample can be had from its output.
 
@@ -67,6 +71,7 @@ class Objective:
             LossError: when the loss is none of single samples.
         """
         comparable = self._comparable(output)
+        y = x.y if isinstance(x, Batch) else y
         if (
             self.loss is not None
             and self.compares_labels(y)
@@ -74,7 +79,7 @@ class Objective:
             and isinstance(y, Tensor)
         ):
             return sample_losses(self.loss, comparable, y)
-        batch = Batch(x, y)
+        batch = as_batch(x, y)
         outputs = None if self.loss is None else _by_sample(output, len(batch))
         if outputs is None and again is None:
             raise LossError("got an output that does not come apart into samples, wanted [n, ...] in each of its parts")
@@ -82,17 +87,24 @@ class Objective:
         for i in range(len(batch)):
             one = batch.select(slice(i, i + 1))
             value = again(one) if outputs is None and again is not None else outputs.select(slice(i, i + 1)).x  # type: ignore[union-attr]
-            found.append(self.scalar(value, one.x, one.y))
+            found.append(self.scalar(value, one))
         return torch.stack(found)
 
     def compares_labels(self, y: Nested) -> bool:
         """Whether the loss is one of outputs and labels, and not of whole batches."""
         return self.loss is not None and self.forward is None and y is not None
 
+    def compares_predictions(self, output: Nested, y: Nested) -> bool:
+        """Whether the loss is one of the predictions in this output and of a tensor of labels, and of nothing else."""
+        if self.loss is None or not self.compares_labels(y) or not isinstance(y, Tensor):
+            return False
+        return isinstance(output, Tensor) or is_loss_of_torch(self.loss)
+
     def _target(self, x: Nested, y: Nested) -> Any:
+        y = x.y if isinstance(x, Batch) else y
         if self.compares_labels(y):
             return y
-        return x if y is None else Batch(x, y)
+        return _whole(x, y)
 
     def _comparable(self, output: Nested) -> Any:
         """What the loss is called with: of torch's own losses the tensor of predictions."""
@@ -107,13 +119,23 @@ class Objective:
         return found
 
 
+def as_batch(x: Nested, y: Nested = None) -> Batch:
+    """Samples and labels, or a `Batch`, as a batch."""
+    return x if isinstance(x, Batch) else Batch(x, y)
+
+
+def _whole(x: Nested, y: Nested) -> Any:
+    """What functions of (model, batch) and (output, batch) are given."""
+    return x.data if isinstance(x, Batch) else x if y is None else Batch(x, y)
+
+
 def to_float32(output: Nested) -> Nested:
     """An output whose half-precision tensors are widened to float32, so that losses are computed in full.
 
     Raises:
         ModelError: when there is no tensor in it.
     """
-    if isinstance(output, Tensor):
+    if isinstance(output, (Tensor, PackedSequence)):
         return _widened("", output)
     if not any(True for _ in tensors_in(output)):
         raise ModelError(f"the model returned {type(output).__name__}, wanted a torch.Tensor, or a container of them")
@@ -121,7 +143,9 @@ def to_float32(output: Nested) -> Nested:
 
 
 def _widened(_: str, value: Any) -> Any:
-    return value.float() if isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16) else value
+    if isinstance(value, PackedSequence):
+        return value if value.data.dtype not in _HALF else value.float()
+    return value.float() if isinstance(value, Tensor) and value.dtype in _HALF else value
 
 
 def _own_loss(output: Nested) -> Tensor:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from taster.core.checkpoint import load_state, save_state, write_atomically
+from taster.core.nested import plain
 from taster.core.types import Batch, ClientUpdates, StepRecord
 from taster.errors import BatchError, CheckpointError, QuarantineError
 
@@ -26,7 +27,9 @@ class Quarantine:
         000017.safetensors     its samples and labels
         released/              those that the owner has let go
 
-    A full disk or a folder that cannot be written is logged and stops no training.
+    Nested batches are kept as dictionaries, lists and tuples, whatever their containers were. A batch that cannot be
+    kept (packed sequences, objects of other kinds), a full disk or a folder that cannot be written is logged and stops
+    no training.
 
     Args:
         directory: made if missing; batches that are there already stay.
@@ -65,7 +68,15 @@ class Quarantine:
                 "loss": record.loss,
             }
             # The samples first: what the index names is there.
-            save_state(self._file(entry["id"]), {"x": batch.x, "y": batch.y, "loss_weight": batch.loss_weight})
+            save_state(
+                self._file(entry["id"]),
+                {
+                    "x": plain(batch.x, "x"),
+                    "y": plain(batch.y, "y"),
+                    "loss_weight": batch.loss_weight,
+                    "batch_dim": plain(batch.batch_dim, "batch_dim"),
+                },
+            )
             kept = [*entries, entry][-self.capacity :]
             self._write(kept)
             self._remove({e["id"] for e in entries} - {e["id"] for e in kept})
@@ -167,6 +178,6 @@ def _entry(found: Any) -> dict[str, Any]:
 def _read(path: Path) -> Batch:
     try:
         state = load_state(path)
-        return Batch(state["x"], state["y"], float(state["loss_weight"]))
+        return Batch(state["x"], state["y"], float(state["loss_weight"]), state.get("batch_dim", 0))
     except (CheckpointError, BatchError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise QuarantineError(f"{path}: cannot be read as a batch: {error}") from error

@@ -109,6 +109,9 @@ class LiveStructure(_Structure):
         self.module = model
         self._describe()
 
+    def renew(self) -> None:
+        """Nothing: it is the model itself."""
+
     def follow(self) -> bool:
         """Whether anything changed: it may have."""
         self._describe()
@@ -173,6 +176,10 @@ class Skeleton(_Structure):
                 return _Followed.SET in found
         self._copy_model()
         return True
+
+    def renew(self) -> None:
+        """Makes the copy again: a function may have added layers to it, or set attributes."""
+        self._copy_model()
 
     def _copy_model(self) -> None:
         model = self._model

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from taster.core.nested import map_leaves, tensors_in
+from taster.core.joining import joined_batches
+from taster.core.nested import is_label, tensors_in
 from taster.core.types import Batch
 from taster.core.view import View, predictions
 from taster.errors import BatchError, LabelError, ModelError, TasterError
@@ -20,8 +20,7 @@ def as_trusted_data(probe: Any, stage: str, *, min_samples: int = 1) -> Batch:
 
     Args:
         probe: a `Batch`; a `torch.utils.data.Dataset`, which is read whole; or a `DataLoader`, whose batches are put
-            together. Sequences that a loader has padded batch by batch are padded to one length: dictionaries with an
-            attention mask by zeros, and their labels by -100.
+            together (`taster.core.joining.joined_batches`).
         stage: name of the stage, for the messages.
         min_samples: how many samples the stage needs.
 
@@ -46,47 +45,6 @@ def _loaded(item: Any, stage: str) -> Batch:
     if isinstance(item, Tensor):
         raise BatchError(f"{stage}: got a data set of tensors without labels, wanted one of (x, y) or of dictionaries")
     return Batch(item)
-
-
-def joined_batches(parts: Sequence[Batch], stage: str) -> Batch:
-    """Batches of the same structure as one.
-
-    Raises:
-        BatchError: when structures or shapes differ.
-    """
-    whole: dict[str, Any] = {}
-    tensors = [dict(part.tensors()) for part in parts]
-    masked = any(path.split(".")[-1] == "attention_mask" for path in tensors[0])
-    for path in tensors[0]:
-        if any(path not in other for other in tensors):
-            raise BatchError(f"{stage}: got batches of different structure ({path} is not in all of them)")
-        rows = [other[path] for other in tensors]
-        if masked:
-            rows = _padded(rows, -100 if "label" in path else 0)
-        shapes = {tuple(row.shape[1:]) for row in rows}
-        if len(shapes) > 1:
-            raise BatchError(
-                f"{stage}: got batches with {path} of different shapes ({', '.join(map(str, sorted(shapes)))}), wanted "
-                "all trusted samples padded to one length"
-            )
-        whole[path] = torch.cat(rows) if rows[0].dim() else rows[0]
-
-    def join(path: str, leaf: Any) -> Any:
-        return whole.get(path, leaf)
-
-    first = parts[0]
-    y = None if first.y is None else map_leaves(join, first.y, "y")
-    return Batch(map_leaves(join, first.x, "x"), y, batch_dim=first.batch_dim)
-
-
-def _padded(rows: list[Tensor], filler: int) -> list[Tensor]:
-    """Rows [n, length, ...] of the same length."""
-    if any(row.dim() < 2 for row in rows):
-        return rows
-    longest = max(row.shape[1] for row in rows)
-    return [
-        torch.cat([row, row.new_full((len(row), longest - row.shape[1], *row.shape[2:]), filler)], 1) for row in rows
-    ]
 
 
 def check_trusted_data(data: Batch, stage: str, *, classes: bool = False, min_samples: int = 1) -> Batch:
@@ -118,12 +76,12 @@ def check_trusted_data(data: Batch, stage: str, *, classes: bool = False, min_sa
     if len(devices) > 1:
         raise BatchError(f"{stage}: got trusted samples and labels on {' and '.join(devices)}, wanted one device")
     for path, values in tensors.items():
-        bad = nonfinite_rows(values) if values.dim() and len(values) == len(data) else []
-        if bad and (path in ("x", "y") or not bool((values[bad] == -torch.inf).any())):  # masks hold minus infinity
+        bad = nonfinite_rows(values if values.dim() else values[None])
+        if bad and (path in ("x", "y") or not _is_mask(values)):
             part = {"x": "samples", "y": "labels"}.get(path, path)
             raise BatchError(
-                f"{stage}: got NaN or infinity in {len(bad)} of {len(data)} trusted {part} (the first has index "
-                f"{bad[0]}), wanted finite numbers"
+                f"{stage}: got NaN or infinity in {len(bad)} of {len(values) if values.dim() else 1} trusted {part} "
+                f"(the first has index {bad[0]}), wanted finite numbers"
             )
     if classes:
         if not isinstance(data.y, Tensor):
@@ -132,17 +90,22 @@ def check_trusted_data(data: Batch, stage: str, *, classes: bool = False, min_sa
     return data
 
 
+def _is_mask(values: Tensor) -> bool:
+    """Whether what is not finite is minus infinity, as in masks that are added to attention scores."""
+    return bool((values.isfinite() | (values == -torch.inf)).all())
+
+
 def check_trusted_range(data: Batch, view: View, stage: str) -> None:
     """Raises BatchError for trusted samples outside the learner's `input_range`."""
     if view.input_range is None:
         return
     low, high = view.input_range
-    samples = [tensor for _, tensor in tensors_in(data.x)]
+    samples = [tensor for path, tensor in tensors_in(data.x, "x") if not is_label(path)]
     floating = [tensor for tensor in samples if tensor.is_floating_point()]
     if not floating:
         raise BatchError(
-            f"{stage}: got trusted samples of {samples[0].dtype}, wanted floating point in {[low, high]}, the "
-            "learner's input_range: divide images of whole numbers by 255"
+            f"{stage}: got trusted samples of {next((t.dtype for t in samples), None)}, wanted floating point in "
+            f"{[low, high]}, the learner's input_range: divide images of whole numbers by 255"
         )
     bounds = [torch.aminmax(tensor.detach()) for tensor in floating]
     least, greatest = min(float(b.min) for b in bounds), max(float(b.max) for b in bounds)
@@ -206,7 +169,9 @@ def check_trusted_losses(data: Batch, view: View, stage: str) -> None:
         BatchError: when the model cannot take the samples, or the loss is NaN or infinite on one of them.
         LabelError, LossError: when the loss cannot take the labels.
     """
-    bad = nonfinite_rows(view.losses(trusted_outputs(data, view, stage), data))
+    trusted_output(data.select(slice(2)), view, stage)
+    with torch.no_grad():
+        bad = nonfinite_rows(view.sample_losses(data))
     if bad:
         raise BatchError(
             f"{stage}: the loss is NaN or infinite on {len(bad)} of {len(data)} trusted samples (the first has index "

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from taster.core.nested import children, joined, map_leaves, rebuilt, tensors_in
+from taster.core.nested import children, joined, map_leaves, paths_in, rebuilt, rebuilt_list, tensors_in
 from taster.errors import BatchError
 
 Tensors = dict[str, Tensor]
@@ -56,6 +56,7 @@ class Batch:
     batch_dim: BatchDim | Mapping[str, BatchDim] = 0
 
     def __post_init__(self) -> None:
+        self._check_names()
         size: int | None = None
         first = ""
         for path, count in self._counts():
@@ -65,7 +66,7 @@ class Batch:
                 raise BatchError(
                     f"got {size} samples in {first} and {count} in {path}, wanted as many everywhere; where samples do "
                     'not lie along the first dimension, say so: Batch(..., batch_dim={"state": 1}), None for what all '
-                    "samples share"
+                    'samples share, "list" for a list with one entry a sample'
                 )
         if size is None:
             raise BatchError(
@@ -79,6 +80,14 @@ class Batch:
     def __len__(self) -> int:
         size: int = self.__dict__["_size"]
         return size
+
+    def __iter__(self) -> Iterator[Any]:
+        """`x, y = batch`, as of a data loader's pair."""
+        return iter((self.x, self.y))
+
+    def __getitem__(self, place: int) -> Any:
+        """x at 0 and y at 1, as of a data loader's pair; `select` is for samples."""
+        return (self.x, self.y)[place]
 
     @property
     def data(self) -> Any:
@@ -107,13 +116,30 @@ class Batch:
 
         return replace(self, x=map_leaves(move, self.x), y=map_leaves(move, self.y))
 
-    def _dim(self, path: str) -> BatchDim:
+    def dim_of(self, path: str) -> BatchDim:
+        """Where the samples lie in the value at a path that begins with x or y: what `batch_dim` says of it, or of the
+        container around it."""
         if not isinstance(self.batch_dim, Mapping):
             return self.batch_dim
-        if path in ("x", "y"):
-            return self.batch_dim.get(path, 0)
-        inside = path.removeprefix("x.")
-        return self.batch_dim.get(inside, 0)
+        while True:
+            inside = path.removeprefix("x.")
+            if inside in self.batch_dim:
+                return self.batch_dim[inside]
+            if "." not in path:
+                return 0
+            path = path.rpartition(".")[0]
+
+    def _check_names(self) -> None:
+        """Raises BatchError for a name in `batch_dim` that nothing has."""
+        if not isinstance(self.batch_dim, Mapping):
+            return
+        there = {path.removeprefix("x.") for part in ("x", "y") for path in paths_in(getattr(self, part), part)}
+        unknown = [name for name in self.batch_dim if name not in there]
+        if unknown:
+            raise BatchError(
+                f"batch_dim: got {', '.join(map(repr, unknown))}, wanted names of what is in the batch: "
+                f"{', '.join(sorted(there))}"
+            )
 
     def _counts(self) -> Iterator[tuple[str, int]]:
         """The number of samples that each part has."""
@@ -121,7 +147,7 @@ class Batch:
             yield from self._counts_in(value, part)
 
     def _counts_in(self, value: Any, path: str) -> Iterator[tuple[str, int]]:
-        dim = self._dim(path)
+        dim = self.dim_of(path)
         if dim is None or value is None:
             return
         if dim == "list":
@@ -140,11 +166,11 @@ class Batch:
                 yield from self._counts_in(item, joined(path, key))
 
     def _selected(self, value: Any, path: str, keep: Tensor | slice) -> Any:
-        dim = self._dim(path)
+        dim = self.dim_of(path)
         if dim is None or value is None:
             return value
         if dim == "list":
-            return type(value)(value[i] for i in _positions(keep, len(self)))
+            return rebuilt_list(value, [value[i] for i in _positions(keep, len(self))])
         if isinstance(value, PackedSequence):
             padded, lengths = pad_packed_sequence(value, batch_first=True)
             chosen = torch.tensor(_positions(keep, len(self)))
@@ -161,8 +187,23 @@ class Batch:
         if found:
             return rebuilt(value, {key: self._selected(item, joined(path, key), keep) for key, item in found})
         if isinstance(value, (list, tuple)) and len(value) == len(self) and not hasattr(value, "_fields"):
-            return type(value)(value[i] for i in _positions(keep, len(self)))
+            return rebuilt_list(value, [value[i] for i in _positions(keep, len(self))])
         return value
+
+
+def check_tensors(batch: Batch, stage: str) -> Batch:
+    """Checks that samples are one tensor and labels another: for stages that compute with them themselves.
+
+    Raises:
+        BatchError: for nested batches, and those without labels beside the samples.
+    """
+    if not isinstance(batch.x, Tensor) or not isinstance(batch.y, Tensor) or batch.batch_dim != 0:
+        raise BatchError(
+            f"{stage}: got samples that are {_described(batch.x)} and labels that are {_described(batch.y)}, wanted "
+            "one tensor [n, ...] of each, which this stage computes with itself; probe_gate, metric_gate, "
+            "retry_low_score_half and the loss alarm take nested batches"
+        )
+    return batch
 
 
 def _tensor_count(value: Tensor, path: str, dim: int) -> Iterator[tuple[str, int]]:

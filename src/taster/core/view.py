@@ -156,7 +156,6 @@ class View:
             params: parameters by name in place of the model's.
             batch_norm: "train" normalises with the statistics of these samples.
         """
-        x, y = _parts(x, y)
         return self.functional_model.forward(*self._state(params), x, y, batch_norm=batch_norm)
 
     def features(self, x: Nested, layer: str | None = None) -> tuple[Tensor, Any]:
@@ -176,7 +175,6 @@ class View:
         batch_norm: BatchNormMode = "eval",
     ) -> Tensor:
         """The loss of a batch, one number, differentiable as `forward` is."""
-        x, y = _parts(x, y)
         return self.functional_model.loss(*self._state(params), x, y, batch_norm=batch_norm)
 
     @property
@@ -201,12 +199,10 @@ class View:
         batch_norm: BatchNormMode = "eval",
     ) -> Tensor:
         """The loss of each sample, [n], differentiable as `forward` is."""
-        x, y = _parts(x, y)
         return self.functional_model.sample_losses(*self._state(params), x, y, batch_norm=batch_norm)
 
     def losses(self, output: Nested, x: Nested, y: Nested = None) -> Tensor:
         """The loss of each sample, [n], from the model's output."""
-        x, y = _parts(x, y)
         return self.functional_model.losses(*self._state(None), output, x, y)
 
     def outputs(self, x: Nested, *, params: Mapping[str, Tensor] | None = None, chunk: int = 1000) -> Tensor:
@@ -256,10 +252,6 @@ def predictions(output: Nested) -> Tensor:
             "or Learner(forward=lambda model, batch: ...) that returns the one to judge"
         )
     return found
-
-
-def _parts(x: Nested, y: Nested) -> tuple[Nested, Nested]:
-    return (x.x, x.y) if isinstance(x, Batch) else (x, y)
 
 
 def _copies(tensors: Mapping[str, Tensor]) -> Tensors:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from taster.core.functional_model import autocast
-from taster.core.types import Batch, Tensors
+from taster.core.types import Batch, Tensors, check_tensors
 from taster.derivatives import autodiff
 from taster.derivatives.activation_pattern import ActivationPatternError
 from taster.derivatives.algebra import Normalize, weighted_sum
@@ -144,7 +144,7 @@ class Derivatives:
 
     def _compute(self, kind: str, chosen: Callable[..., _R], plain: Callable[..., _R], *batches: Batch) -> _R:
         """By the chosen method if it has passed its check, which is made at the first call; else by double backward."""
-        laid_out = [self._laid_out_batch(batch) for batch in batches]
+        laid_out = [self._laid_out_batch(check_tensors(batch, "derivatives")) for batch in batches]
         if self.method == DiffMethod("double_backward"):
             return _named(kind, lambda: chosen(*laid_out))
         if kind not in self._passed and kind not in self.fallbacks:

@@ -87,4 +87,4 @@ class PeriodicFit(ABC, Generic[V]):
 def split_in_half(batch: Batch) -> tuple[Batch, Batch]:
     """One half to fit to and one to estimate a threshold on; the same sample twice if there is only one."""
     half = max(len(batch) // 2, 1)
-    return Batch(batch.x[:half], batch.y[:half]), Batch(batch.x[-half:], batch.y[-half:])
+    return batch.select(slice(half)), batch.select(slice(len(batch) - half, len(batch)))

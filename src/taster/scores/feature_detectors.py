@@ -11,7 +11,7 @@ import torch
 from sklearn.covariance import LedoitWolf
 from torch import Tensor
 
-from taster.core.types import Batch
+from taster.core.types import Batch, check_tensors
 from taster.core.view import View
 from taster.errors import GuardError
 from taster.scores.base import PeriodicFit
@@ -74,7 +74,7 @@ class FeatureAnomalyScore(PeriodicFit[tuple[Tensor, Tensor]]):
         if self._detect is None or self._detect[0] is not features:
             self._detect = (features, self._make_detector(*features))
         with torch.no_grad():
-            rows, logits = view.features(batch.x, self._layer)
+            rows, logits = view.features(check_tensors(batch, self._name).x, self._layer)
         return self._detect[1](rows.double(), logits.argmax(1)).float()
 
     def fit(self, view: View) -> None:
@@ -83,6 +83,7 @@ class FeatureAnomalyScore(PeriodicFit[tuple[Tensor, Tensor]]):
 
     def check_model(self, view: View) -> None:
         """Checks that the model takes the trusted samples and has the layer."""
+        check_tensors(self._clean, self._name)
         super().check_model(view)
         with torch.no_grad():
             view.features(self._clean.x[:1], self._layer)

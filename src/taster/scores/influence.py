@@ -40,7 +40,7 @@ class FirstOrderInfluence(PeriodicFit[Tensors]):
         direction, trainable = self.fitted(view), view.trainable
         with torch.no_grad():
             along: Tensor = jvp(
-                lambda params: view.sample_losses(batch.x, batch.y, params=params),
+                lambda params: view.sample_losses(batch, params=params),
                 (trainable,),
                 ({name: direction[name] for name in trainable},),
             )[1]
@@ -52,6 +52,6 @@ class FirstOrderInfluence(PeriodicFit[Tensors]):
         check_trusted_losses(self._clean, view, self._name)
 
     def _fit(self, view: View) -> Tensors:
-        found = view.loss_gradient(self._clean.x, self._clean.y)
+        found = view.loss_gradient(self._clean)
         size = max(global_norm(found), sys.float_info.min)
         return {name: slope / size for name, slope in found.items()}

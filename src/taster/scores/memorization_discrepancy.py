@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from taster.core.types import Batch
+from taster.core.types import Batch, check_tensors
 from taster.core.view import View
 from taster.perturbations.objectives import divergence
 
@@ -45,7 +45,7 @@ class MemorizationDiscrepancy:
     def __call__(self, batch: Batch, view: View) -> Tensor:
         """[n], without a graph."""
         with torch.no_grad():
-            return self.of_samples(batch.x, view)
+            return self.of_samples(check_tensors(batch, "memorization_discrepancy").x, view)
 
     def of_samples(self, x: Tensor, view: View) -> Tensor:
         """[n], differentiable in the samples x [n, ...]."""

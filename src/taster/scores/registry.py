@@ -80,7 +80,7 @@ def loss() -> Score:
 
     def score(batch: Batch, view: View) -> Tensor:
         with torch.no_grad():
-            return view.sample_losses(batch.x, batch.y)
+            return view.sample_losses(batch)
 
     return score
 

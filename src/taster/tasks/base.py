@@ -7,10 +7,9 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from taster.core.nested import LABEL_KEYS
 from taster.core.types import Batch, Tensors
 from taster.errors import LabelError
-
-_LABEL_KEYS = ("labels", "label", "targets", "target", "y")
 
 
 @runtime_checkable
@@ -64,7 +63,7 @@ def labels_of(batch: Batch, stage: str) -> Tensor:
     """
     found: Any = batch.y
     if found is None and isinstance(batch.x, Mapping):
-        found = next((batch.x[key] for key in _LABEL_KEYS if key in batch.x), None)
+        found = next((batch.x[key] for key in LABEL_KEYS if key in batch.x), None)
     if found is None and isinstance(batch.x, (list, tuple)) and len(batch.x) > 1:
         found = batch.x[-1]
     if not isinstance(found, Tensor):

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from taster.core.losses import AnyLoss, function_of
 from taster.core.trusted_data import check_logits, class_indices
 from taster.core.types import Tensors
 from taster.errors import LabelError, ModelError
@@ -44,10 +45,22 @@ class Classification:
 
 
 class Binary:
-    """Yes or no by one logit: outputs [n] or [n, 1], labels of 0 and 1, [n] or [n, 1]."""
+    """Yes or no by one logit: outputs [n] or [n, 1], labels of 0 and 1, [n] or [n, 1].
+
+    Args:
+        probabilities: whether outputs are probabilities and no logits; seen by itself where the loss is torch's
+            `BCELoss` or `binary_cross_entropy`.
+    """
 
     name = "binary"
     words: ClassVar[Mapping[str, str]] = {"correct": "accuracy", "probability": "probability of the true class"}
+
+    def __init__(self, *, probabilities: bool = False) -> None:
+        self.probabilities = probabilities
+
+    def trained_by(self, loss: AnyLoss | None) -> Binary:
+        """This task, of probabilities where the loss takes those."""
+        return Binary(probabilities=self.probabilities or takes_probabilities(loss))
 
     def prepare(self, y: Tensor, stage: str) -> None:
         """Labels must be 0 and 1."""
@@ -64,13 +77,14 @@ class Binary:
 
     def measure(self, output: Tensor, y: Tensor) -> Tensors:
         """Whether each sample is classified correctly, and the probability of its class."""
-        logits, labels = output.reshape(-1), y.reshape(-1) > 0.5
+        logits, labels = _logits(output, self.probabilities).reshape(-1), y.reshape(-1) > 0.5
         return {"correct": (logits > 0) == labels, "probability": _probability(logits, labels)}
 
     def losses(self, output: Tensor, y: Tensor) -> Tensor:
         """Binary cross-entropy."""
+        logits = _logits(output, self.probabilities)
         return functional.binary_cross_entropy_with_logits(
-            output.reshape(-1), y.reshape(-1).to(output.dtype), reduction="none"
+            logits.reshape(-1), y.reshape(-1).to(output.dtype), reduction="none"
         )
 
     def classes(self, y: Tensor) -> Tensor | None:
@@ -80,13 +94,24 @@ class Binary:
 
 class MultiLabel:
     """Several answers of yes or no a sample, each by its logit: outputs and labels [n, ...] of the same shape. A sample
-    counts by the share of its answers."""
+    counts by the share of its answers.
+
+    Args:
+        probabilities: as in `Binary`.
+    """
 
     name = "multilabel"
     words: ClassVar[Mapping[str, str]] = {
         "correct": "share of right answers",
         "probability": "probability of the true answers",
     }
+
+    def __init__(self, *, probabilities: bool = False) -> None:
+        self.probabilities = probabilities
+
+    def trained_by(self, loss: AnyLoss | None) -> MultiLabel:
+        """This task, of probabilities where the loss takes those."""
+        return MultiLabel(probabilities=self.probabilities or takes_probabilities(loss))
 
     def prepare(self, y: Tensor, stage: str) -> None:
         """Labels must be 0 and 1."""
@@ -98,20 +123,31 @@ class MultiLabel:
 
     def measure(self, output: Tensor, y: Tensor) -> Tensors:
         """The share of right answers, and the mean probability of the true ones."""
-        labels = y.reshape(output.shape) > 0.5
+        logits, labels = _logits(output, self.probabilities), y.reshape(output.shape) > 0.5
         return {
-            "correct": row_mean(((output > 0) == labels).to(output.dtype)),
-            "probability": row_mean(_probability(output, labels)),
+            "correct": row_mean(((logits > 0) == labels).to(output.dtype)),
+            "probability": row_mean(_probability(logits, labels)),
         }
 
     def losses(self, output: Tensor, y: Tensor) -> Tensor:
         """Binary cross-entropy."""
         target = y.reshape(output.shape).to(output.dtype)
-        return row_mean(functional.binary_cross_entropy_with_logits(output, target, reduction="none"))
+        logits = _logits(output, self.probabilities)
+        return row_mean(functional.binary_cross_entropy_with_logits(logits, target, reduction="none"))
 
     def classes(self, _: Tensor) -> Tensor | None:
         """None: a sample has several."""
         return None
+
+
+def takes_probabilities(loss: AnyLoss | None) -> bool:
+    """Whether a loss is known to be one of probabilities, and not of logits."""
+    function = function_of(loss)
+    return function is functional.binary_cross_entropy or isinstance(function, nn.BCELoss)
+
+
+def _logits(output: Tensor, probabilities: bool) -> Tensor:
+    return output.double().logit(eps=1e-12).to(output.dtype) if probabilities else output
 
 
 def _probability(logits: Tensor, labels: Tensor) -> Tensor:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-from taster.core.losses import AnyLoss, takes_classes
+from taster.core.losses import AnyLoss, function_of, takes_classes, takes_numbers
 from taster.core.trusted_data import class_indices
-from taster.core.types import Batch
 from taster.errors import ModelError, SettingError
 from taster.tasks.base import Task
 from taster.tasks.classification import Binary, Classification, MultiLabel
@@ -30,18 +30,8 @@ TASKS: Mapping[str, Callable[[], Task]] = {
 }
 """What `task=` takes."""
 
-_OF_NUMBERS = (
-    functional.mse_loss,
-    functional.l1_loss,
-    functional.smooth_l1_loss,
-    functional.huber_loss,
-    functional.poisson_nll_loss,
-    nn.MSELoss,
-    nn.L1Loss,
-    nn.SmoothL1Loss,
-    nn.HuberLoss,
-    nn.PoissonNLLLoss,
-)
+_SAME_LOSS = 1e-3
+"""Relative difference up to which two losses are the same one, computed in other ways."""
 
 
 def named_task(task: str | Task | None, stage: str) -> Task | None:
@@ -58,18 +48,24 @@ def named_task(task: str | Task | None, stage: str) -> Task | None:
 
 
 def seen_task(
-    output: Tensor, y: Tensor, batch: Batch, loss: AnyLoss | None, own_loss: Tensor | None, stage: str
+    output: Tensor,
+    y: Tensor,
+    loss: AnyLoss | None,
+    stage: str,
+    *,
+    mean_loss: Tensor | None = None,
+    every_label: Tensor | None = None,
 ) -> Task:
     """The task that outputs and labels look like.
 
     Args:
         output: predictions for all trusted samples, or the first of them.
         y: their labels.
-        batch: they themselves.
         loss: what the model is trained by; numbers are told from answers of yes or no by it.
-        own_loss: the loss that the model itself has computed for them, which tells whether a language model's labels
-            are shifted.
         stage: for messages.
+        mean_loss: the value of the training loss for them, which tells which dimension of an output [n, a, b] holds the
+            classes, and whether a language model's labels are shifted.
+        every_label: the labels of all samples, where `y` is those of the first.
 
     Raises:
         ModelError: when they look like none.
@@ -79,44 +75,77 @@ def seen_task(
         class_indices(y, stage, ignored=True)
     whole = not (y.is_floating_point() or y.is_complex())
     as_many = output.numel() == y.numel() and len(output) == len(y) and not y.is_complex()
-    yes_or_no = as_many and bool(((y == 0) | (y == 1)).all()) and not _is_of_numbers(loss)
-    if yes_or_no:
-        return Binary() if output.numel() == len(output) else MultiLabel()
-    if as_many and _is_of_numbers(loss):
+    labels = y if every_label is None else every_label
+    if as_many and _is_of_rates(loss):
+        raise ModelError(
+            f"{stage}: got a model of rates (Poisson loss), whose outputs are no predictions of the targets themselves;"
+            " wanted metric_gate(probe, metric, tolerance=...) or evaluate="
+        )
+    if as_many and takes_numbers(loss):
         return Regression()
-    sequence = output.dim() == 3 and y.dim() == 2 and output.shape[:2] == y.shape and whole
-    if whole and output.dim() == y.dim() + 1 and output.shape[2:] == y.shape[1:] and not (sequence and batch.y is None):
+    if as_many and bool(((labels == 0) | (labels == 1)).all()):
+        return (Binary() if output.numel() == len(output) else MultiLabel()).trained_by(loss)
+    if whole and output.dim() == 3 and y.dim() == 2:
+        return _sequence_task(output, y, mean_loss, stage)
+    if whole and _places_last(output, y):
         return Classification() if y.dim() == 1 else Segmentation()
-    if sequence:
-        return _language_task(output, y, own_loss, stage)
     if as_many and not whole:
         return Regression()
-    raise ModelError(
+    raise _unknown(output, y, stage)
+
+
+def _places_last(output: Tensor, y: Tensor) -> bool:
+    """Whether outputs are [n, classes, ...] for labels [n, ...]."""
+    return output.dim() == y.dim() + 1 and output.shape[2:] == y.shape[1:]
+
+
+def _sequence_task(output: Tensor, y: Tensor, mean_loss: Tensor | None, stage: str) -> Task:
+    """For labels [n, length]: classes first or last, labels of the same place or the next; where there is a choice, the
+    one whose cross-entropy is the training loss."""
+    choices: dict[str, Task] = {}
+    if _places_last(output, y):
+        choices["segmentation"] = Segmentation()
+    if output.shape[:2] == y.shape:
+        choices["tokens"] = Tokens()
+        if y.shape[1] > 1 and bool((y[:, 1:] >= 0).any()):
+            choices["next_tokens"] = Tokens(shift=True)
+    if not choices:
+        raise _unknown(output, y, stage)
+    if mean_loss is None and "tokens" in choices and "segmentation" not in choices:
+        return choices["tokens"]
+    if len(choices) == 1:
+        return next(iter(choices.values()))
+    loss = math.nan if mean_loss is None else float(mean_loss)
+    told = "no loss that is known" if mean_loss is None else f"a loss of {loss:.4g}"
+    off = {name: abs(_cross_entropy(name, output, y) - loss) for name in choices}
+    best, second = sorted(off, key=lambda name: off[name])[:2]
+    if not (off[best] <= _SAME_LOSS * max(1.0, abs(loss)) and off[best] < off[second] / 2):
+        raise ModelError(
+            f"{stage}: got outputs {list(output.shape)} for labels {list(y.shape)} and {told}, which is the "
+            f"cross-entropy of none of {', '.join(choices)}, or of several, so that it cannot be told which labels "
+            'the outputs predict; wanted task="tokens" for those of the same place, "next_tokens" for those of the '
+            'next, or "segmentation" for outputs [n, classes, length]'
+        )
+    return choices[best]
+
+
+def _cross_entropy(task: str, output: Tensor, y: Tensor) -> float:
+    """The mean over all places that count, as the models and torch compute it."""
+    logits = output if task == "segmentation" else output.transpose(1, 2)
+    if task == "next_tokens":
+        logits, y = logits[:, :, :-1], y[:, 1:]
+    if int(y.max()) >= logits.shape[1]:
+        return float("inf")
+    return float(functional.cross_entropy(logits, y.clamp(min=-100).where(y >= 0, -100)))
+
+
+def _unknown(output: Tensor, y: Tensor, stage: str) -> ModelError:
+    return ModelError(
         f"{stage}: got outputs {list(output.shape)} for labels {list(y.shape)} of {y.dtype}, from which no task can be "
         f"told; wanted task= one of {', '.join(TASKS)}, or evaluate=lambda model: ... with one number a sample"
     )
 
 
-def _language_task(output: Tensor, y: Tensor, own_loss: Tensor | None, stage: str) -> Task:
-    if own_loss is None:
-        return Tokens()
-    found = {}
-    for shift in (False, True):
-        labels, logits = (y[:, 1:], output[:, :-1]) if shift else (y, output)
-        if bool((labels >= 0).any()):
-            # Mean over all tokens, as the models compute it.
-            value = functional.cross_entropy(logits.flatten(0, 1), labels.flatten().clamp(min=-100), ignore_index=-100)
-            found[shift] = abs(float(value) - float(own_loss))
-    if not found or min(found.values()) > 0.01 * max(1.0, float(own_loss)):
-        raise ModelError(
-            f"{stage}: got a language model whose own loss is no cross-entropy of its outputs and labels, so that it "
-            'cannot be told which labels they predict; wanted task="tokens" for those of the same place, '
-            '"next_tokens" for those of the next'
-        )
-    return Tokens(shift=min(found, key=lambda shift: found[shift]))
-
-
-def _is_of_numbers(loss: AnyLoss | None) -> bool:
-    while isinstance(loss, partial):
-        loss = loss.func
-    return any(loss is known or type(loss) is known for known in _OF_NUMBERS)
+def _is_of_rates(loss: AnyLoss | None) -> bool:
+    function = function_of(loss)
+    return function is functional.poisson_nll_loss or isinstance(function, nn.PoissonNLLLoss)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from taster.core.guard import ScreenedBatch
-from taster.core.types import Batch
+from taster.core.types import Batch, check_tensors
 from taster.core.view import View
 from taster.defences.screens.score_threshold import ScoreThresholdStage
 from taster.perturbations.objectives import SampleLoss, cross_entropy_per_sample
@@ -95,7 +95,7 @@ class Correction:
 
     def __call__(self, admitted: ScreenedBatch[Batch], view: View) -> ScreenedBatch[Batch]:
         """The batch with samples of lower loss."""
-        batch = admitted.batch
+        batch = check_tensors(admitted.batch, self.name)
         everything = torch.arange(len(batch), device=batch.x.device)
         keep_going = None if self.patience is None else _UntilCorrect(len(batch), self.patience, batch.y.device)
         return mark_corrected(admitted, self.descent.descend(batch, view, everything, keep_going))
@@ -135,7 +135,7 @@ class ThresholdCorrection(ScoreThresholdStage):
 
     def __call__(self, admitted: ScreenedBatch[Batch], view: View) -> ScreenedBatch[Batch]:
         """The batch with suspicious samples moved."""
-        batch, scores, bound = admitted.batch, self._scores(view), self.threshold(view)
+        batch, scores, bound = check_tensors(admitted.batch, self.name), self._scores(view), self.threshold(view)
 
         def above(samples: Batch, logits: Tensor) -> Tensor:
             return self._above(scores(samples, logits), bound)

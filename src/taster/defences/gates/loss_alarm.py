@@ -250,7 +250,9 @@ class LossAlarm:
         Raises:
             CheckpointError: when they are of a probe of another size.
         """
-        self._measure.check_saved(kept for kept in (state["clean_losses"], state["anchor"]) if kept is not None)
+        self._measure.check_saved(
+            {"loss": kept} for kept in (state["clean_losses"], state["anchor"]) if kept is not None
+        )
         self.warnings, self.alarm_step = state["warnings"], state["alarm_step"]
         self.alarm_count, self.check_count = state["alarm_count"], state["check_count"]
         self._clean_losses, self._anchor, self._judged = state["clean_losses"], state["anchor"], None
@@ -260,7 +262,7 @@ class LossAlarm:
         if self._granularity == "batch":
             return int(not loss <= self._threshold(len(batch), clean_losses))
         with torch.no_grad():
-            losses = view.sample_losses(batch.x, batch.y)
+            losses = view.sample_losses(batch)
         return int((~(losses <= self._threshold(1, clean_losses))).sum())
 
     def _remember(self, judged: _Judged, record: StepRecord) -> None:

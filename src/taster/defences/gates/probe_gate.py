@@ -135,9 +135,11 @@ class ProbeGate(ReferenceGate):
 
     @property
     def has_classes(self) -> bool:
-        """Whether each sample has one class, as far as the labels tell."""
-        if self._task is not None:
-            return self._task.name in ("classification", "binary")
+        """Whether each sample has one class: by the task, or by the labels while that is not known."""
+        source = self._measure.source
+        task = source.task if isinstance(source, ProbeSource) else self._task
+        if task is not None:
+            return task.name in ("classification", "binary")
         try:
             y: Tensor = labels_of(self.trusted, self.name)
         except LabelError:

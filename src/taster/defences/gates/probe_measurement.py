@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
-
-from torch import Tensor
 
 from taster.core.trusted_data import nonfinite_rows
 from taster.core.types import Batch, Tensors
@@ -80,26 +77,34 @@ class ProbeMeasurement:
                 )
         return None
 
-    def check_model(self, view: View) -> None:
-        """Checks that the source and the model fit together, by one measurement."""
+    def check_model(self, view: View) -> Tensors:
+        """Checks that the source and the model fit together, by one measurement, which is returned."""
         self._checked = False  # the model may have other outputs now
-        self.reference(view)
+        return self.reference(view)
 
-    def check_saved(self, saved: Iterable[Tensor]) -> None:
-        """Checks that saved measurements are of as many samples as the probe has.
+    def check_saved(self, saved: Iterable[Tensors]) -> None:
+        """Checks that saved measurements are of as many samples as are measured now.
 
         Raises:
             CheckpointError: when they are of another number.
         """
-        if self.probe is None:
-            return
-        for rows in saved:
-            if len(rows) != len(self.probe):
+        for measured in saved:
+            if self.probe is not None:
+                sizes = dict.fromkeys(measured, len(self.probe))
+            elif self._latest is not None:
+                sizes = {name: len(rows) for name, rows in self._latest[1].items()}
+            else:
+                return
+            found = {name: len(rows) for name, rows in measured.items()}
+            if found != sizes:
                 raise CheckpointError(
-                    f"got the state of a gate with a probe of {len(rows)} samples, wanted {len(self.probe)}: build "
+                    f"got the state of a gate with a probe of {_counts(found)} samples, wanted {_counts(sizes)}: build "
                     "the guard with the probe that it had"
                 )
 
 
-ProbeLike = Any
-"""Trusted samples: a `Batch`, a data set or a data loader."""
+def _counts(sizes: dict[str, int]) -> str:
+    """ "300", or "hits 300, ranks 40" where they are not as many of each."""
+    if len(set(sizes.values())) == 1:
+        return str(next(iter(sizes.values())))
+    return ", ".join(f"{name} {size}" for name, size in sizes.items())

@@ -11,8 +11,8 @@ from torch import Tensor
 from taster.core.trusted_data import as_trusted_data, check_trusted_range, class_indices, trusted_output
 from taster.core.types import Batch, Tensors
 from taster.core.view import View, predictions
-from taster.errors import GuardError, TasterError
-from taster.tasks import Task, labels_of, seen_task
+from taster.errors import GuardError, LossError, TasterError
+from taster.tasks import Binary, MultiLabel, Task, labels_of, seen_task
 
 Metric = Callable[[Any, Any], Tensor]
 """(output, y) -> [n]: how well the model does on each sample; higher is better."""
@@ -79,6 +79,11 @@ class ProbeSource:
             _check_whole_numbers(labels_of(self.probe, stage), stage)
 
     @property
+    def task(self) -> Task | None:
+        """What is measured; None before it is known."""
+        return self._task
+
+    @property
     def words(self) -> Mapping[str, str]:
         """Those of the task."""
         return {} if self._task is None else self._task.words
@@ -98,9 +103,12 @@ class ProbeSource:
                 output = predictions(trusted_output(some, view, self._stage))
                 y, loss = labels_of(some, self._stage), view.functional_model.objective.loss
                 sequences = output.dim() == 3 and output.shape[:2] == y.shape
-                value = view.loss(some) if sequences else None
-            self._task = seen_task(output, y, some, loss, value, self._stage)
-            self._task.prepare(labels_of(self.probe, self._stage), self._stage)
+                value = _loss_of(view, some) if sequences else None
+                every = labels_of(self.probe, self._stage)
+            self._task = seen_task(output, y, loss, self._stage, mean_loss=value, every_label=every)
+            self._task.prepare(every, self._stage)
+        elif isinstance(self._given_task, Binary | MultiLabel):
+            self._task = self._given_task.trained_by(view.functional_model.objective.loss)
 
     def measure(self, view: View) -> Tensors:
         """Quantities of the task, and the loss of each sample: the learner's, or the task's usual one where the
@@ -126,26 +134,25 @@ class ProbeSource:
         with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=self._bfloat16):
             for start in range(part.start, part.stop, step):
                 batch = self.probe.select(slice(start, min(start + step, part.stop)))
-                output = predictions(trusted_output(batch, view, self._stage))
-                y = self._target(batch)
+                whole = trusted_output(batch, view, self._stage)
+                output, y = predictions(whole), self._target(batch)
+                own_loss = view.functional_model.objective.compares_predictions(whole, batch.y)
                 self._task.check(output, y, self._stage)
                 if output.dim() <= 2:
                     kept.append(output)
                 else:  # outputs of many places are too large to be kept
-                    found.append(self._measured(view, output, batch))
+                    found.append(self._measured(view, output, batch, own_loss=own_loss))
             if kept:
                 everything = self.probe if part == slice(0, len(self.probe)) else self.probe.select(part)
-                return self._measured(view, torch.cat(kept), everything)
+                return self._measured(view, torch.cat(kept), everything, own_loss=own_loss)
         return {name: torch.cat([rows[name] for rows in found]) for name in found[0]}
 
-    def _measured(self, view: View, output: Tensor, batch: Batch) -> Tensors:
+    def _measured(self, view: View, output: Tensor, batch: Batch, *, own_loss: bool) -> Tensors:
+        """Of predictions; the loss is the learner's own where it is one of these and the labels."""
         assert self._task is not None
         y = self._target(batch)
-        measured = self._task.measure(output, y)
-        objective = view.functional_model.objective
-        if objective.compares_labels(batch.y) and isinstance(batch.y, Tensor):
-            return {**measured, "loss": view.losses(output, batch)}
-        return {**measured, "loss": self._task.losses(output, y)}
+        losses = view.losses(output, batch) if own_loss else self._task.losses(output, y)
+        return {**self._task.measure(output, y), "loss": losses}
 
 
 class MetricSource(ProbeSource):
@@ -157,12 +164,10 @@ class MetricSource(ProbeSource):
     def _target(self, batch: Batch) -> Any:
         return batch.x if batch.y is None else batch.y
 
-    def _measured(self, view: View, output: Tensor, batch: Batch) -> Tensors:
+    def _measured(self, view: View, output: Tensor, batch: Batch, *, own_loss: bool) -> Tensors:
         assert self._task is not None
         measured = self._task.measure(output, self._target(batch))
-        if view.functional_model.objective.compares_labels(batch.y):
-            measured["loss"] = view.losses(output, batch)
-        return measured
+        return {**measured, "loss": view.losses(output, batch)} if own_loss else measured
 
     def classes(self) -> Tensor | None:
         """None: a metric knows no classes."""
@@ -183,7 +188,7 @@ class EvaluateSource:
     def __init__(self, stage: str, evaluate: EvaluateFn) -> None:
         self._stage = stage
         self._evaluate = evaluate
-        self._samples: dict[str, int] = {}
+        self._samples: dict[str, tuple[int, bool]] = {}
 
     def check(self, view: View) -> None:
         """Nothing that measuring does not check."""
@@ -204,11 +209,11 @@ class EvaluateSource:
         if not named:
             raise GuardError(f"{self._stage}: evaluate returned nothing, wanted numbers [n], or {{name: numbers}}")
         rows = {str(name): self._numbers(str(name), values) for name, values in named.items()}
-        sizes = {name: len(values) for name, values in rows.items()}
+        sizes = {name: (len(values), values.dtype == torch.bool) for name, values in rows.items()}
         if self._samples and sizes != self._samples:
             raise GuardError(
-                f"{self._stage}: evaluate returned {sizes} numbers and {self._samples} before, wanted the same samples "
-                "in the same order each time"
+                f"{self._stage}: evaluate returned {_counted(sizes)}, and {_counted(self._samples)} before; wanted the "
+                "same samples in the same order each time"
             )
         self._samples = sizes
         return rows
@@ -219,7 +224,7 @@ class EvaluateSource:
 
     def _numbers(self, name: str, values: Any) -> Tensor:
         try:
-            rows = torch.as_tensor(values).detach()
+            rows = torch.as_tensor(values).detach().clone()  # it may be written into at the next call
         except (TypeError, ValueError, RuntimeError):
             rows = torch.empty(0)
         if rows.dim() != 1 or len(rows) < 2 or rows.is_complex() or name == "loss":
@@ -264,7 +269,7 @@ class _MetricTask:
         if not isinstance(found, Tensor) or found.shape != output.shape[:1] or found.is_complex():
             got = f"{list(found.shape)} of {found.dtype}" if isinstance(found, Tensor) else type(found).__name__
             raise GuardError(f"the metric returned {got}, wanted one real number per sample, [{len(output)}]")
-        return {"metric": found.detach()}
+        return {"metric": found.detach().clone()}
 
     def losses(self, output: Tensor, y: Any) -> Tensor:  # noqa: ARG002
         """None is known."""
@@ -279,6 +284,20 @@ def _check_whole_numbers(y: Tensor, stage: str) -> None:
     """Labels that are whole numbers, whatever the task, are class indices; of samples none is ignored."""
     if not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool):
         class_indices(y, stage, ignored=y.dim() > 1)
+
+
+def _loss_of(view: View, batch: Batch) -> Tensor | None:
+    """The training loss of a batch; None where nothing computes one, as in steps of the user's own."""
+    try:
+        return view.loss(batch)
+    except LossError:
+        if view.functional_model.objective.loss is None:
+            return None
+        raise
+
+
+def _counted(sizes: Mapping[str, tuple[int, bool]]) -> str:
+    return ", ".join(f"{count} {'times yes or no' if yes else 'numbers'} as {n}" for n, (count, yes) in sizes.items())
 
 
 def _described(value: Any) -> str:

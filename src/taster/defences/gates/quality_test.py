@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from taster.core.types import Tensors
+from taster.errors import GuardError
 from taster.stats.paired_tests import mcnemar_pvalue, paired_t_pvalue
 
 _REFERENCES = 2
@@ -72,8 +73,28 @@ class QualityTest:
         ]
 
     def tolerance_of(self, name: str) -> float:
-        """The drop that is let through of a quantity."""
-        return self.tolerance[name] if isinstance(self.tolerance, Mapping) else self.tolerance
+        """The drop that is let through of a quantity.
+
+        Raises:
+            GuardError: when tolerances have names, and none this one.
+        """
+        if not isinstance(self.tolerance, Mapping):
+            return self.tolerance
+        if name not in self.tolerance:
+            raise GuardError(f"got tolerances of {', '.join(self.tolerance)}, wanted one of {name} as well")
+        return self.tolerance[name]
+
+    def check_quantities(self, measured: Tensors) -> None:
+        """Checks that tolerances by name are those of what is measured.
+
+        Raises:
+            GuardError: otherwise.
+        """
+        names = quantities(measured)
+        if isinstance(self.tolerance, Mapping) and set(self.tolerance) != set(names):
+            raise GuardError(
+                f"got tolerances of {', '.join(self.tolerance)}, wanted those of what is measured: {', '.join(names)}"
+            )
 
     def alpha_of_one(self, quantities: int, *, classes: bool) -> float:
         """The alpha of one test on all samples."""
@@ -104,25 +125,33 @@ class QualityTest:
         return None
 
     def any_drop(self, last: Tensors, now: Tensors) -> Evidence | None:
-        """A drop of any size, significant or not: for updates that get no benefit of the doubt. By the last quantity,
-        which hardly ever stays the same where the first counts."""
-        name = quantities(last)[-1]
-        drop = self._scale * float(last[name].double().mean() - now[name].double().mean())
-        if drop <= 0:
-            return None
-        what = self._words.get(name, name)
-        return Evidence(f"a part of a refused batch would cost {self._amount(drop, 2)} of {what}", {"drop": drop})
+        """A drop of any size, significant or not: for updates that get no benefit of the doubt. Of two quantities of
+        one task by the last, which hardly ever stays the same where the first counts; of independent ones by any."""
+        for name in quantities(last) if _independent(last) else quantities(last)[-1:]:
+            drop = self._scale * float(last[name].double().mean() - now[name].double().mean())
+            if drop > 0:
+                what = self._words.get(name, name)
+                said = f"a part of a refused batch would cost {self._amount(drop, 2)} of {what}"
+                return Evidence(said, {"drop": drop})
+        return None
 
-    def improved(self, anchor: Tensors, now: Tensors) -> bool:
-        """Whether the first quantity has significantly grown, so that the present model becomes the anchor."""
-        name = quantities(anchor)[0]
-        return _pvalue(now[name], anchor[name], 0.0) < self._alpha / len(self._groups)
+    def raised(self, anchor: Tensors, now: Tensors) -> Tensors:
+        """The anchor, moved up where a quantity has significantly grown: as a whole by a task's first quantity, and one
+        by one where they are independent. Otherwise one that grows would take the others' losses along."""
+        names = quantities(anchor) if _independent(anchor) else quantities(anchor)[:1]
+        alpha = self._alpha / (len(self._groups) * len(names))
+        grown = [name for name in names if _pvalue(now[name], anchor[name], 0.0) < alpha]
+        if not _independent(anchor):
+            return now if grown else anchor
+        return {**anchor, **{name: now[name] for name in grown}} if grown else anchor
 
     def acceptable(self, anchor: Tensors, now: Tensors) -> bool:
-        """Whether a state is good enough to go back to: no quantity that is tested more than half the tolerance below
-        the anchor's."""
-        name = quantities(anchor)[0]
-        return self._scale * _drop(anchor[name], now[name]) <= self.tolerance_of(name) / 2
+        """Whether a state is good enough to go back to: a task's first quantity, or each of independent ones, no more
+        than half the tolerance below the anchor's."""
+        return all(
+            self._scale * _drop(anchor[name], now[name]) <= self.tolerance_of(name) / 2
+            for name in (quantities(anchor) if _independent(anchor) else quantities(anchor)[:1])
+        )
 
     def _amount(self, drop: float, digits: int = 1) -> str:
         return f"{drop:.{digits}f} points" if self._scale != 1 else f"{drop:.3g}"
@@ -131,6 +160,11 @@ class QualityTest:
 def quantities(measured: Tensors) -> list[str]:
     """The names of what is tested."""
     return [name for name in measured if name != "loss"]
+
+
+def _independent(measured: Tensors) -> bool:
+    """Whether quantities have nothing to do with each other: a user's own. Those of a task come with a loss."""
+    return "loss" not in measured
 
 
 def _pvalue(before: Tensor, now: Tensor, tolerance: float) -> float:

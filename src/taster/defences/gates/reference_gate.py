@@ -105,7 +105,7 @@ class ReferenceGate:
             BatchError, ModelError, LabelError: when the model cannot take the probe, or has no output for a label.
             GuardError: when a measurement of the model is NaN or infinite.
         """
-        self._measure.check_model(view)
+        self._test.check_quantities(self._measure.check_model(view))
         self._test.prepare(self._measure.source.classes(), self._measure.source.words)
         self._prepared = True
 
@@ -148,8 +148,7 @@ class ReferenceGate:
             if self._measure.is_known(view) or self._due(record.step, self._trail.newest[0]):
                 now = self._measure(view)
                 self._keep(following, now)
-                if self._test.improved(anchor, now):
-                    self._anchor = now
+                self._anchor = self._test.raised(anchor, now)
             else:
                 self._unchecked += 1
         elif not self._unchecked:
@@ -172,7 +171,7 @@ class ReferenceGate:
         """
         measured = [*CheckTrail.entries(state["trail"]).values()]
         measured += [] if state["anchor"] is None else [state["anchor"]]
-        self._measure.check_saved(rows for one in measured for rows in one.values())
+        self._measure.check_saved(measured)
         self._anchor = state["anchor"]
         self._trail.load_state_dict(state["trail"])
         self._unchecked, self._alerted = state["unchecked"], state["alerted"]

@@ -49,7 +49,7 @@ class AGEMProjection:
 
     def __call__(self, gradient: Tensors, view: View) -> Tensors:
         """The gradient without the part that opposes the probe's."""
-        towards = view.loss_gradient(self._probe.x, self._probe.y)
+        towards = view.loss_gradient(self._probe)
         shared = [name for name in gradient if name in towards]
         along = _inner([gradient[n] for n in shared], [towards[n] for n in shared])
         size = _inner([towards[n] for n in shared], [towards[n] for n in shared])

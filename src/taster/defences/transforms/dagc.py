@@ -8,7 +8,7 @@ import torch
 
 from taster.core.guard import Guard
 from taster.core.trusted_data import check_trusted_data, check_trusted_range, trusted_outputs
-from taster.core.types import Batch, StepRecord, Tensors
+from taster.core.types import Batch, StepRecord, Tensors, check_tensors
 from taster.core.view import View
 from taster.defences.transforms.clipping import clip_gradient
 from taster.perturbations.pgd import Norm
@@ -132,6 +132,7 @@ class DiscrepancyAwareClipping:
 
     def check_model(self, view: View) -> None:
         """Checks that the model takes the trusted samples."""
+        check_tensors(self._probe, self.name)
         check_trusted_range(self._probe, view, self.name)
         trusted_outputs(self._probe, view, self.name)
 

@@ -31,7 +31,7 @@ def fltrust(probe: Batch, *, samples: Annotated[int, Field(ge=1)] = 100) -> FLTr
 
     Source: Cao et al. 2021, Algorithm 2.
     """
-    return FLTrust(Batch(probe.x[:samples], probe.y[:samples]))
+    return FLTrust(probe.select(slice(samples)))
 
 
 class FLTrust:
@@ -44,12 +44,12 @@ class FLTrust:
 
     def bind(self, view: View) -> TrustWeightedMean:
         """The rule with the server's gradient at the present model."""
-        return TrustWeightedMean(flatten(view.loss_gradient(self._probe.x, self._probe.y)))
+        return TrustWeightedMean(flatten(view.loss_gradient(self._probe)))
 
     def set_trusted_data(self, probe: Batch) -> None:
         """Replaces the trusted samples; as many of the new ones are used."""
         count = len(self._probe)
-        self._probe = Batch(probe.x[:count], probe.y[:count])
+        self._probe = probe.select(slice(count))
 
 
 class TrustWeightedMean:
