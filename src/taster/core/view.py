@@ -187,7 +187,6 @@ class View:
 
     def loss_gradient(self, x: Nested, y: Nested = None) -> Tensors:
         """The gradient of a batch's loss by the name of each trainable parameter, without a graph."""
-        x, y = _parts(x, y)
         return self.functional_model.loss_gradient(*self._state(None), x, y)
 
     def sample_losses(
