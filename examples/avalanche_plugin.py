@@ -5,7 +5,7 @@ python examples/avalanche_plugin.py
 """
 
 import torch
-from avalanche.benchmarks import nc_benchmark
+from avalanche.benchmarks import benchmark_from_datasets
 from avalanche.benchmarks.utils import as_classification_dataset
 from avalanche.core import SupervisedPlugin
 from avalanche.training import Naive
@@ -43,22 +43,31 @@ class GuardPlugin(SupervisedPlugin):
             print(f"step {self.step.record.step}: {self.step.record.verdict.reason}")
 
 
+def experience(x, y):
+    """Data of one experience."""
+    samples = torch.utils.data.TensorDataset(x, y)
+    samples.targets = y.tolist()
+    return as_classification_dataset(samples)
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)
     x, y = (torch.as_tensor(part) for part in load_digits(return_X_y=True))
     x, y = x.float() / 16, y.long()
-    labels = y[500:].clone()
-    labels[640:960] = (labels[640:960] + 1) % 10  # poison
-    data = [
-        as_classification_dataset(torch.utils.data.TensorDataset(a, b), transform_groups=None)
-        for a, b in ((x[500:], labels), (x[:500], y[:500]))
-    ]
+    trusted, rest, labels = taster.Batch(x[:500], y[:500]), x[500:], y[500:]
+    poison = (labels + 1) % 10
+    stream = [experience(rest[i : i + 400], (poison if i == 400 else labels)[i : i + 400]) for i in (0, 400, 800)]
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
-    plugin = GuardPlugin(taster.Guard(gates=taster.guard(taster.Batch(x[:500], y[:500])).gates))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(300):  # a guard is for a model that has learned already
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(rest[:400]), labels[:400]).backward()
+        optimizer.step()
+    plugin = GuardPlugin(taster.Guard(gates=taster.guard(trusted).gates))
     strategy = Naive(
-        model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), criterion=nn.CrossEntropyLoss(),
-        train_mb_size=32, train_epochs=4, plugins=[plugin],
-    )  # fmt: skip
-    for experience in nc_benchmark(*data, n_experiences=1, task_labels=False, shuffle=False).train_stream:
-        strategy.train(experience, shuffle=False)
-    print(dict(plugin.guarded.counters))
+        model=model, optimizer=optimizer, criterion=nn.CrossEntropyLoss(), train_mb_size=40, plugins=[plugin]
+    )
+    for part in benchmark_from_datasets(train=stream, test=stream[:1]).train_stream:
+        strategy.train(part)
+        right = (model(trusted.x).argmax(1) == trusted.y).float().mean()
+        print(f"{dict(plugin.guarded.counters)}, {100 * right:.1f} % of the trusted samples right")

@@ -28,7 +28,7 @@ class Trainer:
         self.times += 1
         return {
             "model": {},
-            "optimizer": {},
+            "optimizers": [],
             "snapshots": {},
             "made": self.times,
             "tensor": torch.full((2,), float(self.times)),

@@ -68,7 +68,7 @@ def test_a_round_of_nothing_but_broken_clients_is_skipped() -> None:
 def test_flattening_is_undone() -> None:
     learner = tiny_learner()
     params = learner.view().trainable
-    back = as_gradient(flatten(params), learner)
+    back = as_gradient(flatten(params), learner.state)
     assert all(torch.equal(back[k], params[k]) for k in params)
 
 
