@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from taster.core.types import COMMIT, Action, Batch, ClientUpdates, Phase, StepRecord, Verdict, reject, rewind
     from taster.core.view import View
     from taster.defences.default_guard import guard
+    from taster.defences.gates.metric_gate import metric_gate
+    from taster.defences.gates.probe_gate import probe_gate
     from taster.integrations.estimators import guarded
     from taster.stats.detection_bound import DetectionBound, detection_bound
 
@@ -49,6 +51,8 @@ __all__ = [
     "guarded",
     "in_view",
     "load_state",
+    "metric_gate",
+    "probe_gate",
     "reject",
     "rewind",
     "save_state",
@@ -70,6 +74,8 @@ _MODULES = {
     ),
     **dict.fromkeys(("View",), "taster.core.view"),
     **dict.fromkeys(("guard",), "taster.defences.default_guard"),
+    **dict.fromkeys(("metric_gate",), "taster.defences.gates.metric_gate"),
+    **dict.fromkeys(("probe_gate",), "taster.defences.gates.probe_gate"),
     **dict.fromkeys(("guarded",), "taster.integrations.estimators"),
     **dict.fromkeys(("DetectionBound", "detection_bound"), "taster.stats.detection_bound"),
 }
