@@ -24,9 +24,13 @@ def save_state(path: Path | str, state: Any) -> None:
     The file appears whole or not at all: it is written beside its place and then moved there.
 
     Raises:
-        CheckpointError: for a value that is none of these.
+        CheckpointError: for a value that is none of these, and for a path without a folder.
         OSError: when the file cannot be written.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise CheckpointError(f"got a {type(path).__name__} as the path, wanted save_state(path, state)")
+    if not Path(path).parent.is_dir():
+        raise CheckpointError(f"{path}: there is no folder {Path(path).parent}, wanted one that is there")
     tensors: dict[str, Tensor] = {}
     structure = _flatten(state, tensors)
     write_atomically(Path(path), save(tensors, metadata={_STRUCTURE: json.dumps(structure)}))

@@ -297,6 +297,19 @@ class Guard:
             raise CheckpointError(f"got the state of {len(state)} other stages, wanted that of {self!r}")
 
 
+def check_is_guard(guard: object) -> None:
+    """Refuses anything but a guard where one belongs.
+
+    Raises:
+        GuardError: with what to do.
+    """
+    if not isinstance(guard, Guard):
+        got = "a function" if callable(guard) else f"a {type(guard).__name__}"
+        raise GuardError(
+            f"got {got} as the guard, wanted a taster.Guard: taster.guard(probe) makes one of trusted data"
+        )
+
+
 def stage_name(stage: object) -> str:
     """The name of a stage in records."""
     for name in (getattr(stage, "name", None), getattr(stage, "__name__", None)):

@@ -73,7 +73,7 @@ class Guarded(GuardedTraining):
         forward: ForwardFn | None = None,
         snapshots: SnapshotBuffer | None = None,
         schedulers: Sequence[Scheduler] = (),
-        also: Sequence[Companion] = (),
+        also: Companion | Sequence[Companion] = (),
         input_range: tuple[float, float] | None = None,
         scaler: torch.amp.GradScaler | None = None,
         on_refusal: Callable[[StepRecord, Any], None] | None = None,
@@ -157,7 +157,15 @@ class GuardedStep:
 
     @property
     def refused(self) -> bool:
-        """Whether the step was undone, or is going to be."""
+        """Whether the step was undone, or is going to be.
+
+        Raises:
+            TransactionError: before the step has begun.
+        """
+        if not self._entered:
+            raise TransactionError(
+                "got a step that has not begun, wanted it in a block: with guarded.step() as step: ..."
+            )
         if self.record is not None:
             return not self.record.verdict.committed
         return not self._verdict.committed

@@ -14,7 +14,7 @@ from torch import nn
 from taster.core.checkpoint import move_to_device
 from taster.core.frozen import with_frozen, without_frozen
 from taster.core.functional_model import Precision
-from taster.core.guard import Guard
+from taster.core.guard import Guard, check_is_guard
 from taster.core.guard_digest import check_guard
 from taster.core.loading import AllOrNothing, Scheduler
 from taster.core.losses import AnyLoss
@@ -245,10 +245,14 @@ class GuardedTraining:
                 ("also", state["also"], own.also),
             ):
                 if len(entries) != len(places):
-                    raise CheckpointError(f"got the state of {len(entries)} {name}, wanted that of {len(places)}")
+                    raise CheckpointError(
+                        f'got the state of {len(entries)} objects for "{name}", wanted that of {len(places)}: the '
+                        "learner built with the same optimizers and also=[...]"
+                    )
             own.module.load_state_dict(with_frozen(own.module, state["model"], state["frozen"]))
             # Copied, as they would otherwise go on writing into the caller's tensors.
             for optimizer, entry in zip(own.optimizers, state["optimizers"], strict=True):
+                _check_kind(optimizer, entry)
                 optimizer.load_state_dict(copy.deepcopy(entry))
             for companion, entry in zip(own.also, state["also"], strict=True):
                 companion.load_state_dict(copy.deepcopy(entry))
@@ -328,6 +332,18 @@ class GuardedTraining:
             )
 
 
+def _check_kind(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+    """Raises CheckpointError for the state of another kind of optimizer, which torch would load and fail at later."""
+    own = set(getattr(optimizer, "defaults", {}))
+    found = {key for group in saved["param_groups"] for key in group} - {"params", "initial_lr", "swa_lr"}
+    missing, other = own - found, found - own
+    if missing and other:
+        raise CheckpointError(
+            f"got the state of another optimizer, with {', '.join(sorted(other))} and without "
+            f"{', '.join(sorted(missing))}; wanted that of a {type(optimizer).__name__}"
+        )
+
+
 def as_optimizers(optimizer: Optimizers) -> tuple[torch.optim.Optimizer, ...]:
     """One or several optimizers as a tuple."""
     return tuple(optimizer) if isinstance(optimizer, Iterable) else (optimizer,)
@@ -365,7 +381,7 @@ def training_state(
     *,
     snapshots: SnapshotBuffer | None,
     process_group: ProcessGroup | Literal["auto"] | None,
-    also: Sequence[Companion] = (),
+    also: Companion | Sequence[Companion] = (),
     **options: Any,
 ) -> LearnerState:
     """The state of a training loop, checked: what `Learner` and `Guarded` begin with.
@@ -374,12 +390,15 @@ def training_state(
         ModelError: see `taster.core.model_checks` and `taster.core.ranks`.
         SnapshotError: when the guard may rewind further than the snapshots reach back.
     """
+    if guard is not None:
+        check_is_guard(guard)
     module = as_module(model)
     ranks = ranks_of(modules_of(model), process_group)
     optimizers = as_optimizers(optimizer)
     check_model(unwrapped(module))
     check_optimizers(unwrapped(module), optimizers)
-    for entry in also:
+    companions = list(also) if isinstance(also, Sequence) else [also]
+    for entry in companions:
         if not (hasattr(entry, "state_dict") and hasattr(entry, "load_state_dict")):
             raise ModelError(f"also: got a {type(entry).__name__}, wanted objects with state_dict and load_state_dict")
     back = 0 if guard is None else guard.max_rewind
@@ -391,4 +410,4 @@ def training_state(
             f"got a guard that rewinds up to {back} steps and snapshots that reach back {reach}; give the "
             f"learner SnapshotBuffer(capacity={back + 1}) or more"
         )
-    return LearnerState(module, optimizers, objective, snapshots=snapshots, also=also, ranks=ranks, **options)
+    return LearnerState(module, optimizers, objective, snapshots=snapshots, also=companions, ranks=ranks, **options)

@@ -21,7 +21,22 @@ from taster.core.snapshots import SnapshotBuffer
 from taster.core.state import Companion
 from taster.core.step import GradientFn, guarded_step
 from taster.core.types import Batch, StepRecord
-from taster.errors import BatchError, ModelError
+from taster.errors import BatchError, GuardError, LossError, ModelError
+
+
+def check_is_loss(loss: object) -> None:
+    """Refuses what cannot be a loss.
+
+    Raises:
+        GuardError: for a guard in its place.
+        LossError: for a class that was not called, and anything else that cannot be called.
+    """
+    if isinstance(loss, Guard):
+        raise GuardError("got a guard in the place of the loss, wanted Learner(model, optimizer, loss, guard)")
+    if isinstance(loss, type):
+        raise LossError(f"got the class {loss.__name__} as the loss, wanted an instance of it: {loss.__name__}()")
+    if loss is not None and not callable(loss):
+        raise LossError(f"got a {type(loss).__name__} as the loss, wanted a function of output and labels, or None")
 
 
 class Learner(GuardedTraining):
@@ -83,7 +98,7 @@ class Learner(GuardedTraining):
         forward: ForwardFn | None = None,
         snapshots: SnapshotBuffer | None = None,
         schedulers: Sequence[Scheduler] = (),
-        also: Sequence[Companion] = (),
+        also: Companion | Sequence[Companion] = (),
         input_range: tuple[float, float] | None = None,
         precision: Precision = "float32",
         micro_batch_size: int | None = None,
@@ -91,6 +106,7 @@ class Learner(GuardedTraining):
         on_refusal: Callable[[StepRecord, Any], None] | None = None,
         process_group: ProcessGroup | Literal["auto"] | None = "auto",
     ) -> None:
+        check_is_loss(loss)
         if precision not in get_args(Precision):
             raise ModelError(f"got precision {precision!r}, wanted one of {', '.join(get_args(Precision))}")
         if precision == "float16" and scaler is None:
@@ -181,5 +197,8 @@ class Learner(GuardedTraining):
                 )
             return Batch(x[0], x[1])
         if called_with_x and isinstance(x, Tensor):
-            raise BatchError("got samples without labels, wanted step(batch) or step(x, y)")
+            raise BatchError(
+                "got samples without labels, wanted step(x, y); step(x, x) where they are their own targets, or "
+                "Learner(loss=None) for a model that computes its loss itself"
+            )
         return Batch(x)

@@ -67,7 +67,8 @@ def check_trusted_data(data: Batch, stage: str, *, classes: bool = False, min_sa
     """
     if not isinstance(data, Batch):
         raise BatchError(
-            f"{stage}: got {type(data).__name__} as trusted data, wanted a taster.Batch of samples and labels"
+            f"{stage}: got a {type(data).__name__} as trusted data, wanted a taster.Batch(x, y), a torch Dataset or a "
+            "DataLoader (which a list of samples goes into)"
         )
     if len(data) < min_samples:
         raise BatchError(f"{stage}: got {len(data)} trusted samples, wanted {min_samples} or more")
@@ -200,7 +201,10 @@ def class_indices(y: Tensor, stage: str, *, ignored: bool = False) -> None:
     if y.numel() == 0:
         raise LabelError(f"{stage}: got trusted labels of shape {list(y.shape)}, wanted at least one for each sample")
     if int(y.min()) < 0 and not ignored:
-        raise LabelError(f"{stage}: got a trusted label of {int(y.min())}, wanted class indices from 0")
+        raise LabelError(
+            f"{stage}: got a trusted label of {int(y.min())}, wanted class indices from 0 "
+            "(places that are ignored belong to tokens and pixels)"
+        )
 
 
 def check_logits(output: Tensor, y: Tensor, classes: int, stage: str, *, fits: bool) -> None:

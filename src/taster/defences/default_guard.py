@@ -48,7 +48,12 @@ def guard(
     Source: taster's own; the results page of the guard shows what was measured, and what was left out.
     """
     if evaluate is not None:
-        if probe is not None or task is not None or tolerance is None:
+        if tolerance is None:
+            raise SettingError(
+                "guard: got evaluate without a tolerance, wanted guard(evaluate=..., tolerance=...): the drop of the "
+                "mean that is let through, in the quantity's own units (0.01 for one point of right answers)"
+            )
+        if probe is not None or task is not None:
             raise SettingError(
                 "guard: got evaluate, wanted guard(evaluate=..., tolerance=...) without a probe and a task"
             )

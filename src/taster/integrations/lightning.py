@@ -15,7 +15,7 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.optim.swa_utils import AveragedModel
 
 from taster.core.backup_records import copied_value
-from taster.core.guard import Guard
+from taster.core.guard import Guard, check_is_guard
 from taster.core.guarded import Guarded, GuardedStep
 from taster.core.losses import AnyLoss
 from taster.core.objective import ForwardFn
@@ -78,6 +78,7 @@ class GuardCallback(Callback):
         snapshots: SnapshotBuffer | None = None,
         on_refusal: Callable[[StepRecord, Any], None] | None = None,
     ) -> None:
+        check_is_guard(guard)
         self.guard = guard
         self.records: list[StepRecord] = []
         self._samples = samples

@@ -14,7 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from taster.core.checkpoint import load_state, save_state
 from taster.core.functional_model import in_view
-from taster.core.guard import Guard
+from taster.core.guard import Guard, check_is_guard
 from taster.core.guarded import Guarded, GuardedStep
 from taster.core.losses import AnyLoss
 from taster.core.nested import own_loss
@@ -84,6 +84,7 @@ class GuardCallback(TrainerCallback):
         on_refusal: Callable[[StepRecord, list[dict[str, Any]] | None], None] | None = None,
         checkpoint: Path | str | None = None,
     ) -> None:
+        check_is_guard(guard)
         self.guard = guard
         self.records: list[StepRecord] = []
         self._loss = loss

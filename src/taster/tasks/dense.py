@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from taster.core.trusted_data import check_logits, class_indices
 from taster.core.types import Tensors
-from taster.errors import LabelError
+from taster.errors import LabelError, ModelError
 from taster.tasks.base import row_mean
 
 
@@ -31,6 +31,11 @@ class Segmentation:
 
     def check(self, output: Tensor, y: Tensor, stage: str) -> None:
         """Outputs must have a place for every label."""
+        if output.dim() == 3 and output.shape[:2] == y.shape != output.shape[::2]:
+            raise ModelError(
+                f"{stage}: got outputs {list(output.shape)} with the classes in the last place, wanted [n, classes, "
+                'places], or task="tokens"'
+            )
         fits = output.dim() == y.dim() + 1 and output.shape[2:] == y.shape[1:]
         classes = output.shape[1] if output.dim() > 1 else 0
         check_logits(output, y.where(self._counted(classes, y), 0), classes, stage, fits=fits)
@@ -76,6 +81,8 @@ class Tokens:
     def prepare(self, y: Tensor, stage: str) -> None:
         """Labels must be class indices, and each sequence have one that counts."""
         class_indices(y, stage, ignored=True)
+        if y.dim() != 2 or y.shape[1] < 1 + self.shift:
+            raise LabelError(f"{stage}: got labels {list(y.shape)} for tokens, wanted [n, length]")
         _check_counted((y[:, 1:] if self.shift else y) >= 0, stage)
 
     def check(self, output: Tensor, y: Tensor, stage: str) -> None:

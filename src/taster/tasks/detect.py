@@ -40,9 +40,9 @@ def named_task(task: str | Task | None, stage: str) -> Task | None:
     Raises:
         SettingError: for another name.
     """
-    if not isinstance(task, str):
+    if task is None or isinstance(task, Task):
         return task
-    if task not in TASKS:
+    if not isinstance(task, str) or task not in TASKS:
         raise SettingError(f"{stage}: task: got {task!r}, wanted one of {', '.join(TASKS)}, or a Task")
     return TASKS[task]()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol
 
@@ -13,6 +14,8 @@ from taster.core.types import Batch, Tensors
 from taster.core.view import View, predictions
 from taster.errors import GuardError, LossError, TasterError
 from taster.tasks import Binary, MultiLabel, Task, labels_of, seen_task
+
+_log = logging.getLogger("taster.core.learner")
 
 Metric = Callable[[Any, Any], Tensor]
 """(output, y) -> [n]: how well the model does on each sample; higher is better."""
@@ -189,6 +192,7 @@ class EvaluateSource:
         self._stage = stage
         self._evaluate = evaluate
         self._samples: dict[str, tuple[int, bool]] = {}
+        self._warned = False
 
     def check(self, view: View) -> None:
         """Nothing that measuring does not check."""
@@ -200,7 +204,7 @@ class EvaluateSource:
             GuardError: when it fails, or returns something else than numbers by sample, of as many as before.
         """
         try:
-            found = view.evaluate(self._evaluate)
+            found = view.evaluate(self._watched)
         except (TasterError, torch.OutOfMemoryError):
             raise
         except Exception as error:
@@ -221,6 +225,24 @@ class EvaluateSource:
     def classes(self) -> Tensor | None:
         """None: it knows no classes."""
         return None
+
+    def _watched(self, model: Any) -> Any:
+        """Calls the function, and sees whether it runs the model it is given: another one tells nothing of this."""
+        ran: list[bool] = []
+        modules = [module for module in model.modules() if next(module.parameters(recurse=False), None) is not None]
+        hooks = [module.register_forward_pre_hook(lambda *_: ran.append(True)) for module in modules]
+        try:
+            return self._evaluate(model)
+        finally:
+            for hook in hooks:
+                hook.remove()
+            if modules and not ran and not self._warned:
+                self._warned = True
+                _log.warning(
+                    "%s: evaluate ran no layer of the model that it was given; one that measures another model, from "
+                    "outside the function say, cannot see harm: evaluate=lambda model: ... model(x) ...",
+                    self._stage,
+                )
 
     def _numbers(self, name: str, values: Any) -> Tensor:
         try:

@@ -85,7 +85,7 @@ class QualityTest:
         return self.tolerance[name]
 
     def check_quantities(self, measured: Tensors) -> None:
-        """Checks that tolerances by name are those of what is measured.
+        """Checks that tolerances by name are those of what is measured, and that not everything is let through.
 
         Raises:
             GuardError: otherwise.
@@ -95,6 +95,12 @@ class QualityTest:
             raise GuardError(
                 f"got tolerances of {', '.join(self.tolerance)}, wanted those of what is measured: {', '.join(names)}"
             )
+        for name in names:
+            if measured[name].dtype == torch.bool and self.tolerance_of(name) >= self._scale:
+                raise GuardError(
+                    f"got a tolerance of {self.tolerance_of(name):g} for {name}, which is right or wrong, so that any "
+                    "drop would pass; wanted a fraction of the samples: 0.01 for one point"
+                )
 
     def alpha_of_one(self, quantities: int, *, classes: bool) -> float:
         """The alpha of one test on all samples."""
