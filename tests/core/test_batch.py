@@ -200,7 +200,7 @@ def test_trusted_data_come_from_data_sets_and_loaders() -> None:
         assert as_trusted_data(source, "stage").y.tolist() == [0, 1, 2, 3, 4, 5]
     with pytest.raises(BatchError, match="without samples"):
         as_trusted_data(DataLoader(TensorDataset(torch.zeros(0))), "stage")
-    with pytest.raises(BatchError, match="got list as trusted data"):
+    with pytest.raises(BatchError, match="got a list as trusted data"):
         as_trusted_data([1, 2], "stage")
 
 

@@ -447,7 +447,7 @@ def test_the_state_of_another_loop_is_refused_whole() -> None:
     model = network()
     two = Guarded(model, [torch.optim.SGD(model[0].parameters(), 0.1), torch.optim.SGD(model[3].parameters(), 0.1)])
     before = all_of(two)
-    with pytest.raises(CheckpointError, match="1 optimizers, wanted that of 2"):
+    with pytest.raises(CheckpointError, match='1 objects for "optimizers", wanted that of 2'):
         two.load_state_dict(guarded.state_dict())
     assert same(all_of(two), before)
 

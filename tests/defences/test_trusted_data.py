@@ -130,7 +130,7 @@ def test_a_model_with_one_output_is_an_error_before_the_first_step(name: str) ->
 
 def test_anything_but_a_batch_is_an_error() -> None:
     probe = easy(60)
-    with pytest.raises(BatchError, match="got tuple as trusted data, wanted a taster"):
+    with pytest.raises(BatchError, match="got a tuple as trusted data, wanted a taster"):
         probe_gate((probe.x, probe.y))  # type: ignore[arg-type]
     with pytest.raises(BatchError, match="got 1 trusted samples, wanted 2 or more"):
         probe_gate(probe.select(slice(1)))
