@@ -24,7 +24,7 @@ from taster.core.state import Companion
 from taster.core.step import Clock, check_finite, judge, picklable, screen_batch, transform
 from taster.core.transaction import Transaction
 from taster.core.types import COMMIT, Batch, StepRecord, Tensors, Verdict, most_severe, reject
-from taster.core.wrapped import innermost
+from taster.core.wrapped import innermost, parameters_of
 from taster.errors import GuardError, LossError, ModelError, RankError, TransactionError
 
 
@@ -328,11 +328,8 @@ class GuardedStep:
         """Checks an optimizer's gradient, and changes it by the transforms."""
         self._updates += 1
         scale = getattr(optimizer, "grad_scale", None)  # of fused optimizers, which unscale by themselves
-        params = {
-            self._names[id(p)]: p
-            for group in optimizer.param_groups
-            for p in group["params"]
-            if p.grad is not None and id(p) in self._names
+        params: dict[str, Any] = {
+            self._names[id(p)]: p for p in parameters_of(optimizer) if p.grad is not None and id(p) in self._names
         }
         gradient = {name: p.grad if scale is None else p.grad / scale for name, p in params.items()}
         norm_before = norm_after = global_norm(gradient)

@@ -196,16 +196,10 @@ class GuardedTraining:
         before the step (copied): an update that has not been judged is in no checkpoint.
         """
         state = self.state
-        transaction = state.transaction
-        if transaction is None:
-            whole: Mapping[str, Any] = state.module.state_dict()
-            optimizers = [optimizer.state_dict() for optimizer in state.optimizers]
-            also = [entry.state_dict() for entry in state.also]
-        else:
-            before = transaction.state_dicts()
-            whole, optimizers, also = before["model"], before["optimizers"], before["also"]
-        model, frozen = without_frozen(state.module, whole, state.backup.joined())
-        return {"model": model, "frozen": frozen, "optimizers": optimizers, "also": also, **self.guard_state_dict()}
+        found = (state.transaction or state).state_dicts()
+        model, frozen = without_frozen(state.module, found["model"], state.backup.joined())
+        own = {name: found[name] for name in ("optimizers", "also")}
+        return {"model": model, "frozen": frozen, **own, **self.guard_state_dict()}
 
     def guard_state_dict(self) -> dict[str, Any]:
         """The part of `state_dict` that is neither the model's nor the optimizer's, for `load_guard_state_dict`: guard,

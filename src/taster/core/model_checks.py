@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from taster.core.wrapped import parameters_of
 from taster.errors import ModelError
 
 
@@ -51,9 +52,7 @@ def check_optimizers(model: nn.Module, optimizers: Sequence[torch.optim.Optimize
                 "subclass of torch.optim.Optimizer"
             )
     check_optimizers_cover(model, optimizers)
-    if not any(
-        p.requires_grad for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]
-    ):
+    if not any(p.requires_grad for optimizer in optimizers for p in parameters_of(optimizer)):
         raise ModelError(
             "got a model whose parameters in the optimizer are all frozen, so that nothing can be learned; wanted at "
             "least one with requires_grad"
@@ -82,7 +81,7 @@ def check_optimizers_cover(model: nn.Module, optimizers: Sequence[torch.optim.Op
     """
     own = {id(p) for p in model.parameters()}
     for optimizer in optimizers:
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        held = set(map(id, parameters_of(optimizer)))
         if not held & own:
             raise ModelError(
                 "got an optimizer that holds none of the model's parameters, wanted one made for this model; where its "

@@ -23,7 +23,7 @@ from taster.core.ranks import Ranks, unwrapped
 from taster.core.snapshots import Snapshot, SnapshotBuffer
 from taster.core.types import Action, StepRecord
 from taster.core.view import View
-from taster.core.wrapped import innermost
+from taster.core.wrapped import innermost, parameters_of
 from taster.errors import CheckpointError, ModelError, SnapshotError
 
 _log = logging.getLogger("taster.core.learner")
@@ -207,7 +207,7 @@ class LearnerState:
         return [p for p in self._parameters().values() if id(p) not in held and p.requires_grad]
 
     def _held(self) -> set[int]:
-        return {id(p) for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]}
+        return {id(p) for optimizer in self.optimizers for p in parameters_of(optimizer)}
 
     def _parameters(self) -> dict[str, nn.Parameter]:
         # Within a step those that were there when it began: one walk over the model serves all of it.
@@ -235,6 +235,15 @@ class LearnerState:
                     "optimizer that steps once on the gradient that is there"
                 ) from error
         self.changed()
+
+    def state_dicts(self) -> dict[str, Any]:
+        """The state of "model", "optimizers", "scaler" and "also", each as it gives it itself: live tensors."""
+        return {
+            "model": dict(self.module.state_dict()),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            "also": [entry.state_dict() for entry in self.also],
+        }
 
     def synchronize_buffers(self) -> None:
         """Gives all processes the buffers of the first one, as `DistributedDataParallel` does before a forward pass."""

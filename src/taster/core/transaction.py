@@ -143,15 +143,7 @@ class Transaction:
     def state_dicts(self) -> dict[str, Any]:
         """The state before the step, copied, in the form of `Learner.state_dict`."""
         state = self._state
-        if self._saved:
-            saved = state.backup.state_dicts()
-        else:
-            saved = {
-                "model": copied_value(dict(state.module.state_dict())),
-                "optimizers": [copied_value(optimizer.state_dict()) for optimizer in state.optimizers],
-                "scaler": None if state.scaler is None else copied_value(state.scaler.state_dict()),
-                "also": [copied_value(entry.state_dict()) for entry in state.also],
-            }
+        saved = state.backup.state_dicts() if self._saved else copied_value(state.state_dicts())
         guard = copied_value(self._guard.state_dict()) if self._guard_state is None else self._guard_state
         return {
             **saved,
