@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal
@@ -11,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from taster.core.alarm import Alarm
 from taster.core.checkpoint import move_to_device
 from taster.core.frozen import with_frozen, without_frozen
 from taster.core.functional_model import Precision
@@ -28,8 +28,6 @@ from taster.core.transaction import DryRun, Transaction
 from taster.core.types import Batch, ClientUpdates, StepRecord
 from taster.core.view import View
 from taster.errors import BatchError, CheckpointError, ModelError, SnapshotError, TransactionError
-
-_log = logging.getLogger("taster.core.learner")
 
 Models = nn.Module | Sequence[nn.Module] | Mapping[str, nn.Module]
 Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
@@ -60,6 +58,7 @@ class GuardedTraining:
         self.guard = Guard() if guard is None else guard
         self.schedulers = tuple(schedulers)
         self.on_refusal = on_refusal
+        self._alarm = Alarm()
         self._check_guard()
 
     @property
@@ -286,15 +285,12 @@ class GuardedTraining:
         own.progress = Progress(steps, refusals, MappingProxyType({name: counters[name] for name in COUNTERS}))
 
     def alarm(self, record: StepRecord, *batches: Batch | ClientUpdates) -> None:
-        """Logs a refusal and hands it to `on_refusal`, with each batch of the step, or None where it had none."""
-        verdict = record.verdict
-        salvaged = verdict.committed and record.attempts > 1
-        if verdict.committed and not salvaged:
-            return
-        said = "salvaged, refused" if salvaged else "rewound" if verdict.steps else "rejected"
+        """Logs what there is to say of a step, and hands a refusal to `on_refusal`, with each batch of the step, or
+        None where it had none."""
         if self.state.ranks.rank == 0:  # one process speaks for all
-            _log.warning("step %d: %s by %s: %s", record.step, said, verdict.stage, verdict.reason)
-        if self.on_refusal is not None:
+            self._alarm.hear(record)
+        refused = not record.verdict.committed or record.attempts > 1
+        if refused and self.on_refusal is not None:
             for batch in batches or (None,):
                 self.on_refusal(record, batch)
 

@@ -12,7 +12,7 @@ from taster.defences.gates.probe_gate import probe_gate
 from taster.defences.gates.quality_sources import EvaluateFn
 from taster.defences.retry import retry_low_score_half
 from taster.errors import SettingError
-from taster.utils.setting_types import PositiveCount
+from taster.utils.setting_types import Count, PositiveCount
 from taster.utils.settings import validate_settings
 
 _MAX_REWIND = 8
@@ -27,6 +27,7 @@ def guard(
     tolerance: Tolerance | None = None,
     check_every: PositiveCount = 1,
     probe_bfloat16: bool = False,
+    seed: Count | None = None,
 ) -> Guard:
     """The recommended guard: `probe_gate`, and `retry_low_score_half` for batches that it rejects.
 
@@ -57,7 +58,9 @@ def guard(
             raise SettingError(
                 "guard: got evaluate, wanted guard(evaluate=..., tolerance=...) without a probe and a task"
             )
-        return metric_gate(evaluate=evaluate, tolerance=tolerance, check_every=check_every, max_rewind=_MAX_REWIND)
+        return metric_gate(
+            evaluate=evaluate, tolerance=tolerance, check_every=check_every, max_rewind=_MAX_REWIND, seed=seed
+        )
     if probe is None:
         raise SettingError("guard: got no trusted data, wanted guard(probe), or guard(evaluate=..., tolerance=...)")
     if isinstance(tolerance, Mapping):
@@ -70,5 +73,6 @@ def guard(
         check_every=check_every,
         max_rewind=_MAX_REWIND,
         probe_bfloat16=probe_bfloat16,
+        seed=seed,
     )
     return gate + retry_low_score_half(trusted)

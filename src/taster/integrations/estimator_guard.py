@@ -12,6 +12,7 @@ from typing import Any
 
 from sklearn.exceptions import NotFittedError
 
+from taster.core.alarm import Alarm
 from taster.core.guard import CandidateUpdate
 from taster.core.state import Progress
 from taster.core.step import Clock, run_gate
@@ -46,7 +47,6 @@ class EstimatorSettings:
     alpha: float
     class_tolerance: float | None
     max_rewind: int
-    alert_checks: int
 
 
 @validate_settings
@@ -57,20 +57,19 @@ def estimator_settings(
     alpha: Alpha,
     class_tolerance: Points | None,
     max_rewind: Count,
-    alert_checks: Count,
 ) -> EstimatorSettings:
     """The settings, validated.
 
     Raises:
         SettingError: for settings out of range.
     """
-    return EstimatorSettings(every, tolerance, alpha, class_tolerance, max_rewind, alert_checks)
+    return EstimatorSettings(every, tolerance, alpha, class_tolerance, max_rewind)
 
 
 def build_gate(quality: EstimatorQuality, settings: EstimatorSettings) -> ReferenceGate:
     """The gate of `probe_gate`, for estimators. A step of it is what lies between two checks."""
     test = QualityTest(settings.tolerance, settings.alpha, class_tolerance=settings.class_tolerance)
-    policy = CheckPolicy(1, False, settings.max_rewind, settings.alert_checks, 0)
+    policy = CheckPolicy(1, False, settings.max_rewind, 0, 0, seed=0)
     gate = ReferenceGate(STAGE, test, quality, policy)
     if quality.task == "classification":
         alpha = test.alpha_of_one(2, classes=True)
@@ -151,6 +150,7 @@ class EstimatorGuard:
         self._interval = max(1, math.ceil(settings.max_rewind / 4))
         self._capacity = math.ceil(settings.max_rewind / self._interval) + 1 if settings.max_rewind else 0
         self._gate = build_gate(quality, settings)
+        self._alarm = Alarm()
         self._on_refusal = on_refusal
         self._by_batch = by_batch
         self._calls: list[_Call] = []
@@ -288,26 +288,22 @@ class EstimatorGuard:
 
     @staticmethod
     def _view(estimator: Any, state: _State) -> EstimatorView:
-        return EstimatorView(
-            estimator, step=state.progress.steps, state_version=state.version, snapshot_steps=tuple(state.ring)
-        )
+        return EstimatorView(estimator, step=state.progress.steps, state_version=state.version, past=state.ring)
 
     def _tell(self, record: StepRecord | None, calls: list[_Call]) -> None:
         """Keeps the record, logs a refusal, and hands what it has undone since the last check to `on_refusal`."""
         if record is None:
             return
         self.records.append(record)
-        verdict = record.verdict
-        if verdict.committed:
+        self._alarm.hear(record)
+        if record.verdict.committed:
             return
-        said = "rewound" if verdict.steps else "rejected"
-        _log.warning("step %d: %s by %s: %s", record.step, said, verdict.stage, verdict.reason)
         refusals = self._state.progress.refusals
         if refusals and refusals % _MANY == 0:
             _log.warning(
                 "the last %d steps were all refused: poison, or an estimator that single updates throw about more than "
-                "the tolerance; for the latter let it begin fitted, average (SGDClassifier(average=True)), learn in "
-                "smaller steps or from larger batches, or check less often (every=...)",
+                "honest ones did before; for the latter let it begin fitted, average (SGDClassifier(average=True)), "
+                "learn in smaller steps or from larger batches, or check less often (every=...)",
                 refusals,
             )
         if self._on_refusal is not None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from taster.core.types import Batch, Tensors
 from taster.core.view import View
-from taster.errors import BatchError, GuardError, LabelError, ModelError
+from taster.errors import BatchError, GuardError, LabelError, ModelError, SnapshotError
 from taster.tasks import Classification, Regression
 
 EstimatorTask = Literal["classification", "regression"]
@@ -31,15 +31,25 @@ class EstimatorView(View):
         estimator: as it was; to be read, not to be changed.
     """
 
-    def __init__(self, estimator: Any, *, step: int, state_version: object, snapshot_steps: tuple[int, ...]) -> None:
+    def __init__(self, estimator: Any, *, step: int, state_version: object, past: Mapping[int, Any]) -> None:
         super().__init__(_no_module, _no_module, step=step, state_version=state_version)
         self.estimator = estimator
-        self._snapshot_steps = snapshot_steps
+        self._past = past
 
     @property
     def snapshot_steps(self) -> tuple[int, ...]:
         """The steps of the copies that can be gone back to, oldest first."""
-        return self._snapshot_steps
+        return tuple(self._past)
+
+    def at(self, step_or_label: int | str) -> View:
+        """The estimator as it was before an earlier step.
+
+        Raises:
+            SnapshotError: when no copy of it is kept.
+        """
+        if not isinstance(step_or_label, int) or step_or_label not in self._past:
+            raise SnapshotError(f"no copy of before step {step_or_label!r}; there are those of {list(self._past)}")
+        return EstimatorView(self._past[step_or_label], step=step_or_label, state_version=object(), past=self._past)
 
 
 def _no_module() -> Any:
@@ -62,6 +72,7 @@ class EstimatorQuality(ABC):
     """
 
     probe: Batch | None = None
+    selectable = False
 
     def __init__(self, y: Sequence[Any], task: EstimatorTask) -> None:
         if task not in get_args(EstimatorTask):
@@ -119,8 +130,8 @@ class EstimatorQuality(ABC):
         return True
 
     @abstractmethod
-    def measure(self, view: View) -> Tensors:
-        """The quantities, by name."""
+    def measure(self, view: View, rows: Tensor | None = None) -> Tensors:
+        """The quantities, by name, of all samples or of some."""
 
     def of_classes(self, correct: Any, probability: Any | None) -> Tensors:
         """The quantities from right and wrong, and from the probability of each true class where it is known."""

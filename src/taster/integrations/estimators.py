@@ -16,10 +16,9 @@ def guarded(
     *,
     every: int | None = None,
     tolerance: float = 1.0,
-    alpha: float = 0.05,
+    alpha: float = 0.01,
     class_tolerance: float | None = 5.0,
     max_rewind: int = 8,
-    alert_checks: int = 20,
     task: EstimatorTask | None = None,
     on_refusal: OnRefusal | None = None,
 ) -> Any:
@@ -57,11 +56,10 @@ def guarded(
         every: calls (samples) between two checks; None is 1 for scikit-learn, 100 for river. A check predicts all
             trusted samples.
         tolerance: drop that is let through, in percentage points.
-        alpha: probability, at a check, of refusing an update that costs as much as the tolerances.
+        alpha: probability, at a check, of refusing an update that costs nothing, at most.
         class_tolerance: drop in one class that is let through, in points; None tests no classes.
         max_rewind: the maximum number of checks by which a slow drift is undone; up to five copies are kept for it. 0
             undoes the last step alone.
-        alert_checks: checks after a refusal at which the overall tolerance is zero.
         task: "classification" or "regression", for an estimator that does not say what it is.
         on_refusal: called with the record and (X, y), or (x, y), of each call that was undone since the last check,
             oldest first; of the calls before, to which a rewind goes back, none. Each refusal is logged as a warning as
@@ -79,7 +77,6 @@ def guarded(
         "alpha": alpha,
         "class_tolerance": class_tolerance,
         "max_rewind": max_rewind,
-        "alert_checks": alert_checks,
         "on_refusal": on_refusal,
     }
     if every is not None:

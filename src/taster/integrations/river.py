@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from river import base
+from torch import Tensor
 
 from taster.core.types import StepRecord, Tensors
 from taster.core.view import View
@@ -36,7 +37,7 @@ class GuardedModel(base.Wrapper[Any]):
         model: it is never changed: what learns is a copy, `learned`, another one after each refusal.
         X_trusted, y_trusted: trusted samples and labels; or pairs of both, and None.
         every: samples between two checks.
-        tolerance, alpha, class_tolerance, max_rewind, alert_checks, on_refusal: see `taster.guarded`.
+        tolerance, alpha, class_tolerance, max_rewind, on_refusal: see `taster.guarded`.
 
     Raises:
         SettingError: for settings out of range.
@@ -54,10 +55,9 @@ class GuardedModel(base.Wrapper[Any]):
         *,
         every: int = RIVER_EVERY,
         tolerance: float = 1.0,
-        alpha: float = 0.05,
+        alpha: float = 0.01,
         class_tolerance: float | None = 5.0,
         max_rewind: int = 8,
-        alert_checks: int = 20,
         on_refusal: OnRefusal | None = None,
     ) -> None:
         if not callable(getattr(model, "learn_one", None)) or not callable(getattr(model, "predict_one", None)):
@@ -69,7 +69,6 @@ class GuardedModel(base.Wrapper[Any]):
         self.alpha = alpha
         self.class_tolerance = class_tolerance
         self.max_rewind = max_rewind
-        self.alert_checks = alert_checks
         self.on_refusal = on_refusal
         settings = estimator_settings(
             every=every,
@@ -77,7 +76,6 @@ class GuardedModel(base.Wrapper[Any]):
             alpha=alpha,
             class_tolerance=class_tolerance,
             max_rewind=max_rewind,
-            alert_checks=alert_checks,
         )
         quality = RiverQuality(self.X_trusted, self.y_trusted, self._task)
         self._guard = EstimatorGuard(model, quality, settings, on_refusal, by_batch=False)
@@ -198,7 +196,7 @@ class RiverQuality(EstimatorQuality):
         own, fresh = self._measured(copy.deepcopy(estimator)), self._measured(estimator.clone())
         return any(not torch.equal(own[name], fresh[name]) for name in own)
 
-    def measure(self, view: View) -> Tensors:
+    def measure(self, view: View, rows: Tensor | None = None) -> Tensors:
         """The quantities. The model is copied: some learn while they predict."""
         return self._measured(copy.deepcopy(estimator_in(view)))
 

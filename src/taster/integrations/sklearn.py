@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone, is_classifier
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array
+from torch import Tensor
 
 from taster.core.state import COUNTERS
 from taster.core.types import StepRecord, Tensors
@@ -33,7 +34,7 @@ class GuardedEstimator(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         estimator: it is never changed: what learns is a copy, `estimator_`, another one after each refusal.
         X_trusted, y_trusted: as `partial_fit` takes them.
         every: calls of `partial_fit` between two checks.
-        tolerance, alpha, class_tolerance, max_rewind, alert_checks, task, on_refusal: see `taster.guarded`.
+        tolerance, alpha, class_tolerance, max_rewind, task, on_refusal: see `taster.guarded`.
 
     `set_params` of the estimator's own settings reaches the one that learns. Any change of settings gives the guard a
     new anchor, the present state; another `estimator` begins anew.
@@ -47,10 +48,9 @@ class GuardedEstimator(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         *,
         every: int = 1,
         tolerance: float = 1.0,
-        alpha: float = 0.05,
+        alpha: float = 0.01,
         class_tolerance: float | None = 5.0,
         max_rewind: int = 8,
-        alert_checks: int = 20,
         task: EstimatorTask | None = None,
         on_refusal: OnRefusal | None = None,
     ) -> None:
@@ -62,7 +62,6 @@ class GuardedEstimator(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         self.alpha = alpha
         self.class_tolerance = class_tolerance
         self.max_rewind = max_rewind
-        self.alert_checks = alert_checks
         self.task = task
         self.on_refusal = on_refusal
 
@@ -178,7 +177,6 @@ class GuardedEstimator(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
                 alpha=self.alpha,
                 class_tolerance=self.class_tolerance,
                 max_rewind=self.max_rewind,
-                alert_checks=self.alert_checks,
             )
             quality = SklearnQuality(self.X_trusted, self.y_trusted, self.task or _task_of(estimator))
             guard = EstimatorGuard(estimator, quality, settings, self.on_refusal, by_batch=True)
@@ -238,7 +236,7 @@ class SklearnQuality(EstimatorQuality):
         there = set(np.asarray(known).tolist())
         return [label for label in self.labels if label not in there]
 
-    def measure(self, view: View) -> Tensors:
+    def measure(self, view: View, rows: Tensor | None = None) -> Tensors:
         """The quantities."""
         estimator = estimator_in(view)
         predicted = np.asarray(self._asked(estimator.predict))

@@ -16,6 +16,9 @@ from taster.errors import GuardError
 MAX_SAMPLES = 100_000
 """The largest probe that a bound is computed for; larger ones have a smaller bound."""
 
+_ALWAYS_OPEN = 1000
+"""Trusted samples that every check may look at, where there are as many."""
+
 _MAX_CHECKS = 10**9
 _MAX_REFUSALS = 10**6
 _MAX_OUTCOMES = 10**9
@@ -60,21 +63,29 @@ class HasDetectionBound(Protocol):
         ...
 
 
+def held_out_samples(samples: int) -> int:
+    """How many of a gate's trusted samples audits alone look at: three fifths, but none of the first thousand."""
+    return max(0, min(3 * samples // 5, samples - _ALWAYS_OPEN))
+
+
 def detection_bound(
     samples: int,
     *,
     tolerance: float = 1.0,
-    alpha: float = 0.05,
+    alpha: float = 0.01,
     checks: int = 1,
     refusals: int = 0,
     confidence: float = 0.95,
     churn: float = 5.0,
     outcomes: int = 1,
+    held_out: int | None = None,
+    held_out_refusals: int = 0,
 ) -> DetectionBound:
-    """The smallest drop that `taster.stats.paired_tests.mcnemar_pvalue` detects at every check with this confidence.
+    """The smallest drop that a gate's audits detect every time with this confidence.
 
-    A drop of D passes a check with a probability β(D), computed exactly from the binomials of lost and gained samples.
-    The bound is the D with
+    An audit refuses if the observed drop is more than the tolerance and McNemar's exact test finds it more than chance.
+    A true drop of D passes with a probability β(D), computed exactly from the binomials of lost and gained samples. The
+    bound is the D with
 
         β(D) = (1 − confidence) / (K (K + 1) / 2 · Σ over r ≤ R of C(K, r) o^r)
 
@@ -82,6 +93,11 @@ def detection_bound(
     sees which updates were refused can steer by that: his k-th update can depend on all earlier answers, of which
     there are Σ C(K, r) o^r patterns with at most R refusals (the argument of Blum and Hardt 2015), so that the bound
     holds for every attacker who does not hold the probe itself.
+
+    What counts in R are the refusals by the very samples that the bound is computed for. Samples that are held out are
+    looked at by audits alone, after the other samples have let the model pass, so that refusals by those others tell
+    nothing of them (the reusable holdout of Dwork et al. 2015 has the same purpose). The bound is the smaller of the
+    two: of the open samples with all refusals, and of those held out with theirs.
 
     Args:
         samples: in the probe (or of a class in it), drawn from the distribution that accuracy refers to; 1 to 100,000.
@@ -94,6 +110,8 @@ def detection_bound(
             of them make the test less powerful.
         outcomes: o, the number of ways in which a refusal can turn out, if a gate chooses the state it goes back to by
             its probe; 1 to 10⁹.
+        held_out: samples that audits alone look at; None takes as many as `probe_gate` holds out.
+        held_out_refusals: refusals by those samples.
 
     Raises:
         GuardError: for numbers outside their range, and for counts that are no whole numbers.
@@ -102,32 +120,49 @@ def detection_bound(
     """
     _check_counts(samples, checks, refusals, outcomes)
     _check_fractions(tolerance, alpha, confidence, churn)
+    if held_out is None:
+        held_out = held_out_samples(samples)
+    _check_held_out(held_out, held_out_refusals, samples, refusals)
+    drop, false_alarms = 100.0, 0.0
+    for count, refused in ((samples - held_out, refusals), (held_out, held_out_refusals)):
+        if count:
+            patterns = _log_patterns(checks, refused, outcomes)
+            wanted = math.log1p(-confidence) - math.log(checks * (checks + 1) / 2) - patterns
+            critical = _critical(count, tolerance / 100, alpha)
+            drop = min(drop, _smallest_drop(count, churn / 100, critical, wanted))
+            false_alarms += -math.expm1(_log_miss(count, 0.0, churn / 100, critical))
+    return DetectionBound(drop, confidence, min(1.0, checks * max(0.0, false_alarms)), samples, churn, checks, refusals)
+
+
+def _log_patterns(checks: int, refusals: int, outcomes: int) -> float:
+    """log of the number of answers that an attacker may have seen."""
     refused = np.arange(refusals + 1)
-    patterns = logsumexp(_log_choose(checks, refused) + refused * math.log(outcomes))
-    wanted = math.log1p(-confidence) - math.log(checks * (checks + 1) / 2) - float(patterns)
-    critical = _critical(samples, tolerance / 100, alpha)
-    one = -math.expm1(_log_miss(samples, 0.0, churn / 100, critical))
-    false_alarm_rate = min(1.0, checks * max(0.0, one))
-    low, high = 0.0, 1.0 - churn / 100
-    if _log_miss(samples, high, churn / 100, critical) > wanted:
-        return DetectionBound(100.0, confidence, false_alarm_rate, samples, churn, checks, refusals)
+    return float(logsumexp(_log_choose(checks, refused) + refused * math.log(outcomes)))
+
+
+def _smallest_drop(samples: int, churn: float, critical: np.ndarray, wanted: float) -> float:
+    """The drop, in percentage points, that is missed with a probability whose logarithm is the one wanted."""
+    low, high = 0.0, 1.0 - churn
+    if _log_miss(samples, high, churn, critical) > wanted:
+        return 100.0
     while high - low > 1e-4:
         middle = (low + high) / 2
-        if _log_miss(samples, middle, churn / 100, critical) > wanted:
+        if _log_miss(samples, middle, churn, critical) > wanted:
             low = middle
         else:
             high = middle
-    return DetectionBound(100 * high, confidence, false_alarm_rate, samples, churn, checks, refusals)
+    return 100 * high
 
 
 def _critical(samples: int, tolerance: float, alpha: float) -> np.ndarray:
-    """For each number m of samples that changed, the smallest number of lost ones at which the test refuses."""
+    """For each number m of samples that changed, the smallest number of lost ones at which an audit refuses."""
     changed = np.arange(1, samples + 1)
-    share = np.minimum(1.0, 0.5 + tolerance * samples / (2 * changed))
-    # p = P(Bin ≥ lost) < alpha, so lost is one above the quantile; with a share of 1 the test cannot refuse.
-    least = binom.isf(alpha, changed, share) + 1
-    least = np.where(binom.sf(least - 1, changed, share) < alpha, least, least + 1)
-    return np.concatenate([[1.0], np.where(share < 1, least, changed + 1)])
+    # p = P(Bin(m, 1/2) ≥ lost) < alpha, so lost is one above the quantile.
+    least = binom.isf(alpha, changed, 0.5) + 1
+    least = np.where(binom.sf(least - 1, changed, 0.5) < alpha, least, least + 1)
+    # lost − gained is more than the tolerance.
+    beyond = np.floor((tolerance * samples + changed) / 2 + 1e-9) + 1
+    return np.concatenate([[1.0], np.maximum(least, beyond)])
 
 
 def _log_miss(samples: int, drop: float, churn: float, critical: np.ndarray) -> float:
@@ -161,6 +196,15 @@ def _check_counts(samples: int, checks: int, refusals: int, outcomes: int) -> No
         faults = [f"refusals {refusals}, wanted at most the {checks} checks"]
     if faults:
         raise GuardError("detection_bound: got " + "; ".join(faults))
+
+
+def _check_held_out(held_out: int, held_out_refusals: int, samples: int, refusals: int) -> None:
+    for name, value, high in (
+        ("held_out", held_out, samples - 1),
+        ("held_out_refusals", held_out_refusals, refusals),
+    ):
+        if not isinstance(value, Integral) or isinstance(value, bool) or not 0 <= value <= high:
+            raise GuardError(f"detection_bound: got {name} {value!r}, wanted a whole number from 0 to {high}")
 
 
 def _check_fractions(tolerance: float, alpha: float, confidence: float, churn: float) -> None:

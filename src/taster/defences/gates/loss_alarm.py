@@ -11,9 +11,9 @@ from torch import Tensor
 from taster.core.guard import CandidateUpdate, Guard
 from taster.core.types import COMMIT, Batch, StepRecord, Verdict, reject
 from taster.core.view import View
-from taster.defences.gates.check_trail import undo
 from taster.defences.gates.probe_measurement import ProbeMeasurement
 from taster.defences.gates.quality_sources import ProbeSource
+from taster.defences.gates.undo import undo
 from taster.errors import GuardError
 from taster.stats.paired_tests import mcnemar_pvalue
 from taster.tasks import Classification

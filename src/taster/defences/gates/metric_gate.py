@@ -41,6 +41,7 @@ def metric_gate(
     max_rewind: Count = 0,
     alert_steps: Count = 20,
     reset_momentum_after: Count = 2,
+    seed: Count | None = None,
 ) -> Guard:
     """Refuses an update if there is evidence that a quantity's mean falls by more than a tolerance, against the last
     check or against the anchor.
@@ -72,7 +73,7 @@ def metric_gate(
 
     Source: taster's own; Student's paired test.
     """
-    policy = CheckPolicy(check_every, check_on_loss_outlier, max_rewind, alert_steps, reset_momentum_after)
+    policy = CheckPolicy(check_every, check_on_loss_outlier, max_rewind, alert_steps, reset_momentum_after, seed)
     test = QualityTest(tolerance, alpha, points=False)
     if evaluate is not None and probe is None and metric is None:
         return Guard(gates=[MetricGate("metric_gate", test, EvaluateSource("metric_gate", evaluate), policy)])

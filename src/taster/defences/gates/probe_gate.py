@@ -33,7 +33,7 @@ def probe_gate(
     *,
     task: str | Any | None = None,
     tolerance: Points = 1.0,
-    alpha: Alpha = 0.05,
+    alpha: Alpha = 0.01,
     class_tolerance: Points | None = 5.0,
     check_every: PositiveCount = 1,
     check_on_loss_outlier: bool = True,
@@ -41,6 +41,7 @@ def probe_gate(
     alert_steps: Count = 20,
     probe_bfloat16: bool = False,
     reset_momentum_after: Count = 2,
+    seed: Count | None = None,
 ) -> Guard:
     """Refuses an update if there is evidence that it costs more than a tolerance on trusted samples.
 
@@ -91,7 +92,7 @@ def probe_gate(
     Source: taster's own. Rejection on a validation set goes back to Nelson et al. 2008 ("reject on negative impact");
         the tests are those of `taster.stats.paired_tests`.
     """
-    policy = CheckPolicy(check_every, check_on_loss_outlier, max_rewind, alert_steps, reset_momentum_after)
+    policy = CheckPolicy(check_every, check_on_loss_outlier, max_rewind, alert_steps, reset_momentum_after, seed)
     test = QualityTest(tolerance, alpha, class_tolerance=class_tolerance)
     gate = ProbeGate(probe, named_task(task, "probe_gate"), test, policy, bfloat16=probe_bfloat16)
     samples = len(gate.trusted)
@@ -171,10 +172,12 @@ class ProbeGate(ReferenceGate):
         return detection_bound(
             min(len(self.trusted), MAX_SAMPLES),
             tolerance=self._test.tolerance_of("correct"),
-            alpha=self._test.alpha_of_one(2, classes=True),
+            alpha=self._test.alpha_held_out if self.held_out else self._test.alpha_of_one(2, classes=True),
             checks=checks,
             refusals=refusals,
             confidence=confidence,
             churn=churn,
             outcomes=self.rewind_outcomes,
+            held_out=self.held_out,
+            held_out_refusals=min(refusals, self.held_out_refusals),
         )

@@ -1,8 +1,11 @@
-"""What gates measure of a model: once per state of the model, and checked."""
+"""What gates measure of a model: each state of the model and each sample once, and checked."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+
+import torch
+from torch import Tensor
 
 from taster.core.trusted_data import nonfinite_rows
 from taster.core.types import Batch, Tensors
@@ -10,9 +13,12 @@ from taster.core.view import View
 from taster.defences.gates.quality_sources import QualitySource
 from taster.errors import CheckpointError, GuardError
 
+_STATES = 3
+"""States of the model whose measurements are kept: before and after an update, and one to go back to."""
+
 
 class ProbeMeasurement:
-    """Measures the model in a view; each state of the model once.
+    """Measures the model in a view; each of its states and each look at the samples once.
 
     Args:
         stage: name of the gate, for messages.
@@ -23,7 +29,7 @@ class ProbeMeasurement:
         self._stage = stage
         self.source = source
         self._checked = False
-        self._latest: tuple[object, Tensors] | None = None
+        self._states: list[tuple[object, Tensors | None, list[tuple[Tensor, Tensors]]]] = []
 
     @property
     def probe(self) -> Batch | None:
@@ -34,48 +40,56 @@ class ProbeMeasurement:
         """Measures by another source from now on."""
         self.source = source
         self._checked = False
-        self._latest = None
+        self._states = []
 
     def __call__(self, view: View) -> Tensors:
-        """What is measured of the model in the view.
+        """What is measured of the model in the view, of all samples.
 
         Raises:
             BatchError, ModelError, LabelError, GuardError: from the source.
         """
-        if not self._checked:
-            self.source.check(view)
-            self._checked = True
-        if not self.is_known(view):
-            self._latest = (view.state_version, self.source.measure(view))
-        assert self._latest is not None
-        return self._latest[1]
+        self._check(view)
+        version, everything, parts = self._known(view)
+        if everything is None:
+            everything = self.source.measure(view)
+            self._remember(version, everything, parts)
+        return everything
 
-    def is_known(self, view: View) -> bool:
-        """Whether the model in the view is the one that was measured last."""
-        return self._latest is not None and self._latest[0] is view.state_version
+    def at(self, view: View, rows: Tensor | slice) -> Tensors:
+        """What is measured of the model in the view, of the samples with these indices."""
+        self._check(view)
+        version, everything, parts = self._known(view)
+        if everything is not None:
+            return at_rows(everything, rows)
+        for looked_at, measured in parts:
+            if looked_at is rows:
+                return measured
+        if isinstance(rows, slice):
+            return at_rows(self(view), rows)
+        measured = self.source.measure(view, rows)
+        self._remember(version, None, [*parts, (rows, measured)])
+        return measured
+
+    def known_of(self, version: object, rows: Tensor | slice) -> Tensors | None:
+        """What was measured of a state and samples, where that is still known."""
+        for kept, everything, parts in self._states:
+            if kept is version:
+                if everything is not None:
+                    return at_rows(everything, rows)
+                return next((measured for looked_at, measured in parts if looked_at is rows), None)
+        return None
 
     def reference(self, view: View) -> Tensors:
-        """What is measured of a model that others are to be compared with.
+        """What is measured of a model that others are to be compared with, of all samples.
 
         Raises:
             GuardError: when a measurement is NaN or infinite: no comparison with it could find harm.
         """
         measured = self(view)
-        found = self.nonfinite(measured)
+        found = nonfinite(measured)
         if found is not None:
             raise GuardError(f"{self._stage}: {found}; wanted finite numbers, as NaN can be compared with nothing")
         return measured
-
-    def nonfinite(self, measured: Tensors) -> str | None:
-        """A sentence on the measurements that are NaN or infinite; None if there are none."""
-        for name, values in measured.items():
-            bad = nonfinite_rows(values) if name != "loss" else []
-            if bad:
-                return (
-                    f"the {name} is NaN or infinite on {len(bad)} of {len(values)} trusted samples (the first has "
-                    f"index {bad[0]})"
-                )
-        return None
 
     def check_model(self, view: View) -> Tensors:
         """Checks that the source and the model fit together, by one measurement, which is returned."""
@@ -91,8 +105,8 @@ class ProbeMeasurement:
         for measured in saved:
             if self.probe is not None:
                 sizes = dict.fromkeys(measured, len(self.probe))
-            elif self._latest is not None:
-                sizes = {name: len(rows) for name, rows in self._latest[1].items()}
+            elif known := [everything for _, everything, _ in self._states if everything is not None]:
+                sizes = {name: len(rows) for name, rows in known[-1].items()}
             else:
                 return
             found = {name: len(rows) for name, rows in measured.items()}
@@ -101,6 +115,40 @@ class ProbeMeasurement:
                     f"got the state of a gate with a probe of {_counts(found)} samples, wanted {_counts(sizes)}: build "
                     "the guard with the probe that it had"
                 )
+
+    def _check(self, view: View) -> None:
+        if not self._checked:
+            self.source.check(view)
+            self._checked = True
+
+    def _known(self, view: View) -> tuple[object, Tensors | None, list[tuple[Tensor, Tensors]]]:
+        return next((kept for kept in self._states if kept[0] is view.state_version), (view.state_version, None, []))
+
+    def _remember(self, version: object, everything: Tensors | None, parts: list[tuple[Tensor, Tensors]]) -> None:
+        others = [kept for kept in self._states if kept[0] is not version]
+        self._states = [*others[-(_STATES - 1) :], (version, everything, parts)]
+
+
+def at_rows(measured: Tensors, rows: Tensor | slice) -> Tensors:
+    """The measurements of the samples with these indices."""
+    return {name: values[rows] for name, values in measured.items()}
+
+
+def nonfinite_counts(measured: Tensors) -> Tensor:
+    """How many measurements of each quantity are NaN or infinite, [quantities], on their device."""
+    return torch.stack([(~values.isfinite()).sum() for name, values in measured.items() if name != "loss"])
+
+
+def nonfinite(measured: Tensors) -> str | None:
+    """A sentence on the measurements that are NaN or infinite; None if there are none."""
+    for name, values in measured.items():
+        bad = nonfinite_rows(values) if name != "loss" else []
+        if bad:
+            return (
+                f"the {name} is NaN or infinite on {len(bad)} of {len(values)} trusted samples (the first has "
+                f"index {bad[0]})"
+            )
+    return None
 
 
 def _counts(sizes: dict[str, int]) -> str:

@@ -43,8 +43,18 @@ class QualitySource(Protocol):
         """Checks that it fits the model, before the first measurement."""
         ...
 
-    def measure(self, view: View) -> Tensors:
-        """Quantities by name, [n] each, higher is better; "loss", where there is one, is the loss of each sample."""
+    @property
+    def selectable(self) -> bool:
+        """Whether some of the samples can be measured without the others; known after `check`."""
+        ...
+
+    def measure(self, view: View, rows: Tensor | None = None) -> Tensors:
+        """Quantities by name, [n] each, higher is better; "loss", where there is one, is the loss of each sample.
+
+        Args:
+            view: of the model.
+            rows: the indices of the samples to measure; None for all.
+        """
         ...
 
     def classes(self) -> Tensor | None:
@@ -113,13 +123,26 @@ class ProbeSource:
         elif isinstance(self._given_task, Binary | MultiLabel):
             self._task = self._given_task.trained_by(view.functional_model.objective.loss)
 
-    def measure(self, view: View) -> Tensors:
+    @property
+    def selectable(self) -> bool:
+        """Whether no output depends on the samples beside it."""
+        return not self._whole
+
+    def measure(self, view: View, rows: Tensor | None = None) -> Tensors:
         """Quantities of the task, and the loss of each sample: the learner's, or the task's usual one where the
         learner's is none of outputs and labels alone. Several processes share the samples out among them."""
-        total = len(self.probe)
         if self._whole:
-            return self._rows(view, slice(0, total))
-        return view.ranks.gather_rows(self._rows(view, view.ranks.part(total)), total)
+            measured = self._rows(view, self.probe)
+            return measured if rows is None else {name: values[rows] for name, values in measured.items()}
+        total = len(self.probe) if rows is None else len(rows)
+        part = view.ranks.part(total)
+        if rows is not None:
+            samples = self.probe.select(rows[part])
+        elif part == slice(0, total):
+            samples = self.probe
+        else:
+            samples = self.probe.select(part)
+        return view.ranks.gather_rows(self._rows(view, samples), total)
 
     def classes(self) -> Tensor | None:
         """Those of the task."""
@@ -128,15 +151,15 @@ class ProbeSource:
     def _target(self, batch: Batch) -> Any:
         return labels_of(batch, self._stage)
 
-    def _rows(self, view: View, part: slice) -> Tensors:
+    def _rows(self, view: View, samples: Batch) -> Tensors:
         assert self._task is not None, "check comes first"
-        step = part.stop - part.start if self._whole else self._chunk
+        step = len(samples) if self._whole else self._chunk
         kept: list[Tensor] = []
         found: list[Tensors] = []
         device = next((tensor.device.type for _, tensor in self.probe.tensors()), "cpu")
         with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=self._bfloat16):
-            for start in range(part.start, part.stop, step):
-                batch = self.probe.select(slice(start, min(start + step, part.stop)))
+            for start in range(0, len(samples), step):
+                batch = samples if step >= len(samples) else samples.select(slice(start, start + step))
                 whole = trusted_output(batch, view, self._stage)
                 output, y = predictions(whole), self._target(batch)
                 own_loss = view.functional_model.objective.compares_predictions(whole, batch.y)
@@ -146,8 +169,7 @@ class ProbeSource:
                 else:  # outputs of many places are too large to be kept
                     found.append(self._measured(view, output, batch, own_loss=own_loss))
             if kept:
-                everything = self.probe if part == slice(0, len(self.probe)) else self.probe.select(part)
-                return self._measured(view, torch.cat(kept), everything, own_loss=own_loss)
+                return self._measured(view, torch.cat(kept), samples, own_loss=own_loss)
         return {name: torch.cat([rows[name] for rows in found]) for name in found[0]}
 
     def _measured(self, view: View, output: Tensor, batch: Batch, *, own_loss: bool) -> Tensors:
@@ -187,6 +209,7 @@ class EvaluateSource:
 
     words: Mapping[str, str] = {}
     probe: Batch | None = None
+    selectable = False
 
     def __init__(self, stage: str, evaluate: EvaluateFn) -> None:
         self._stage = stage
@@ -197,8 +220,8 @@ class EvaluateSource:
     def check(self, view: View) -> None:
         """Nothing that measuring does not check."""
 
-    def measure(self, view: View) -> Tensors:
-        """What the function returns.
+    def measure(self, view: View, rows: Tensor | None = None) -> Tensors:
+        """What the function returns, of all samples or of some.
 
         Raises:
             GuardError: when it fails, or returns something else than numbers by sample, of as many as before.
@@ -212,15 +235,15 @@ class EvaluateSource:
         named = found if isinstance(found, Mapping) else {"quality": found}
         if not named:
             raise GuardError(f"{self._stage}: evaluate returned nothing, wanted numbers [n], or {{name: numbers}}")
-        rows = {str(name): self._numbers(str(name), values) for name, values in named.items()}
-        sizes = {name: (len(values), values.dtype == torch.bool) for name, values in rows.items()}
+        named_rows = {str(name): self._numbers(str(name), values) for name, values in named.items()}
+        sizes = {name: (len(values), values.dtype == torch.bool) for name, values in named_rows.items()}
         if self._samples and sizes != self._samples:
             raise GuardError(
                 f"{self._stage}: evaluate returned {_counted(sizes)}, and {_counted(self._samples)} before; wanted the "
                 "same samples in the same order each time"
             )
         self._samples = sizes
-        return rows
+        return named_rows if rows is None else {name: values[rows] for name, values in named_rows.items()}
 
     def classes(self) -> Tensor | None:
         """None: it knows no classes."""

@@ -1,19 +1,47 @@
-"""The paired tests by which a gate compares two measurements."""
+"""By which evidence a gate tells harm: what swings more than honest updates do, and what has fallen from the anchor."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from taster.core.types import Tensors
 from taster.errors import GuardError
-from taster.stats.paired_tests import mcnemar_pvalue, paired_t_pvalue
+from taster.stats.paired_sums import PairedSums
+from taster.stats.swing import Swing
+
+Sums = Mapping[str, PairedSums]
+"""Drops by quantity."""
 
 _REFERENCES = 2
 """The last check and the anchor: each quantity is tested against both."""
+
+_LOOKS = 8
+"""Looks at the probe that the alpha of a step's tests is shared out over; twice as many samples each time."""
+
+_SURE = 2.33
+"""Standard errors within which a drop lies with 99 %."""
+
+_MULTIPLE = 5.0
+"""Scales above the centre of honest changes from which on a change is an outlier; measured on nets that learn with
+momentum, whose changes have heavy tails."""
+
+_CLASS = 1.5
+"""How much further out a change in one class must be: there are many of them."""
+
+_EXCURSION = 2.0
+"""How much further than one step several honest steps lead away from the anchor, which is taken at a good moment;
+measured likewise."""
+
+_DOUBT = 0.02
+"""The p-value of a drop beyond its limit from which on it is looked into."""
+
+_FEW = 5
+"""Samples of a class under which a look says nothing of it."""
 
 
 @dataclass(frozen=True)
@@ -24,18 +52,41 @@ class Evidence:
     numbers: Mapping[str, float]
 
 
-@dataclass(frozen=True)
-class _Group:
-    """Samples that are tested together, and the fraction of alpha that their tests have."""
+class Swings:
+    """How much each quantity has swung, overall and in each class."""
 
-    name: str
-    mask: Tensor | None
-    tolerance: float | None
-    alpha_fraction: float
+    def __init__(self) -> None:
+        self._swings: dict[str, Swing] = {}
+
+    def limits(self, name: str, least: np.ndarray, unknown: np.ndarray) -> np.ndarray:
+        """The drop of a quantity, overall and in each class, from which on the next one is an outlier."""
+        return self._swings.get(name, Swing.empty(len(least))).limit(least, unknown, _multiples(len(least)))
+
+    def append(self, name: str, sums: PairedSums) -> None:
+        """Remembers the changes of a step that was committed."""
+        known = np.asarray(sums.count) >= _FEW
+        drops = np.array([sums.drop(group) if seen else np.nan for group, seen in enumerate(known)])
+        errors = np.array([sums.error(group) if seen else np.nan for group, seen in enumerate(known)])
+        self._swings[name] = self._swings.get(name, Swing.empty(sums.groups)).with_change(drops, errors)
+
+    def scales(self) -> dict[str, Tensor]:
+        """The scale of each, overall and in each class; NaN where there were too few changes to know."""
+        return {name: torch.from_numpy(swing.scale) for name, swing in self._swings.items()}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All changes."""
+        return {name: swing.changes for name, swing in self._swings.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restores them."""
+        self._swings = {name: Swing(changes) for name, changes in state.items()}
 
 
 class QualityTest:
-    """Compares quantities of the same samples before and after: yes or no by McNemar's test, numbers by Student's.
+    """Compares quantities of the same samples before and after.
+
+    A drop is harm where it is more than a limit and more than chance: larger than what is tolerated and than honest
+    steps swing, with a p-value under alpha of there being none.
 
     Args:
         tolerance: drop of a quantity's mean that is let through: in percentage points of fractions, or in its own
@@ -58,19 +109,30 @@ class QualityTest:
         self._class_tolerance = class_tolerance
         self._scale = 100.0 if points else 1.0
         self._words: Mapping[str, str] = {}
-        self._groups = [_Group("", None, None, 1.0)]
+        self._labels: list[int] = []
+        self._share = 0.0
+        self.codes: Tensor | None = None
 
     def prepare(self, classes: Tensor | None, words: Mapping[str, str]) -> None:
-        """Groups the samples, all of them and those of each class, and takes the quantities' names for sentences."""
+        """Groups the samples by class, and takes the quantities' names for sentences."""
         self._words = words
-        if classes is None or self._class_tolerance is None:
-            self._groups = [_Group("", None, None, 1.0)]
+        self.codes, self._labels, self._share = None, [], 0.0
+        if classes is None:
             return
-        labels = torch.unique(classes).tolist()
-        self._groups = [
-            _Group("", None, None, 0.5),
-            *(_Group(f", class {n},", classes == n, self._class_tolerance, 0.5 / len(labels)) for n in labels),
-        ]
+        labels, codes, counts = torch.unique(classes, return_inverse=True, return_counts=True)
+        self._share = float(counts.max()) / len(classes)
+        if self._class_tolerance is not None:
+            self.codes, self._labels = codes.reshape(-1), labels.tolist()
+
+    @property
+    def classes(self) -> int:
+        """How many classes are tested each by itself."""
+        return len(self._labels)
+
+    @property
+    def chance(self) -> float:
+        """The accuracy of who knows nothing but which class is the most frequent; 0 without classes."""
+        return self._share
 
     def tolerance_of(self, name: str) -> float:
         """The drop that is let through of a quantity.
@@ -109,82 +171,161 @@ class QualityTest:
             self._alpha * (0.5 if classes and self._class_tolerance is not None else 1.0) / (_REFERENCES * quantities)
         )
 
-    def test_drop(self, before: Tensors, now: Tensors, when: str, *, alerted: bool) -> Evidence | None:
-        """Evidence that a quantity has dropped since `when` by more than is tolerated; nothing is, when alerted."""
-        names = quantities(before)
-        tests = _REFERENCES * len(names)
-        # New data costs a model confidence in the old before it pays in accuracy; in the loss it pays at once.
-        if "loss" in before and len(names) > 1 and paired_t_pvalue(before["loss"], now["loss"]) < self._alpha / tests:
+    def step(self, sums: Sums, swings: Swings, *, last: bool) -> tuple[Evidence | None, bool]:
+        """Whether what was seen of an update is evidence of harm, and whether it is clear without a further look.
+
+        Of two quantities of one task the last is tested: the probability of the true class, in which less harm shows
+        on fewer samples, and which swings less, than in accuracy or loss.
+
+        Args:
+            sums: the drops since the last check, of the samples looked at so far.
+            swings: of the changes before.
+            last: whether there is no further look.
+        """
+        clear = True
+        names = watched(sums)
+        for name in names:
+            drops = sums[name]
+            least = self._least(name, drops.groups)
+            worth = np.concatenate([least[:1] / 2, least[1:]])
+            limits = swings.limits(name, worth, least)
+            for group in range(drops.groups):
+                limit, drop = float(limits[group]), drops.drop(group)
+                if drop > limit:
+                    if group and drops.gain_pvalue() < self._alpha:
+                        break  # what is new is learned at a price
+                    p = drops.pvalue(group)
+                    if p < self._alpha_of_group(drops, group, len(names)) / _LOOKS:
+                        return self._evidence(name, group, drop, limit, p, "the last check"), True
+                    clear = clear and p > (_DOUBT if group == 0 else self._alpha / drops.groups)
+                if group == 0:
+                    clear = clear and drop + _SURE * drops.error() <= max(limit, float(least[0]))
+        return None, clear or last
+
+    def fallen(self, sums: Sums, frozen: Mapping[str, Tensor], swings: Swings) -> Evidence | None:
+        """Evidence that a quantity has fallen from the anchor's."""
+        names = quantities(sums)
+        # New data costs a model confidence in the old before it pays in accuracy; in the loss it pays at once, and a
+        # loss that falls is a drop.
+        if "loss" in sums and len(names) > 1 and sums["loss"].pvalue() < self._alpha / (_REFERENCES * len(names)):
             names = names[:1]
         for name in names:
-            for group in self._groups:
-                then, there = _masked(before[name], group.mask), _masked(now[name], group.mask)
-                tolerance = self.tolerance_of(name) if group.tolerance is None else group.tolerance
-                tolerance = 0.0 if alerted and group.tolerance is None else tolerance
-                p = _pvalue(then, there, tolerance / self._scale)
-                if p < group.alpha_fraction * self._alpha / tests:
-                    drop = self._scale * _drop(then, there)
-                    return Evidence(
-                        f"{self._words.get(name, name)} on the probe{group.name} would fall by {self._amount(drop)} "
-                        f"against {when}: more than {tolerance:g} (p = {p:.1g})",
-                        {"drop": drop, "tolerance": tolerance, "p": p, "alerted": float(alerted)},
-                    )
+            drops, limits = sums[name], self.anchor_limits(name, sums, frozen, swings)
+            for group in range(drops.groups):
+                drop, limit = drops.drop(group), float(limits[group])
+                if drop > limit:
+                    p = drops.pvalue(group)
+                    if p < self._alpha_of_group(drops, group, len(names)):
+                        return self._evidence(name, group, drop, limit, p, "the anchor")
         return None
 
-    def any_drop(self, last: Tensors, now: Tensors) -> Evidence | None:
+    def fallen_held_out(self, sums: Sums, frozen: Mapping[str, Tensor], swings: Swings) -> Evidence | None:
+        """The same on samples that no other check sees: of the quantity that the promise is about, overall."""
+        for name in anchored(sums):
+            drops, limit = sums[name], float(self.anchor_limits(name, sums, frozen, swings)[0])
+            p = drops.pvalue()
+            if drops.drop() > limit and p < self.alpha_held_out:
+                found = self._evidence(name, 0, drops.drop(), limit, p, "the anchor")
+                return Evidence(found.reason, {**found.numbers, "held_out": 1.0})
+        return None
+
+    @property
+    def alpha_held_out(self) -> float:
+        """The alpha of the one test on samples that are held out."""
+        return self._alpha / _REFERENCES
+
+    def narrowed(self, frozen: Mapping[str, Tensor], swings: Swings) -> Mapping[str, Tensor]:
+        """The scales of the anchor, where honest steps swing less by now with what they do: they may shrink, and never
+        grow, so that nobody can widen them little by little."""
+        now = swings.scales()
+        return {name: torch.fmin(then, now[name]) if name in now else then for name, then in {**now, **frozen}.items()}
+
+    def anchor_limits(self, name: str, sums: Sums, frozen: Mapping[str, Tensor], swings: Swings) -> np.ndarray:
+        """The drop of a quantity from the anchor that is let through, overall and in each class: what is tolerated, or
+        more where honest steps swung more when the anchor was taken, and still do."""
+        watched_name, groups = name if independent(sums) else watched(sums)[0], sums[name].groups
+        least, unknown = self._least(name, groups), torch.full((groups,), torch.nan, dtype=torch.float64)
+        then, now = (found.get(watched_name, unknown).numpy() for found in (frozen, swings.scales()))
+        # What was not known when the anchor was taken is known from the first audit on.
+        found: np.ndarray = np.maximum(least, _EXCURSION * _multiples(groups) * np.nan_to_num(np.fmin(then, now)))
+        return found
+
+    def seems_fallen(self, sums: Sums, frozen: Mapping[str, Tensor], swings: Swings) -> bool:
+        """Whether a first look is reason enough for an audit."""
+        return any(
+            sums[name].drop() > self.anchor_limits(name, sums, frozen, swings)[0] and sums[name].pvalue() < _DOUBT
+            for name in watched(sums)
+        )
+
+    def any_drop(self, sums: Sums) -> Evidence | None:
         """A drop of any size, significant or not: for updates that get no benefit of the doubt. Of two quantities of
         one task by the last, which hardly ever stays the same where the first counts; of independent ones by any."""
-        for name in quantities(last) if _independent(last) else quantities(last)[-1:]:
-            drop = self._scale * float(last[name].double().mean() - now[name].double().mean())
+        for name in watched(sums):
+            drop = self._scale * sums[name].drop()
             if drop > 0:
                 what = self._words.get(name, name)
                 said = f"a part of a refused batch would cost {self._amount(drop, 2)} of {what}"
                 return Evidence(said, {"drop": drop})
         return None
 
-    def raised(self, anchor: Tensors, now: Tensors) -> Tensors:
-        """The anchor, moved up where a quantity has significantly grown: as a whole by a task's first quantity, and one
-        by one where they are independent. Otherwise one that grows would take the others' losses along."""
-        names = quantities(anchor) if _independent(anchor) else quantities(anchor)[:1]
-        alpha = self._alpha / (len(self._groups) * len(names))
-        grown = [name for name in names if _pvalue(now[name], anchor[name], 0.0) < alpha]
-        if not _independent(anchor):
-            return now if grown else anchor
-        return {**anchor, **{name: now[name] for name in grown}} if grown else anchor
+    def grown(self, sums: Sums) -> list[str]:
+        """The quantities that have significantly grown, by sums of drops from the anchor: those by which it moves up, a
+        task's first one or each of independent ones."""
+        names = anchored(sums)
+        alpha = self._alpha / (max(1, sums[names[0]].groups) * len(names))
+        return [name for name in names if sums[name].gain_pvalue() < alpha]
 
-    def acceptable(self, anchor: Tensors, now: Tensors) -> bool:
-        """Whether a state is good enough to go back to: a task's first quantity, or each of independent ones, no more
-        than half the tolerance below the anchor's."""
-        return all(
-            self._scale * _drop(anchor[name], now[name]) <= self.tolerance_of(name) / 2
-            for name in (quantities(anchor) if _independent(anchor) else quantities(anchor)[:1])
+    def drifting(self, sums: Sums) -> bool:
+        """Whether there is evidence of any drop from the anchor."""
+        return any(sums[name].pvalue() < self._alpha for name in watched(sums))
+
+    def acceptable(self, sums: Sums) -> bool:
+        """Whether a state is good enough to go back to: no more than half the tolerance below the anchor."""
+        return all(sums[name].drop() <= float(self._least(name, 1)[0]) / 2 for name in anchored(sums))
+
+    def _least(self, name: str, groups: int) -> np.ndarray:
+        """What is tolerated in any case, overall and in each class, as a fraction or in the quantity's units."""
+        least = np.full(groups, self.tolerance_of(name), dtype=np.float64)
+        least[1:] = 0.0 if self._class_tolerance is None else self._class_tolerance
+        return least / self._scale
+
+    def _alpha_of_group(self, drops: PairedSums, group: int, names: int) -> float:
+        share = 1.0 if drops.groups == 1 else 0.5 if group == 0 else 0.5 / (drops.groups - 1)
+        return share * self._alpha / (_REFERENCES * names)
+
+    def _evidence(self, name: str, group: int, drop: float, limit: float, p: float, when: str) -> Evidence:
+        where = f", class {self._labels[group - 1]}," if group else ""
+        drop, limit = self._scale * drop, self._scale * limit
+        return Evidence(
+            f"{self._words.get(name, name)} on the probe{where} would fall by {self._amount(drop)} against {when}: "
+            f"more than {limit:.3g} (p = {p:.1g})",
+            {"drop": drop, "limit": limit, "p": p},
         )
 
     def _amount(self, drop: float, digits: int = 1) -> str:
         return f"{drop:.{digits}f} points" if self._scale != 1 else f"{drop:.3g}"
 
 
-def quantities(measured: Tensors) -> list[str]:
+def _multiples(groups: int) -> np.ndarray:
+    found: np.ndarray = np.where(np.arange(groups) == 0, _MULTIPLE, _CLASS * _MULTIPLE)
+    return found
+
+
+def quantities(measured: Mapping[str, object]) -> list[str]:
     """The names of what is tested."""
     return [name for name in measured if name != "loss"]
 
 
-def _independent(measured: Tensors) -> bool:
+def independent(measured: Mapping[str, object]) -> bool:
     """Whether quantities have nothing to do with each other: a user's own. Those of a task come with a loss."""
     return "loss" not in measured
 
 
-def _pvalue(before: Tensor, now: Tensor, tolerance: float) -> float:
-    if before.dtype == torch.bool:
-        return mcnemar_pvalue(before, now, tolerance)
-    return paired_t_pvalue(before, now, tolerance)
+def watched(measured: Mapping[str, object]) -> list[str]:
+    """The quantities by which a step is judged: each of independent ones, a task's last."""
+    return quantities(measured) if independent(measured) else quantities(measured)[-1:]
 
 
-def _masked(values: Tensor, mask: Tensor | None) -> Tensor:
-    return values if mask is None else values[mask]
-
-
-def _drop(before: Tensor, now: Tensor) -> float:
-    if before.dtype == torch.bool:
-        before, now = before.float(), now.float()
-    return float(before.mean() - now.mean())
+def anchored(measured: Mapping[str, object]) -> list[str]:
+    """The quantities by which the anchor is held: each of independent ones, a task's first."""
+    return quantities(measured) if independent(measured) else quantities(measured)[:1]

@@ -1,23 +1,48 @@
-"""What gates on trusted samples share: when they check, what they remember, and how far they go back."""
+"""What gates on trusted samples share: when they look and how far, what they remember, and how far they go back."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+import torch
+from scipy.stats import binom
 from torch import Tensor
 
 from taster.core.guard import CandidateUpdate
+from taster.core.host import to_host
 from taster.core.types import COMMIT, Batch, StepRecord, Tensors, Verdict
 from taster.core.view import View
-from taster.defences.gates.check_trail import CheckTrail, undo
-from taster.defences.gates.probe_measurement import ProbeMeasurement
+from taster.defences.gates.probe_measurement import ProbeMeasurement, at_rows, nonfinite, nonfinite_counts
 from taster.defences.gates.quality_sources import QualitySource
-from taster.defences.gates.quality_test import Evidence, QualityTest
+from taster.defences.gates.quality_test import QualityTest, Swings, anchored, independent, watched
+from taster.defences.gates.row_order import FIRST, RowOrder
+from taster.defences.gates.undo import undo
 from taster.errors import GuardError
+from taster.stats.paired_sums import PairedSums, sums_by_name, sums_on_device
 
 _OUTLIER = 4.0
 """Standard errors above the trusted samples' mean loss from which a batch's loss is an outlier."""
+
+_AUDIT_SHARE = 0.1
+"""Of the work of a step, what audits may take on average; a sample learned from is three forward passes of one."""
+
+_CHANCE = 1e-3
+"""The p-value of an accuracy above chance from which on a model has something to lose."""
+
+_PART = 512
+"""Samples that a part of a refused batch is judged by at least."""
+
+_RECENT = 60
+"""Checks after which an anchor that has not moved up says that the model is level."""
+
+LEARNING = "watching: the model is still learning"
+LEVEL = "watching: the model is level"
+DRIFTING = "watching: the model is drifting away from the anchor"
+UNTRAINED = "watching: the model does no better than chance yet"
 
 
 @dataclass(frozen=True)
@@ -28,8 +53,9 @@ class CheckPolicy:
         check_every: steps between checks.
         check_on_loss_outlier: whether it checks at once after a batch with an outlying loss.
         max_rewind: the maximum number of steps by which a drift from the anchor is undone; 0 undoes the update alone.
-        alert_steps: steps after a refusal in which the gate is alerted.
+        alert_steps: steps after a refusal in which every step is checked.
         reset_momentum_after: consecutive refusals after which the learner zeros the momentum; 0 for never.
+        seed: of the order in which samples are looked at; None takes one that nobody knows.
     """
 
     check_every: int = 1
@@ -37,15 +63,61 @@ class CheckPolicy:
     max_rewind: int = 0
     alert_steps: int = 20
     reset_momentum_after: int = 2
+    seed: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Anchor:
+    """The state that later ones are held to.
+
+    Attributes:
+        measured: of all samples.
+        scales: how much honest steps swung when it was taken.
+        trained: whether it does better than chance.
+        since: checks since it was taken or moved up.
+        moved: whether it ever moved up.
+    """
+
+    measured: Tensors
+    scales: Mapping[str, Tensor] = field(default_factory=dict)
+    trained: bool = True
+    since: int = 0
+    moved: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What a check has seen of an update.
+
+    Attributes:
+        version: of the state after it.
+        sums: drops since the last check, of the samples looked at.
+        looks: how many looks it took.
+        fallen: drops from the anchor of all samples that are not held out, where they were audited.
+        doubted: whether an audit was made because the first look was reason to.
+    """
+
+    version: object
+    sums: dict[str, PairedSums]
+    looks: int = 1
+    fallen: dict[str, PairedSums] | None = None
+    doubted: bool = False
 
 
 class ReferenceGate:
-    """Judges the model on trusted samples after every few steps, against the last check and against an anchor.
+    """Judges the model on trusted samples, against the last check and against an anchor.
 
-    The anchor is the state at the first step; it moves up when the test finds the model improved, and never down.
-    After a refusal the gate is alerted for a while: it checks every step, and its test tolerates no drop. Between
-    checks, a batch with an outlying loss is checked at once: one whose loss is further above that of the trusted
-    samples at the last check than chance allows for its size.
+    **A step** is harm where a quantity drops by more than chance allows, by more than half the tolerance, and by more
+    than honest steps swing now: four robust scales of the last sixty changes that were committed. A model that still
+    learns swings more, and is given more room, than one that is level. The samples are looked at in a random order, a
+    first few and then twice as many each time, until the verdict is clear.
+
+    **An audit**, every so often and where a first look gives reason to, compares the model with the anchor: the state
+    at the first step, which moves up when the model has improved, and never down. So harm cannot add up in steps too
+    small to see. What may be lost from the anchor is the tolerance, or what honest steps swung when it was taken if
+    that was more and still is. Audits also look at samples that no other check sees.
+
+    Of a model that does no better than chance there is nothing to lose, and nothing is refused.
 
     Args:
         name: the name in records.
@@ -59,13 +131,21 @@ class ReferenceGate:
         self._test = test
         self._policy = policy
         self._measure = ProbeMeasurement(name, source)
-        self._prepared = False
-        self._anchor: Tensors | None = None
-        self._trail = CheckTrail(policy.max_rewind)
+        self._order: RowOrder | None = None
+        self._seed = secrets.randbits(32) if policy.seed is None else policy.seed
+        self._anchor: _Anchor | None = None
+        self._swings = Swings()
+        self._checked: tuple[int, Tensors | None] | None = None
+        self._block = 0
+        self._unaudited = 0.0  # forward passes that audits may take by now
         self._unchecked = 0  # committed steps since the last check
         self._alerted = 0  # steps left of the alert
-        # The state before the first step, with the step's index: `observe` starts from it.
-        self._start: tuple[int, Tensors] | None = None
+        self._phase = ""
+        self._holdout_refusals = 0
+        # What was measured for the step that is being made: `observe` goes on from it.
+        self._start: tuple[int, _Anchor] | None = None
+        self._seen: _Seen | None = None
+        self._version: object = None
 
     @property
     def probe(self) -> Batch | None:
@@ -87,16 +167,31 @@ class ReferenceGate:
         """In how many ways a refusal can turn out."""
         return self._policy.max_rewind + 1
 
+    @property
+    def phase(self) -> str:
+        """What the model does: learns, is level, drifts; empty before the first audit."""
+        return self._phase
+
+    @property
+    def held_out(self) -> int:
+        """Samples that audits alone look at."""
+        return 0 if self._order is None else len(self._order.held_out)
+
+    @property
+    def held_out_refusals(self) -> int:
+        """Refusals by those samples."""
+        return self._holdout_refusals
+
     def replace_source(self, source: QualitySource) -> None:
         """Measures by another source. The model before the next step is the new anchor.
 
-        The owner vouches for the present model: harm done before is not held against later updates.
+        The owner vouches for the present model: harm done before is not held against later updates. How much honest
+        steps swing is remembered.
         """
         self._measure.replace(source)
-        self._prepared = False
-        self._anchor = self._start = None
-        self._trail.clear()
+        self._order = self._anchor = self._start = self._checked = None
         self._unchecked = self._alerted = 0
+        self._unaudited = 0.0
 
     def check_model(self, view: View) -> None:
         """Checks that trusted samples, task and model fit together.
@@ -105,62 +200,77 @@ class ReferenceGate:
             BatchError, ModelError, LabelError: when the model cannot take the probe, or has no output for a label.
             GuardError: when a measurement of the model is NaN or infinite.
         """
-        self._test.check_quantities(self._measure.check_model(view))
-        self._test.prepare(self._measure.source.classes(), self._measure.source.words)
-        self._prepared = True
+        measured = self._measure.check_model(view)
+        self._test.check_quantities(measured)
+        source = self._measure.source
+        self._test.prepare(source.classes(), source.words)
+        self._seed = view.ranks.gather("the order of the probe", self._seed)[0]
+        sizes = {len(rows) for rows in measured.values()}
+        self._order = RowOrder(
+            min(sizes),
+            self._seed,
+            selectable=source.selectable and len(sizes) == 1,
+            whole=self._policy.check_every > 1,
+            device=next(iter(measured.values())).device,
+        )
 
     def __call__(self, change: CandidateUpdate) -> Verdict:
-        """Measures the probe after the update, if a check is due, and undoes the update if it did harm."""
-        if not self._prepared:
+        """Looks at the probe after the update, if a check is due, and undoes the update if it did harm."""
+        if self._order is None:
             self.check_model(change.before)
-        step, last = self._last_check(change)
-        if not self._wants_check(change, step, last):
+        checked = self._last_check(change)
+        if not self._wants_check(change, checked):
             return COMMIT
-        now = self._measure(change.after)
-        last_good = step if self._unchecked else change.step
-        nonfinite = self._measure.nonfinite(now)
-        if nonfinite is not None:
-            return undo(change, last_good, f"after the update {nonfinite}")
-        evidence = self._drop_since_last_check(change, last, now)
-        if evidence is None and self._test.any_drop(last, now) is not None:
-            # An update that improves the model is not held to what came before it.
-            anchor = last if self._anchor is None else self._anchor
-            evidence = self._test.test_drop(anchor, now, "the anchor", alerted=self._alerted > 0)
-            if evidence is not None and self._policy.max_rewind:
-                last_good = min(last_good, self._newest_acceptable(change.step, anchor))
-        return COMMIT if evidence is None else undo(change, last_good, evidence.reason, evidence.numbers)
+        return self._judged(change, checked)
 
     def observe(self, record: StepRecord, view: View) -> None:
-        """Remembers what was measured, and moves the anchor up if the model has improved."""
-        verdict, following = record.verdict, record.step + 1
-        anchor = self._require_anchor(record, view)
+        """Remembers what the check has seen, and moves the anchor up if the model has improved."""
+        verdict = record.verdict
+        if self._anchor is None:
+            self._anchor = self._first_anchor(record, view)
+            self._checked = (record.step, self._whole_only(self._anchor.measured))
         # A refusal caused only by the alert does not extend it: honest steps would never end it.
-        refused = verdict.stage == self.name and not verdict.evidence.get("alerted")
+        refused = verdict.stage == self.name
         self._alerted = self._policy.alert_steps if refused else max(0, self._alerted - 1)
+        self._unaudited += _AUDIT_SHARE * 3 * (record.samples or FIRST // 2)
+        if refused and verdict.evidence.get("held_out"):
+            self._holdout_refusals += 1
         if record.trusted and verdict.committed:
-            self._anchor, self._alerted = self._measure.reference(view), 0
-            self._trail.clear()
-            self._keep(following, self._anchor)
+            self._anchor = self._new_anchor(self._measure.reference(view))
+            self._alerted, self._unaudited = 0, 0.0
+            self._was_checked(record.step + 1, view)
         elif verdict.steps:
-            there = self._trail.forget_from(record.step - verdict.steps)
-            self._keep(following, self._measure.reference(view) if there is None else there)
+            self._was_checked(record.step + 1, view)
         elif verdict.committed:
-            if self._measure.is_known(view) or self._due(record.step, self._trail.newest[0]):
-                now = self._measure(view)
-                self._keep(following, now)
-                self._anchor = self._test.raised(anchor, now)
-            else:
-                self._unchecked += 1
-        elif not self._unchecked:
-            self._trail.postpone(following)
+            self._observe_commit(record, view)
+        elif not self._unchecked and self._checked is not None:
+            self._checked = (record.step + 1, self._checked[1])
+        if self._order is not None and (self._seen_long() or self._order.ends_block(record.step)):
+            self._block += 1
+        self._seen, self._version = None, view.state_version
 
     def state_dict(self) -> dict[str, Any]:
-        """What was measured at the anchor and at the last checks, and the steps since."""
+        """What was measured at the anchor and at the last check, how much steps swing, and counts."""
+        anchor, checked = self._anchor, self._checked
         return {
-            "anchor": self._anchor,
-            "trail": self._trail.state_dict(),
+            "anchor": None
+            if anchor is None
+            else {
+                "measured": anchor.measured,
+                "scales": dict(anchor.scales),
+                "trained": anchor.trained,
+                "since": anchor.since,
+                "moved": anchor.moved,
+            },
+            "checked": None if checked is None else {"step": checked[0], "measured": checked[1]},
+            "swings": self._swings.state_dict(),
+            "seed": self._seed,
+            "block": self._block,
+            "unaudited": self._unaudited,
             "unchecked": self._unchecked,
             "alerted": self._alerted,
+            "phase": self._phase,
+            "holdout_refusals": self._holdout_refusals,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -169,65 +279,251 @@ class ReferenceGate:
         Raises:
             CheckpointError: when it was measured on a probe of another size; nothing has been loaded then.
         """
-        measured = [*CheckTrail.entries(state["trail"]).values()]
-        measured += [] if state["anchor"] is None else [state["anchor"]]
+        anchor, checked = state["anchor"], state["checked"]
+        measured = [] if anchor is None else [anchor["measured"]]
+        measured += [] if checked is None or checked["measured"] is None else [checked["measured"]]
         self._measure.check_saved(measured)
-        self._anchor = state["anchor"]
-        self._trail.load_state_dict(state["trail"])
+        self._anchor = None if anchor is None else _Anchor(**anchor)
+        self._checked = None if checked is None else (checked["step"], checked["measured"])
+        self._swings.load_state_dict(state["swings"])
+        if state["seed"] != self._seed:
+            self._seed = state["seed"]
+            if self._order is not None:
+                self._order = self._order.reseeded(self._seed)
+        self._block, self._unaudited = state["block"], state["unaudited"]
         self._unchecked, self._alerted = state["unchecked"], state["alerted"]
+        self._phase, self._holdout_refusals = state["phase"], state["holdout_refusals"]
 
-    def _last_check(self, change: CandidateUpdate) -> tuple[int, Tensors]:
+    def _last_check(self, change: CandidateUpdate) -> tuple[int, Tensors | None]:
         """The last check; before the first step, one of the model as it was before the update."""
-        if not self._trail:
-            self._start = (change.step, self._measure.reference(change.before))
-            return self._start
-        step, last = self._trail.newest
-        if step > change.step:
+        if self._checked is None:
+            self._start = (change.step, self._new_anchor(self._measure.reference(change.before)))
+            return change.step, self._whole_only(self._start[1].measured)
+        if self._checked[0] > change.step:
             raise GuardError(
-                f"{self.name}: got step {change.step} of a learner after a check before step {step}: this guard has "
-                "watched another learner; wanted a new guard, or new trusted data (Guard.set_trusted_data)"
+                f"{self.name}: got step {change.step} of a learner after a check before step {self._checked[0]}: this "
+                "guard has watched another learner; wanted a new guard, or new trusted data (Guard.set_trusted_data)"
             )
-        return step, last
+        return self._checked
 
-    def _wants_check(self, change: CandidateUpdate, checked: int, last: Tensors) -> bool:
-        if change.attempt or self._alerted or self._due(change.step, checked):
+    def _wants_check(self, change: CandidateUpdate, checked: tuple[int, Tensors | None]) -> bool:
+        if change.attempt or self._alerted or change.step + 1 - checked[0] >= self._policy.check_every:
             return True
-        return self._policy.check_on_loss_outlier and "loss" in last and _is_outlier(change, last["loss"])
+        known = checked[1]
+        return self._policy.check_on_loss_outlier and known is not None and _is_outlier(change, known.get("loss"))
 
-    def _drop_since_last_check(self, change: CandidateUpdate, last: Tensors, now: Tensors) -> Evidence | None:
-        evidence = self._test.test_drop(last, now, "the last check", alerted=self._alerted > 0)
-        # A part of a refused batch gets no benefit of the doubt.
-        return self._test.any_drop(last, now) if evidence is None and change.attempt else evidence
+    def _judged(self, change: CandidateUpdate, checked: tuple[int, Tensors | None]) -> Verdict:
+        """One look after the other until the verdict is clear, and an audit if one is due or in doubt."""
+        assert self._order is not None
+        anchor = self._start[1] if self._anchor is None and self._start is not None else self._anchor
+        assert anchor is not None
+        last_good = checked[0] if self._unchecked else change.step
+        due = self._order.whole or self._unaudited >= self._order.samples
+        if due:
+            found = self._nonfinite(change, last_good, self._measure(change.after))
+            if found is not None:
+                return found
+        looks = self._order.looks(self._block)
+        sums: dict[str, PairedSums] = {}
+        doubted = False
+        for number, rows in enumerate(looks):
+            after = self._measure.at(change.after, rows)
+            before = self._measure.at(change.before, rows) if checked[1] is None else at_rows(checked[1], rows)
+            reference = at_rows(anchor.measured, rows) if number == 0 else None
+            bad, drops, fallen, right = self._compared(before, after, reference, rows)
+            if bad:
+                self._measure(change.after)
+                return self._nonfinite(change, last_good, self._measure(change.after)) or COMMIT
+            sums = {name: sums[name] + more for name, more in drops.items()} if sums else drops
+            if number == 0 and not anchor.trained:
+                # There is nothing to lose; an audit tells when there is.
+                due = due or _above_chance(right, int(_looked_at(drops)), self._test.chance)
+                break
+            if fallen is not None and not due and self._test.seems_fallen(fallen, anchor.scales, self._swings):
+                doubted = True
+            evidence, clear = self._test.step(sums, self._swings, last=number + 1 == len(looks))
+            if evidence is not None:
+                return undo(change, last_good, evidence.reason, evidence.numbers)
+            if clear and not (change.attempt and _looked_at(sums) < _PART):
+                break
+        audited = None
+        if anchor.trained and change.attempt and (evidence := self._test.any_drop(sums)) is not None:
+            return undo(change, last_good, evidence.reason, evidence.numbers)
+        if due or doubted:
+            verdict, audited = self._audited(change, last_good, anchor, sums)
+            if not verdict.committed:
+                return verdict
+        self._seen = _Seen(change.after.state_version, sums, number + 1, audited, doubted)
+        return Verdict(reason=self._phase if anchor.trained else UNTRAINED)
 
-    def _newest_acceptable(self, step: int, anchor: Tensors) -> int:
-        return self._trail.newest_acceptable(
-            step, self._policy.max_rewind, lambda kept: self._test.acceptable(anchor, kept)
+    def _audited(
+        self, change: CandidateUpdate, last_good: int, anchor: _Anchor, sums: dict[str, PairedSums]
+    ) -> tuple[Verdict, dict[str, PairedSums] | None]:
+        """The verdict on the model beside the anchor, on all samples; and its drops on those that are not held out."""
+        assert self._order is not None
+        now = self._measure(change.after)
+        found = self._nonfinite(change, last_good, now)
+        if found is not None:
+            return found, None
+        open_sums = self._sums(anchor.measured, now, self._order.open)
+        if not anchor.trained:
+            return COMMIT, open_sums
+        evidence = self._test.fallen(open_sums, anchor.scales, self._swings)
+        if evidence is None and len(self._order.held_out):
+            evidence = self._test.fallen_held_out(
+                self._sums(anchor.measured, now, self._order.held_out), anchor.scales, self._swings
+            )
+        # An update that improves the model is not held to what came before it.
+        if evidence is None or self._test.any_drop(sums) is None:
+            return COMMIT, open_sums
+        if self._policy.max_rewind:
+            last_good = min(last_good, self._newest_acceptable(change, anchor))
+        return undo(change, last_good, evidence.reason, evidence.numbers), None
+
+    def _newest_acceptable(self, change: CandidateUpdate, anchor: _Anchor) -> int:
+        """The newest state within reach that is no more than half the tolerance below the anchor; else the oldest."""
+        assert self._order is not None
+        reach = [s for s in change.before.snapshot_steps if change.step - s <= self._policy.max_rewind]
+        for step in reversed(reach):
+            past = self._measure.source.measure(change.before.at(step))
+            if self._test.acceptable(self._sums(anchor.measured, past, self._order.open)):
+                return step
+        return min(reach, default=change.step)
+
+    def _observe_commit(self, record: StepRecord, view: View) -> None:
+        seen = self._seen if self._seen is not None and self._seen.version is view.state_version else None
+        if seen is None:
+            seen = self._seen_by_itself(view)
+        if seen is None and record.step + 1 - self._checked_step(record) < self._policy.check_every:
+            self._unchecked += 1
+            return
+        if seen is not None:
+            for name in watched(seen.sums):
+                self._swings.append(name, seen.sums[name])
+            if seen.fallen is not None:
+                self._observe_audit(seen.fallen, view)
+            elif self._anchor is not None:
+                self._anchor = replace(self._anchor, since=self._anchor.since + 1)
+        self._was_checked(record.step + 1, view)
+
+    def _observe_audit(self, fallen: dict[str, PairedSums], view: View) -> None:
+        """Moves the anchor up where the model has improved, and says what it does now."""
+        assert self._anchor is not None
+        anchor, grown = self._anchor, self._test.grown(fallen)
+        now = self._measure(view)
+        if grown or not anchor.trained:
+            measured = now if not independent(now) else {**anchor.measured, **{name: now[name] for name in grown}}
+            self._anchor = replace(self._new_anchor(measured), moved=bool(grown))
+        else:
+            self._anchor = replace(
+                anchor, since=anchor.since + 1, scales=self._test.narrowed(anchor.scales, self._swings)
+            )
+        anchor = self._anchor
+        if not anchor.trained:
+            self._phase = UNTRAINED
+        elif anchor.moved and anchor.since < _RECENT:
+            self._phase = LEARNING
+        else:
+            self._phase = DRIFTING if self._test.drifting(fallen) else LEVEL
+        self._unaudited = 0.0
+
+    def _new_anchor(self, measured: Tensors) -> _Anchor:
+        return _Anchor(measured, self._swings.scales(), self._trained(measured))
+
+    def _trained(self, measured: Tensors) -> bool:
+        """Whether a model does better than chance, as far as one knows what that is."""
+        if not self._test.chance:
+            return True
+        right = measured[anchored(measured)[0]].double()
+        (mean,) = to_host(right.mean())
+        return _above_chance(mean * len(right), len(right), self._test.chance)
+
+    def _seen_by_itself(self, view: View) -> _Seen | None:
+        """What a check would have seen, for a gate that watches steps that another one judges."""
+        if self._order is None or self._policy.check_every > 1:
+            return None
+        rows = self._order.looks(self._block)[0]
+        before = self._measure.known_of(self._version, rows)
+        return (
+            None
+            if before is None
+            else _Seen(view.state_version, self._drops(before, self._measure.at(view, rows), rows))
         )
 
-    def _require_anchor(self, record: StepRecord, view: View) -> Tensors:
-        """The anchor; at the first step, the state before it, or the present one if that was not measured."""
-        if self._anchor is None:
-            known = self._start is not None and self._start[0] == record.step
-            self._anchor = self._start[1] if known and self._start else self._measure.reference(view)
-            self._trail.clear()
-            self._trail.append(record.step, self._anchor)
-        return self._anchor
+    def _first_anchor(self, record: StepRecord, view: View) -> _Anchor:
+        """Of the state before the first step, or of the present one if that was not measured."""
+        if self._start is not None and self._start[0] == record.step:
+            return self._start[1]
+        if self._order is None:
+            self.check_model(view)
+        return self._new_anchor(self._measure.reference(view))
 
-    def _due(self, step: int, checked: int) -> bool:
-        return step + 1 - checked >= self._policy.check_every
+    def _checked_step(self, record: StepRecord) -> int:
+        return record.step if self._checked is None else self._checked[0]
 
-    def _keep(self, step: int, measured: Tensors) -> None:
+    def _was_checked(self, step: int, view: View) -> None:
         """Counts the state before this step as checked."""
-        self._trail.append(step, measured)
+        self._checked = (step, self._kept(view))
         self._unchecked = 0
 
+    def _kept(self, view: View) -> Tensors | None:
+        """What is kept of a checked state: nothing where the next check can measure the state itself."""
+        return self._whole_only(self._measure.reference(view)) if self._policy.check_every > 1 else None
 
-def _is_outlier(change: CandidateUpdate, losses: Tensor) -> bool:
+    def _whole_only(self, measured: Tensors) -> Tensors | None:
+        return measured if self._policy.check_every > 1 else None
+
+    def _seen_long(self) -> bool:
+        """Whether the samples that a check begins with have given reason to look further, and nothing came of it."""
+        return self._seen is not None and (self._seen.looks > 1 or self._seen.doubted)
+
+    def _compared(
+        self, before: Tensors, after: Tensors, reference: Tensors | None, rows: Tensor | slice
+    ) -> tuple[bool, dict[str, PairedSums], dict[str, PairedSums] | None, float]:
+        """Whether a measurement is not finite, the drops since the last check and from the anchor, and how many are
+        right: all fetched at once."""
+        codes, kinds = self._codes(rows), {name: values.dtype == torch.bool for name, values in before.items()}
+        drops = sums_on_device(before, after, codes, self._test.classes)
+        wanted = [nonfinite_counts(after).sum(), drops, after[anchored(after)[0]].double().sum()]
+        if reference is not None:
+            wanted.append(sums_on_device(reference, after, codes, self._test.classes))
+        bad, found, right, *more = to_host(*wanted)
+        fallen = sums_by_name(kinds, np.array(more[0])) if more else None
+        return bad > 0, sums_by_name(kinds, np.array(found)), fallen, right
+
+    def _sums(self, before: Tensors, after: Tensors, rows: Tensor | slice) -> dict[str, PairedSums]:
+        return self._drops(at_rows(before, rows), at_rows(after, rows), rows)
+
+    def _drops(self, before: Tensors, after: Tensors, rows: Tensor | slice) -> dict[str, PairedSums]:
+        kinds = {name: values.dtype == torch.bool for name, values in before.items()}
+        (found,) = to_host(sums_on_device(before, after, self._codes(rows), self._test.classes))
+        return sums_by_name(kinds, np.array(found))
+
+    def _codes(self, rows: Tensor | slice) -> Tensor | None:
+        return None if self._test.codes is None else self._test.codes[rows]
+
+    def _nonfinite(self, change: CandidateUpdate, last_good: int, measured: Tensors) -> Verdict | None:
+        (bad,) = to_host(nonfinite_counts(measured).sum())
+        found = nonfinite(measured) if bad else None
+        return None if found is None else undo(change, last_good, f"after the update {found}")
+
+
+def _looked_at(sums: Mapping[str, PairedSums]) -> float:
+    return float(next(iter(sums.values())).count[0])
+
+
+def _above_chance(right: float, samples: int, chance: float) -> bool:
+    """Whether so many right answers are more than chance has."""
+    return float(binom.sf(round(right) - 1, samples, chance)) < _CHANCE
+
+
+def _is_outlier(change: CandidateUpdate, losses: Tensor | None) -> bool:
     """Whether a batch's loss is further above the trusted samples' than chance allows for its size."""
-    if change.loss is None:
+    if change.loss is None or losses is None or len(losses) < 2:
         return False
-    losses, samples = losses.double(), max(1, change.samples)
-    error = float(losses.std()) / samples**0.5 if len(losses) > 1 else 0.0
+    losses = losses.double()
+    mean, deviation = to_host(losses.mean(), losses.std())
+    error = deviation / max(1, change.samples) ** 0.5
     if error == 0.0:  # a loss that is none of single samples
         return False
-    return not change.loss <= float(losses.mean()) + _OUTLIER * error
+    return not change.loss <= mean + _OUTLIER * error

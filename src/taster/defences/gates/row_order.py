@@ -1,0 +1,95 @@
+"""Which trusted samples a check looks at first, which next, and which only an audit sees."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from taster.stats.detection_bound import held_out_samples
+
+FIRST = 128
+"""Samples of the first look."""
+
+BLOCK = 16
+"""Checks, on average, that begin with the same samples."""
+
+
+class RowOrder:
+    """An order of the trusted samples that nobody can guess.
+
+    A check looks at a first few samples, and at twice as many each time that they leave it in doubt. The order is drawn
+    anew after a random number of checks. Beyond the first thousand, up to three fifths of the samples are held out: no
+    check looks at them but an audit, so that refusals of the others tell an attacker nothing of them.
+
+    Args:
+        samples: how many there are.
+        seed: of the order.
+        selectable: whether some can be looked at without the others.
+        whole: looks at all at once that are not held out.
+        device: of the indices.
+    """
+
+    def __init__(
+        self,
+        samples: int,
+        seed: int,
+        *,
+        selectable: bool = True,
+        whole: bool = False,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.samples = samples
+        self._seed = seed
+        self._settings: dict[str, Any] = {"selectable": selectable, "whole": whole, "device": device}
+        self._device = device
+        held = held_out_samples(samples) if selectable else 0
+        shuffled = self._shuffled(samples, -1).to(device)
+        self.held_out: Tensor = shuffled[:held].sort().values
+        self.open: Tensor | slice = shuffled[held:].sort().values if held else slice(None)
+        self._count = samples - held
+        self._whole = whole or not selectable or self._count < 2 * FIRST
+        self._cached: tuple[int, list[Tensor | slice]] | None = None
+
+    def reseeded(self, seed: int) -> RowOrder:
+        """The order of another seed."""
+        return RowOrder(self.samples, seed, **self._settings)
+
+    @property
+    def whole(self) -> bool:
+        """Whether each check looks at all samples that are not held out."""
+        return self._whole
+
+    def looks(self, block: int) -> list[Tensor | slice]:
+        """The indices of the samples of each look, in the order of this block."""
+        if self._cached is None or self._cached[0] != block:
+            self._cached = (block, self._looks(block))
+        return self._cached[1]
+
+    def ends_block(self, step: int) -> bool:
+        """Whether a new block begins after this step; by chance."""
+        return self._draw(step, 2**20) % BLOCK == 0
+
+    def _looks(self, block: int) -> list[Tensor | slice]:
+        if self._whole:
+            return [self.open]
+        order = self._shuffled(self._count, block).to(self._device)
+        shuffled = order if isinstance(self.open, slice) else self.open[order]
+        sizes, left = [FIRST], self._count - FIRST
+        while left > 0:
+            take = sum(sizes)
+            take = left if left < 2 * take else take  # no last look at a handful
+            sizes.append(take)
+            left -= take
+        return [part.sort().values for part in torch.split(shuffled, sizes)]
+
+    def _shuffled(self, count: int, block: int) -> Tensor:
+        return torch.randperm(count, generator=self._generator(2 * block + 3))
+
+    def _draw(self, step: int, below: int) -> int:
+        return int(torch.randint(below, (), generator=self._generator(2 * step + 2)))
+
+    def _generator(self, place: int) -> torch.Generator:
+        # A generator's first draws from neighbouring seeds are alike in nothing that is known.
+        return torch.Generator().manual_seed((self._seed * 1_000_003 + place) % 2**63)

@@ -1,0 +1,86 @@
+"""How much honest updates swing: a robust centre and scale of the last changes that were kept."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+WINDOW = 60
+"""Changes that are remembered."""
+
+ENOUGH = 8
+"""Changes from which on the limit is theirs."""
+
+_QUANTILE = 0.9
+_NORMAL = 1.6449
+"""The 90 % quantile of a standard normal variable's absolute value."""
+
+
+class Swing:
+    """The last changes of a quantity, in several groups of samples, drops positive; and what follows for the next one.
+
+    The scale is taken from the 90 % quantile of the distances from the median, in place of the usual 50 %: the changes
+    of networks that learn with momentum have heavy tails, and a scale of the middle half makes outliers of many of
+    them. A change that is measured on a part of the samples is wrong by its standard error, and changes measured with
+    an error swing more than they are; the squares of scale and error subtract.
+
+    Args:
+        changes: [t, groups, 2] in float64, the mean drop and its standard error, oldest first; NaN where not known.
+
+    Source: taster's own; the median and the distances from it after Hampel 1974.
+    """
+
+    def __init__(self, changes: Tensor) -> None:
+        self.changes = changes
+
+    @classmethod
+    def empty(cls, groups: int) -> Swing:
+        """Before the first change."""
+        return cls(torch.empty(0, groups, 2, dtype=torch.float64))
+
+    def with_change(self, drops: np.ndarray, errors: np.ndarray) -> Swing:
+        """With one more change, [groups] each, and without the oldest beyond the window."""
+        pair = torch.from_numpy(np.stack([drops, errors], 1))
+        pair = torch.where(pair.isfinite().all(1, keepdim=True), pair, torch.nan)
+        return Swing(torch.cat([self.changes[-(WINDOW - 1) :], pair[None]]))
+
+    @property
+    def scale(self) -> np.ndarray:
+        """Of the changes of each group, [groups]; NaN where there are too few to know."""
+        found: np.ndarray = np.where(self._counts >= ENOUGH, self._centre_and_scale[1], np.nan)
+        return found
+
+    def limit(self, least: np.ndarray, unknown: np.ndarray, multiple: np.ndarray) -> np.ndarray:
+        """The drop of each group from which on the next change is an outlier, [groups].
+
+        Args:
+            least: below which no drop is worth a refusal.
+            unknown: the same while there are too few changes to know.
+            multiple: scales above the centre.
+        """
+        centre, scale = self._centre_and_scale
+        usual = np.nan_to_num(centre + multiple * scale, nan=-np.inf)
+        found: np.ndarray = np.maximum(np.where(self._counts >= ENOUGH, least, unknown), usual)
+        return found
+
+    @cached_property
+    def _counts(self) -> np.ndarray:
+        found: np.ndarray = np.isfinite(self.changes[:, :, 0].numpy()).sum(0)
+        return found
+
+    @cached_property
+    def _centre_and_scale(self) -> tuple[np.ndarray, np.ndarray]:
+        changes, errors = self.changes[:, :, 0].numpy(), self.changes[:, :, 1].numpy()
+        if not len(changes):
+            nothing = np.full(changes.shape[1], np.nan)
+            return nothing, nothing
+        with warnings.catch_warnings():  # of groups of which nothing is known
+            warnings.simplefilter("ignore", RuntimeWarning)
+            centre = np.nanmedian(changes, 0)
+            width = np.nanquantile(np.abs(changes - centre), _QUANTILE, axis=0) / _NORMAL
+            noise = np.nanmedian(errors**2, 0)
+        return centre, np.sqrt(np.maximum(0.0, width**2 - noise))
