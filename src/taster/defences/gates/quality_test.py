@@ -30,6 +30,9 @@ _MULTIPLE = 5.0
 """Scales above the centre of honest changes from which on a change is an outlier; measured on nets that learn with
 momentum, whose changes have heavy tails."""
 
+_SUSPECT = 0.6
+"""What of that is enough where the batch itself is an outlier by its loss."""
+
 _CLASS = 1.5
 """How much further out a change in one class must be: there are many of them."""
 
@@ -58,9 +61,10 @@ class Swings:
     def __init__(self) -> None:
         self._swings: dict[str, Swing] = {}
 
-    def limits(self, name: str, least: np.ndarray, unknown: np.ndarray) -> np.ndarray:
+    def limits(self, name: str, least: np.ndarray, unknown: np.ndarray, *, suspect: bool = False) -> np.ndarray:
         """The drop of a quantity, overall and in each class, from which on the next one is an outlier."""
-        return self._swings.get(name, Swing.empty(len(least))).limit(least, unknown, _multiples(len(least)))
+        multiples = (_SUSPECT if suspect else 1.0) * _multiples(len(least))
+        return self._swings.get(name, Swing.empty(len(least))).limit(least, unknown, multiples)
 
     def append(self, name: str, sums: PairedSums) -> None:
         """Remembers the changes of a step that was committed."""
@@ -171,7 +175,7 @@ class QualityTest:
             self._alpha * (0.5 if classes and self._class_tolerance is not None else 1.0) / (_REFERENCES * quantities)
         )
 
-    def step(self, sums: Sums, swings: Swings, *, last: bool) -> tuple[Evidence | None, bool]:
+    def step(self, sums: Sums, swings: Swings, *, suspect: bool, last: bool) -> tuple[Evidence | None, bool]:
         """Whether what was seen of an update is evidence of harm, and whether it is clear without a further look.
 
         Of two quantities of one task the last is tested: the probability of the true class, in which less harm shows
@@ -180,6 +184,7 @@ class QualityTest:
         Args:
             sums: the drops since the last check, of the samples looked at so far.
             swings: of the changes before.
+            suspect: whether the batch is an outlier among the last ones by its loss; then less is harm.
             last: whether there is no further look.
         """
         clear = True
@@ -188,7 +193,7 @@ class QualityTest:
             drops = sums[name]
             least = self._least(name, drops.groups)
             worth = np.concatenate([least[:1] / 2, least[1:]])
-            limits = swings.limits(name, worth, least)
+            limits = swings.limits(name, worth, least, suspect=suspect)
             for group in range(drops.groups):
                 limit, drop = float(limits[group]), drops.drop(group)
                 if drop > limit:

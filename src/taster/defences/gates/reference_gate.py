@@ -23,9 +23,11 @@ from taster.defences.gates.row_order import FIRST, RowOrder
 from taster.defences.gates.undo import undo
 from taster.errors import GuardError
 from taster.stats.paired_sums import PairedSums, sums_by_name, sums_on_device
+from taster.stats.swing import Swing
 
 _OUTLIER = 4.0
-"""Standard errors above the trusted samples' mean loss from which a batch's loss is an outlier."""
+"""Standard errors above the trusted samples' mean loss, and scales above those of the last batches, from which a
+batch's loss is an outlier."""
 
 _AUDIT_SHARE = 0.1
 """Of the work of a step, what audits may take on average; a sample learned from is three forward passes of one."""
@@ -135,6 +137,7 @@ class ReferenceGate:
         self._seed = secrets.randbits(32) if policy.seed is None else policy.seed
         self._anchor: _Anchor | None = None
         self._swings = Swings()
+        self._losses = Swing.empty(1)  # of the batches that were committed, not their changes
         self._checked: tuple[int, Tensors | None] | None = None
         self._block = 0
         self._unaudited = 0.0  # forward passes that audits may take by now
@@ -264,6 +267,7 @@ class ReferenceGate:
             },
             "checked": None if checked is None else {"step": checked[0], "measured": checked[1]},
             "swings": self._swings.state_dict(),
+            "losses": self._losses.changes,
             "seed": self._seed,
             "block": self._block,
             "unaudited": self._unaudited,
@@ -286,6 +290,7 @@ class ReferenceGate:
         self._anchor = None if anchor is None else _Anchor(**anchor)
         self._checked = None if checked is None else (checked["step"], checked["measured"])
         self._swings.load_state_dict(state["swings"])
+        self._losses = Swing(state["losses"])
         if state["seed"] != self._seed:
             self._seed = state["seed"]
             if self._order is not None:
@@ -341,7 +346,8 @@ class ReferenceGate:
                 break
             if fallen is not None and not due and self._test.seems_fallen(fallen, anchor.scales, self._swings):
                 doubted = True
-            evidence, clear = self._test.step(sums, self._swings, last=number + 1 == len(looks))
+            last = number + 1 == len(looks)
+            evidence, clear = self._test.step(sums, self._swings, suspect=self._is_suspect(change), last=last)
             if evidence is not None:
                 return undo(change, last_good, evidence.reason, evidence.numbers)
             if clear and not (change.attempt and _looked_at(sums) < _PART):
@@ -355,6 +361,11 @@ class ReferenceGate:
                 return verdict
         self._seen = _Seen(change.after.state_version, sums, number + 1, audited, doubted)
         return Verdict(reason=self._phase if anchor.trained else UNTRAINED)
+
+    def _is_suspect(self, change: CandidateUpdate) -> bool:
+        """Whether the batch's loss is an outlier among those of the last batches that were committed."""
+        usual = self._losses.limit(np.array([-np.inf]), np.array([np.inf]), np.array([_OUTLIER]))
+        return change.loss is not None and not change.loss <= usual[0]
 
     def _audited(
         self, change: CandidateUpdate, last_good: int, anchor: _Anchor, sums: dict[str, PairedSums]
@@ -397,6 +408,8 @@ class ReferenceGate:
         if seen is None and record.step + 1 - self._checked_step(record) < self._policy.check_every:
             self._unchecked += 1
             return
+        if record.loss is not None and record.attempts <= 1:
+            self._losses = self._losses.with_change(np.array([record.loss]), np.zeros(1))
         if seen is not None:
             for name in watched(seen.sums):
                 self._swings.append(name, seen.sums[name])
