@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from taster.core.foreach import cloned_tensors, copy_tensors
+
 _FACTS = frozenset({"_opt_called"})
 """Attributes of an optimizer that say what has been called, and stay true when it is undone: a learning rate's schedule
 warns where there is no such call before its own."""
@@ -50,9 +52,9 @@ class TensorCopies:
         """Copies all tensors that were added."""
         writable = self._writable
         if writable and len(writable) == len(self._kept) and all(map(_alike, writable, self._kept)):
-            torch._foreach_copy_(self._kept, writable)
+            copy_tensors(self._kept, writable)
         else:
-            self._kept = [tensor.clone() for tensor in writable]
+            self._kept = cloned_tensors(writable)
 
     def put_back(self) -> None:
         """Gives each tensor the memory, the shape and the values that it had."""
@@ -63,8 +65,7 @@ class TensorCopies:
                 storage.resize_(needed)
             if not _same_memory(tensor, alias):
                 tensor.data = alias
-        if self._kept:
-            torch._foreach_copy_(self._writable, self._kept)
+        copy_tensors(self._writable, self._kept)
 
     @property
     def nbytes(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,14 +23,15 @@ _NOTHING_TO_LEARN = (
 )
 
 
-def online_gradient(screened: ScreenedBatch[Batch], state: LearnerState) -> tuple[Tensors, float]:
+def online_gradient(screened: ScreenedBatch[Batch], state: LearnerState) -> tuple[Tensors, Tensor]:
     """Forward and backward pass over the screened samples: online learning's `GradientFn`.
 
     The gradients of the optimizer's parameters are zeroed before; parameters of the model that the optimizer does not
     hold have afterwards the gradients that they had before.
 
     Returns:
-        the gradient by parameter name and the loss. With sample weights w the loss is Σ wᵢ ℓᵢ / n.
+        the gradient by parameter name and the loss, [], which nothing has waited for. With sample weights w the loss is
+        Σ wᵢ ℓᵢ / n. Labels are looked at when `state.readings` are read.
 
     Raises:
         ModelError: inside `torch.inference_mode`, and when no parameter has a gradient.
@@ -52,25 +54,29 @@ def online_gradient(screened: ScreenedBatch[Batch], state: LearnerState) -> tupl
         # What it would find infinite the step refuses, so that it need not be asked again before the update.
         for optimizer in state.optimizers:
             state.scaler.unscale_(optimizer)
-        # A loss that is not finite, in whichever process, says nothing of the scale.
-        finite = all(state.ranks.gather("the scale", math.isfinite(loss)))
-        state.scaler.update(None if finite else state.scaler.get_scale())
+        state.readings.add([loss], lambda found: _update_scale(state, state.scaler, found[0]))
     found = {name: p.grad for name, p in own.items() if p.grad is not None}
     if not found:
         raise ModelError(_NOTHING_TO_LEARN)
     return found, loss
 
 
-def _batch_loss(screened: ScreenedBatch[Batch], state: LearnerState) -> float:
+def _update_scale(state: LearnerState, scaler: Any, loss: float) -> None:
+    # A loss that is not finite, in whichever process, says nothing of the scale.
+    finite = all(state.ranks.gather("the scale", math.isfinite(loss)))
+    scaler.update(None if finite else scaler.get_scale())
+
+
+def _batch_loss(screened: ScreenedBatch[Batch], state: LearnerState) -> Tensor:
     """The loss of the batch, whose gradient is added to the parameters' own."""
     batch, weights, size = screened.batch, screened.weights, state.micro_batch_size
     if size is None or size >= len(batch):
         return _backward(batch, weights, state, 1.0)
-    loss = 0.0
+    losses = []
     for part in _parts(len(batch), size):
         chosen = None if weights is None else weights[part]
-        loss += _backward(batch.select(part), chosen, state, (part.stop - part.start) / len(batch))
-    return loss
+        losses.append(_backward(batch.select(part), chosen, state, (part.stop - part.start) / len(batch)))
+    return torch.stack(losses).double().sum()
 
 
 def _parts(samples: int, size: int) -> Iterator[slice]:
@@ -80,20 +86,21 @@ def _parts(samples: int, size: int) -> Iterator[slice]:
         yield slice(i * size, samples if i == count - 1 else (i + 1) * size)
 
 
-def _backward(batch: Batch, weights: Tensor | None, state: LearnerState, share: float) -> float:
+def _backward(batch: Batch, weights: Tensor | None, state: LearnerState, share: float) -> Tensor:
     """Adds the gradient of a share of the loss to the parameters' own; returns it."""
     output = _output(batch, state)
     if weights is None:
-        loss = state.objective.scalar(output, batch)
+        loss = state.objective.scalar(output, batch, readings=state.readings)
     else:
-        losses = state.objective.samples(output, batch, again=lambda some: _output(some, state))
+        again = partial(_output, state=state)
+        losses = state.objective.samples(output, batch, again=again, readings=state.readings)
         loss = (weights * losses).mean()
     if share * batch.loss_weight != 1.0:
         loss = loss * (share * batch.loss_weight)
     if not loss.requires_grad:
         raise ModelError(_NOTHING_TO_LEARN)
     (loss if state.scaler is None else state.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
-    return float(loss.detach())
+    return loss.detach()
 
 
 def _output(batch: Batch, state: LearnerState) -> Any:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from taster.core.foreach import cloned_tensors
+from taster.core.host import Readings
 from taster.core.losses import AnyLoss
 from taster.core.nested import Nested, map_leaves, tensors_in
 from taster.core.objective import Objective, to_float32
@@ -117,7 +119,7 @@ class FunctionalModel:
             then: what to make of the output while parameters and buffers are in place.
         """
         own: dict[str, Tensor | None] = dict.fromkeys(self._structure.buffer_names)
-        own |= {name: buffer.clone() for name, buffer in buffers.items()}
+        own |= _copies(buffers)
         device = next((tensor.device for _, tensor in tensors_in(x)), torch.device("cpu"))
         # In float32 an autocast around the call stays in force: crafting computes in half precision that way.
         half = autocast(device, self._precision) if self._precision != "float32" else nullcontext()
@@ -202,8 +204,10 @@ class FunctionalModel:
         """What a function makes of the model: a module in eval mode, with copies of its tensors but for frozen weights,
         without gradients."""
         own: dict[str, Tensor | None] = dict.fromkeys(self._structure.buffer_names)
-        own |= {name: buffer.clone() for name, buffer in buffers.items()}
-        copied = {name: p.detach().clone() if name in self.trainable else p.detach() for name, p in params.items()}
+        with torch.no_grad():
+            own |= _copies(buffers)
+            trained = _copies({name: p for name, p in params.items() if name in self.trainable})
+        copied = {name: trained[name] if name in trained else p.detach() for name, p in params.items()}
         frozen = [(name, p, p._version) for name, p in params.items() if name not in self.trainable]
         try:
             with torch.no_grad(), _inside_view(), self._structure.evaluating("eval"):
@@ -305,10 +309,20 @@ class FunctionalModel:
         )
 
     def losses(
-        self, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], output: Nested, x: Nested, y: Nested = None
+        self,
+        params: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        output: Nested,
+        x: Nested,
+        y: Nested = None,
+        *,
+        readings: Readings | None = None,
     ) -> Tensor:
-        """The loss of each sample, [n], from the model's output; computed again only where that does not tell."""
-        return self._objective.samples(output, x, y, again=lambda some: self.forward(params, buffers, some))
+        """The loss of each sample, [n], from the model's output; computed again only where that does not tell. With
+        `readings` labels are looked at when these are read."""
+        return self._objective.samples(
+            output, x, y, again=lambda some: self.forward(params, buffers, some), readings=readings
+        )
 
 
 def _detached(_: str, leaf: Any) -> Any:
@@ -317,3 +331,10 @@ def _detached(_: str, leaf: Any) -> Any:
 
 def _cloned(_: str, leaf: Any) -> Any:
     return leaf.clone() if isinstance(leaf, Tensor) else leaf
+
+
+def _copies(tensors: Mapping[str, Tensor]) -> Tensors:
+    """Copies by name; with a graph to what they are copied from, where one is made."""
+    if torch.is_grad_enabled():
+        return {name: tensor.clone() for name, tensor in tensors.items()}
+    return dict(zip(tensors, cloned_tensors(list(tensors.values())), strict=True))

@@ -11,17 +11,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from taster.core.finite import check_finite, without_samples
 from taster.core.guard import Guard, ScreenedBatch
 from taster.core.guarded_training import GuardedTraining, Models, Optimizers, training_state
 from taster.core.loading import Scheduler
 from taster.core.losses import AnyLoss
 from taster.core.module_tree import named_tensors
 from taster.core.objective import ForwardFn, Objective
-from taster.core.param_vectors import global_norm
+from taster.core.param_vectors import bits_differ, global_norm_tensor
 from taster.core.ranks import ProcessGroup, mean
 from taster.core.snapshots import SnapshotBuffer
 from taster.core.state import Companion
-from taster.core.step import Clock, check_finite, judge, picklable, screen_batch, transform
+from taster.core.step import Clock, judge, picklable, screen_batch, transform
 from taster.core.transaction import Transaction
 from taster.core.types import COMMIT, Batch, StepRecord, Tensors, Verdict, most_severe, reject
 from taster.core.wrapped import innermost, parameters_of
@@ -124,8 +125,8 @@ class GuardedStep:
         self._state = guarded.state
         self._given = batch
         self._trusted = trusted
-        self._screened: ScreenedBatch[Batch] | None = None
-        self._further: list[tuple[Batch, ScreenedBatch[Batch]]] = []
+        self._batches: list[Batch] = []
+        self._screened: list[ScreenedBatch[Batch]] = []
         self._clock = Clock()
         self._hooks: list[Any] = []
         self._verdict = COMMIT
@@ -142,13 +143,13 @@ class GuardedStep:
         nothing, since whatever the block does then is undone."""
         if self._given is None:
             return None
-        return _left(self._given, self._screened)
+        return _left(self._given, self._screened[0] if self._screened else None)
 
     @property
     def weights(self) -> Tensor | None:
         """[n], the weights that screens give to the samples of `batch`: for the block's own loss to heed. None weighs
         them alike."""
-        return None if self._screened is None else self._screened.weights
+        return self._screened[0].weights if self._screened else None
 
     @property
     def updated(self) -> bool:
@@ -168,6 +169,8 @@ class GuardedStep:
             )
         if self.record is not None:
             return not self.record.verdict.committed
+        if self._state.transaction is self._transaction:
+            self._state.readings.read()
         return not self._verdict.committed
 
     def further(self, x: Any, y: Any = None) -> Any:
@@ -180,13 +183,9 @@ class GuardedStep:
         """
         batch = x if isinstance(x, Batch) else Batch(x, y)
         self._guarded.validate_batch(batch)
-        state = self._state
-        screened = screen_batch(state, batch, self._stages.screens, self._clock)
+        screened = self._screen(batch)
         if screened.weights is not None:
             raise GuardError("got screens that weight samples of several batches, wanted some that drop or correct")
-        self._further.append((batch, screened))
-        if screened.empty:
-            self._note(reject(screened.reason, screened.stage))
         return _left(batch, screened)
 
     def __enter__(self) -> GuardedStep:
@@ -204,9 +203,7 @@ class GuardedStep:
         try:
             self._transaction.claim()
             if self._given is not None:
-                self._screened = screen_batch(state, self._given, self._stages.screens, self._clock)
-                if self._screened.empty:
-                    self._verdict = reject(self._screened.reason, self._screened.stage)
+                self._screen(self._given)
             self._transaction.open()
             self._clock.lap("transaction")
             self._scale = 1.0 if state.scaler is None else state.scaler.get_scale()
@@ -233,14 +230,27 @@ class GuardedStep:
         finally:
             self._remove_hooks()
 
+    def _screen(self, batch: Batch) -> ScreenedBatch[Batch]:
+        """What the screens leave of a batch of this step; where that is nothing, the step is refused."""
+        place = len(self._batches)
+
+        def refuse() -> None:
+            self._screened[place] = without_samples(self._screened[place])
+            self._note_empty(self._screened[place])
+
+        screened = screen_batch(self._state, batch, self._stages.screens, self._clock, refuse)
+        self._batches.append(batch)
+        self._screened.append(screened)
+        self._note_empty(screened)
+        return screened
+
     def _judge(self) -> None:
         """Judges what the block has done, and ends the transaction."""
-        state, transaction = self._state, self._transaction
-        given = [] if self._given is None else [self._given, *(batch for batch, _ in self._further)]
-        seen = [] if self._screened is None else [self._screened, *(screened for _, screened in self._further)]
+        state, transaction, given = self._state, self._transaction, self._batches
         told = state.ranks.together("the end of the step", self._outcome)
         if len({updates for _, _, updates in told}) > 1:
             raise RankError(f"got {[n for _, _, n in told]} updates in the processes, wanted as many in each")
+        seen = self._screened
         state.changed()
         loss = mean([own for own, _, _ in told])
         verdict = most_severe(own for _, own, _ in told)
@@ -287,18 +297,22 @@ class GuardedStep:
         """What this process has to tell at the end of the block: its loss, whether anything was not finite, and how
         many updates were made."""
         state = self._state
+        given = self.loss.detach() if isinstance(self.loss, Tensor) else self.loss
+        if isinstance(given, Tensor) and given.numel() != 1:
+            raise LossError(f"got step.loss of shape {list(given.shape)}, wanted one number")
         if not self._updates:
             self._refuse_hidden_updates()
+        found: list[float] = []
+        if isinstance(given, Tensor):
+            state.readings.add([given.reshape(())], found.extend)
+        state.readings.read()
         if state.scaler is not None and self._updates < len(state.optimizers):
             scale = state.scaler.get_scale()
             if scale < self._scale:
                 self._overflowed = True
                 self._note(reject(f"the gradient overflowed at a scale of {self._scale:g}", "finite_values"))
-        given = self.loss.detach() if isinstance(self.loss, Tensor) else self.loss
-        if isinstance(given, Tensor) and given.numel() != 1:
-            raise LossError(f"got step.loss of shape {list(given.shape)}, wanted one number")
-        loss = None if given is None else float(given)
-        return loss, picklable(self._verdict), self._updates
+        loss = found[0] if found else given
+        return None if loss is None else float(loss), picklable(self._verdict), self._updates
 
     def _before_update(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -332,33 +346,45 @@ class GuardedStep:
             self._names[id(p)]: p for p in parameters_of(optimizer) if p.grad is not None and id(p) in self._names
         }
         gradient = {name: p.grad if scale is None else p.grad / scale for name, p in params.items()}
-        norm_before = norm_after = global_norm(gradient)
-        finite = check_finite(None, norm_before)
-        self._overflowed = self._overflowed or not finite.committed
-        self._note(finite)
+        readings = self._state.readings
+        norm = global_norm_tensor(gradient)
+        readings.add([norm], self._note_norm_before)
+        if self._stages.transforms:
+            readings.read()  # they compute with finite gradients alone
         if self._stages.transforms and self._verdict.committed:
             gradient = transform(gradient, self._stages.transforms, self._transaction.before, self._clock)
-            norm_after = global_norm(gradient)
-            self._note(check_finite(None, norm_after))
             for name, parameter in params.items():
                 parameter.grad = gradient[name] if scale is None else gradient[name] * scale
+            norm = global_norm_tensor(gradient)
+        readings.add([norm], self._note_norm_after)
         self._gradient.update(gradient)
-        self._squares_before += norm_before**2
-        self._squares_after += norm_after**2
+
+    def _note_norm_before(self, norm: list[float]) -> None:
+        self._squares_before += norm[0] ** 2
+        finite = check_finite(None, norm[0])
+        self._overflowed = self._overflowed or not finite.committed
+        self._note(finite)
+
+    def _note_norm_after(self, norm: list[float]) -> None:
+        self._squares_after += norm[0] ** 2
+        self._note(check_finite(None, norm[0]))
+
+    def _note_empty(self, screened: ScreenedBatch[Batch]) -> None:
+        if screened.empty:
+            self._note(reject(screened.reason, screened.stage))
 
     def _note(self, verdict: Verdict) -> None:
         if self._verdict.committed and not verdict.committed:
             self._verdict = verdict
 
     def _refuse_hidden_updates(self) -> None:
-        """Raises ModelError where parameters have changed though no optimizer here has made a step."""
-        before = self._state.backup.params
-        for name, parameter in named_tensors(self._state.module)[0].items():
-            if name in before and not torch.equal(before[name], parameter.detach()):
-                raise ModelError(
-                    f"got a step that changed {name} by none of the optimizers handed over: an engine that hides its "
-                    "optimizer keeps state that could not be undone; wanted that optimizer, Guarded(model, [optimizer])"
-                )
+        """Raises ModelError, once readings are read, where parameters have changed though no optimizer here has made a
+        step."""
+        before, now = self._state.backup.params, named_tensors(self._state.module)[0]
+        names = [name for name in now if name in before and before[name].data_ptr() != now[name].data_ptr()]
+        if names:
+            differ = [bits_differ(before[name], now[name]) for name in names]
+            self._state.readings.add(differ, lambda found: _refuse_hidden(names, found))
 
     def _undo(self, error: BaseException) -> None:
         self._remove_hooks()
@@ -372,3 +398,12 @@ class GuardedStep:
 def _left(given: Batch, screened: ScreenedBatch[Batch] | None) -> Any:
     """What screens have left, in the form in which it was given; all of it where that is nothing."""
     return (given if screened is None or screened.empty else screened.batch).data
+
+
+def _refuse_hidden(names: Sequence[str], changed: Sequence[bool]) -> None:
+    for name, differs in zip(names, changed, strict=True):
+        if differs:
+            raise ModelError(
+                f"got a step that changed {name} by none of the optimizers handed over: an engine that hides its "
+                "optimizer keeps state that could not be undone; wanted that optimizer, Guarded(model, [optimizer])"
+            )

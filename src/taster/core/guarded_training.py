@@ -16,6 +16,7 @@ from taster.core.frozen import with_frozen, without_frozen
 from taster.core.functional_model import Precision
 from taster.core.guard import Guard, check_is_guard
 from taster.core.guard_digest import check_guard
+from taster.core.host import to_host
 from taster.core.loading import AllOrNothing, Scheduler
 from taster.core.losses import AnyLoss
 from taster.core.model_checks import check_model, check_optimizers
@@ -310,8 +311,8 @@ class GuardedTraining:
                 f"{list(self.input_range)}: images of whole numbers are to be divided by 255; for other data leave "
                 "input_range out"
             )
-        bounds = [torch.aminmax(t.detach()) for t in floating]
-        low, high = min(float(b.min) for b in bounds), max(float(b.max) for b in bounds)
+        bounds = to_host(*(bound for t in floating for bound in torch.aminmax(t.detach())))
+        low, high = min(bounds[::2]), max(bounds[1::2])
         # Comparisons with NaN are false, so a NaN passes here and is refused by the guarded step.
         if (low < self.input_range[0] and low != -float("inf")) or (
             high > self.input_range[1] and high != float("inf")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from taster.core.host import Readings, to_host
 from taster.core.nested import tensors_in
 from taster.errors import LabelError, LossError
 
@@ -40,13 +41,21 @@ _OFF_SCALE = 1e-4
 """Relative difference between a loss and the mean over its samples from which samples are rescaled."""
 
 
-def check_labels(output: Tensor, y: Tensor, loss: AnyLoss) -> None:
+def check_labels(output: Tensor, y: Tensor, loss: AnyLoss, readings: Readings | None = None) -> Tensor:
     """Refuses class labels that the output has no place for, before a GPU kernel trips over them, and numbers of
     another shape than the output, which would be broadcast: [n] against [n, 1] is a loss of n² differences.
 
     Of classes it looks only at cross-entropy and negative log-likelihood, as functions, modules or partials of these,
     at outputs [n, classes, ...] and at whole-number labels [n, ...]. Labels equal to the loss's `ignore_index` are
     allowed.
+
+    Args:
+        output, y, loss: what belongs together.
+        readings: where the values of the labels are to be looked at later, with other numbers; None looks at once.
+
+    Returns:
+        the labels for the loss: those given, or, where they are looked at later, with 0 in the place of labels that
+        will be refused.
 
     Raises:
         LabelError: with the range of the labels and of the classes, for whole numbers that are not int64, and for
@@ -58,22 +67,27 @@ def check_labels(output: Tensor, y: Tensor, loss: AnyLoss) -> None:
             "other; wanted the same shape of both: y[:, None] or output.squeeze(1)"
         )
     if not takes_classes(loss) or y.is_floating_point() or y.is_complex():
-        return
+        return y
     if output.dim() != y.dim() + 1 or output.shape[2:] != y.shape[1:]:
-        return
+        return y
     if y.dtype != torch.int64:
         raise LabelError(f"got labels of {y.dtype}, wanted torch.int64: y.long()")
-    ignored = _options(loss)["ignore_index"]
-    labels = y[y != ignored]
-    if labels.numel() == 0:
-        return
-    low, high = (int(v) for v in torch.aminmax(labels))
-    classes = output.shape[1]
-    if low < 0 or high >= classes:
-        raise LabelError(
-            f"got labels from {low} to {high}, wanted 0 to {classes - 1} (or {ignored}, which is ignored): the "
-            f"model has {classes} outputs"
-        )
+    ignored, classes = _options(loss)["ignore_index"], output.shape[1]
+    unknown = (y.clamp(0, classes - 1) != y) & (y != ignored)
+
+    def refuse(found: list[bool]) -> None:
+        if found[0]:
+            low, high = to_host(*torch.aminmax(y[y != ignored]))
+            raise LabelError(
+                f"got labels from {low} to {high}, wanted 0 to {classes - 1} (or {ignored}, which is ignored): the "
+                f"model has {classes} outputs"
+            )
+
+    if readings is None:
+        refuse(to_host(unknown.any()))
+        return y
+    readings.add([unknown.any()], refuse)
+    return y.masked_fill(unknown, 0)
 
 
 def takes_classes(loss: AnyLoss) -> bool:
@@ -88,15 +102,19 @@ def takes_numbers(loss: AnyLoss | None) -> bool:
     return any(function is known or type(function) is known for known in _NUMBER_LOSSES)
 
 
-def scalar_loss(loss: AnyLoss, output: Any, y: Any) -> Tensor:
+def scalar_loss(loss: AnyLoss, output: Any, y: Any, readings: Readings | None = None) -> Tensor:
     """The loss of a batch as one number.
+
+    Args:
+        loss, output, y: as for `check_labels`, or nested.
+        readings: as for `check_labels`.
 
     Raises:
         LossError: when the loss returns anything but one number connected to the model.
         LabelError: see `check_labels`.
     """
     if isinstance(output, Tensor) and isinstance(y, Tensor):
-        check_labels(output, y, loss)
+        y = check_labels(output, y, loss, readings)
     value = _called(loss, output, y)
     if not isinstance(value, Tensor):
         raise LossError(f"the loss returned {type(value).__name__}, wanted a torch.Tensor with one number")
@@ -109,18 +127,21 @@ def scalar_loss(loss: AnyLoss, output: Any, y: Any) -> Tensor:
     return value.reshape(())
 
 
-def sample_losses(loss: AnyLoss, output: Tensor, y: Tensor) -> Tensor:
+def sample_losses(loss: AnyLoss, output: Tensor, y: Tensor, readings: Readings | None = None) -> Tensor:
     """The loss of each sample, [n], on the scale of the scalar loss: their mean is the loss of the batch.
 
     Uses the loss's own `reduction` where it has one; any other loss is called on one sample at a time. Class weights,
     ignored labels and the reductions "sum" and "batchmean" are taken into account. A loss that compares samples with
     each other, as contrastive ones do, is taken whole: each sample has the loss of the batch.
 
+    Args:
+        loss, output, y, readings: as for `check_labels`.
+
     Raises:
         LossError: when the loss returns no number for a single sample.
         LabelError: see `check_labels`.
     """
-    check_labels(output, y, loss)
+    y = check_labels(output, y, loss, readings)
     values = _unreduced(loss, output, y)
     if values is None or values.shape[:1] != output.shape[:1]:
         whole = scalar_loss(loss, output, y)
@@ -141,9 +162,7 @@ def sample_losses(loss: AnyLoss, output: Tensor, y: Tensor) -> Tensor:
     if reduction == "sum":
         return places.sum(1) * len(values)
     if takes_classes(loss) and not y.is_floating_point():
-        total = _weight_total(loss, output, y)
-        if total is not None:
-            return places.sum(1) * (len(values) / total)
+        return places.sum(1) * (len(values) / _weight_total(loss, output, y))
     return places.mean(1) if values.dim() > 1 else values
 
 
@@ -157,23 +176,23 @@ def _unreduced(loss: AnyLoss, output: Tensor, y: Tensor) -> Tensor | None:
     return None
 
 
-def _weight_total(loss: AnyLoss, output: Tensor, y: Tensor) -> Tensor | None:
-    """What a mean over weighted classes divides by; None where that is the number of labels."""
+def _weight_total(loss: AnyLoss, output: Tensor, y: Tensor) -> Tensor:
+    """What a mean over weighted classes divides by, []: without weights the number of labels that count."""
     options = _options(loss)
-    counted = y != options["ignore_index"]
+    counted = torch.ne(y, options["ignore_index"])
     weight = options.get("weight")
-    if weight is None:
-        return None if bool(counted.all()) else counted.sum().to(output.dtype)
-    return torch.as_tensor(weight, device=output.device, dtype=output.dtype)[y[counted]].sum()
+    if weight is None:  # in half precision counts are no whole numbers
+        return counted.sum(dtype=torch.promote_types(output.dtype, torch.float32))
+    weights = torch.as_tensor(weight, device=output.device, dtype=output.dtype)
+    return torch.sum(weights[y.masked_fill(~counted, 0)] * counted)
 
 
-def _factor(scalar: Tensor, mean: Tensor) -> Tensor | float:
-    """What brings samples to the scale of the batch's loss; exactly 1 where they are on it."""
+def _factor(scalar: Tensor, mean: Tensor) -> Tensor:
+    """What brings samples to the scale of the batch's loss, []; exactly 1 where they are on it."""
     scalar = scalar.reshape(())
-    if not bool(mean.isfinite() & scalar.isfinite()) or float(mean) == 0.0:
-        return 1.0
-    off = abs(float(scalar) - float(mean)) > _OFF_SCALE * abs(float(mean))
-    return scalar / mean if off else 1.0
+    usable = mean.isfinite() & scalar.isfinite() & (mean != 0)
+    off = (scalar - mean).abs() > _OFF_SCALE * mean.abs()
+    return torch.where(usable & off, scalar / mean, torch.ones_like(mean))
 
 
 def _is_none_of_samples(values: Tensor, whole: Tensor) -> bool:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from taster.core.host import Readings
 from taster.core.losses import AnyLoss, is_loss_of_torch, sample_losses, scalar_loss
 from taster.core.nested import Nested, main_output, map_leaves, own_loss, tensors_in
 from taster.core.types import Batch
@@ -46,18 +47,29 @@ class Objective:
             return to_float32(model(*x))
         return to_float32(model(x))
 
-    def scalar(self, output: Nested, x: Nested, y: Nested = None) -> Tensor:
+    def scalar(self, output: Nested, x: Nested, y: Nested = None, *, readings: Readings | None = None) -> Tensor:
         """The loss of a batch as one number.
+
+        Args:
+            output: for all samples.
+            x, y: the samples, or a `Batch`.
+            readings: where labels are to be looked at later, with other numbers; None looks at once.
 
         Raises:
             LossError, LabelError: see `taster.core.losses`.
         """
         if self.loss is None:
             return _own_loss(output)
-        return scalar_loss(self.loss, self._comparable(output), self._target(x, y))
+        return scalar_loss(self.loss, self._comparable(output), self._target(x, y), readings)
 
     def samples(
-        self, output: Nested, x: Nested, y: Nested = None, *, again: Callable[[Batch], Nested] | None = None
+        self,
+        output: Nested,
+        x: Nested,
+        y: Nested = None,
+        *,
+        again: Callable[[Batch], Nested] | None = None,
+        readings: Readings | None = None,
     ) -> Tensor:
         """The loss of each sample, [n].
 
@@ -66,6 +78,7 @@ class Objective:
             x, y: the samples, or a `Batch`.
             again: the output for some of the samples; needed where the model computes its loss itself, or no loss for
                 one sample can be had from its output.
+            readings: as in `scalar`.
 
         Raises:
             LossError: when the loss is none of single samples.
@@ -78,7 +91,7 @@ class Objective:
             and isinstance(comparable, Tensor)
             and isinstance(y, Tensor)
         ):
-            return sample_losses(self.loss, comparable, y)
+            return sample_losses(self.loss, comparable, y, readings)
         batch = as_batch(x, y)
         outputs = None if self.loss is None else _by_sample(output, len(batch))
         if outputs is None and again is None:
@@ -87,7 +100,7 @@ class Objective:
         for i in range(len(batch)):
             one = batch.select(slice(i, i + 1))
             value = again(one) if outputs is None and again is not None else outputs.select(slice(i, i + 1)).x  # type: ignore[union-attr]
-            found.append(self.scalar(value, one))
+            found.append(self.scalar(value, one, readings=readings))
         return torch.stack(found)
 
     def compares_labels(self, y: Nested) -> bool:

@@ -7,7 +7,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from taster.core.host import to_host
 from taster.core.types import Tensors
+
+_WHOLE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Whole numbers by their size in bytes."""
 
 
 def flatten(gradient: Mapping[str, Tensor]) -> Tensor:
@@ -44,12 +48,36 @@ def finite_rows(values: Tensor) -> Tensor:
     return found
 
 
-@torch.no_grad()
 def global_norm(gradient: Mapping[str, Tensor]) -> float:
     """The l2 norm over all tensors together, sparse ones included."""
+    found: float = to_host(global_norm_tensor(gradient))[0]
+    return found
+
+
+@torch.no_grad()
+def global_norm_tensor(gradient: Mapping[str, Tensor]) -> Tensor:
+    """The same on the device, []: nothing waits for it."""
     values = [value.coalesce().values() if value.is_sparse else value for value in gradient.values()]
     # Squares of finite float16 values overflow in that format.
     values = [value.float() if value.dtype is torch.float16 else value for value in values]
     if not values:
-        return 0.0
-    return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(values))))
+        return torch.zeros(())
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(values)))
+    return norm
+
+
+@torch.no_grad()
+def bits_differ(one: Tensor, other: Tensor) -> Tensor:
+    """Whether two tensors differ in shape, dtype, device or any bit, []: NaN is the same as itself."""
+    if (one.shape, one.dtype, one.device) != (other.shape, other.dtype, other.device):
+        return torch.tensor(True)
+    if one.layout is not torch.strided:
+        return torch.tensor(not torch.equal(one, other))
+    return torch.any(torch.ne(_bits(one.detach()), _bits(other.detach())))
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """The tensor as whole numbers of the same size."""
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.resolve_conj())
+    return tensor.view(_WHOLE[tensor.element_size()])

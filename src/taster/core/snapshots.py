@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from taster.core.checkpoint import load_state, save_state
+from taster.core.foreach import cloned_tensors
 from taster.core.types import Tensors
 from taster.errors import CheckpointError, SnapshotError
 
@@ -273,10 +275,20 @@ def _read(path: Path) -> Snapshot:
 
 def _copy(value: Any, device: torch.device | str | None) -> Any:
     """A deep copy of nested containers with tensors, moved to a device where one is given."""
+    if device is not None:
+        return _mapped(value, lambda tensor: tensor.detach().to(device, copy=True))
+    tensors: list[Tensor] = []
+    _mapped(value, tensors.append)
+    copies = iter(cloned_tensors(tensors))
+    return _mapped(value, lambda _: next(copies))
+
+
+def _mapped(value: Any, function: Callable[[Tensor], Any]) -> Any:
+    """Nested containers, new ones, with what a function makes of each tensor in the place of it."""
     if isinstance(value, Tensor):
-        return value.detach().clone() if device is None else value.detach().to(device, copy=True)
+        return function(value)
     if isinstance(value, dict):
-        return {key: _copy(inner, device) for key, inner in value.items()}
+        return {key: _mapped(inner, function) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_copy(inner, device) for inner in value)
+        return type(value)(_mapped(inner, function) for inner in value)
     return value

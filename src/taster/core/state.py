@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from taster.core.backup import StateBackup, version_of
 from taster.core.backup_records import copied_value
 from taster.core.functional_model import FunctionalModel, Precision
+from taster.core.host import Readings
 from taster.core.model_checks import check_optimizers_cover
 from taster.core.module_tree import named_tensors, walk
 from taster.core.objective import Objective
@@ -109,6 +110,7 @@ class LearnerState:
         progress: counts.
         version: the same object while parameters, buffers and optimizers are the same; another one after any change.
         backup: the copy that a transaction goes back to.
+        readings: numbers of the step that are still on the device: what they are is known before the update.
         holder: the open transaction, as its only entry: to enter it is one atomic operation.
     """
 
@@ -126,6 +128,7 @@ class LearnerState:
         also: Sequence[Companion] = (),
         ranks: Ranks | None = None,
     ) -> None:
+        self.readings = Readings()
         self.snapshots = snapshots
         self.precision: Precision = precision
         self.scaler = scaler

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -10,23 +9,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from taster.core.finite import BatchExtremes, check_finite, finite_values, without_samples
 from taster.core.guard import CandidateUpdate, GradientTransform, Guard, Screen, ScreenedBatch, T, stage_name
 from taster.core.module_tree import walk
-from taster.core.param_vectors import finite_rows, global_norm
+from taster.core.param_vectors import global_norm, global_norm_tensor
 from taster.core.ranks import mean
 from taster.core.state import LearnerState
 from taster.core.transaction import Transaction
-from taster.core.types import COMMIT, Action, Batch, ClientUpdates, StepRecord, Tensors, Verdict, most_severe, reject
+from taster.core.types import Action, Batch, ClientUpdates, StepRecord, Tensors, Verdict, most_severe, reject
 from taster.core.view import View
 from taster.errors import GuardError, ModelError, SmallBatchError
 
-GradientFn = Callable[[ScreenedBatch[T], LearnerState], tuple[Tensors, float | None]]
+GradientFn = Callable[[ScreenedBatch[T], LearnerState], tuple[Tensors, float | Tensor | None]]
 """From a screened batch to one gradient by parameter name, and the loss or None: a backward pass online, an aggregation
-in federated learning."""
+in federated learning. A loss that is a tensor, [], is fetched with the step's other numbers."""
 
 _TOO_SMALL = "too little was left: a single sample, of which batch norm has no statistics"
 
@@ -42,6 +41,10 @@ class Attempt:
     by_gate: bool = False
 
 
+class _BatchNotFinite(Exception):  # noqa: N818
+    """Known once the gradient has been computed."""
+
+
 def guarded_step(
     state: LearnerState, batch: T, guard: Guard, compute_gradient: GradientFn[T], *, trusted: bool = False
 ) -> StepRecord:
@@ -51,7 +54,7 @@ def guarded_step(
     stages = Guard(transforms=guard.transforms) if trusted else guard
     with Transaction(state, guard) as transaction:
         transaction.claim()
-        screened = screen_batch(state, batch, stages.screens, clock)
+        screened = screen_batch(state, batch, stages.screens, clock, _refuse_batch)
         made, learned, attempts = _attempts(state, screened, stages, compute_gradient, transaction, clock)
         record = StepRecord(
             step=state.steps,
@@ -81,7 +84,13 @@ def _attempts(
     """The attempt that the record tells of, what was learned from, and how many updates gates judged."""
     if screened.empty:
         return Attempt(reject(screened.reason, screened.stage)), screened, 0
-    made = refused = _attempt(state, screened, guard, compute_gradient, transaction, clock, 0)
+    try:
+        made = refused = _attempt(state, screened, guard, compute_gradient, transaction, clock, 0)
+    except _BatchNotFinite:
+        screened = without_samples(screened)
+        verdict = transaction.apply_verdict(reject(screened.reason, screened.stage))
+        clock.lap("apply_verdict")
+        return Attempt(verdict), screened, 0
     attempts, part = int(made.by_gate), screened
     while made.by_gate and made.verdict.action is Action.REJECT and guard.salvage:
         smaller, last = _smaller(state, part, guard.salvage, clock)
@@ -111,14 +120,13 @@ def _attempt(
     transaction.open()  # before the forward pass, which writes batch-norm statistics
     clock.lap("transaction")
     try:
-        gradient, loss = compute_gradient(screened, state)
-        loss = mean(state.ranks.gather("the loss", loss))
+        gradient, loss, norm_before = _gradient(state, screened, compute_gradient)
+        norm_after = norm_before
     except SmallBatchError as error:
         if not screened.dropped:
             raise
         verdict = reject(f"too little was left by the screens: {error}", "screens")
     else:
-        norm_before = norm_after = global_norm(gradient)
         clock.lap("gradient")
         verdict = check_finite(loss, norm_before)
     if verdict.committed and guard.transforms:
@@ -134,6 +142,34 @@ def _attempt(
     verdict = transaction.apply_verdict(verdict, keep_scaler=overflow)
     clock.lap("apply_verdict")
     return Attempt(verdict, loss, norm_before, norm_after, judged_by_gates)
+
+
+def _gradient(
+    state: LearnerState, screened: ScreenedBatch[T], compute_gradient: GradientFn[T]
+) -> tuple[Tensors, float | None, float]:
+    """The gradient, the loss over all processes and the gradient's norm. Whatever is to be known before the update is
+    fetched here at once: whether the batch is finite and its labels fit, too."""
+    readings = state.readings
+    try:
+        gradient, own = compute_gradient(screened, state)
+    except Exception:
+        readings.read()  # what a batch that is not finite leads to counts for nothing: it is refused
+        raise
+    found: list[float] = []
+    readings.add([global_norm_tensor(gradient)], found.extend)
+    if isinstance(own, Tensor):
+        readings.add([own], found.extend)
+
+    def told() -> float | None:
+        readings.read()
+        return found[1] if isinstance(own, Tensor) else own
+
+    loss = mean(state.ranks.together("the loss", told))
+    return gradient, loss, found[0]
+
+
+def _refuse_batch() -> None:
+    raise _BatchNotFinite
 
 
 def judge(
@@ -165,9 +201,24 @@ def picklable(verdict: Verdict) -> Verdict:
     return replace(verdict, evidence=dict(verdict.evidence))
 
 
-def screen_batch(state: LearnerState, batch: T, screens: Sequence[Screen[T]], clock: Clock) -> ScreenedBatch[T]:
+def screen_batch(
+    state: LearnerState,
+    batch: T,
+    screens: Sequence[Screen[T]],
+    clock: Clock,
+    refuse: Callable[[], None],
+) -> ScreenedBatch[T]:
     """Runs the screens in order, behind `finite_values`. Where one process has nothing left to learn, none learns: the
-    others would wait for its gradient."""
+    others would wait for its gradient.
+
+    Without screens nothing waits for the batch here: if it is not finite, `refuse` is called once `state.readings` are
+    read.
+    """
+    if isinstance(batch, Batch) and not screens and state.ranks.size == 1:
+        extremes = BatchExtremes(batch)
+        state.readings.add(extremes.tensors, lambda numbers: None if extremes.finite(numbers) else refuse())
+        clock.lap(stage_name(finite_values))
+        return ScreenedBatch(batch)
     screened, view = ScreenedBatch(batch), state.view()
     stages: list[Screen[Any]] = [finite_values, *screens]
 
@@ -224,17 +275,6 @@ def run_screens(screened: ScreenedBatch[T], screens: Sequence[Screen[T]], view: 
     return screened
 
 
-def finite_values(screened: ScreenedBatch[T], view: View) -> ScreenedBatch[T]:
-    """The screen that every guard begins with: drops a batch as a whole, clients one by one."""
-    batch = screened.batch
-    if isinstance(batch, Batch):
-        if all(_all_finite(t, masks=path not in ("x", "y")) for path, t in batch.tensors() if _can_be_nan(t)):
-            return screened
-        return screened.drop(torch.ones(len(batch), dtype=torch.bool), "samples or labels hold NaN or infinity")
-    usable = finite_rows(batch.values) & batch.weights.isfinite() if batch.usable is None else batch.usable
-    return screened if bool(usable.all()) else screened.drop(~usable, batch.rejection)
-
-
 def transform(gradient: Tensors, transforms: Sequence[GradientTransform], view: View, clock: Clock) -> Tensors:
     """Runs the transforms in order.
 
@@ -265,14 +305,6 @@ def run_gate(gate: Callable[[CandidateUpdate], Verdict], update: CandidateUpdate
     return verdict if verdict.committed or verdict.stage else replace(verdict, stage=stage_name(gate))
 
 
-def check_finite(loss: float | None, norm: float | None) -> Verdict:
-    """Refuses an update whose loss or gradient is not finite."""
-    for name, value in (("loss", loss), ("gradient norm", norm)):
-        if value is not None and not math.isfinite(value):
-            return reject(f"the {name} is {value}", "finite_values")
-    return COMMIT
-
-
 class Clock:
     """Seconds by stage name. Work on a GPU is counted where the step next waits for it."""
 
@@ -295,18 +327,3 @@ class Clock:
     def seconds(self) -> dict[str, float]:
         """All laps, and "total"."""
         return {**self._laps, "total": time.perf_counter() - self._start}
-
-
-def _can_be_nan(tensor: Tensor) -> bool:
-    return (tensor.is_floating_point() or tensor.is_complex()) and tensor.numel() > 0
-
-
-def _all_finite(tensor: Tensor, *, masks: bool) -> bool:
-    """Whether there is no NaN and no infinity; beside other tensors one can be a mask, with minus infinity in it."""
-    if tensor.is_complex():
-        tensor = torch.view_as_real(tensor.detach().resolve_conj())
-    if tensor.element_size() == 1:
-        tensor = tensor.float()  # float8 has no aminmax
-    # The least and the greatest value are NaN if any is: one pass, without a mask the size of the batch.
-    low, high = (float(value) for value in torch.aminmax(tensor.detach()))
-    return math.isfinite(high) and (math.isfinite(low) or (masks and low == -math.inf))

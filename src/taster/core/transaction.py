@@ -12,6 +12,7 @@ from taster.core.backup import reset_momentum
 from taster.core.backup_records import copied_value
 from taster.core.functional_model import in_view, set_in_view
 from taster.core.guard import Guard
+from taster.core.host import Readings
 from taster.core.state import LearnerState
 from taster.core.types import Action, StepRecord, Verdict
 from taster.core.view import View
@@ -59,6 +60,7 @@ class Transaction:
                 "got a transaction inside another, wanted one at a time: one step of a learner is made after the other"
             )
         self._remember()
+        self._state.readings = Readings()
         if self._state.snapshots is not None:
             self._ring = self._state.snapshots.hold()
 
@@ -162,6 +164,7 @@ class Transaction:
     def _roll_back(self) -> None:
         state = self._state
         self._restore()
+        state.readings = Readings()
         state.progress = self._progress
         state.newest_snapshot = self._newest_snapshot
         if state.snapshots is not None and self._ring is not None:

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from taster.core.foreach import cloned_tensors
 from taster.core.functional_model import FunctionalModel
+from taster.core.host import Readings
 from taster.core.nested import Nested, main_output
 from taster.core.ranks import Ranks
 from taster.core.snapshots import SnapshotBuffer
@@ -200,9 +202,10 @@ class View:
         """The loss of each sample, [n], differentiable as `forward` is."""
         return self.functional_model.sample_losses(*self._state(params), x, y, batch_norm=batch_norm)
 
-    def losses(self, output: Nested, x: Nested, y: Nested = None) -> Tensor:
-        """The loss of each sample, [n], from the model's output."""
-        return self.functional_model.losses(*self._state(None), output, x, y)
+    def losses(self, output: Nested, x: Nested, y: Nested = None, *, readings: Readings | None = None) -> Tensor:
+        """The loss of each sample, [n], from the model's output. With `readings` nothing waits: labels that the output
+        has no place for are refused when these are read."""
+        return self.functional_model.losses(*self._state(None), output, x, y, readings=readings)
 
     def outputs(self, x: Nested, *, params: Mapping[str, Tensor] | None = None, chunk: int = 1000) -> Tensor:
         """The predictions for many samples, or for a `Batch`, in chunks and without a graph: of an output with several
@@ -254,4 +257,4 @@ def predictions(output: Nested) -> Tensor:
 
 
 def _copies(tensors: Mapping[str, Tensor]) -> Tensors:
-    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    return dict(zip(tensors, cloned_tensors(list(tensors.values())), strict=True))
