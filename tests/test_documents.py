@@ -57,6 +57,7 @@ def test_the_guides_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         "x": stream.x,
         "y": stream.y,
         "probe": trusted,
+        "training_samples": tiny_batch(40, seed=2),
     }
     for code in blocks("docs/guard.md"):
         if "lightning" in code:

@@ -207,6 +207,23 @@ def salvaged(rank: int, samples_in_one: int) -> Any:
     return run(owner, make, [data(rank, i, n=samples_in_one if rank == 1 else 8) for i in range(4)])
 
 
+def corrected(rank: int, in_both: bool) -> Any:
+    """A correction of a refused batch is tried where each process has one; where one has none, the next screen's."""
+
+    def shrink(screened: Any, view: Any) -> Any:
+        if not in_both and rank == 1:
+            return screened
+        batch = screened.batch
+        return screened.correct(Batch(batch.x / 2, batch.y), torch.ones(len(batch), dtype=torch.bool))
+
+    def gate(update: taster.CandidateUpdate) -> taster.Verdict:
+        return taster.reject("no") if update.step == 2 and update.attempt == 0 else taster.COMMIT
+
+    guard = Guard(gates=[gate], salvage=[shrink]) + retry_low_score_half(data(9, 0, n=100), min_samples=3)
+    owner, make = stepper("learner", guard)
+    return run(owner, make, [data(rank, i) for i in range(4)])
+
+
 def other_probe(rank: int, what: str) -> Any:
     probe = data(rank if what == "data" else 9, 0, n=60)
     guard = probe_gate(probe) if what == "data" or rank == 0 else Guard()

@@ -21,7 +21,7 @@ from taster import Batch, Guard, Learner, Quarantine, ScreenedBatch, View, defen
 from taster.attacks.online.label_flip import label_flip
 from taster.defences.corrections.baselines import adversarial_training_correction
 from taster.defences.gates.probe_gate import probe_gate
-from taster.defences.retry import retry_low_score_half
+from taster.defences.salvage.low_score_half import retry_low_score_half
 from taster.errors import BatchError, LabelError, LossError, ModelError
 
 

@@ -120,6 +120,13 @@ def test_half_a_batch_is_salvaged_in_both(pair: Pair) -> None:
     assert too_few[2][-1] == too_few[1][-1]
 
 
+@pytest.mark.parametrize(("in_both", "said"), [(True, "8 of 8 samples, corrected"), (False, "4 of 8 samples")])
+def test_a_correction_is_tried_in_both_or_in_neither(pair: Pair, in_both: bool, said: str) -> None:
+    steps = same_in_both(pair.run(cases.corrected, in_both))
+    assert actions(steps) == ["COMMIT"] * 4
+    assert steps[2][5] == f"learned {said}: no"
+
+
 @pytest.mark.parametrize(("what", "text"), [("data", "other trusted data in process 1"), ("guard", "got Guard()")])
 def test_another_probe_or_guard_in_one_process_is_refused(pair: Pair, what: str, text: str) -> None:
     for found in pair.run(cases.other_probe, what):

@@ -31,6 +31,7 @@ def test_all_defences_are_named_by_their_function() -> None:
         "probe_gate",
         "loss_alarm",
         "retry_low_score_half",
+        "trusted_replay",
         "guard",
     }
 

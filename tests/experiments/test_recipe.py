@@ -331,6 +331,20 @@ def test_a_defence_may_have_others_beside_it(tmp_path: Path) -> None:
     assert again == recipe
 
 
+def test_what_is_replayed_are_the_samples_of_the_burn_in() -> None:
+    raw = tomllib.loads(TINY_RECIPE)
+    raw["defence"] = [{"name": "probe_gate", "label": "replays", "plus": ["trusted_replay"]}]
+    recipe = parse_recipe(raw)
+    probe, trained = (Batch(torch.rand(50, 1, 8, 8), torch.randint(0, 10, (50,))) for _ in range(2))
+    images = Images((255 * trained.x).byte(), trained.y)
+    context = SeedContext(
+        recipe, ImageSet("one", images, None, classes=10), {"burn_in": images}, 0, torch.device("cpu")
+    )
+    (stage,) = make_guard(context, recipe.defence[0], probe).salvage
+    assert torch.equal(stage.samples.y, trained.y)  # type: ignore[attr-defined]
+    assert not torch.equal(stage.samples.x, probe.x)  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(
     ("plus", "said"),
     [

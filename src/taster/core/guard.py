@@ -18,13 +18,15 @@ T = TypeVar("T", Batch, ClientUpdates)
 
 @dataclass(frozen=True, eq=False)
 class ScreenedBatch(Generic[T]):
-    """What the screens have left of a batch. Screens return a new one, made with `drop`, `weight` or `correct`.
+    """What the screens have left of a batch. Screens return a new one, made with `drop`, `weight`, `correct` or
+    `substitute`.
 
     Attributes:
         item: the samples (or clients) left; None when none are.
         weights: [n], the weight of each of them in the loss; None weighs them alike.
         dropped: how many were taken out.
         corrected: how many were changed.
+        substituted: whether other samples stand in the place of all that came, which count as dropped.
         stage: the screen that emptied the batch, where one did.
         reason: why.
     """
@@ -33,6 +35,7 @@ class ScreenedBatch(Generic[T]):
     weights: Tensor | None = None
     dropped: int = 0
     corrected: int = 0
+    substituted: bool = False
     stage: str = ""
     reason: str = ""
 
@@ -76,6 +79,11 @@ class ScreenedBatch(Generic[T]):
             raise GuardError(f"got {len(batch)} corrected samples, wanted {len(self.batch)}")
         return replace(self, remaining=batch, corrected=self.corrected + int(mask.sum()))
 
+    def substitute(self, batch: T) -> ScreenedBatch[T]:
+        """Takes out all samples, and puts others, which did not come with the batch, in their place."""
+        dropped = self.dropped if self.substituted else self.dropped + len(self.batch)
+        return replace(self, remaining=batch, weights=None, dropped=dropped, substituted=True)
+
 
 @dataclass(frozen=True, eq=False)
 class CandidateUpdate:
@@ -88,7 +96,7 @@ class CandidateUpdate:
         gradient: as it was applied, after the transforms.
         loss: before the update; None in federated learning.
         before, after: views of the learner before and after the update.
-        attempt: 0 for the screened batch; n for the n-th part of it that is tried after a refusal.
+        attempt: 0 for the screened batch; n for the n-th part or correction of it that is tried after a refusal.
         samples: how many were learned from, in all processes together; 0 where that is not known.
     """
 
@@ -171,8 +179,10 @@ class ChecksModel(Protocol):
 class Guard:
     """Stages in the order they run: screens, then transforms, then gates; within a kind, in the order given.
 
-    Where a gate rejects an update, the screens in `salvage` are asked: what they let through is tried again, until they
-    let nothing through, or all that came.
+    Where a gate rejects an update, the screens in `salvage` are asked in turn what of the batch to try again: a screen
+    that takes samples out is asked again for a part of the part, one that corrects samples or puts others in their
+    place once. The first attempt that the gates accept is learned; there are at most
+    `taster.core.step.MAX_SALVAGE_ATTEMPTS`.
 
     `g1 + g2` joins two guards kind by kind. `Guard()` does nothing. A stage is any callable of its protocol; its name
     in records is its attribute `name`, or else its function's or class's name.

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from torch import Tensor
@@ -26,6 +27,9 @@ from taster.errors import GuardError, ModelError, SmallBatchError
 GradientFn = Callable[[ScreenedBatch[T], LearnerState], tuple[Tensors, float | Tensor | None]]
 """From a screened batch to one gradient by parameter name, and the loss or None: a backward pass online, an aggregation
 in federated learning. A loss that is a tensor, [], is fetched with the step's other numbers."""
+
+MAX_SALVAGE_ATTEMPTS = 12
+"""Attempts at learning something of a batch that a gate has rejected; each costs a step and a check."""
 
 _TOO_SMALL = "too little was left: a single sample, of which batch norm has no statistics"
 
@@ -48,8 +52,8 @@ class _BatchNotFinite(Exception):  # noqa: N818
 def guarded_step(
     state: LearnerState, batch: T, guard: Guard, compute_gradient: GradientFn[T], *, trusted: bool = False
 ) -> StepRecord:
-    """Screens, gradient, transforms, update, gates, and the verdict applied; what a gate has rejected, again without
-    the part that the salvaging screens take out of it. A trusted batch passes transforms alone."""
+    """Screens, gradient, transforms, update, gates, and the verdict applied; what a gate has rejected, again as the
+    salvaging screens leave or correct it. A trusted batch passes transforms alone."""
     clock = Clock()
     stages = Guard(transforms=guard.transforms) if trusted else guard
     with Transaction(state, guard) as transaction:
@@ -92,16 +96,15 @@ def _attempts(
         clock.lap("apply_verdict")
         return Attempt(verdict), screened, 0
     attempts, part = int(made.by_gate), screened
-    while made.by_gate and made.verdict.action is Action.REJECT and guard.salvage:
-        smaller, last = _smaller(state, part, guard.salvage, clock)
-        if last:
-            break
-        part = smaller
-        made = _attempt(state, part, guard, compute_gradient, transaction, clock, attempts)
-        attempts += 1
+    if made.by_gate and made.verdict.action is Action.REJECT:
+        for part in islice(_salvaged(state, screened, guard.salvage, clock), MAX_SALVAGE_ATTEMPTS):
+            made = _attempt(state, part, guard, compute_gradient, transaction, clock, attempts)
+            attempts += 1
+            if made.verdict.action is not Action.REJECT:
+                break
     if made is refused or not made.verdict.committed:
         return refused, screened, attempts  # the record says why the batch was refused, and not the last part of it
-    said = f"learned {len(part.batch)} of {len(screened.batch) + screened.dropped} samples: {refused.verdict.reason}"
+    said = f"{_salvage_in_words(part, screened)}: {refused.verdict.reason}"
     return replace(made, verdict=replace(refused.verdict, action=Action.COMMIT, reason=said)), part, attempts
 
 
@@ -243,21 +246,44 @@ def _too_small(screened: ScreenedBatch[Any], state: LearnerState) -> bool:
     return any(isinstance(module, _BatchNorm) and module.training for _, module in walk(state.module))
 
 
-def _smaller(
-    state: LearnerState, part: ScreenedBatch[T], salvage: Sequence[Screen[T]], clock: Clock
-) -> tuple[ScreenedBatch[T], bool]:
-    """What the salvaging screens leave of a refused batch, and whether it is to be left at that: in one process nothing
-    is left or nothing was taken out."""
-    smaller = part
+def _salvage_in_words(part: ScreenedBatch[T], screened: ScreenedBatch[T]) -> str:
+    if part.substituted:
+        return f"learned {len(part.batch)} other samples in its place"
+    corrected = ", corrected" if part.corrected > screened.corrected else ""
+    return f"learned {len(part.batch)} of {len(screened.batch) + screened.dropped} samples{corrected}"
 
-    def last() -> bool:
-        nonlocal smaller
-        smaller = run_screens(part, salvage, state.view(), clock)
-        unchanged = smaller.empty or len(smaller.batch) == len(part.batch)
-        return unchanged or (state.ranks.size > 1 and _too_small(smaller, state))
 
-    stop = any(state.ranks.together("the salvage", last))
-    return smaller, stop
+def _salvaged(
+    state: LearnerState, screened: ScreenedBatch[T], salvage: Sequence[Screen[T]], clock: Clock
+) -> Iterator[ScreenedBatch[T]]:
+    """What the salvaging screens make of a refused batch, one screen after the other: parts of parts as long as a
+    screen takes something out, or once what it corrects or puts in its place."""
+    for screen in salvage:
+        part, dropping = screened, True
+        while dropping:
+            part, altered, dropping = _altered(state, part, screen, clock)
+            if not altered:
+                break
+            yield part
+
+
+def _altered(
+    state: LearnerState, part: ScreenedBatch[T], screen: Screen[T], clock: Clock
+) -> tuple[ScreenedBatch[T], bool, bool]:
+    """What a salvaging screen makes of a refused batch; whether that is worth an attempt, and whether it is smaller, in
+    every process."""
+    found = part
+
+    def told() -> tuple[bool, bool]:
+        nonlocal found
+        found = run_screens(part, [screen], state.view(), clock)
+        if found.empty or (state.ranks.size > 1 and _too_small(found, state)):
+            return False, False
+        smaller = len(found.batch) < len(part.batch) and not found.substituted
+        return smaller or found.substituted or found.corrected > part.corrected, smaller
+
+    outcomes = state.ranks.together("the salvage", told)
+    return found, all(altered for altered, _ in outcomes), all(smaller for _, smaller in outcomes)
 
 
 def run_screens(screened: ScreenedBatch[T], screens: Sequence[Screen[T]], view: View, clock: Clock) -> ScreenedBatch[T]:
@@ -268,7 +294,7 @@ def run_screens(screened: ScreenedBatch[T], screens: Sequence[Screen[T]], view: 
         if not isinstance(screened, ScreenedBatch):
             raise GuardError(
                 f"the screen {stage_name(screen)} returned {type(screened).__name__}, wanted the ScreenedBatch that it "
-                "was given, or what its methods drop, weight and correct return"
+                "was given, or what its methods drop, weight, correct and substitute return"
             )
         if screened.empty:
             return replace(screened, stage=stage_name(screen), reason=screened.reason or "no samples were left")

@@ -13,7 +13,8 @@ from taster.defences.gates.loss_alarm import loss_alarm
 from taster.defences.gates.metric_gate import metric_gate
 from taster.defences.gates.probe_gate import probe_gate
 from taster.defences.no_defence import none
-from taster.defences.retry import retry_low_score_half
+from taster.defences.salvage.low_score_half import retry_low_score_half
+from taster.defences.salvage.trusted_replay import trusted_replay
 from taster.defences.screens.anomaly_screen import anomaly_screen
 from taster.defences.screens.discrepancy_screen import discrepancy_screen
 from taster.defences.screens.influence_screen import influence_screen
@@ -42,6 +43,7 @@ DEFENCES = {
         loss_alarm,
         probe_gate,
         retry_low_score_half,
+        trusted_replay,
         guard,
     )
 }
@@ -67,4 +69,5 @@ __all__ = [
     "quantile_clipping",
     "retry_low_score_half",
     "trades_correction",
+    "trusted_replay",
 ]

@@ -27,7 +27,7 @@ KINDS: dict[Kind, tuple[Mapping[str, Callable[..., Any]], tuple[str, ...]]] = {
         {**ATTACKS, **UPDATE_ATTACKS},
         ("trigger", "draw_validation", "generator", "derivatives", "surrogates", "simulator", "learning_rate"),
     ),
-    "defence": ({**DEFENCES, **AGGREGATORS}, ("probe", "generator")),
+    "defence": ({**DEFENCES, **AGGREGATORS}, ("probe", "training_samples", "generator")),
     "aggregator": (AGGREGATORS, ("probe",)),
     "model": (MODELS, ("shape", "classes")),
     "score": (SCORES, ("probe",)),

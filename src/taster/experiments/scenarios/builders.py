@@ -43,7 +43,10 @@ def make_guard_parts(context: SeedContext, defence: Defence, probe: Batch, draws
     Raises:
         RecipeError: if a function cannot work with its settings.
     """
-    resources = {"probe": probe, "generator": generator(context.seed, draws)}
+    resources: dict[str, Any] = {"probe": probe, "generator": generator(context.seed, draws)}
+    factories = [context.recipe.factory("defence", Named(name=name)) for name in (defence.name, *(defence.plus or []))]
+    if any("training_samples" in factory.needs for factory in factories):
+        resources["training_samples"] = context.training_samples
     # A probe too small for the bound it is asked for is the recipe's choice, and its results say so.
     with suppress_log_messages("taster.defences.gates.probe_gate"):
         parts = [_make(context.recipe, "defence", defence, resources, defence.settings)]

@@ -70,6 +70,11 @@ class SeedContext:
             role: as_batch(images).to(self.device) for role, images in self.roles.items() if role not in _NOT_BATCHES
         }
 
+    @cached_property
+    def training_samples(self) -> Batch:
+        """The samples of the burn-in as one batch on the device."""
+        return as_batch(self.roles["burn_in"]).to(self.device)
+
 
 @dataclass(frozen=True)
 class CellContext(SeedContext):
