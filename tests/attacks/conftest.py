@@ -126,3 +126,16 @@ def sent(name: str, c: RoundKnowledge, **settings: Any) -> torch.Tensor:
 
 def clip(vector: torch.Tensor, bound: float) -> torch.Tensor:
     return vector * min(1.0, bound / float(vector.norm()))
+
+
+def double(batch: Batch) -> Batch:
+    """The same samples in float64."""
+    return Batch(batch.x.double(), batch.y)
+
+
+def double_learner(rate: float) -> Learner:
+    """A tiny learner in float64 by plain SGD, whose recorded batch-norm statistics are not those of its batches."""
+    model = tiny_learner().model.double()
+    model.bn.running_mean += torch.linspace(-0.3, 0.3, 4, dtype=torch.float64)
+    model.bn.running_var *= torch.linspace(0.2, 0.8, 4, dtype=torch.float64)
+    return Learner(model, torch.optim.SGD(model.parameters(), lr=rate), cross_entropy)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
-from tests.attacks.conftest import feed, make_attack, trained_learner
+from tests.attacks.conftest import double, double_learner, feed, make_attack, trained_learner
 from tests.conftest import tiny_batch
+from torch import nn
+from torch.nn.functional import cross_entropy
 
-from taster import Batch, Phase, View
-from taster.attacks import CraftingSettings, OnlineAttack, accumulative
-from taster.derivatives import inner, normalized
+from taster import Batch, Learner, Phase, View
+from taster.attacks import CraftingSettings, OnlineAttack, accumulative, vanilla_trigger
+from taster.derivatives import Derivatives, DiffMethod, inner, normalized
 from taster.derivatives.autodiff import DoubleBackward, gradient
 from taster.errors import AttackError
 from taster.scores.memorization_discrepancy import MemorizationDiscrepancy
@@ -36,6 +39,139 @@ def test_the_vanilla_trigger_lowers_equation_6() -> None:
     fed = make_attack("vanilla_trigger", **COMMON).poison(clean, learner.view(), Phase.TRIGGER)
     noise = make_attack("random_noise", epsilon=0.1).poison(clean, learner.view(), Phase.TRIGGER)
     assert alignment(view, fed, against) < min(alignment(view, clean, against), alignment(view, noise, against))
+
+
+class WrittenOut:
+    """Algorithm 1 in float64 by `torch.autograd` alone, with recorded batch-norm statistics, ε = 0.1 and C = 3.
+
+    Args:
+        model: θ_t, a module in eval mode.
+        how: "cosines": each inner product is a sum of cosines, one for each parameter tensor; "lengths": the gradients
+            that the poison is aligned with are normalized, its own and G_t are not; "none": nothing is normalized.
+        lam: λ.
+    """
+
+    def __init__(self, model: nn.Module, how: str, lam: float) -> None:
+        self.model, self.how, self.lam = model, how, lam
+        self.params = list(model.parameters())
+
+    def slopes(self, x: torch.Tensor, y: torch.Tensor) -> list[torch.Tensor]:
+        """∇_θ L, differentiable."""
+        return list(torch.autograd.grad(cross_entropy(self.model(x), y), self.params, create_graph=True))
+
+    def product(self, a: list[torch.Tensor], b: list[torch.Tensor], own: bool) -> torch.Tensor:
+        """⟨a, b⟩; `own` where a is the poison's gradient."""
+        total = torch.zeros((), dtype=torch.float64)
+        for one, other in zip(a, b, strict=True):
+            term = (one * other).sum()
+            if self.how != "none":
+                term = term / other.square().sum().sqrt()
+            if self.how == "cosines" or (self.how == "lengths" and not own):
+                term = term / one.square().sum().sqrt()
+            total = total + term
+        return total
+
+    def opposed(self, clean: Batch, s_val: Batch) -> torch.Tensor:
+        """P(S_T) by Eq. 6."""
+        against = [g.detach() for g in self.slopes(s_val.x, s_val.y)]
+        x = clean.x
+        for _ in range(3):
+            leaf = x.clone().requires_grad_()
+            value = self.product(self.slopes(leaf, clean.y), against, own=True)
+            x = self.moved(x, -torch.autograd.grad(value, leaf)[0], clean.x)
+        return x
+
+    def gained(self, x: torch.Tensor, clean: Batch, s_val: Batch, x_trigger: torch.Tensor, y: torch.Tensor) -> Any:
+        """H_t of Eq. 9: differentiable in A_t(S_t) and P(S_T), G_t being of them the function that it is."""
+        own, keep = self.slopes(x, clean.y), [g.detach() for g in self.slopes(clean.x, clean.y)]
+        value = self.product(own, keep, own=True)
+        if self.lam == 0:
+            return value
+        aligned = self.product(self.slopes(s_val.x, s_val.y), self.slopes(x_trigger, y), own=False)
+        towards = list(torch.autograd.grad(aligned, self.params, create_graph=True))
+        if self.how == "cosines":
+            return value + self.lam * self.product(own, towards, own=True)
+        return value + self.lam * sum((g * t).sum() for g, t in zip(own, towards, strict=True))
+
+    def round(self, clean: Batch, s_val: Batch, trigger: Batch, x_trigger: torch.Tensor, optimized: bool) -> Any:
+        """A_t(S_t), and P(S_T) after the round."""
+        x = clean.x
+        for _ in range(3):
+            leaf, other = x.clone().requires_grad_(), x_trigger.clone().requires_grad_()
+            value = self.gained(leaf, clean, s_val, other, trigger.y)
+            along, turned = torch.autograd.grad(value, [leaf, other], allow_unused=True)
+            x = self.moved(x, along, clean.x)
+            if optimized and turned is not None:
+                x_trigger = self.moved(x_trigger, turned, trigger.x)
+        return x, x_trigger
+
+    @staticmethod
+    def moved(x: torch.Tensor, along: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+        """proj(x + α sign ∇), α = 2 ε / C."""
+        x = x + 2 * 0.1 / 3 * along.sign()
+        return torch.minimum(torch.maximum(x, clean - 0.1), clean + 0.1).clamp(0, 1)
+
+
+FORMS: dict[str, dict[str, Any]] = {
+    "cosines": {},  # the default
+    "lengths": {"normalize_poisoned": False},
+    "none": {"normalize": "none", "normalize_poisoned": False},
+}
+
+
+# Not cosines without λ: clean samples are the maximum of the cosine with themselves, where PGD follows rounding errors.
+@pytest.mark.parametrize(("how", "lam"), [("cosines", 0.7), ("lengths", 0.7), ("lengths", 0.0), ("none", 0.7)])
+@pytest.mark.parametrize("mode", ["clean", "fixed", "recrafted", "optimized"])
+def test_algorithm_1_step_by_step(mode: str, how: str, lam: float) -> None:
+    """Against the algorithm written out: two rounds, the learner's step between them, and the trigger."""
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Tanh(), nn.Flatten(), nn.Linear(64, 3))
+    torch.manual_seed(0)
+    for module in (model[0], model[4]):
+        module.reset_parameters()
+    learner = Learner(model.double(), torch.optim.SGD(model.parameters(), lr=0.1), cross_entropy)
+    trigger, s_val = double(tiny_batch(6, seed=50)), double(tiny_batch(10, seed=60))
+    attack = accumulative(
+        trigger,
+        lambda n: s_val,
+        torch.Generator(),
+        Derivatives(DiffMethod("double_backward")),
+        crafting=CraftingSettings(epsilon=0.1, pgd_steps=3, validation_size=10, **FORMS[how]),
+        trigger_batch=mode,  # type: ignore[arg-type]
+        accumulation_weight=lam,
+    )
+
+    def now() -> WrittenOut:
+        return WrittenOut(copy.deepcopy(model).eval(), how, lam)
+
+    x_trigger = now().opposed(trigger, s_val) if mode in ("fixed", "recrafted") else trigger.x
+    for t in range(2):
+        clean = double(tiny_batch(seed=70 + t))
+        if mode == "recrafted":
+            x_trigger = now().opposed(trigger, s_val)
+        x, x_trigger = now().round(clean, s_val, trigger, x_trigger, mode == "optimized")
+        fed = attack.poison(clean, learner.view(), Phase.ACCUMULATE)
+        torch.testing.assert_close(fed.x, x, rtol=0, atol=1e-10)
+        learner.step(fed)
+    if mode == "recrafted":
+        x_trigger = now().opposed(trigger, s_val)
+    struck = attack.poison(trigger, learner.view(), Phase.TRIGGER)
+    torch.testing.assert_close(struck.x, x_trigger, rtol=0, atol=1e-10)
+    assert torch.equal(struck.x, trigger.x) == (mode == "clean" or (mode == "optimized" and lam == 0))
+
+
+@pytest.mark.parametrize("how", list(FORMS))
+def test_equation_6_step_by_step(how: str) -> None:
+    learner = double_learner(0.1)
+    clean, s_val = double(tiny_batch(8, seed=50)), double(tiny_batch(10, seed=60))
+    attack = vanilla_trigger(
+        lambda n: s_val,
+        torch.Generator(),
+        Derivatives(DiffMethod("double_backward")),
+        crafting=CraftingSettings(epsilon=0.1, pgd_steps=3, validation_size=10, **FORMS[how]),
+    )
+    model = copy.deepcopy(learner.model).eval()
+    struck = attack.poison(clean, learner.view(), Phase.TRIGGER)
+    torch.testing.assert_close(struck.x, WrittenOut(model, how, 1.0).opposed(clean, s_val), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0, 100.0])

@@ -36,6 +36,25 @@ def federated(recipe_with: Callable[..., Path]) -> Callable[..., Path]:
     return make
 
 
+@pytest.mark.parametrize(("clients", "same"), [("synchronized", "train"), ("recorded", "eval")])
+def test_an_attack_on_samples_crafts_with_what_the_clients_normalize_with(
+    clients: str, same: str, federated: Callable[..., Path], tmp_path: Path
+) -> None:
+    entry = '[[attack]]\nname = "vanilla_trigger"\nlabel = "{0}"\nepsilon = 0.2\npgd_steps = 2\nvalidation_size = 40\n'
+    chosen = [entry.format("open"), *(entry.format(mode) + f'batch_norm = "{mode}"\n' for mode in ("train", "eval"))]
+    path = federated(('"mlp"\nhidden = [16]', '"small_cnn"\nwidth = 4'), attacks="".join(chosen))
+    recipe = read_recipe(str(path), [f"federated.batch_norm={clients}", "seeds=1", "federated.malicious_fraction=1.0"])
+    run_recipe(recipe, tmp_path / "run", jobs=1)
+    steps = [json.loads(line) for line in (tmp_path / "run" / "steps.jsonl").read_text().splitlines()]
+    struck = {
+        step["attack"]: step["gradient_norm_before"]
+        for step in steps
+        if step["phase"] == "trigger" and step["defence"] == "none"
+    }
+    assert struck["open"] == struck[same]
+    assert len(set(struck.values())) == 2
+
+
 def bare(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k not in ("seconds", "cost")} for row in rows]
 

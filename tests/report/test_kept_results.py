@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 
 from taster.cli import app
 from taster.experiments import RunDirectory
+from taster.experiments.recipes.registry import find_factory
 from taster.report.data import ReportData
 
 RESULTS = Path(__file__).parent.parent.parent / "results"
@@ -52,6 +54,14 @@ def test_a_result_can_be_read_today(name: str) -> None:
         assert len(data.pictures.pair(entry)[0]) >= 1
     for attack in {entry.attack for entry in data.details.refusals}:
         assert attack in data.attacks
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_a_kept_recipe_names_what_defaults_have_changed_since(name: str) -> None:
+    """So that it runs as it did: crafting once took inner products with the poison's own gradient as it was."""
+    for entry in tomllib.loads((RESULTS / name / "recipe.toml").read_text())["attack"]:
+        known = find_factory("attack", entry["name"]).settings.model_fields
+        assert {"normalize_poisoned"} & set(known) <= set(entry), entry["label"]
 
 
 def report(name: str, out: Path) -> str:

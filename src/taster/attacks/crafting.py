@@ -33,11 +33,12 @@ class CraftingSettings(PerturbationSettings):
             to the predictions on the clean samples, or the "margin" of C&W (Zhu et al. 2023, Table 2).
         pgd_momentum: μ of MIM (Dong et al. 2018). 0 is plain PGD.
         random_start: whether PGD starts at a random point of the ball instead of the clean samples.
-        normalize: normalization of the gradients that the poison is aligned with.
+        normalize: normalization of the gradients that the poison is aligned with, G_t among them.
         normalize_poisoned: whether to normalize the poison's own gradient as well, so that inner products become
-            cosines, as in the published code.
+            cosines, as in the published code. Without it PGD can raise the product by making that gradient longer
+            instead of turning it.
         batch_norm: batch-norm statistics used while crafting: the recorded ones ("eval") or those of the batch
-            ("train").
+            ("train"). None: the recorded ones or, in a recipe's federation, those that its clients use.
         validation_size: number of samples in S_val.
         victim_class: draw S_val from this class only, so that the harm falls on it and is hidden in the mean.
         loss_scale: factor on the trigger's loss, "loss scaling" in Pang et al. 2021, Tables 3 to 6.
@@ -57,8 +58,8 @@ class CraftingSettings(PerturbationSettings):
     pgd_momentum: Annotated[float, Field(ge=0)] = 0.0
     random_start: bool = False
     normalize: Normalize = "per_tensor"
-    normalize_poisoned: bool = False
-    batch_norm: BatchNormMode = "eval"
+    normalize_poisoned: bool = True
+    batch_norm: BatchNormMode | None = None
     validation_size: Annotated[int, Field(ge=1)] = 100
     victim_class: Annotated[int, Field(ge=0)] | None = None
     loss_scale: Annotated[float, Field(gt=0)] = 1.0
@@ -102,6 +103,11 @@ class Crafting:
         settings = self.settings
         return 2 * settings.epsilon / settings.pgd_steps if settings.step_size is None else settings.step_size
 
+    @property
+    def batch_norm(self) -> BatchNormMode:
+        """The batch-norm statistics used."""
+        return self.settings.batch_norm or "eval"
+
     def draw_s_val(self) -> Batch:
         """S_val.
 
@@ -123,7 +129,7 @@ class Crafting:
 
     def loss(self, view: View) -> LossFn:
         """L as a function of parameters, samples and labels."""
-        return lambda params, x, y: view.loss(x, y, params=params, batch_norm=self.settings.batch_norm)
+        return lambda params, x, y: view.loss(x, y, params=params, batch_norm=self.batch_norm)
 
     def gradient(self, view: View, batch: Batch) -> Tensors:
         """∇_θ L(S; θ_t), not normalized."""
@@ -198,7 +204,7 @@ class Crafting:
             return self.loss(view), clean.y
 
         def logits(params: Tensors, x: Tensor) -> Tensor:
-            output: Tensor = view.forward(x, params=params, batch_norm=self.settings.batch_norm)
+            output: Tensor = view.forward(x, params=params, batch_norm=self.batch_norm)
             return output
 
         if name == "margin":

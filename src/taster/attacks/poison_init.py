@@ -36,7 +36,7 @@ class InjectionSettings(PerturbationSettings):
         keep: "most_harmful" injects the iteration with the largest loss after the update, which is what Table I of the
             paper reports; "last" the last one.
         batch_norm: batch-norm statistics used while crafting: the recorded ones ("eval") or those of the batch
-            ("train").
+            ("train"). None: the recorded ones or, in a recipe's federation, those that its clients use.
         greedy: whether to poison every batch of the stream in the same way.
     """
 
@@ -48,7 +48,7 @@ class InjectionSettings(PerturbationSettings):
     tol: Annotated[float, Field(ge=0)] = 0.001
     iterations: Annotated[int, Field(ge=0)] = 30
     keep: Literal["most_harmful", "last"] = "most_harmful"
-    batch_norm: BatchNormMode = "eval"
+    batch_norm: BatchNormMode | None = None
     greedy: bool = False
 
     def kept(self, trace: CraftingTrace, last: Batch) -> Batch:
@@ -102,7 +102,8 @@ class PoisonInit:
 
     def draw_update(self, view: View, learning_rate: float) -> OneStepUpdate:
         """The update to maximize the loss after, with a fresh S_n."""
-        return OneStepUpdate(view, self.draw_own(self.settings.group_size), learning_rate, self.settings.batch_norm)
+        batch_norm = self.settings.batch_norm or "eval"
+        return OneStepUpdate(view, self.draw_own(self.settings.group_size), learning_rate, batch_norm)
 
 
 def wrong_labels(y: Tensor, x: Tensor, view: View, generator: torch.Generator, target_class: int | None) -> Tensor:

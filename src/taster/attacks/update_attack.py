@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from taster.core.types import Phase
+from taster.core.types import BatchNormMode, Phase
 from taster.core.view import View
 from taster.derivatives import Derivatives
 from taster.errors import AttackError
@@ -26,11 +26,14 @@ class RoundKnowledge:
         values: [m, d], the honest updates of all clients, the attacker's included. Read-only.
         weights: [m], as claimed by the clients.
         malicious: [m], mask of the attacker's clients, of which there is at least one.
+        batch_norm: batch-norm statistics that the clients' updates were computed with: the server's recorded ones
+            ("eval"), or those of all the round's samples together ("train").
     """
 
     values: Tensor
     weights: Tensor
     malicious: Tensor
+    batch_norm: BatchNormMode = "eval"
 
     @property
     def own(self) -> Tensor:

@@ -18,6 +18,7 @@ from taster.client_gradients.vmapped import (
     vmapped_gradients,
     write_gradients,
 )
+from taster.core.types import BatchNormMode
 from taster.core.view import View
 from taster.errors import BatchError, ModelError
 
@@ -91,6 +92,11 @@ class ClientGradients:
                 "recorded ones, or no local epochs"
             )
 
+    @property
+    def batch_norm(self) -> BatchNormMode:
+        """The batch-norm statistics that updates are computed with, in a `View`'s words."""
+        return "train" if self.statistics == "synchronized" else "eval"
+
     def __call__(
         self, view: View, x: Tensor, y: Tensor, counts: Sequence[int], out: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
@@ -120,7 +126,7 @@ class ClientGradients:
                     f"got synchronized batch-norm statistics with a model whose clients' gradients need {method!r} "
                     f"({self.reason}); wanted recorded ones"
                 )
-            return out, hooked_gradients(view, x, y, counts, out, "train")[1]
+            return out, hooked_gradients(view, x, y, counts, out, self.batch_norm)[1]
         if self.local.epochs:
             batch_size = self.local.batch_size or max(counts)
             local_sgd_updates(

@@ -52,7 +52,8 @@ class Simulation:
             values[invited.malicious] *= scale
         weights = torch.tensor(invited.counts, dtype=values.dtype, device=values.device)
         if isinstance(self.attack, UpdateAttack) and bool(invited.malicious.any()):
-            rows = self.attack.poison(RoundKnowledge(values, weights, invited.malicious), view, phase)
+            knowledge = RoundKnowledge(values, weights, invited.malicious, self.gradients.batch_norm)
+            rows = self.attack.poison(knowledge, view, phase)
             if rows is not None:
                 values[invited.malicious] = rows
         return NamedClientUpdates(values, weights, clients=invited.clients, statistics=statistics)

@@ -53,9 +53,11 @@ def accumulative(
         derivatives: computes the derivatives. Default: finite differences in float32.
         surrogates: the attacker's own models, by label.
         learning_rate: of the learner, required by the attacks of `trigger_attack`.
-        crafting: see `taster.attacks.CraftingSettings`. With `normalize_poisoned` G_t is normalized as well, and each
-            of the two terms is a cosine.
-        accumulation_weight: λ. 0 is the control that follows the clean gradient only.
+        crafting: see `taster.attacks.CraftingSettings`. With `normalize_poisoned`, the default, G_t is normalized as
+            well and each of the two terms is a cosine; without it they are ⟨∇_θ L(A_t(S_t); θ_t), v + λ G_t⟩, with v
+            the normalized gradient of the clean batch.
+        accumulation_weight: λ. 0 is the control that follows the clean gradient only; as a cosine, of which the clean
+            samples are the maximum, it moves them hardly better than at random.
         trigger_batch: "clean" leaves S_T unpoisoned; "fixed" poisons it by Eq. 6 before the first round; "recrafted"
             does so before every round and at the trigger, which is the minimum over P in Eq. 7 at the current model;
             "optimized" starts from S_T and moves it along ∇ H_t in every PGD step of every round (Algorithm 1).
@@ -64,7 +66,7 @@ def accumulative(
             None: unchanged.
         trigger_attack: attack that poisons the trigger if it is "fixed" or "recrafted": "vanilla" is Eq. 6;
             "direct_gradient" and "generative" are the attacks of these names, with labels and a budget of their own.
-        trigger_settings: settings of that attack.
+        trigger_settings: settings of that attack; its `batch_norm` is by default that of `crafting`.
 
     Raises:
         AttackError: if another attack makes the trigger and `trigger_batch` is "clean" or "optimized", or the learning
@@ -75,6 +77,8 @@ def accumulative(
     Source: Pang et al. 2021, Algorithm 1 and Eq. 9.
     """
     craft = Crafting(crafting, draw_validation, generator, derivatives or Derivatives(), surrogates or {})
+    if crafting.batch_norm is not None and trigger_attack != "vanilla":
+        trigger_settings = {"batch_norm": crafting.batch_norm, **trigger_settings}
     other = _make_trigger_attack(
         trigger_attack, trigger_settings, trigger_batch, draw_validation, generator, learning_rate
     )

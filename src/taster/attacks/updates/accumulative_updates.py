@@ -37,8 +37,9 @@ class AccumulationSettings:
         resample_validation: whether S_val is redrawn in each round or drawn once.
         validation_size: number of samples in S_val.
         normalize: normalization of the gradient of S_val and of P; "global" makes their product a cosine.
-        batch_norm: batch-norm statistics used while crafting: the recorded ones ("eval") or those of the batch
-            ("train").
+        batch_norm: batch-norm statistics used while crafting: the server's recorded ones ("eval"), or those of S_val
+            and of S_T ("train"). None: as the clients of the round (`RoundKnowledge.batch_norm`), so that the trigger
+            which the phase looks towards is the one that the model steps on.
     """
 
     accumulation_weight: Annotated[float, Field(ge=0)] = 0.02
@@ -48,7 +49,7 @@ class AccumulationSettings:
     resample_validation: bool = False
     validation_size: Annotated[int, Field(ge=1)] = 100
     normalize: Normalize = "global"
-    batch_norm: BatchNormMode = "eval"
+    batch_norm: BatchNormMode | None = None
 
 
 @validate_settings
@@ -105,12 +106,12 @@ class AccumulativeUpdateState:
     def __post_init__(self) -> None:
         self._s_val: Batch | None = None
         self._poisoned: Tensor | None = None
-        self._gradients = ClientGradients()
+        self._gradients: dict[BatchNormMode, ClientGradients] = {}
 
     def accumulate(self, knowledge: RoundKnowledge, view: View) -> Tensor:
         """A round of the accumulative phase, [k, d]."""
         if self.settings.trigger_update == "optimized":
-            gradients = self._trigger_gradients(len(knowledge.values), view)
+            gradients = self._trigger_gradients(knowledge, view)
             poisoned = self._trigger_updates(knowledge, view)
             self._poisoned = self.update.budget.project(poisoned - self.settings.trigger_step_size * gradients)
         return distribute(knowledge, self.direction(knowledge, view), self.update, self.generator)
@@ -121,7 +122,7 @@ class AccumulativeUpdateState:
         honest = knowledge.mean() if settings.honest_term else torch.zeros_like(knowledge.values[0])
         if settings.accumulation_weight == 0:
             return honest
-        loss, params, s_val = self._loss(view), view.trainable, self._draw_s_val()
+        loss, params, s_val = self._loss(knowledge, view), view.trainable, self._draw_s_val()
         if settings.trigger_update == "clean":
             towards = self.derivatives.accumulation_direction(loss, params, s_val, self.trigger, settings.normalize)
         else:
@@ -134,7 +135,7 @@ class AccumulativeUpdateState:
     def strike(self, knowledge: RoundKnowledge, view: View) -> Tensor:
         """The trigger's round, [k, d]."""
         clean = self.settings.trigger_update == "clean"
-        rows = self._trigger_gradients(len(knowledge.values), view) if clean else self._trigger_updates(knowledge, view)
+        rows = self._trigger_gradients(knowledge, view) if clean else self._trigger_updates(knowledge, view)
         rows = self.update.budget.project(self.update.loss_scale * rows)
         if bool(knowledge.malicious.all()):
             return rows
@@ -144,16 +145,25 @@ class AccumulativeUpdateState:
     def _trigger_updates(self, knowledge: RoundKnowledge, view: View) -> Tensor:
         """The current P(Gₙ), [m, d]; initialized for the first round, and if the number of clients changed."""
         if self._poisoned is None or len(self._poisoned) != len(knowledge.values):
-            self._poisoned = self.update.budget.project(-self._trigger_gradients(len(knowledge.values), view))
+            self._poisoned = self.update.budget.project(-self._trigger_gradients(knowledge, view))
         return self._poisoned
 
-    def _trigger_gradients(self, clients: int, view: View) -> Tensor:
+    def _trigger_gradients(self, knowledge: RoundKnowledge, view: View) -> Tensor:
         """∇_θ L(Sₙ; θₜ) for each client's share of S_T, [m, d]."""
-        values, _ = self._gradients(view, self.trigger.x, self.trigger.y, even_shares(len(self.trigger), clients))
+        mode = self._batch_norm(knowledge)
+        if mode not in self._gradients:
+            self._gradients[mode] = ClientGradients("synchronized" if mode == "train" else "recorded")
+        counts = even_shares(len(self.trigger), len(knowledge.values))
+        values, _ = self._gradients[mode](view, self.trigger.x, self.trigger.y, counts)
         return values
 
-    def _loss(self, view: View) -> LossFn:
-        return lambda params, x, y: view.loss(x, y, params=params, batch_norm=self.settings.batch_norm)
+    def _loss(self, knowledge: RoundKnowledge, view: View) -> LossFn:
+        mode = self._batch_norm(knowledge)
+        return lambda params, x, y: view.loss(x, y, params=params, batch_norm=mode)
+
+    def _batch_norm(self, knowledge: RoundKnowledge) -> BatchNormMode:
+        """The statistics that crafting normalizes with."""
+        return self.settings.batch_norm or knowledge.batch_norm
 
     def _draw_s_val(self) -> Batch:
         if self._s_val is None or self.settings.resample_validation:

@@ -173,7 +173,7 @@ def _make_clients_attack(
     context: SeedContext, attack: Entry, surrogates: Mapping[str, View] | None = None
 ) -> UpdateAttack | OnlineAttack:
     """An attack on updates, or on the samples of the attacker's clients."""
-    made: Any = make_attack(context, attack, surrogates)
+    made: Any = make_attack(context, _crafting_as_clients(context.recipe, attack), surrogates)
     if not isinstance(made, (UpdateAttack, OnlineAttack)):
         raise RecipeError(
             f"attack {attack.label}: {attack.name} returned {type(made).__name__}, wanted an UpdateAttack or an "
@@ -184,3 +184,11 @@ def _make_clients_attack(
             f"attack {attack.label}: got weight_momentum, which clients of a federation have no hand in; wanted none"
         )
     return made
+
+
+def _crafting_as_clients(recipe: Recipe, attack: Entry) -> Entry:
+    """The attack, its `batch_norm` set to what the clients normalize with if it has that setting and leaves it open."""
+    has = "batch_norm" in recipe.factory("attack", attack).settings.model_fields
+    if not has or "batch_norm" in attack.settings:
+        return attack
+    return Entry.model_validate({**attack.model_dump(), "batch_norm": make_gradients(recipe).batch_norm})

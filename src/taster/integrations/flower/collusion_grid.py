@@ -12,7 +12,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from taster.attacks import RoundKnowledge, UpdateAttack
-from taster.core.types import Phase
+from taster.core.types import BatchNormMode, Phase
 from taster.federated import ClientReply, claimed_weight
 from taster.integrations.flower.grid_wrappers import ForwardingGrid
 from taster.integrations.flower.message_keys import ATTACKER_KEY, ORDER_KEY, QUERY_KEY, is_train_message
@@ -83,7 +83,8 @@ class CollusionGrid(ForwardingGrid):
             return []
         values = torch.stack([reply.update for _, reply in read])
         weights = torch.tensor([claimed_weight(reply.weight) for _, reply in read]).to(values)
-        knowledge = RoundKnowledge(values, weights, torch.tensor(mine, device=values.device))
+        batch_norm: BatchNormMode = "train" if codec.statistics else "eval"
+        knowledge = RoundKnowledge(values, weights, torch.tensor(mine, device=values.device), batch_norm)
         rows = self._attack.poison(knowledge, learner.view(), self._phase(learner.steps))
         if rows is None:
             return []
