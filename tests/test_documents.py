@@ -130,6 +130,7 @@ def test_contributors_examples_run() -> None:
         "results/guard.md",
         "results/yang.md",
         "results/federated.md",
+        "results/backdoors.md",
     ],
 )
 def test_links_lead_somewhere(name: str) -> None:
@@ -148,7 +149,9 @@ def test_the_catalogue_is_what_taster_lists() -> None:
     assert (ROOT / "docs" / "catalogue.md").read_text() == found, "run: taster list --markdown > docs/catalogue.md"
 
 
-@pytest.mark.parametrize("word", ["probe", "anchor", "trigger", "burn-in", "drop", "cost", "refused", "screened"])
+@pytest.mark.parametrize(
+    "word", ["probe", "anchor", "trigger", "burn-in", "drop", "cost", "refused", "screened", "ASR", "backdoor trigger"]
+)
 def test_the_glossary_defines_each_word_once(word: str) -> None:
     assert len(re.findall(rf"^\| \*\*{word}\*\*", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE)) == 1
 

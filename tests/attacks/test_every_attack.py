@@ -96,6 +96,15 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
             "trigger_settings": {"iterations": 2, "group_size": 10, "pretraining_size": 10, "pretraining_epochs": 1},
         },
     ),
+    "patch": ("patch_backdoor", {"poison_fraction": 0.25, "target_class": 1}),
+    "blended": ("blended_backdoor", {"poison_fraction": 0.25, "opacity": 0.3, "cover_fraction": 0.25}),
+    "own trigger": ("trigger_backdoor", {"poison_fraction": 0.25, "trigger": "tests.attacks.test_backdoors:stripe"}),
+    "clean label": ("clean_label_backdoor", {"poison_fraction": 0.25, "target_class": 1, "pgd_steps": 3}),
+    "clean label l2": (
+        "clean_label_backdoor",
+        {"poison_fraction": 0.25, "trigger": "blended", "cover_fraction": 0.25, "norm": "l2"},
+    ),
+    "adaptive blend": ("adaptive_blend", {"poison_fraction": 0.25, "cover_fraction": 0.25}),
     "global cosine": ("accumulative", {**COMMON, "normalize": "global", "normalize_poisoned": True}),
 }
 
@@ -108,15 +117,18 @@ def test_every_attack_is_pure_repeatable_and_within_its_budget(row: str) -> None
     fed = feed(make_attack(name, **settings), learner)
     assert same_state(before, full_state(learner))
     assert torch.equal(torch.get_rng_state(), randomness)
-    ratio, norm = settings.get("poison_fraction", 1.0), settings.get("norm", "linf")
-    relabels = name in ("label_flip", *YANG)
+    ratio = settings.get("poison_fraction", 1.0) + settings.get("cover_fraction", 0.0)
+    norm = settings.get("norm", "linf") if name != "clean_label_backdoor" else "linf"
+    relabels = name in ("label_flip", "patch_backdoor", "blended_backdoor", "trigger_backdoor", "adaptive_blend", *YANG)
     for batch, clean in zip(fed, [tiny_batch(seed=70), tiny_batch(seed=71), tiny_batch(8, seed=50)], strict=True):
         struck = batch is fed[2] and "trigger_attack" in settings
         assert relabels or struck or torch.equal(batch.y, clean.y)
         assert bool(((batch.x >= 0) & (batch.x <= 1)).all())
         change = (batch.x - clean.x).flatten(1)
         size = change.abs().amax(1) if norm == "linf" else change.norm(dim=1)
-        radius = 1.0 if name == "ood_images" or struck else settings.get("epsilon", 1.0 if name in YANG else 0.1)
+        replaces = name in ("ood_images", "patch_backdoor", "trigger_backdoor", "clean_label_backdoor") or struck
+        blends = {"blended_backdoor": settings.get("opacity"), "adaptive_blend": 0.2}.get(name)
+        radius = 1.0 if replaces else blends or settings.get("epsilon", 1.0 if name in YANG else 0.1)
         assert bool((size <= radius + 1e-5).all())
         assert int(poison_mask(batch, clean).sum()) <= ratio * len(clean)
     expected = {"none": (0, 0), "vanilla_trigger": (0, 1), "clean": (1, 0), **dict.fromkeys(YANG, (0, 1))}

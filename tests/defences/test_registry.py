@@ -28,6 +28,7 @@ def test_all_defences_are_named_by_their_function() -> None:
         "discrepancy_screen",
         "anomaly_screen",
         "influence_screen",
+        "backdoor_screen",
         "probe_gate",
         "loss_alarm",
         "retry_low_score_half",

@@ -10,7 +10,7 @@ from tests.report.conftest import row
 from taster.experiments import PublishedResult
 from taster.report import MeanStd, result_table, summarize
 from taster.report.compare import compare_runs
-from taster.report.summary import headings
+from taster.report.summary import headings, legend
 
 
 def test_rows_are_summarized_over_seeds() -> None:
@@ -32,6 +32,19 @@ def test_screened_samples_get_a_column_only_if_there_are_any() -> None:
     assert some[0].index("screened") == 7
     assert [cells[7] for cells in some[1]] == ["0", "12"]
     assert [len(cells) for cells in plain[1]] == [len(plain[0])]
+
+
+def test_backdoors_get_a_column_with_a_dash_for_other_attacks() -> None:
+    plain = result_table(summarize([row(-1.0)]))
+    rows = [row(-1.0), *(row(0.0, seed, attack="b", asr_start=0.5, asr=90.0 + 2 * seed) for seed in (0, 1))]
+    heads, cells = result_table(summarize(rows))
+    assert "ASR" not in plain[0]
+    place = heads.index("ASR")
+    assert [line[place] for line in cells] == ["–", "0.5 → 91.0 ± 1.4"]
+    narrow_heads, narrow = result_table(summarize(rows), narrow=True)
+    assert narrow[1][narrow_heads.index("ASR")] == "0.5 → 91.0"
+    assert "target class" in legend(backdoor=True)
+    assert "target class" not in legend()
 
 
 def test_a_published_result_shows_what_the_paper_reports() -> None:

@@ -1,16 +1,22 @@
 """Attacks, one file each. To add one, write it and add it to `ATTACKS` or `UPDATE_ATTACKS`."""
 
+from taster.attacks.backdoor import Backdoor, BackdoorSettings
 from taster.attacks.crafting import CraftingSettings
 from taster.attacks.crafting_trace import CraftingTrace
 from taster.attacks.guard_simulator import GuardSimulator, SimulatedOutcome
 from taster.attacks.online.accumulative import accumulative
+from taster.attacks.online.adaptive_blend import adaptive_blend
+from taster.attacks.online.blended_backdoor import blended_backdoor
+from taster.attacks.online.clean_label_backdoor import clean_label_backdoor
 from taster.attacks.online.direct_gradient import direct_gradient
 from taster.attacks.online.generative import generative
 from taster.attacks.online.guard_aware import guard_aware
 from taster.attacks.online.label_flip import label_flip
 from taster.attacks.online.no_attack import none
 from taster.attacks.online.ood_images import ood_images
+from taster.attacks.online.patch_backdoor import patch_backdoor
 from taster.attacks.online.random_noise import random_noise
+from taster.attacks.online.trigger_backdoor import trigger_backdoor
 from taster.attacks.online.vanilla_trigger import vanilla_trigger
 from taster.attacks.online_attack import Budget, OnlineAttack, PerturbationSettings, PoisonFn, SampleFn
 from taster.attacks.poison_init import InjectionSettings
@@ -44,6 +50,11 @@ ATTACKS = {
         guard_aware,
         direct_gradient,
         generative,
+        patch_backdoor,
+        blended_backdoor,
+        trigger_backdoor,
+        clean_label_backdoor,
+        adaptive_blend,
     )
 }
 """Attacks on the batches of a stream, by name."""
@@ -68,6 +79,8 @@ __all__ = [
     "ATTACKS",
     "UPDATE_ATTACKS",
     "AccumulationSettings",
+    "Backdoor",
+    "BackdoorSettings",
     "Budget",
     "CraftingSettings",
     "CraftingTrace",
@@ -88,10 +101,13 @@ __all__ = [
     "UpdateSettings",
     "accumulative",
     "accumulative_updates",
+    "adaptive_blend",
     "after_steps",
     "alie",
     "at_accuracy_floor",
     "at_loss_amplification",
+    "blended_backdoor",
+    "clean_label_backdoor",
     "direct_gradient",
     "gaussian_updates",
     "generative",
@@ -103,8 +119,10 @@ __all__ = [
     "min_sum",
     "none",
     "ood_images",
+    "patch_backdoor",
     "random_noise",
     "reverse_trigger",
     "sign_flip",
+    "trigger_backdoor",
     "vanilla_trigger",
 ]

@@ -9,6 +9,7 @@ from typing import Annotated, Protocol
 import torch
 from pydantic import Field
 
+from taster.attacks.backdoor import Backdoor
 from taster.attacks.crafting_trace import CraftingTrace
 from taster.core.guard import T
 from taster.core.types import Batch, Phase, check_tensors
@@ -156,6 +157,7 @@ class OnlineAttack:
             2021, Appendix A.3). None: unchanged.
         trigger_budget: bounds the trigger if it is another attack's than the stream's.
         trace: records the iterations of the last crafting. None: the attack records none.
+        backdoor: what is planted, so that its success can be measured. None: no backdoor trigger is.
     """
 
     budget: Budget = field(default_factory=Budget)
@@ -165,6 +167,7 @@ class OnlineAttack:
     weight_momentum: float | None = None
     trigger_budget: Budget | None = None
     trace: CraftingTrace | None = None
+    backdoor: Backdoor | None = None
 
     def poison(self, clean: Batch, view: View, phase: Phase) -> Batch:
         """The batch that the model is fed in this phase, projected into the budget.

@@ -48,4 +48,5 @@ def _print_results(recipe: Recipe, rows: Sequence[Any], console: Console) -> Non
         table.add_row("" if cells[0] == attack else cells[0], *cells[1:])
         attack = cells[0]
     console.print(table)
-    message_console().print(legend(published=bool(recipe.published)), style="dim")
+    backdoor = any(line.asr is not None for line in lines)
+    message_console().print(legend(published=bool(recipe.published), backdoor=backdoor), style="dim")

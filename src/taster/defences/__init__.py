@@ -16,6 +16,7 @@ from taster.defences.no_defence import none
 from taster.defences.salvage.low_score_half import retry_low_score_half
 from taster.defences.salvage.trusted_replay import trusted_replay
 from taster.defences.screens.anomaly_screen import anomaly_screen
+from taster.defences.screens.backdoor_screen import backdoor_screen
 from taster.defences.screens.discrepancy_screen import discrepancy_screen
 from taster.defences.screens.influence_screen import influence_screen
 from taster.defences.transforms.agem_projection import agem_projection
@@ -40,6 +41,7 @@ DEFENCES = {
         discrepancy_screen,
         anomaly_screen,
         influence_screen,
+        backdoor_screen,
         loss_alarm,
         probe_gate,
         retry_low_score_half,
@@ -53,6 +55,7 @@ __all__ = [
     "adversarial_training_correction",
     "agem_projection",
     "anomaly_screen",
+    "backdoor_screen",
     "clipping",
     "dagc",
     "discrepancy_screen",

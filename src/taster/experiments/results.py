@@ -89,6 +89,8 @@ class CellRow(TypedDict):
     dropped_clients: NotRequired[int]
     scores: NotRequired[dict[str, dict[str, PhaseScores]]]
     forming: NotRequired[CraftingSummary]
+    asr_start: NotRequired[float]
+    asr: NotRequired[float]
 
 
 @with_config(_SHAPE)

@@ -62,7 +62,8 @@ def results(data: ReportData, figures: FigureFiles) -> Section | None:
     bad = frozenset((i, 2) for i, line in enumerate(data.lines) if line.accuracy_change.mean <= _NOTABLE)
     last = len(headings)
     table = Table([*headings, "phase ended by"], rows, left=(0, 1, last), grouped_by=0, bad=bad)
-    blocks: list[Table | Text] = [table, Text(summary.legend(published=published), "soft")]
+    legend = summary.legend(published=published, backdoor=any(line.asr is not None for line in data.lines))
+    blocks: list[Table | Text] = [table, Text(legend, "soft")]
     if data.lines[0].seeds < 3:
         blocks.append(Text("Fewer than three seeds: no effect should be claimed from this.", "bad"))
     return Section("Results", blocks)

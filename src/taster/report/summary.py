@@ -65,6 +65,8 @@ class SummaryRow:
     rejected: MeanStd
     screened: MeanStd | None
     cost: MeanStd | None
+    asr_start: MeanStd | None = None
+    asr: MeanStd | None = None
     published: PublishedResult | None = None
 
     def cells(self, *, narrow: bool = False, published: bool = False) -> list[str]:
@@ -89,6 +91,7 @@ class SummaryRow:
             "–" if self.worst_step is None else self.worst_step.text(sign=True).split(" ")[0],
             "–" if self.screened is None else f"{self.screened.mean:.0f}",
             "–" if self.cost is None else f"{self.cost.mean:.2f}",
+            self._success(narrow=narrow),
             *(
                 [("–" if self.published is None else published_text(self.published, narrow=narrow))]
                 if published
@@ -96,10 +99,17 @@ class SummaryRow:
             ),
         ]
 
+    def _success(self, *, narrow: bool) -> str:
+        """The attack success rate before and after the attack."""
+        if self.asr_start is None or self.asr is None:
+            return "–"
+        after = MeanStd(self.asr.mean, None if narrow else self.asr.std)
+        return f"{self.asr_start.mean:.1f} → {after.text()}"
+
 
 def headings(*, published: bool = False) -> list[str]:
     """The headings of the table."""
-    own = ["attack", "defence", "drop", "before", "after", "steps", "refused", "worst step", "screened", "cost"]
+    own = ["attack", "defence", "drop", "before", "after", "steps", "refused", "worst step", "screened", "cost", "ASR"]
     return [*own, "published"] if published else own
 
 
@@ -107,13 +117,15 @@ def result_table(
     lines: Sequence[SummaryRow], *, narrow: bool = False, published: bool = False
 ) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of the table. The column "screened" is left out if nothing was screened, "worst step" if it is
-    unknown or the table is `narrow`."""
+    unknown or the table is `narrow`, "ASR" if nobody plants a backdoor."""
     heads, rows = headings(published=published), [line.cells(narrow=narrow, published=published) for line in lines]
     left_out = set()
     if not any(line.screened is not None and line.screened.mean > 0 for line in lines):
         left_out.add(heads.index("screened"))
     if narrow or all(line.worst_step is None for line in lines):
         left_out.add(heads.index("worst step"))
+    if all(line.asr is None for line in lines):
+        left_out.add(heads.index("ASR"))
 
     def kept(row: list[str]) -> list[str]:
         return [text for i, text in enumerate(row) if i not in left_out]
@@ -121,14 +133,26 @@ def result_table(
     return kept(heads), [kept(row) for row in rows]
 
 
-def legend(*, published: bool = False) -> str:
-    """Explains the columns."""
+def legend(*, published: bool = False, backdoor: bool = False) -> str:
+    """Explains the columns.
+
+    Args:
+        published: whether there is one of the paper's figures.
+        backdoor: whether there is one of the success of a backdoor.
+    """
+    planted = (
+        "ASR: attack success rate, the share of test samples of other classes that the model puts into the target "
+        "class when they bear the backdoor trigger, in %, before the attack → at its end, – for attacks without such a "
+        "trigger; "
+        if backdoor
+        else ""
+    )
     paper = "published: the paper's figures, in its own setting; " if published else ""
     return (
         "drop: change of test accuracy by the one trigger step, in points; before, after: the accuracy on both sides "
         "of it, in %; steps: accumulative steps; refused: updates that the guard undid; worst step: the largest fall "
         "between two measurements; screened: samples of the accumulative steps that it dropped or corrected, in %; "
-        f"cost: seconds of a defended step over a plain one; {paper}mean ± standard deviation over seeds."
+        f"cost: seconds of a defended step over a plain one; {planted}{paper}mean ± standard deviation over seeds."
     )
 
 
@@ -171,6 +195,8 @@ def _line(
         worst_step=where_known("worst_step"),
         screened=where_known("screened"),
         cost=where_known("cost"),
+        asr_start=where_known("asr_start"),
+        asr=where_known("asr"),
         published=reported.get((attack, defence)),
     )
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from taster.core.types import Batch
+from taster.core.types import Batch, check_tensors
 from taster.core.view import View
+from taster.scores.activation_clustering import activation_clusters
 from taster.scores.base import Score
 from taster.scores.feature_detectors import DetectorName, FeatureAnomalyScore
 from taster.scores.influence import FirstOrderInfluence
+from taster.scores.loss_isolation import LossIsolation
 from taster.scores.memorization_discrepancy import Divergence, MemorizationDiscrepancy
+from taster.scores.perturbation_consistency import PerturbationConsistency
+from taster.scores.spectral_signature import spectral_signatures
 from taster.utils.setting_types import ModelRef, PositiveCount, PositiveFloat
 from taster.utils.settings import validate_settings
 
@@ -85,4 +91,77 @@ def loss() -> Score:
     return score
 
 
-SCORES = {score.__name__: score for score in (memorization_discrepancy, anomaly, influence, loss)}
+@validate_settings
+def loss_isolation(*, reference_model: ModelRef | None = None) -> Score:
+    """How low the loss on a sample is, or how far it has fallen since an earlier model.
+
+    Args:
+        reference_model: the earlier model, see `taster.scores.loss_isolation.LossIsolation`; None for the loss alone.
+
+    Source: Li et al. 2021 (anti-backdoor learning).
+    """
+    return LossIsolation(reference_model)
+
+
+@validate_settings
+def spectral_signature(*, layer: str | None = None) -> Score:
+    """How far a sample goes along the direction in which the features of its label vary most, within the batch.
+
+    Args:
+        layer: the layer whose output is used; None takes the input of the last linear layer.
+
+    Source: Tran et al. 2018; see `taster.scores.spectral_signature.spectral_signatures`.
+    """
+    return _of_features("spectral_signature", spectral_signatures, layer)
+
+
+@validate_settings
+def activation_clustering(*, layer: str | None = None) -> Score:
+    """Whether a sample is in the smaller of the two clusters of its label's features, within the batch.
+
+    Args:
+        layer: the layer whose output is used; None takes the input of the last linear layer.
+
+    Source: Chen et al. 2018; see `taster.scores.activation_clustering.activation_clusters`.
+    """
+    return _of_features("activation_clustering", activation_clusters, layer)
+
+
+@validate_settings
+def perturbation_consistency(probe: Batch, *, overlays: PositiveCount = 10) -> Score:
+    """How sure the prediction of a sample stays when clean samples are blended in.
+
+    Args:
+        probe: clean samples.
+        overlays: how many of them are blended in, one by one.
+
+    Source: Gao et al. 2019 (STRIP); see `taster.scores.perturbation_consistency.PerturbationConsistency`.
+    """
+    return PerturbationConsistency(probe.select(slice(overlays)))
+
+
+def _of_features(name: str, measure: Callable[[Tensor, Tensor], Tensor], layer: str | None) -> Score:
+    """A score from the features [n, d] and labels [n] of a batch, each sample's beside the others'."""
+
+    def score(batch: Batch, view: View) -> Tensor:
+        check_tensors(batch, name)
+        with torch.no_grad():
+            features, _ = view.features(batch.x, layer)
+        return measure(features, batch.y)
+
+    return score
+
+
+SCORES = {
+    score.__name__: score
+    for score in (
+        memorization_discrepancy,
+        anomaly,
+        influence,
+        loss,
+        loss_isolation,
+        spectral_signature,
+        activation_clustering,
+        perturbation_consistency,
+    )
+}

@@ -59,6 +59,7 @@ class Online:
             Augment(recipe.stream.crop, recipe.stream.flip),
         )
         self._images: dict[str, Tensor] = {}
+        self._success_at_start = self._success_rate()
         self._crafting: CraftingCourse | None = None
 
     @property
@@ -89,10 +90,12 @@ class Online:
         return ScenarioStep(record, int(poison_mask(batch, clean).sum()), {"scores": scores} if scores else {})
 
     def result(self, records: list[StepRecord], /) -> ScenarioResult:
-        """The cost of the defence, and scores and crafting if there are any."""
+        """The cost of the defence, and scores, crafting and the success of a backdoor if there are any."""
         columns: dict[str, Any] = {"cost": step_cost(records)}
         if self._context.recipe.score:
             columns["scores"] = self._scores.summary()
+        if self._success_at_start is not None:
+            columns["asr_start"], columns["asr"] = self._success_at_start, self._success_rate()
         if self._crafting is not None:
             columns["forming"] = summarize_replay(self._crafting)
         return ScenarioResult(columns, self._crafting, self._images, self._scores.values())
@@ -123,6 +126,13 @@ class Online:
                 self._simulator.sync(self.learner, last)
         with user_code(self._context.attack, defence, model):
             return self._attack.poison(clean, self.learner.view(), phase)
+
+    def _success_rate(self) -> float | None:
+        """The attack success rate on the test split at present, in %; None without a backdoor."""
+        if self._attack.backdoor is None:
+            return None
+        with user_code(self._context.attack, self._context.recipe.model):
+            return self._attack.backdoor.success_rate(self.learner.view(), self._context.batches["test"])
 
     def _replay_crafting(self, clean: Batch) -> None:
         trace = self._attack.trace
