@@ -12,6 +12,9 @@ from torch import Tensor
 WINDOW = 60
 """Changes that are remembered."""
 
+_LATEST = 20
+"""Of those, the ones that tell whether changes have begun to grow."""
+
 ENOUGH = 8
 """Changes from which on the limit is theirs."""
 
@@ -25,8 +28,9 @@ class Swing:
 
     The scale is taken from the 90 % quantile of the distances from the median, in place of the usual 50 %: the changes
     of networks that learn with momentum have heavy tails, and a scale of the middle half makes outliers of many of
-    them. A change that is measured on a part of the samples is wrong by its standard error, and changes measured with
-    an error swing more than they are; the squares of scale and error subtract.
+    them. It is that of all changes or of the latest, whichever is larger. A change that is measured on a part of the
+    samples is wrong by its standard error, and changes measured with an error swing more than they are; the squares of
+    scale and error subtract.
 
     Args:
         changes: [t, groups, 2] in float64, the mean drop and its standard error, oldest first; NaN where not known.
@@ -80,7 +84,8 @@ class Swing:
             return nothing, nothing
         with warnings.catch_warnings():  # of groups of which nothing is known
             warnings.simplefilter("ignore", RuntimeWarning)
-            centre = np.nanmedian(changes, 0)
-            width = np.nanquantile(np.abs(changes - centre), _QUANTILE, axis=0) / _NORMAL
+            centre, far = np.nanmedian(changes, 0), np.abs(changes - np.nanmedian(changes, 0))
+            # A model that begins to move is given more room at once, one that comes to rest less room slowly.
+            width = np.fmax(np.nanquantile(far, _QUANTILE, axis=0), np.nanquantile(far[-_LATEST:], _QUANTILE, axis=0))
             noise = np.nanmedian(errors**2, 0)
-        return centre, np.sqrt(np.maximum(0.0, width**2 - noise))
+        return centre, np.sqrt(np.maximum(0.0, (width / _NORMAL) ** 2 - noise))

@@ -262,14 +262,15 @@ class QualityTest:
             for name in watched(sums)
         )
 
-    def any_drop(self, sums: Sums) -> Evidence | None:
+    def any_drop(self, sums: Sums, *, part: bool = False) -> Evidence | None:
         """A drop of any size, significant or not: for updates that get no benefit of the doubt. Of two quantities of
         one task by the last, which hardly ever stays the same where the first counts; of independent ones by any."""
         for name in watched(sums):
             drop = self._scale * sums[name].drop()
             if drop > 0:
                 what = self._words.get(name, name)
-                said = f"a part of a refused batch would cost {self._amount(drop, 2)} of {what}"
+                whose = "a part of a refused batch" if part else "an update of a model below its anchor"
+                said = f"{whose} would cost {self._amount(drop, 2)} of {what}"
                 return Evidence(said, {"drop": drop})
         return None
 

@@ -35,8 +35,9 @@ _AUDIT_SHARE = 0.1
 _CHANCE = 1e-3
 """The p-value of an accuracy above chance from which on a model has something to lose."""
 
-_PART = 512
-"""Samples that a part of a refused batch is judged by at least."""
+_STRICT = 512
+"""Samples that an update is judged by at least which may not cost anything: a part of a refused batch, and any of a
+model below its anchor."""
 
 _RECENT = 60
 """Checks after which an anchor that has not moved up says that the model is level."""
@@ -44,6 +45,9 @@ _RECENT = 60
 LEARNING = "watching: the model is still learning"
 LEVEL = "watching: the model is level"
 DRIFTING = "watching: the model is drifting away from the anchor"
+BELOW = (
+    "watching: the model has fallen below the anchor, with no way back; no update may cost anything until it has risen"
+)
 UNTRAINED = "watching: the model does no better than chance yet"
 
 
@@ -97,6 +101,7 @@ class _Seen:
         looks: how many looks it took.
         fallen: drops from the anchor of all samples that are not held out, where they were audited.
         doubted: whether an audit was made because the first look was reason to.
+        below: whether the model is below its anchor and there is no way back.
     """
 
     version: object
@@ -104,6 +109,7 @@ class _Seen:
     looks: int = 1
     fallen: dict[str, PairedSums] | None = None
     doubted: bool = False
+    below: bool = False
 
 
 class ReferenceGate:
@@ -145,6 +151,7 @@ class ReferenceGate:
         self._alerted = 0  # steps left of the alert
         self._phase = ""
         self._holdout_refusals = 0
+        self._below = False  # the anchor, with no way back
         # What was measured for the step that is being made: `observe` goes on from it.
         self._start: tuple[int, _Anchor] | None = None
         self._seen: _Seen | None = None
@@ -194,7 +201,7 @@ class ReferenceGate:
         self._measure.replace(source)
         self._order = self._anchor = self._start = self._checked = None
         self._unchecked = self._alerted = 0
-        self._unaudited = 0.0
+        self._below, self._unaudited = False, 0.0
 
     def check_model(self, view: View) -> None:
         """Checks that trusted samples, task and model fit together.
@@ -238,7 +245,10 @@ class ReferenceGate:
         self._unaudited += _AUDIT_SHARE * 3 * (record.samples or FIRST // 2)
         if refused and verdict.evidence.get("held_out"):
             self._holdout_refusals += 1
+        if refused and (verdict.steps or "below" in verdict.evidence):
+            self._below = bool(verdict.evidence.get("below"))
         if record.trusted and verdict.committed:
+            self._below = False
             self._anchor = self._new_anchor(self._measure.reference(view))
             self._alerted, self._unaudited = 0, 0.0
             self._was_checked(record.step + 1, view)
@@ -275,6 +285,7 @@ class ReferenceGate:
             "alerted": self._alerted,
             "phase": self._phase,
             "holdout_refusals": self._holdout_refusals,
+            "below": self._below,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -297,7 +308,7 @@ class ReferenceGate:
                 self._order = self._order.reseeded(self._seed)
         self._block, self._unaudited = state["block"], state["unaudited"]
         self._unchecked, self._alerted = state["unchecked"], state["alerted"]
-        self._phase, self._holdout_refusals = state["phase"], state["holdout_refusals"]
+        self._phase, self._holdout_refusals, self._below = state["phase"], state["holdout_refusals"], state["below"]
 
     def _last_check(self, change: CandidateUpdate) -> tuple[int, Tensors | None]:
         """The last check; before the first step, one of the model as it was before the update."""
@@ -330,7 +341,7 @@ class ReferenceGate:
                 return found
         looks = self._order.looks(self._block)
         sums: dict[str, PairedSums] = {}
-        doubted = False
+        strict, doubted = change.attempt > 0 or self._below, False
         for number, rows in enumerate(looks):
             after = self._measure.at(change.after, rows)
             before = self._measure.at(change.before, rows) if checked[1] is None else at_rows(checked[1], rows)
@@ -350,17 +361,18 @@ class ReferenceGate:
             evidence, clear = self._test.step(sums, self._swings, suspect=self._is_suspect(change), last=last)
             if evidence is not None:
                 return undo(change, last_good, evidence.reason, evidence.numbers)
-            if clear and not (change.attempt and _looked_at(sums) < _PART):
+            if clear and (not strict or _looked_at(sums) >= _STRICT):
                 break
-        audited = None
-        if anchor.trained and change.attempt and (evidence := self._test.any_drop(sums)) is not None:
-            return undo(change, last_good, evidence.reason, evidence.numbers)
+        audited, below = None, self._below
+        if anchor.trained and strict and (evidence := self._test.any_drop(sums, part=change.attempt > 0)) is not None:
+            return undo(change, last_good, evidence.reason, {**evidence.numbers, "below": float(self._below)})
         if due or doubted:
-            verdict, audited = self._audited(change, last_good, anchor, sums)
+            verdict, audited = self._audited(change, last_good, anchor, checked[1])
             if not verdict.committed:
                 return verdict
-        self._seen = _Seen(change.after.state_version, sums, number + 1, audited, doubted)
-        return Verdict(reason=self._phase if anchor.trained else UNTRAINED)
+            below = bool(verdict.reason)
+        self._seen = _Seen(change.after.state_version, sums, number + 1, audited, doubted, below)
+        return Verdict(reason=UNTRAINED if not anchor.trained else BELOW if below else self._phase)
 
     def _is_suspect(self, change: CandidateUpdate) -> bool:
         """Whether the batch's loss is an outlier among those of the last batches that were committed."""
@@ -368,7 +380,7 @@ class ReferenceGate:
         return change.loss is not None and not change.loss <= usual[0]
 
     def _audited(
-        self, change: CandidateUpdate, last_good: int, anchor: _Anchor, sums: dict[str, PairedSums]
+        self, change: CandidateUpdate, last_good: int, anchor: _Anchor, checked: Tensors | None
     ) -> tuple[Verdict, dict[str, PairedSums] | None]:
         """The verdict on the model beside the anchor, on all samples; and its drops on those that are not held out."""
         assert self._order is not None
@@ -376,30 +388,38 @@ class ReferenceGate:
         found = self._nonfinite(change, last_good, now)
         if found is not None:
             return found, None
-        open_sums = self._sums(anchor.measured, now, self._order.open)
+        open_sums = self._drops_at(anchor.measured, now, self._order.open)
         if not anchor.trained:
             return COMMIT, open_sums
         evidence = self._test.fallen(open_sums, anchor.scales, self._swings)
         if evidence is None and len(self._order.held_out):
             evidence = self._test.fallen_held_out(
-                self._sums(anchor.measured, now, self._order.held_out), anchor.scales, self._swings
+                self._drops_at(anchor.measured, now, self._order.held_out), anchor.scales, self._swings
             )
-        # An update that improves the model is not held to what came before it.
-        if evidence is None or self._test.any_drop(sums) is None:
+        if evidence is None:
             return COMMIT, open_sums
-        if self._policy.max_rewind:
-            last_good = min(last_good, self._newest_acceptable(change, anchor))
-        return undo(change, last_good, evidence.reason, evidence.numbers), None
+        acceptable = self._newest_acceptable(change, anchor)
+        if acceptable is not None:
+            return undo(change, min(last_good, acceptable), evidence.reason, evidence.numbers), None
+        # There is no way back. An update that improves the model is not held to what came before it.
+        before = self._measure(change.before) if checked is None else checked
+        if self._test.any_drop(self._drops_at(before, now, self._order.open)) is None:
+            return Verdict(reason=BELOW), open_sums
+        return undo(change, last_good, evidence.reason, {**evidence.numbers, "below": 1.0}), None
 
-    def _newest_acceptable(self, change: CandidateUpdate, anchor: _Anchor) -> int:
-        """The newest state within reach that is no more than half the tolerance below the anchor; else the oldest."""
+    def _newest_acceptable(self, change: CandidateUpdate, anchor: _Anchor) -> int | None:
+        """The newest state within reach that is no more than half the tolerance below the anchor, the one before the
+        update among them."""
         assert self._order is not None
-        reach = [s for s in change.before.snapshot_steps if change.step - s <= self._policy.max_rewind]
-        for step in reversed(reach):
-            past = self._measure.source.measure(change.before.at(step))
-            if self._test.acceptable(self._sums(anchor.measured, past, self._order.open)):
+        states = {change.step: change.before}
+        if self._policy.max_rewind:
+            reach = [s for s in change.before.snapshot_steps if 0 < change.step - s <= self._policy.max_rewind]
+            states.update((step, change.before.at(step)) for step in reversed(reach))
+        for step, state in states.items():
+            past = self._measure(state) if step == change.step else self._measure.source.measure(state)
+            if self._test.acceptable(self._drops_at(anchor.measured, past, self._order.open)):
                 return step
-        return min(reach, default=change.step)
+        return None
 
     def _observe_commit(self, record: StepRecord, view: View) -> None:
         seen = self._seen if self._seen is not None and self._seen.version is view.state_version else None
@@ -413,6 +433,7 @@ class ReferenceGate:
         if seen is not None:
             for name in watched(seen.sums):
                 self._swings.append(name, seen.sums[name])
+            self._below = seen.below
             if seen.fallen is not None:
                 self._observe_audit(seen.fallen, view)
             elif self._anchor is not None:
@@ -504,7 +525,7 @@ class ReferenceGate:
         fallen = sums_by_name(kinds, np.array(more[0])) if more else None
         return bad > 0, sums_by_name(kinds, np.array(found)), fallen, right
 
-    def _sums(self, before: Tensors, after: Tensors, rows: Tensor | slice) -> dict[str, PairedSums]:
+    def _drops_at(self, before: Tensors, after: Tensors, rows: Tensor | slice) -> dict[str, PairedSums]:
         return self._drops(at_rows(before, rows), at_rows(after, rows), rows)
 
     def _drops(self, before: Tensors, after: Tensors, rows: Tensor | slice) -> dict[str, PairedSums]:
