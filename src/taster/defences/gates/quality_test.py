@@ -33,6 +33,9 @@ momentum, whose changes have heavy tails."""
 _SUSPECT = 0.6
 """What of that is enough where the batch itself is an outlier by its loss."""
 
+_STRICT = 0.3
+"""What of that is enough where the model is below its anchor, with no way back."""
+
 _CLASS = 1.5
 """How much further out a change in one class must be: there are many of them."""
 
@@ -61,10 +64,9 @@ class Swings:
     def __init__(self) -> None:
         self._swings: dict[str, Swing] = {}
 
-    def limits(self, name: str, least: np.ndarray, unknown: np.ndarray, *, suspect: bool = False) -> np.ndarray:
+    def limits(self, name: str, least: np.ndarray, unknown: np.ndarray, share: float) -> np.ndarray:
         """The drop of a quantity, overall and in each class, from which on the next one is an outlier."""
-        multiples = (_SUSPECT if suspect else 1.0) * _multiples(len(least))
-        return self._swings.get(name, Swing.empty(len(least))).limit(least, unknown, multiples)
+        return self._swings.get(name, Swing.empty(len(least))).limit(least, unknown, share * _multiples(len(least)))
 
     def append(self, name: str, sums: PairedSums) -> None:
         """Remembers the changes of a step that was committed."""
@@ -175,7 +177,9 @@ class QualityTest:
             self._alpha * (0.5 if classes and self._class_tolerance is not None else 1.0) / (_REFERENCES * quantities)
         )
 
-    def step(self, sums: Sums, swings: Swings, *, suspect: bool, last: bool) -> tuple[Evidence | None, bool]:
+    def step(
+        self, sums: Sums, swings: Swings, *, suspect: bool, below: bool, last: bool
+    ) -> tuple[Evidence | None, bool]:
         """Whether what was seen of an update is evidence of harm, and whether it is clear without a further look.
 
         Of two quantities of one task the last is tested: the probability of the true class, in which less harm shows
@@ -185,6 +189,7 @@ class QualityTest:
             sums: the drops since the last check, of the samples looked at so far.
             swings: of the changes before.
             suspect: whether the batch is an outlier among the last ones by its loss; then less is harm.
+            below: whether the model is below its anchor; then much less is.
             last: whether there is no further look.
         """
         clear = True
@@ -192,15 +197,18 @@ class QualityTest:
         for name in names:
             drops = sums[name]
             least = self._least(name, drops.groups)
-            worth = np.concatenate([least[:1] / 2, least[1:]])
-            limits = swings.limits(name, worth, least, suspect=suspect)
+            share = _STRICT if below else _SUSPECT if suspect else 1.0
+            worth = np.concatenate([least[:1] / 2, least[1:]]) * (_STRICT if below else 1.0)
+            limits = swings.limits(name, worth, least, share)
             for group in range(drops.groups):
                 limit, drop = float(limits[group]), drops.drop(group)
                 if drop > limit:
                     if group and drops.gain_pvalue() < self._alpha:
                         break  # what is new is learned at a price
                     p = drops.pvalue(group)
-                    if p < self._alpha_of_group(drops, group, len(names)) / _LOOKS:
+                    if p < (
+                        self._alpha if below and not group else self._alpha_of_group(drops, group, len(names)) / _LOOKS
+                    ):
                         return self._evidence(name, group, drop, limit, p, "the last check"), True
                     clear = clear and p > (_DOUBT if group == 0 else self._alpha / drops.groups)
                 if group == 0:
@@ -262,15 +270,14 @@ class QualityTest:
             for name in watched(sums)
         )
 
-    def any_drop(self, sums: Sums, *, part: bool = False) -> Evidence | None:
+    def any_drop(self, sums: Sums) -> Evidence | None:
         """A drop of any size, significant or not: for updates that get no benefit of the doubt. Of two quantities of
         one task by the last, which hardly ever stays the same where the first counts; of independent ones by any."""
         for name in watched(sums):
             drop = self._scale * sums[name].drop()
             if drop > 0:
                 what = self._words.get(name, name)
-                whose = "a part of a refused batch" if part else "an update of a model below its anchor"
-                said = f"{whose} would cost {self._amount(drop, 2)} of {what}"
+                said = f"a part of a refused batch would cost {self._amount(drop, 2)} of {what}"
                 return Evidence(said, {"drop": drop})
         return None
 

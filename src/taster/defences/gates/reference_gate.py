@@ -36,8 +36,8 @@ _CHANCE = 1e-3
 """The p-value of an accuracy above chance from which on a model has something to lose."""
 
 _STRICT = 512
-"""Samples that an update is judged by at least which may not cost anything: a part of a refused batch, and any of a
-model below its anchor."""
+"""Samples that an update is judged by at least which may cost little or nothing: any of a model below its anchor, and a
+part of a refused batch."""
 
 _RECENT = 60
 """Checks after which an anchor that has not moved up says that the model is level."""
@@ -341,7 +341,7 @@ class ReferenceGate:
                 return found
         looks = self._order.looks(self._block)
         sums: dict[str, PairedSums] = {}
-        strict, doubted = change.attempt > 0 or self._below, False
+        strict, suspect, doubted = change.attempt > 0 or self._below, self._is_suspect(change), False
         for number, rows in enumerate(looks):
             after = self._measure.at(change.after, rows)
             before = self._measure.at(change.before, rows) if checked[1] is None else at_rows(checked[1], rows)
@@ -358,14 +358,14 @@ class ReferenceGate:
             if fallen is not None and not due and self._test.seems_fallen(fallen, anchor.scales, self._swings):
                 doubted = True
             last = number + 1 == len(looks)
-            evidence, clear = self._test.step(sums, self._swings, suspect=self._is_suspect(change), last=last)
+            evidence, clear = self._test.step(sums, self._swings, suspect=suspect, below=self._below, last=last)
             if evidence is not None:
                 return undo(change, last_good, evidence.reason, evidence.numbers)
             if clear and (not strict or _looked_at(sums) >= _STRICT):
                 break
         audited, below = None, self._below
-        if anchor.trained and strict and (evidence := self._test.any_drop(sums, part=change.attempt > 0)) is not None:
-            return undo(change, last_good, evidence.reason, {**evidence.numbers, "below": float(self._below)})
+        if anchor.trained and change.attempt and (evidence := self._test.any_drop(sums)) is not None:
+            return undo(change, last_good, evidence.reason, evidence.numbers)
         if due or doubted:
             verdict, audited = self._audited(change, last_good, anchor, checked[1])
             if not verdict.committed:
