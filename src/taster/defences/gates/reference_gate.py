@@ -355,7 +355,12 @@ class ReferenceGate:
                 # There is nothing to lose; an audit tells when there is.
                 due = due or _above_chance(right, int(_looked_at(drops)), self._test.chance)
                 break
-            if fallen is not None and not due and self._test.seems_fallen(fallen, anchor.scales, self._swings):
+            if (
+                fallen is not None
+                and not due
+                and not self._below
+                and self._test.seems_fallen(fallen, anchor.scales, self._swings)
+            ):
                 doubted = True
             last = number + 1 == len(looks)
             evidence, clear = self._test.step(sums, self._swings, suspect=suspect, below=self._below, last=last)
@@ -367,7 +372,7 @@ class ReferenceGate:
         if anchor.trained and change.attempt and (evidence := self._test.any_drop(sums)) is not None:
             return undo(change, last_good, evidence.reason, evidence.numbers)
         if due or doubted:
-            verdict, audited = self._audited(change, last_good, anchor, checked[1])
+            verdict, audited = self._audited(change, last_good, anchor, sums)
             if not verdict.committed:
                 return verdict
             below = bool(verdict.reason)
@@ -380,7 +385,7 @@ class ReferenceGate:
         return change.loss is not None and not change.loss <= usual[0]
 
     def _audited(
-        self, change: CandidateUpdate, last_good: int, anchor: _Anchor, checked: Tensors | None
+        self, change: CandidateUpdate, last_good: int, anchor: _Anchor, sums: dict[str, PairedSums]
     ) -> tuple[Verdict, dict[str, PairedSums] | None]:
         """The verdict on the model beside the anchor, on all samples; and its drops on those that are not held out."""
         assert self._order is not None
@@ -401,9 +406,9 @@ class ReferenceGate:
         acceptable = self._newest_acceptable(change, anchor)
         if acceptable is not None:
             return undo(change, min(last_good, acceptable), evidence.reason, evidence.numbers), None
-        # There is no way back. An update that improves the model is not held to what came before it.
-        before = self._measure(change.before) if checked is None else checked
-        if self._test.any_drop(self._drops_at(before, now, self._order.open)) is None:
+        # There is no way back. An update that improves the model is not held to what came before it, nor is one that is
+        # known to cost little.
+        if self._below or self._test.any_drop(sums) is None:
             return Verdict(reason=BELOW), open_sums
         return undo(change, last_good, evidence.reason, {**evidence.numbers, "below": 1.0}), None
 
@@ -417,7 +422,8 @@ class ReferenceGate:
             states.update((step, change.before.at(step)) for step in reversed(reach))
         for step, state in states.items():
             past = self._measure(state) if step == change.step else self._measure.source.measure(state)
-            if self._test.acceptable(self._drops_at(anchor.measured, past, self._order.open)):
+            drops = self._drops_at(anchor.measured, past, self._order.open)
+            if self._test.acceptable(drops) and self._test.fallen(drops, anchor.scales, self._swings) is None:
                 return step
         return None
 
