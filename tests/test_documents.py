@@ -13,6 +13,7 @@ from taster import Guard, Phase, detection_bound
 from taster.attacks import OnlineAttack
 from taster.experiments import shipped_recipes
 from taster.experiments.recipes.catalogue import catalogue, catalogue_markdown
+from taster.stats.detection_bound import held_out_samples
 from tests.conftest import TinyNet, tiny_batch, tiny_learner
 
 ROOT = Path(__file__).parent.parent
@@ -90,14 +91,18 @@ def test_the_federated_guides_code_runs() -> None:
 
 def test_the_guides_bounds_are_what_is_computed() -> None:
     text = (ROOT / "docs" / "guard.md").read_text()
-    for row in re.findall(r"^\| ([\d,]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", text, re.MULTILINE):
+    rows = re.findall(r"^\| ([\d,]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", text, re.MULTILINE)
+    assert len(rows) == 6
+    for row in rows:
         samples = int(row[0].replace(",", ""))
-        options = {"alpha": 0.05 / 8, "churn": 1.0}
+        options = {"alpha": 0.01 / (2 if held_out_samples(samples) else 8), "churn": 1.0}
         found = [
             detection_bound(samples, **options, **more).max_accuracy_drop
             for more in ({}, {"checks": 1000}, {"checks": 1000, "refusals": 10})
         ]
         assert [f"{fall:.1f}" for fall in found] == list(row[1:])
+    rate = 100 * detection_bound(5000, alpha=0.01 / 2, churn=1.0, checks=1000).false_alarm_rate
+    assert f"(5,000 samples, 1,000 checks, churn 1 %: in at most {rate:.1f} % of runs)" in " ".join(text.split())
 
 
 def test_contributors_examples_run() -> None:

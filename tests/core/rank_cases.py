@@ -105,13 +105,15 @@ def differing_gates(rank: int, api: str, batch_norm: bool) -> Any:
 
 def poison_in_one(rank: int, api: str, batch_norm: bool) -> Any:
     """A probe in each process; what process 1 learns from step 14 to 17 is poisoned."""
-    probe = data(9, 0, n=100)
-    guard = probe_gate(probe, max_rewind=4)
+    probe = data(9, 0, n=400)
+    guard = probe_gate(probe, max_rewind=4, seed=5 + rank)  # the order of looking is the first process's in both
     batches = [data(rank, i) for i in range(20)]
     if rank == 1:
         batches[14:18] = map(poisoned, batches[14:18])
     owner, make = stepper(api, guard, batch_norm)
-    return run(owner, make, batches), owner.view().accuracy(probe.x, probe.y)
+    found = run(owner, make, batches)
+    assert guard.state_dict()[0]["seed"] == 5
+    return found, owner.view().accuracy(probe.x, probe.y)
 
 
 def plain_loop(rank: int, api: str, batch_norm: bool) -> Any:

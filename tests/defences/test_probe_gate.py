@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from tests.conftest import full_state, same_state, tiny_batch, tiny_learner
+from tests.core.pair import digest
 from tests.defences.conftest import easy, noisy, poison, trained
 from torch.nn.functional import cross_entropy
 
@@ -31,7 +32,7 @@ def test_the_probe_gate_refuses_harm_and_keeps_what_helps() -> None:
 
 
 def test_the_anchor_stops_drift_in_small_steps() -> None:
-    """Each step costs little: compared with the step before alone they would all pass."""
+    """Each step costs little: compared with the step before alone they would all pass, or are refused one by one."""
     probe = noisy(400, seed=9)
 
     def fed_poison(guard: Guard) -> tuple[list[str], float]:
@@ -40,9 +41,9 @@ def test_the_anchor_stops_drift_in_small_steps() -> None:
         for group in learner.optimizer.param_groups:
             group["lr"] = 0.001
         records = [learner.step(poison(noisy(32, seed=1000 + i))) for i in range(100)]
-        return [r.verdict.reason for r in records if r.verdict.reason], learner.view().accuracy(probe.x, probe.y)
+        return [r.verdict.reason for r in records if not r.verdict.committed], learner.view().accuracy(probe.x, probe.y)
 
-    reasons, held = fed_poison(probe_gate(probe, tolerance=1.0, alert_steps=0))
+    reasons, held = fed_poison(probe_gate(probe, tolerance=1.0, alert_steps=0, seed=1))
     assert all("against the anchor" in reason for reason in reasons)
     assert len(reasons) > 20
     _, fallen = fed_poison(Guard())
@@ -53,28 +54,40 @@ def test_the_anchor_stops_drift_in_small_steps() -> None:
 @pytest.mark.parametrize("every", [1, 3])
 def test_the_anchor_starts_at_the_first_state_and_moves_on_evidence(every: int) -> None:
     probe = easy(200, seed=9)
-    guard = probe_gate(probe, check_every=every)
+    guard = probe_gate(probe, check_every=every, seed=1)
     learner = tiny_learner(guard=guard, snapshots=SnapshotBuffer(capacity=every))
     (gate,) = guard.gates
     start = learner.view().accuracy(probe.x, probe.y)
     learner.step(easy(32, seed=0))
-    assert 100 * float(gate.state_dict()["anchor"]["correct"].float().mean()) == pytest.approx(start)
+    assert 100 * float(gate.state_dict()["anchor"]["measured"]["correct"].float().mean()) == pytest.approx(start)
     anchors = []
-    for i in range(40):
+    for i in range(60):
         learner.step(easy(32, seed=i))
-        anchors.append(float(gate.state_dict()["anchor"]["correct"].float().mean()))
+        anchors.append(float(gate.state_dict()["anchor"]["measured"]["correct"].float().mean()))
     assert anchors == sorted(anchors)
     assert anchors[-1] > 0.9
     assert len(set(anchors)) < 10  # not with every fluctuation
 
 
 def test_calling_the_gate_changes_no_state() -> None:
-    guard = probe_gate(easy(60, seed=9))
+    guard = probe_gate(easy(60, seed=9), seed=1)
     (gate,) = guard.gates
     learner = tiny_learner(guard=Guard(gates=[lambda change: gate(change)]))  # called, never observing
     for i in range(5):
         learner.step(easy(32, seed=i))
-    assert gate.state_dict() == {"anchor": None, "trail": [], "unchecked": 0, "alerted": 0}
+    assert torch.equal(gate.state_dict().pop("losses"), torch.empty(0, 1, 2, dtype=torch.float64))
+    assert {name: value for name, value in gate.state_dict().items() if name != "losses"} == {
+        "anchor": None,
+        "checked": None,
+        "swings": {},
+        "seed": 1,
+        "block": 0,
+        "unaudited": 0.0,
+        "unchecked": 0,
+        "alerted": 0,
+        "phase": "",
+        "holdout_refusals": 0,
+    }
 
 
 def test_harm_to_one_class_does_not_hide_in_the_mean() -> None:
@@ -82,15 +95,16 @@ def test_harm_to_one_class_does_not_hide_in_the_mean() -> None:
 
     def refusals(class_tolerance: float | None) -> list[str]:
         learner = trained(tiny_learner())
-        learner.guard = probe_gate(probe, tolerance=60.0, class_tolerance=class_tolerance)
+        learner.guard = probe_gate(probe, tolerance=60.0, class_tolerance=class_tolerance, seed=1)
         for group in learner.optimizer.param_groups:
             group["lr"] = 0.02
         reasons = []
         for i in range(40):
             clean = easy(64, seed=1000 + i)
             wrong = Batch(clean.x, torch.where(clean.y == 1, 2, clean.y))
-            reasons.append(learner.step(wrong).verdict.reason)
-        return [reason for reason in reasons if reason]
+            verdict = learner.step(wrong).verdict
+            reasons += [] if verdict.committed else [verdict.reason]
+        return reasons
 
     assert any(", class 1," in reason for reason in refusals(5.0))
     assert refusals(None) == []
@@ -112,16 +126,20 @@ def view_of(said: torch.Tensor) -> View:
     return Learner(model, torch.optim.SGD(model.parameters(), 0.1), cross_entropy).view()
 
 
-@pytest.mark.parametrize(("forgotten", "refused"), [(10, False), (60, True)])
-def test_harm_to_one_class_does_not_hide_where_the_loss_gets_better(forgotten: int, refused: bool) -> None:
-    """A new class is learned, and of an old one of 200 samples some are forgotten for it."""
+@pytest.mark.parametrize(
+    ("forgotten", "learned", "refused"), [(10, 0, False), (60, 0, True), (60, 20, True), (60, 200, False)]
+)
+def test_a_class_pays_only_for_what_is_learned(forgotten: int, learned: int, refused: bool) -> None:
+    """Of an old class of 200 samples some are forgotten. That is the price where a new class is learned, and accuracy
+    grows; where little is learned for it, it is harm."""
     y = torch.arange(600) % 3
-    (gate,) = probe_gate(Batch(torch.arange(600), y)).gates
-    before, after = torch.where(y == 2, 0, y), y.clone()
+    (gate,) = probe_gate(Batch(torch.arange(600), y), tolerance=60.0, seed=1).gates
+    before, after = torch.where(y == 2, 0, y), torch.where(y == 2, 0, y)
+    after[(y == 2).nonzero().squeeze(1)[:learned]] = 2
     after[(y == 1).nonzero().squeeze(1)[:forgotten]] = 2
     verdict = gate(CandidateUpdate(0, tiny_batch(), {}, 1.0, view_of(before), view_of(after)))
     assert verdict.committed is not refused
-    assert ("accuracy on the probe, class 1, would fall by 30.0 points" in verdict.reason) is refused
+    assert ("probability of the true class on the probe, class 1, would fall by" in verdict.reason) is refused
 
 
 def test_with_checks_every_few_steps_it_rewinds_to_the_last_check() -> None:
@@ -139,11 +157,11 @@ def test_with_checks_every_few_steps_it_rewinds_to_the_last_check() -> None:
 
 def test_a_gate_resumes_from_its_state() -> None:
     probe = easy(200, seed=9)
-    learner = trained(tiny_learner(guard=probe_gate(probe)))
-    twin = probe_gate(probe)
+    learner = trained(tiny_learner(guard=probe_gate(probe, seed=1)))
+    twin = probe_gate(probe, seed=2)
     twin.load_state_dict(learner.guard.state_dict())
     (ours,), (theirs,) = learner.guard.gates, twin.gates
-    assert torch.equal(ours.state_dict()["trail"][-1]["probability"], theirs.state_dict()["trail"][-1]["probability"])
+    assert digest(ours.state_dict()) == digest(theirs.state_dict())
     learner.guard = twin
     assert not learner.step(poison(easy(32, seed=77), loss_weight=50.0)).verdict.committed
 
@@ -161,20 +179,22 @@ def test_a_gate_that_rewinds_needs_snapshots_that_reach_as_far() -> None:
 
 
 def test_after_renewal_only_the_new_probe_counts() -> None:
-    guard = probe_gate(easy(400, seed=1))
+    guard = probe_gate(easy(400, seed=1), seed=1)
     (gate,) = guard.gates
     learner = tiny_learner(guard=guard)
     for i in range(20):
         learner.step(easy(32, seed=10 + i))
-    fresh = tiny_batch(300, seed=3)
+    fresh = poison(easy(300, seed=3))
     guard.set_trusted_data(fresh)
     start = learner.view().forward(fresh.x).argmax(1) == fresh.y
-    # What is learned of it is learned: the old probe's samples are not asked any more.
+    # The old probe's samples are not asked any more: what they would call poison is learned.
     assert learner.step(fresh).verdict.committed
     state = gate.state_dict()
-    assert torch.equal(state["anchor"]["correct"], start)
-    assert torch.equal(state["trail"][-1]["correct"], learner.view().forward(fresh.x).argmax(1) == fresh.y)
-    assert not learner.step(Batch(fresh.x, fresh.y, 1000.0)).verdict.committed
+    assert torch.equal(state["anchor"]["measured"]["correct"], start)
+    for i in range(40):
+        assert learner.step(poison(easy(32, seed=100 + i))).verdict.committed
+    assert learner.view().accuracy(fresh.x, fresh.y) > 60
+    assert not learner.step(Batch(*easy(32, seed=77), 50.0)).verdict.committed
 
 
 def test_the_state_of_a_gate_with_another_probe_is_refused() -> None:

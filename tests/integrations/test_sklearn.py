@@ -186,7 +186,9 @@ def test_a_refused_batch_leaves_no_trace(caplog: pytest.LogCaptureFixture) -> No
     assert x_told is x
     assert y_told is y
     (said,) = [r for r in caplog.records if r.name == "taster.core.learner"]
-    assert said.getMessage() == f"step 0: rejected by probe_gate: {record.verdict.reason}"
+    first, _, what_to_do = said.getMessage().partition("; ")
+    assert first == f"step 0: rejected by probe_gate: {record.verdict.reason}"
+    assert "further refusals of this cause are logged at level INFO. Look at what was refused" in what_to_do
 
 
 def test_after_a_refusal_learning_goes_on_as_if_the_batch_had_not_come() -> None:

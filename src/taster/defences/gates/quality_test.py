@@ -126,7 +126,8 @@ class QualityTest:
         if classes is None:
             return
         labels, codes, counts = torch.unique(classes, return_inverse=True, return_counts=True)
-        self._share = float(counts.max()) / len(classes)
+        # Of one class alone nobody can do better than chance; then nothing is known of it.
+        self._share = float(counts.max()) / len(classes) if len(labels) > 1 else 0.0
         if self._class_tolerance is not None:
             self.codes, self._labels = codes.reshape(-1), labels.tolist()
 

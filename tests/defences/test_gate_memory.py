@@ -1,0 +1,169 @@
+"""What a gate remembers: checkpoints, vetoes, phases, the scales of its anchor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.conftest import full_state, same_state, tiny_learner
+from tests.core.pair import digest
+from tests.defences.conftest import easy, noisy, poison, trained
+
+from taster import Batch, Learner
+from taster.core.checkpoint import load_state, save_state
+from taster.defences import probe_gate
+from taster.defences.gates import reference_gate
+from taster.defences.gates.quality_test import QualityTest, Swings
+from taster.stats.paired_sums import PairedSums
+
+STEPS = 36
+
+
+def batches() -> list[Batch]:
+    """Honest ones, and poison among them."""
+    made = [noisy(32, seed=i) for i in range(STEPS)]
+    for i in (9, 10, 23):
+        made[i] = Batch(*poison(noisy(32, seed=i)), 20.0)
+    return made
+
+
+def gated(seed: int, **options: Any) -> Learner:
+    return tiny_learner(guard=probe_gate(noisy(1200, seed=9), seed=seed, **options))
+
+
+def told(learner: Learner, batch: Batch) -> tuple[Any, ...]:
+    verdict = learner.step(batch).verdict
+    return verdict.action, verdict.steps, verdict.reason, dict(verdict.evidence)
+
+
+@pytest.mark.parametrize("options", [{}, {"check_every": 3}, {"max_rewind": 4}], ids=str)
+def test_a_run_resumes_bit_for_bit_wherever_it_was_cut(options: dict[str, Any], tmp_path: Any) -> None:
+    """The twin was made with another seed: what it loads is the seed too, and the place in the order."""
+    learner, states, verdicts = gated(1, **options), [], []
+    for batch in batches():
+        states.append(tmp_path / f"{len(states)}.safetensors")
+        save_state(states[-1], learner.state_dict())
+        verdicts.append(told(learner, batch))
+    assert sum(action.name != "COMMIT" for action, *_ in verdicts) >= 2
+    end = digest([learner.state_dict()["guard"], list(learner.model.state_dict().values())])
+    for cut in (1, 8, 10, 11, 20, 24, 33):
+        twin = gated(100 + cut, **options)
+        twin.load_state_dict(load_state(states[cut]))
+        assert [told(twin, batch) for batch in batches()[cut:]] == verdicts[cut:]
+        assert digest([twin.state_dict()["guard"], list(twin.model.state_dict().values())]) == end
+
+
+def test_a_veto_leaves_what_was_measured_as_it_was() -> None:
+    learner = trained(gated(1), 30, noisy)
+    (gate,) = learner.guard.gates
+    before, model = gate.state_dict(), full_state(learner)
+    refused = learner.step(Batch(*poison(noisy(32, seed=500)), 50.0))
+    assert not refused.verdict.committed
+    after = gate.state_dict()
+    assert same_state(model, full_state(learner))
+    for name in ("anchor", "swings", "losses", "phase", "unchecked", "seed", "holdout_refusals"):
+        assert digest(after[name]) == digest(before[name]), name
+    assert after["alerted"] == 20
+    assert after["checked"]["step"] == before["checked"]["step"] + 1
+    # What is committed is remembered.
+    assert learner.step(noisy(32, seed=501)).verdict.committed
+    assert digest(gate.state_dict()["swings"]) != digest(before["swings"])
+
+
+def test_checks_every_few_steps_measure_the_state_after_them_alone() -> None:
+    learner = gated(1, check_every=4, check_on_loss_outlier=False)
+    (gate,) = learner.guard.gates
+    checked = []
+    for i in range(12):
+        assert learner.step(noisy(32, seed=i)).verdict.committed
+        checked.append((gate.state_dict()["checked"]["step"], gate.state_dict()["unchecked"]))
+    # The first check is of the model before the first step.
+    assert checked == [(0, 1), (0, 2), (0, 3), (4, 0), (4, 1), (4, 2), (4, 3), (8, 0), (8, 1), (8, 2), (8, 3), (12, 0)]
+    assert len(gate.state_dict()["checked"]["measured"]["correct"]) == 1200
+
+
+def test_phases_from_random_weights_to_a_level_model_that_drifts(monkeypatch: pytest.MonkeyPatch) -> None:
+    # So that every check is an audit, and a model is level after a few.
+    monkeypatch.setattr(reference_gate, "_AUDIT_SHARE", 1e6)
+    monkeypatch.setattr(reference_gate, "_RECENT", 15)
+    probe = noisy(900, seed=9)
+    learner = tiny_learner(guard=probe_gate(probe, tolerance=10.0, class_tolerance=None, seed=1))
+    for group in learner.optimizer.param_groups:
+        group["lr"] = 0.01
+    (gate,) = learner.guard.gates
+    # Outputs that do not depend on the input are right as often as the most frequent class is.
+    torch.nn.init.zeros_(learner.model.fc.weight)  # type: ignore[union-attr,arg-type]
+    phases = [gate.phase]
+    for i in range(400):
+        learner.step(noisy(64, seed=i))
+        phases.append(gate.phase)
+        if gate.phase == reference_gate.LEVEL:
+            break
+    order = list(dict.fromkeys(phases))
+    assert order[:3] == ["", reference_gate.UNTRAINED, reference_gate.LEARNING]
+    assert phases[-1] == reference_gate.LEVEL
+    # While the model does no better than chance nothing is refused, whatever it is fed.
+    fresh = tiny_learner(guard=probe_gate(probe, seed=1))
+    torch.nn.init.zeros_(fresh.model.fc.weight)  # type: ignore[union-attr,arg-type]
+    assert fresh.step(Batch(*poison(noisy(64)), 0.01)).verdict.reason == reference_gate.UNTRAINED
+
+    for group in learner.optimizer.param_groups:
+        group["lr"] = 0.0005
+    for i in range(200):
+        learner.step(poison(noisy(32, seed=900 + i)))
+        if gate.phase == reference_gate.DRIFTING:
+            break
+    assert gate.phase == reference_gate.DRIFTING
+
+
+def swung(scale: float, count: int = 60) -> Swings:
+    """What steps that swing by so much leave."""
+    swings = Swings()
+    for drop in scale * np.random.default_rng(0).standard_normal(count):
+        n = 4000.0
+        swings.append("correct", PairedSums(False, np.array([n]), np.array([n * drop]), np.array([n * drop**2])))
+    return swings
+
+
+def test_the_scales_of_an_anchor_may_shrink_and_never_grow() -> None:
+    """An attacker who lets the model swing more and more widens the limit of a step, but not that of the anchor."""
+    test = QualityTest(1.0, 0.01, class_tolerance=None)
+    quiet, wild = swung(0.01), swung(0.1)
+    drops = {"correct": PairedSums(True, np.array([4000.0]), np.array([400.0]), np.array([400.0]))}
+    frozen = quiet.scales()
+    least = np.array([0.005])
+    assert wild.limits("correct", least, least)[0] > 5 * quiet.limits("correct", least, least)[0]
+    limit = test.anchor_limits("correct", drops, frozen, quiet)[0]
+    assert 0.01 < limit < 0.2
+    assert test.anchor_limits("correct", drops, frozen, wild)[0] == limit
+    # They shrink with a model that has become quiet, and stay small when it swings again.
+    narrow = test.narrowed(wild.scales(), quiet)
+    assert test.anchor_limits("correct", drops, wild.scales(), quiet)[0] == limit
+    assert torch.equal(test.narrowed(narrow, wild)["correct"], quiet.scales()["correct"])
+    assert test.anchor_limits("correct", drops, narrow, wild)[0] == limit
+    # What was not known when the anchor was taken is known from the first audit on.
+    assert torch.equal(test.narrowed({}, quiet)["correct"], quiet.scales()["correct"])
+    assert test.anchor_limits("correct", drops, {}, Swings())[0] == pytest.approx(0.01)
+
+
+def test_a_model_that_has_fallen_is_audited_until_it_has_climbed_back() -> None:
+    """One class is unlearned in steps that each take little of it: once an audit has seen that, no step may add to it,
+    also where the audit itself fell on a step that improved the model."""
+    learner = trained(tiny_learner())
+    learner.guard = probe_gate(easy(600, seed=9), tolerance=60.0, seed=1)
+    for group in learner.optimizer.param_groups:
+        group["lr"] = 0.02
+    (gate,) = learner.guard.gates
+    reasons = []
+    for i in range(60):
+        clean = easy(64, seed=1000 + i)
+        verdict = learner.step(Batch(clean.x, torch.where(clean.y == 1, 2, clean.y))).verdict
+        reasons.append("" if verdict.committed else verdict.reason)
+    first = next(i for i, reason in enumerate(reasons) if reason)
+    # The work of 600 · 10 / (3 · 64) = 31 steps pays for an audit.
+    assert 31 <= first <= 36
+    assert all("class 1, would fall by 100.0 points against the anchor" in reason for reason in reasons if reason)
+    assert sum(map(bool, reasons[first:])) > 8
+    assert gate.state_dict()["unaudited"] >= 600
