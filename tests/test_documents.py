@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from taster import Guard, Phase, detection_bound
+from taster import Guard, Phase, detection_bound, probe
 from taster.attacks import OnlineAttack
 from taster.experiments import shipped_recipes
 from taster.experiments.recipes.catalogue import catalogue, catalogue_markdown
@@ -105,6 +105,26 @@ def test_the_guides_bounds_are_what_is_computed() -> None:
     assert f"(5,000 samples, 1,000 checks, churn 1 %: in at most {rate:.1f} % of runs)" in " ".join(text.split())
 
 
+def test_the_code_on_probes_runs_and_its_sizes_are_what_is_computed(capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    model, stream = TinyNet(), tiny_batch(200, seed=9)
+    names: dict[str, object] = {
+        "model": model,
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+        "loss": torch.nn.functional.cross_entropy,
+        "data": stream,
+        "fresh": tiny_batch(60, seed=10),
+    }
+    for code in blocks("docs/probes.md"):
+        exec(code, names)
+    assert "A probe of 60 samples" in capsys.readouterr().out
+    text = (ROOT / "docs" / "probes.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| ([\d,]+) \| ([\d,]+) \|$", text, re.MULTILINE)
+    assert len(rows) == 3
+    for drop, *sizes in rows:
+        assert sizes == [f"{probe.size(float(drop), refusals=refusals):,}" for refusals in (0, 20)]
+
+
 def test_contributors_examples_run() -> None:
     attack, defence = blocks("CONTRIBUTING.md")
     names: dict[str, object] = {}
@@ -128,11 +148,13 @@ def test_contributors_examples_run() -> None:
         "docs/recipes.md",
         "docs/guard.md",
         "docs/federated.md",
+        "docs/probes.md",
         "docs/glossary.md",
         "docs/catalogue.md",
         "results/README.md",
         "results/online.md",
         "results/guard.md",
+        "results/probes.md",
         "results/yang.md",
         "results/federated.md",
         "results/backdoors.md",

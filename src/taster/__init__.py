@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from taster import probe
     from taster.core.checkpoint import load_state, save_state
     from taster.core.functional_model import in_view
     from taster.core.guard import CandidateUpdate, Gate, GradientTransform, Guard, Screen, ScreenedBatch
@@ -52,6 +53,7 @@ __all__ = [
     "in_view",
     "load_state",
     "metric_gate",
+    "probe",
     "probe_gate",
     "reject",
     "rewind",
@@ -81,10 +83,15 @@ _MODULES = {
 }
 """Where each name is defined. Modules are imported when a name is first used, so that the command answers at once."""
 
+_PACKAGES = ("probe",)
+"""Packages that are used by their name: `taster.probe.draw`."""
+
 
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
+        if name in _PACKAGES:
+            return importlib.import_module(f"{__name__}.{name}")
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         found = globals()[name] = getattr(importlib.import_module(_MODULES[name]), name)

@@ -29,6 +29,13 @@ class Alarm:
         self._stage = ""
         self._began = self._refused = self._seen = self._quiet = 0
         self._said = ""
+        self._advised: dict[str, str] = {}
+
+    def advise(self, stage: str, advice: str) -> None:
+        """Logs what a stage has to say of its trusted data, as a warning, once."""
+        if advice and self._advised.get(stage) != advice:
+            _log.warning("%s: %s", stage, advice)
+        self._advised[stage] = advice
 
     def hear(self, record: StepRecord) -> None:
         """Logs what there is to say of a step."""

@@ -14,7 +14,7 @@ from taster.core.alarm import Alarm
 from taster.core.checkpoint import move_to_device
 from taster.core.frozen import with_frozen, without_frozen
 from taster.core.functional_model import Precision
-from taster.core.guard import Guard, check_is_guard
+from taster.core.guard import Guard, check_is_guard, stage_name
 from taster.core.guard_digest import check_guard
 from taster.core.host import to_host
 from taster.core.loading import AllOrNothing, Scheduler
@@ -290,6 +290,9 @@ class GuardedTraining:
         None where it had none."""
         if self.state.ranks.rank == 0:  # one process speaks for all
             self._alarm.hear(record)
+            for gate in self.guard.gates:
+                if isinstance(advice := getattr(gate, "advice", None), str):
+                    self._alarm.advise(stage_name(gate), advice)
         refused = not record.verdict.committed or record.attempts > 1
         if refused and self.on_refusal is not None:
             for batch in batches or (None,):

@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from taster.core.guard import Guard
-from taster.core.types import Batch
+from taster.core.types import Batch, StepRecord
+from taster.core.view import View
 from taster.defences.gates.quality_sources import ProbeSource
 from taster.defences.gates.quality_test import QualityTest
 from taster.defences.gates.reference_gate import CheckPolicy, ReferenceGate
@@ -153,6 +154,14 @@ class ProbeGate(ReferenceGate):
         The owner vouches for the present model: harm done before is not held against later updates.
         """
         self.replace_source(self._source(probe))
+
+    def observe(self, record: StepRecord, view: View) -> None:
+        """As of every gate on trusted samples; and looks whether refusals have used them up."""
+        super().observe(record, view)
+        if self.has_classes:
+            self._age.observe_use(
+                lambda checks, refusals: self.detection_bound(checks=checks, refusals=refusals).max_accuracy_drop
+            )
 
     def detection_bound(
         self, *, checks: int = 1, refusals: int = 0, confidence: float = 0.95, churn: float = 5.0

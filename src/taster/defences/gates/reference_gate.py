@@ -16,6 +16,7 @@ from taster.core.guard import CandidateUpdate
 from taster.core.host import to_host
 from taster.core.types import COMMIT, Batch, StepRecord, Tensors, Verdict
 from taster.core.view import View
+from taster.defences.gates.probe_age import ProbeAge
 from taster.defences.gates.probe_measurement import ProbeMeasurement, at_rows, nonfinite, nonfinite_counts
 from taster.defences.gates.quality_sources import QualitySource
 from taster.defences.gates.quality_test import QualityTest, Swings, anchored, independent, watched
@@ -102,6 +103,7 @@ class _Seen:
         fallen: drops from the anchor of all samples that are not held out, where they were audited.
         doubted: whether an audit was made because the first look was reason to.
         below: whether the model is below its anchor and there is no way back.
+        gain: by how much the loss of the first samples looked at is lower than at the anchor; None without a loss.
     """
 
     version: object
@@ -110,6 +112,7 @@ class _Seen:
     fallen: dict[str, PairedSums] | None = None
     doubted: bool = False
     below: bool = False
+    gain: float | None = None
 
 
 class ReferenceGate:
@@ -152,6 +155,7 @@ class ReferenceGate:
         self._phase = ""
         self._holdout_refusals = 0
         self._below = False  # the anchor, with no way back
+        self._age = ProbeAge()
         # What was measured for the step that is being made: `observe` goes on from it.
         self._start: tuple[int, _Anchor] | None = None
         self._seen: _Seen | None = None
@@ -192,6 +196,11 @@ class ReferenceGate:
         """Refusals by those samples."""
         return self._holdout_refusals
 
+    @property
+    def advice(self) -> str:
+        """What there is to say of the trusted samples by now; empty for nothing."""
+        return self._age.advice
+
     def replace_source(self, source: QualitySource) -> None:
         """Measures by another source. The model before the next step is the new anchor.
 
@@ -202,6 +211,8 @@ class ReferenceGate:
         self._order = self._anchor = self._start = self._checked = None
         self._unchecked = self._alerted = 0
         self._below, self._unaudited = False, 0.0
+        self._holdout_refusals = 0
+        self._age = ProbeAge()
 
     def check_model(self, view: View) -> None:
         """Checks that trusted samples, task and model fit together.
@@ -239,6 +250,8 @@ class ReferenceGate:
         if self._anchor is None:
             self._anchor = self._first_anchor(record, view)
             self._checked = (record.step, self._whole_only(self._anchor.measured))
+        seen = self._seen if self._seen is not None and self._seen.version is view.state_version else None
+        self._age.observe(record, self.name, self._anchor.measured, None if seen is None else seen.gain)
         # A refusal caused only by the alert does not extend it: honest steps would never end it.
         refused = verdict.stage == self.name
         self._alerted = self._policy.alert_steps if refused else max(0, self._alerted - 1)
@@ -286,6 +299,7 @@ class ReferenceGate:
             "phase": self._phase,
             "holdout_refusals": self._holdout_refusals,
             "below": self._below,
+            "age": self._age.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -309,6 +323,7 @@ class ReferenceGate:
         self._block, self._unaudited = state["block"], state["unaudited"]
         self._unchecked, self._alerted = state["unchecked"], state["alerted"]
         self._phase, self._holdout_refusals, self._below = state["phase"], state["holdout_refusals"], state["below"]
+        self._age.load_state_dict(state["age"])
 
     def _last_check(self, change: CandidateUpdate) -> tuple[int, Tensors | None]:
         """The last check; before the first step, one of the model as it was before the update."""
@@ -342,6 +357,7 @@ class ReferenceGate:
         looks = self._order.looks(self._block)
         sums: dict[str, PairedSums] = {}
         strict, suspect, doubted = change.attempt > 0 or self._below, self._is_suspect(change), False
+        gain = None
         for number, rows in enumerate(looks):
             after = self._measure.at(change.after, rows)
             before = self._measure.at(change.before, rows) if checked[1] is None else at_rows(checked[1], rows)
@@ -351,6 +367,8 @@ class ReferenceGate:
                 self._measure(change.after)
                 return self._nonfinite(change, last_good, self._measure(change.after)) or COMMIT
             sums = {name: sums[name] + more for name, more in drops.items()} if sums else drops
+            if fallen is not None and "loss" in fallen:
+                gain = fallen["loss"].drop()
             if number == 0 and not anchor.trained:
                 # There is nothing to lose; an audit tells when there is.
                 due = due or _above_chance(right, int(_looked_at(drops)), self._test.chance)
@@ -376,7 +394,7 @@ class ReferenceGate:
             if not verdict.committed:
                 return verdict
             below = bool(verdict.reason)
-        self._seen = _Seen(change.after.state_version, sums, number + 1, audited, doubted, below)
+        self._seen = _Seen(change.after.state_version, sums, number + 1, audited, doubted, below, gain)
         return Verdict(reason=UNTRAINED if not anchor.trained else BELOW if below else self._phase)
 
     def _is_suspect(self, change: CandidateUpdate) -> bool:
