@@ -216,15 +216,18 @@ class QualityTest:
                     clear = clear and drop + _SURE * drops.error() <= max(limit, float(least[0]))
         return None, clear or last
 
-    def fallen(self, sums: Sums, frozen: Mapping[str, Tensor], swings: Swings) -> Evidence | None:
-        """Evidence that a quantity has fallen from the anchor's."""
+    def fallen(
+        self, sums: Sums, frozen: Mapping[str, Tensor], swings: Swings, *, below: bool = False
+    ) -> Evidence | None:
+        """Evidence that a quantity has fallen from the anchor's; of a model that was below it, that it still is by half
+        as much."""
         names = quantities(sums)
         # New data costs a model confidence in the old before it pays in accuracy; in the loss it pays at once, and a
         # loss that falls is a drop.
         if "loss" in sums and len(names) > 1 and sums["loss"].pvalue() < self._alpha / (_REFERENCES * len(names)):
             names = names[:1]
         for name in names:
-            drops, limits = sums[name], self.anchor_limits(name, sums, frozen, swings)
+            drops, limits = sums[name], self.anchor_limits(name, sums, frozen, swings) / (2 if below else 1)
             for group in range(drops.groups):
                 drop, limit = drops.drop(group), float(limits[group])
                 if drop > limit:

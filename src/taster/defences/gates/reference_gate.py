@@ -414,7 +414,7 @@ class ReferenceGate:
         open_sums = self._drops_at(anchor.measured, now, self._order.open)
         if not anchor.trained:
             return COMMIT, open_sums
-        evidence = self._test.fallen(open_sums, anchor.scales, self._swings)
+        evidence = self._test.fallen(open_sums, anchor.scales, self._swings, below=self._below)
         if evidence is None and len(self._order.held_out):
             evidence = self._test.fallen_held_out(
                 self._drops_at(anchor.measured, now, self._order.held_out), anchor.scales, self._swings
