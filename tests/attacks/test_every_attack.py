@@ -39,6 +39,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "one class": ("accumulative", {**COMMON, "victim_class": 1, "trigger_batch": "recrafted"}),
     "one class's trigger": ("vanilla_trigger", {**COMMON, "victim_class": 1}),
     "greedy": ("vanilla_trigger", {**COMMON, "greedy": True}),
+    "steered": ("verdict_steering", {**COMMON, "first_strength": 1.0}),
     "mim": ("vanilla_trigger", {**COMMON, "pgd_momentum": 1.0}),
     "fgsm": ("vanilla_trigger", {**COMMON, "pgd_steps": 1, "step_size": 0.1}),
     "kl": ("accumulative", {**COMMON, "objective": "kl", "random_start": True, "poison_fraction": 0.5}),

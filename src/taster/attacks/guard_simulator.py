@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -19,12 +19,14 @@ class SimulatedOutcome:
     """What became of batches that were tried out.
 
     Attributes:
-        committed: whether each was learned.
+        committed: whether each was learned as it came; a part of it that is learned after a refusal does not count.
         accuracy: on the attacker's own samples, in points, after those batches that harm is measured after.
+        probability: the mean probability of the true class, on the same samples, in points.
     """
 
     committed: tuple[bool, ...]
     accuracy: float
+    probability: float
 
 
 class GuardSimulator:
@@ -68,14 +70,22 @@ class GuardSimulator:
             state.snapshots = None if snapshots is None else snapshots.shallow_copy()
             with torch.random.fork_rng(devices):  # what dropout draws is the victim's
                 records = [self._step(batch) for batch in batches]
-                accuracy = learner.view().accuracy(self._held_out.x, self._held_out.y)
+                harm = self.measure()
                 records += [self._step(batch) for batch in afterwards]
         finally:
             self._backup.restore()
             state.snapshots = None
             learner.load_guard_state_dict(before)
             state.snapshots = snapshots
-        return SimulatedOutcome(tuple(record.verdict.committed for record in records), accuracy)
+        return replace(harm, committed=tuple(record.verdict.committed and record.attempts <= 1 for record in records))
+
+    def measure(self) -> SimulatedOutcome:
+        """How the victim does now, on the attacker's own samples, without any batch."""
+        x, y = self._held_out.x, self._held_out.y
+        outputs = self._learner.view().outputs(x).float()
+        right = int((outputs.argmax(1) == y).sum())
+        sure = float(outputs.softmax(1).gather(1, y[:, None]).mean())
+        return SimulatedOutcome((), 100.0 * right / len(x), 100.0 * sure)
 
     def _step(self, batch: Batch) -> StepRecord:
         """One step without an alarm: it is none of the victim's."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -9,7 +11,7 @@ import torch
 from pydantic import Field
 
 from taster.attacks.crafting import CraftingSettings
-from taster.attacks.guard_simulator import GuardSimulator, SimulatedOutcome
+from taster.attacks.guard_simulator import GuardSimulator
 from taster.attacks.online.accumulative import TriggerBatch, accumulative
 from taster.attacks.online.vanilla_trigger import vanilla_trigger
 from taster.attacks.online_attack import OnlineAttack, SampleFn
@@ -37,6 +39,9 @@ def guard_aware(
     trigger_batch: TriggerBatch = "fixed",
     lookahead: Annotated[int, Field(ge=0)] = 0,
     perturbation_scales: Annotated[list[Scale], Field(min_length=1)] = [1.0, 0.7, 0.4, 0.2],  # noqa: B006 (a setting, never written to)
+    halvings: Annotated[int, Field(ge=0)] = 0,
+    max_step_drop: Annotated[float, Field(gt=0)] | None = None,
+    every: Annotated[int, Field(ge=1)] = 1,
 ) -> OnlineAttack:
     """Poison scaled down until a copy of the guard commits it.
 
@@ -65,6 +70,11 @@ def guard_aware(
         lookahead: number of clean batches that are simulated after a candidate and have to be committed as well. For a
             guard that checks every m steps an attacker takes m − 1: harm done in between is undone at the next check.
         perturbation_scales: s.
+        halvings: how often the interval between the greatest scale that passes and the next greater one is halved, to
+            go as far as the guard lets one.
+        max_step_drop: the most that a batch may cost of the true class's mean probability on the attacker's samples,
+            in points: a drift below every limit of a step. None: whatever the guard commits.
+        every: one batch in so many is poisoned, and the others are honest; the trigger always is.
 
     Source: taster's own; that a defence is to be tried by attackers who know it is Tramer et al. 2020.
     """
@@ -85,39 +95,52 @@ def guard_aware(
     assert inner.trigger is not None
     craft, strike = inner.accumulate, inner.trigger
 
-    def candidates(clean: Batch, poisoned: Batch) -> list[Batch]:
-        made = [
-            Batch(clean.x + scale * (poisoned.x - clean.x), clean.y, poisoned.loss_weight)
-            for scale in sorted(perturbation_scales, reverse=True)
-        ]
-        return [inner.budget.enforce(batch, clean) for batch in made]
+    batches_seen = itertools.count()
 
-    def worst(batches: list[Batch], *strikes: Batch) -> Batch | None:
-        future = [draw_validation(len(batches[0])) for _ in range(lookahead)]
-        outcomes = [simulator.simulate(batch, *strikes, afterwards=future) for batch in batches]
-        return _most_harmful(batches, outcomes, len(strikes))
+    def scaled(clean: Batch, poisoned: Batch, scale: float) -> Batch:
+        batch = Batch(clean.x + scale * (poisoned.x - clean.x), clean.y, poisoned.loss_weight)
+        return inner.budget.enforce(batch, clean)
+
+    def worst(clean: Batch, poisoned: Batch, *strikes: Batch, or_clean: bool) -> Batch | None:
+        """The most harmful of the candidates that pass: those of all scales, those found by halving, and x itself."""
+        future = [draw_validation(len(clean)) for _ in range(lookahead)]
+        floor = -math.inf if max_step_drop is None else simulator.measure().probability - max_step_drop
+        passed: list[tuple[tuple[float, float], Batch]] = []
+
+        def passes(batch: Batch) -> bool:
+            outcome = simulator.simulate(batch, *strikes, afterwards=future)
+            # Whether the strikes would be committed too is not asked: they come later.
+            found = outcome.committed[0] and all(outcome.committed[1 + len(strikes) :])
+            if found and max_step_drop is not None:
+                own = outcome if not strikes else simulator.simulate(batch)
+                found = own.probability >= floor
+            if found:
+                passed.append(((outcome.accuracy, math.inf if batch is clean else outcome.probability), batch))
+            return found
+
+        scales = sorted(perturbation_scales, reverse=True)
+        verdicts = {scale: passes(scaled(clean, poisoned, scale)) for scale in scales}
+        low = max((scale for scale, found in verdicts.items() if found), default=0.0)
+        high = min((scale for scale in scales if scale > low), default=low)
+        for _ in range(halvings if low < high else 0):
+            middle = (low + high) / 2
+            if passes(scaled(clean, poisoned, middle)):
+                low = middle
+            else:
+                high = middle
+        if or_clean:
+            passes(clean)
+        return min(passed, key=lambda found: found[0])[1] if passed else None
 
     def accumulate(clean: Batch, view: View) -> Batch:
-        tried = [*candidates(clean, craft(clean, view)), clean]
-        found = worst(tried, *([strike(trigger, view)] if goal == "trigger" else []))
+        if next(batches_seen) % every:
+            return clean
+        found = worst(clean, craft(clean, view), *([strike(trigger, view)] if goal == "trigger" else []), or_clean=True)
         return clean if found is None else found
 
     def last(clean: Batch, view: View) -> Batch:
-        tried = candidates(clean, strike(clean, view))
-        found = worst(tried)
-        return tried[-1] if found is None else found
+        poisoned = strike(clean, view)
+        found = worst(clean, poisoned, or_clean=False)
+        return scaled(clean, poisoned, min(perturbation_scales)) if found is None else found
 
     return OnlineAttack(inner.budget, accumulate=accumulate, trigger=last, derivatives=inner.derivatives)
-
-
-def _most_harmful(batches: list[Batch], outcomes: list[SimulatedOutcome], strikes: int) -> Batch | None:
-    """The committed batch with the lowest accuracy after it; None if none was committed.
-
-    Whether the trigger (the `strikes` batches after it) would be committed too is not asked: it comes later.
-    """
-    passed = [
-        (outcome.accuracy, i)
-        for i, outcome in enumerate(outcomes)
-        if outcome.committed[0] and all(outcome.committed[1 + strikes :])
-    ]
-    return batches[min(passed)[1]] if passed else None
