@@ -5,13 +5,10 @@ from taster.attacks.crafting import CraftingSettings
 from taster.attacks.crafting_trace import CraftingTrace
 from taster.attacks.guard_simulator import GuardSimulator, SimulatedOutcome
 from taster.attacks.online.accumulative import accumulative
-<<<<<<< HEAD
 from taster.attacks.online.adaptive_blend import adaptive_blend
 from taster.attacks.online.blended_backdoor import blended_backdoor
-from taster.attacks.online.clean_label_backdoor import clean_label_backdoor
-=======
 from taster.attacks.online.borderline import borderline
->>>>>>> h-aware
+from taster.attacks.online.clean_label_backdoor import clean_label_backdoor
 from taster.attacks.online.direct_gradient import direct_gradient
 from taster.attacks.online.generative import generative
 from taster.attacks.online.guard_aware import guard_aware
@@ -20,11 +17,8 @@ from taster.attacks.online.no_attack import none
 from taster.attacks.online.ood_images import ood_images
 from taster.attacks.online.patch_backdoor import patch_backdoor
 from taster.attacks.online.random_noise import random_noise
-<<<<<<< HEAD
-from taster.attacks.online.trigger_backdoor import trigger_backdoor
-=======
 from taster.attacks.online.swing_widening import swing_widening
->>>>>>> h-aware
+from taster.attacks.online.trigger_backdoor import trigger_backdoor
 from taster.attacks.online.vanilla_trigger import vanilla_trigger
 from taster.attacks.online.verdict_steering import verdict_steering
 from taster.attacks.online_attack import Budget, OnlineAttack, PerturbationSettings, PoisonFn, SampleFn
@@ -118,12 +112,9 @@ __all__ = [
     "alie",
     "at_accuracy_floor",
     "at_loss_amplification",
-<<<<<<< HEAD
     "blended_backdoor",
-    "clean_label_backdoor",
-=======
     "borderline",
->>>>>>> h-aware
+    "clean_label_backdoor",
     "direct_gradient",
     "gaussian_updates",
     "generative",
@@ -139,11 +130,8 @@ __all__ = [
     "random_noise",
     "reverse_trigger",
     "sign_flip",
-<<<<<<< HEAD
-    "trigger_backdoor",
-=======
     "swing_widening",
->>>>>>> h-aware
+    "trigger_backdoor",
     "vanilla_trigger",
     "verdict_steering",
 ]

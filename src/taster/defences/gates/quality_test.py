@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -52,10 +52,18 @@ _FEW = 5
 
 @dataclass(frozen=True)
 class Evidence:
-    """Evidence that an update did harm: a sentence, and the numbers behind it."""
+    """Evidence that an update did harm.
+
+    Attributes:
+        reason: a sentence.
+        numbers: those behind it.
+        quantity, group: what has fallen, of all samples (0) or in a class.
+    """
 
     reason: str
     numbers: Mapping[str, float]
+    quantity: str = ""
+    group: int = 0
 
 
 class Swings:
@@ -179,7 +187,7 @@ class QualityTest:
         )
 
     def step(
-        self, sums: Sums, swings: Swings, *, suspect: bool, below: bool, last: bool
+        self, sums: Sums, frozen: Mapping[str, Tensor], swings: Swings, *, suspect: bool, below: bool, last: bool
     ) -> tuple[Evidence | None, bool]:
         """Whether what was seen of an update is evidence of harm, and whether it is clear without a further look.
 
@@ -188,19 +196,23 @@ class QualityTest:
 
         Args:
             sums: the drops since the last check, of the samples looked at so far.
+            frozen: the scales of the anchor: no step may cost more than may be lost from the anchor, so that nobody
+                gains by widening the swing.
             swings: of the changes before.
             suspect: whether the batch is an outlier among the last ones by its loss; then less is harm.
             below: whether the model is below its anchor; then much less is.
             last: whether there is no further look.
         """
         clear = True
-        names = watched(sums)
+        names = quantities(sums) if below else watched(sums)
         for name in names:
             drops = sums[name]
             least = self._least(name, drops.groups)
             share = _STRICT if below else _SUSPECT if suspect else 1.0
             worth = np.concatenate([least[:1] / 2, least[1:]]) * (_STRICT if below else 1.0)
-            limits = swings.limits(name, worth, least, share)
+            limits = np.minimum(
+                swings.limits(name, worth, least, share), self.anchor_limits(name, sums, frozen, swings)
+            )
             for group in range(drops.groups):
                 limit, drop = float(limits[group]), drops.drop(group)
                 if drop > limit:
@@ -243,7 +255,7 @@ class QualityTest:
             p = drops.pvalue()
             if drops.drop() > limit and p < self.alpha_held_out:
                 found = self._evidence(name, 0, drops.drop(), limit, p, "the anchor")
-                return Evidence(found.reason, {**found.numbers, "held_out": 1.0})
+                return replace(found, numbers={**found.numbers, "held_out": 1.0})
         return None
 
     @property
@@ -251,18 +263,31 @@ class QualityTest:
         """The alpha of the one test on samples that are held out."""
         return self._alpha / _REFERENCES
 
-    def narrowed(self, frozen: Mapping[str, Tensor], swings: Swings) -> Mapping[str, Tensor]:
-        """The scales of the anchor, where honest steps swing less by now with what they do: they may shrink, and never
-        grow, so that nobody can widen them little by little."""
+    def first_scales(self, measured: Tensors) -> dict[str, Tensor]:
+        """The scales of an anchor before anything is known of a trained model's steps: those by which twice the
+        tolerance may be lost. They are none of an attacker's making."""
+        groups = 1 + self.classes
+        return {
+            name: torch.from_numpy(2 * self._least(name, groups) / (_EXCURSION * _multiples(groups)))
+            for name in quantities(measured)
+        }
+
+    def narrowed(self, frozen: Mapping[str, Tensor], swings: Swings, room: float = 1.0) -> Mapping[str, Tensor]:
+        """The scales of the anchor, where honest steps swing less by now with what they do: they may shrink, and grow
+        by no more than `room` times, which is 1 but where the model has improved; so nobody can widen them little by
+        little."""
         now = swings.scales()
-        return {name: torch.fmin(then, now[name]) if name in now else then for name, then in {**now, **frozen}.items()}
+        return {
+            name: torch.fmin(room * then, now[name]) if name in now else then
+            for name, then in {**now, **frozen}.items()
+        }
 
     def anchor_limits(self, name: str, sums: Sums, frozen: Mapping[str, Tensor], swings: Swings) -> np.ndarray:
         """The drop of a quantity from the anchor that is let through, overall and in each class: what is tolerated, or
         more where honest steps swung more when the anchor was taken, and still do."""
-        watched_name, groups = name if independent(sums) else watched(sums)[0], sums[name].groups
+        groups = sums[name].groups
         least, unknown = self._least(name, groups), torch.full((groups,), torch.nan, dtype=torch.float64)
-        then, now = (found.get(watched_name, unknown).numpy() for found in (frozen, swings.scales()))
+        then, now = (found.get(name, unknown).numpy() for found in (frozen, swings.scales()))
         # What was not known when the anchor was taken is known from the first audit on.
         found: np.ndarray = np.maximum(least, _EXCURSION * _multiples(groups) * np.nan_to_num(np.fmin(then, now)))
         return found
@@ -271,8 +296,12 @@ class QualityTest:
         """Whether a first look is reason enough for an audit."""
         return any(
             sums[name].drop() > self.anchor_limits(name, sums, frozen, swings)[0] and sums[name].pvalue() < _DOUBT
-            for name in watched(sums)
+            for name in quantities(sums)
         )
+
+    def drops_further(self, evidence: Evidence, sums: Sums) -> bool:
+        """Whether an update adds to what has fallen, by its drops on all samples that may be looked at."""
+        return sums[evidence.quantity].drop(evidence.group) > 0
 
     def any_drop(self, sums: Sums) -> Evidence | None:
         """A drop of any size, significant or not: for updates that get no benefit of the doubt. Of two quantities of
@@ -317,6 +346,8 @@ class QualityTest:
             f"{self._words.get(name, name)} on the probe{where} would fall by {self._amount(drop)} against {when}: "
             f"more than {limit:.3g} (p = {p:.1g})",
             {"drop": drop, "limit": limit, "p": p},
+            name,
+            group,
         )
 
     def _amount(self, drop: float, digits: int = 1) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from taster.core.view import View
 from taster.defences.gates.probe_age import ProbeAge
 from taster.defences.gates.probe_measurement import ProbeMeasurement, at_rows, nonfinite, nonfinite_counts
 from taster.defences.gates.quality_sources import QualitySource
-from taster.defences.gates.quality_test import QualityTest, Swings, anchored, independent, watched
+from taster.defences.gates.quality_test import QualityTest, Swings, anchored, independent, quantities, watched
 from taster.defences.gates.row_order import FIRST, RowOrder
 from taster.defences.gates.undo import undo
 from taster.errors import GuardError
@@ -39,6 +40,9 @@ _CHANCE = 1e-3
 _STRICT = 512
 """Samples that an update is judged by at least which may cost little or nothing: any of a model below its anchor, and a
 part of a refused batch."""
+
+_LOST = 2.5
+"""Standard errors of the drops of several steps from which on they are looked into."""
 
 _RECENT = 60
 """Checks after which an anchor that has not moved up says that the model is level."""
@@ -115,6 +119,23 @@ class _Seen:
     gain: float | None = None
 
 
+@dataclass(frozen=True)
+class _Lost:
+    """What committed steps have lost together since they last had lost nothing, as far as first looks can tell."""
+
+    drop: float = 0.0
+    variance: float = 0.0
+
+    def plus(self, sums: PairedSums) -> _Lost:
+        """With one more step."""
+        drop, error = self.drop + sums.drop(), sums.error()
+        return _Lost(drop, self.variance + error**2) if drop > 0 and math.isfinite(error) else _Lost()
+
+    def exceeds(self, limit: float) -> bool:
+        """Whether it is more than a limit, and more than chance."""
+        return self.drop > max(limit, _LOST * math.sqrt(self.variance))
+
+
 class ReferenceGate:
     """Judges the model on trusted samples, against the last check and against an anchor.
 
@@ -155,6 +176,7 @@ class ReferenceGate:
         self._phase = ""
         self._holdout_refusals = 0
         self._below = False  # the anchor, with no way back
+        self._lost = _Lost()
         self._age = ProbeAge()
         # What was measured for the step that is being made: `observe` goes on from it.
         self._start: tuple[int, _Anchor] | None = None
@@ -210,7 +232,7 @@ class ReferenceGate:
         self._measure.replace(source)
         self._order = self._anchor = self._start = self._checked = None
         self._unchecked = self._alerted = 0
-        self._below, self._unaudited = False, 0.0
+        self._below, self._unaudited, self._lost = False, 0.0, _Lost()
         self._holdout_refusals = 0
         self._age = ProbeAge()
 
@@ -263,7 +285,7 @@ class ReferenceGate:
         if record.trusted and verdict.committed:
             self._below = False
             self._anchor = self._new_anchor(self._measure.reference(view))
-            self._alerted, self._unaudited = 0, 0.0
+            self._alerted, self._unaudited, self._lost = 0, 0.0, _Lost()
             self._was_checked(record.step + 1, view)
         elif verdict.steps:
             self._was_checked(record.step + 1, view)
@@ -299,6 +321,7 @@ class ReferenceGate:
             "phase": self._phase,
             "holdout_refusals": self._holdout_refusals,
             "below": self._below,
+            "lost": [self._lost.drop, self._lost.variance],
             "age": self._age.state_dict(),
         }
 
@@ -324,6 +347,7 @@ class ReferenceGate:
         self._unchecked, self._alerted = state["unchecked"], state["alerted"]
         self._phase, self._holdout_refusals, self._below = state["phase"], state["holdout_refusals"], state["below"]
         self._age.load_state_dict(state["age"])
+        self._lost = _Lost(*state["lost"])
 
     def _last_check(self, change: CandidateUpdate) -> tuple[int, Tensors | None]:
         """The last check; before the first step, one of the model as it was before the update."""
@@ -381,7 +405,9 @@ class ReferenceGate:
             ):
                 doubted = True
             last = number + 1 == len(looks)
-            evidence, clear = self._test.step(sums, self._swings, suspect=suspect, below=self._below, last=last)
+            evidence, clear = self._test.step(
+                sums, anchor.scales, self._swings, suspect=suspect, below=self._below, last=last
+            )
             if evidence is not None:
                 return undo(change, last_good, evidence.reason, evidence.numbers)
             if clear and (not strict or _looked_at(sums) >= _STRICT):
@@ -390,12 +416,18 @@ class ReferenceGate:
         if anchor.trained and change.attempt and (evidence := self._test.any_drop(sums)) is not None:
             return undo(change, last_good, evidence.reason, evidence.numbers)
         if due or doubted:
-            verdict, audited = self._audited(change, last_good, anchor, sums)
+            verdict, audited = self._audited(change, last_good, anchor, checked[1])
             if not verdict.committed:
                 return verdict
             below = bool(verdict.reason)
         self._seen = _Seen(change.after.state_version, sums, number + 1, audited, doubted, below, gain)
         return Verdict(reason=UNTRAINED if not anchor.trained else BELOW if below else self._phase)
+
+    def _has_lost(self, sums: dict[str, PairedSums], anchor: _Anchor) -> bool:
+        """Whether the drops of the steps since the last audit, and of this one, add up to what may be lost."""
+        name = watched(sums)[0]
+        limit = float(self._test.anchor_limits(name, sums, anchor.scales, self._swings)[0])
+        return self._lost.plus(sums[name]).exceeds(limit)
 
     def _is_suspect(self, change: CandidateUpdate) -> bool:
         """Whether the batch's loss is an outlier among those of the last batches that were committed."""
@@ -403,7 +435,7 @@ class ReferenceGate:
         return change.loss is not None and not change.loss <= usual[0]
 
     def _audited(
-        self, change: CandidateUpdate, last_good: int, anchor: _Anchor, sums: dict[str, PairedSums]
+        self, change: CandidateUpdate, last_good: int, anchor: _Anchor, checked: Tensors | None
     ) -> tuple[Verdict, dict[str, PairedSums] | None]:
         """The verdict on the model beside the anchor, on all samples; and its drops on those that are not held out."""
         assert self._order is not None
@@ -424,9 +456,10 @@ class ReferenceGate:
         acceptable = self._newest_acceptable(change, anchor)
         if acceptable is not None:
             return undo(change, min(last_good, acceptable), evidence.reason, evidence.numbers), None
-        # There is no way back. An update that improves the model is not held to what came before it, nor is one that is
-        # known to cost little.
-        if self._below or self._test.any_drop(sums) is None:
+        # There is no way back. An update that does not add to what has fallen is not held to what came before it.
+        before = at_rows(self._measure(change.before), self._order.open) if checked is None else checked
+        step_sums = self._drops(before, at_rows(now, self._order.open), self._order.open)
+        if not self._test.drops_further(evidence, step_sums):
             return Verdict(reason=BELOW), open_sums
         return undo(change, last_good, evidence.reason, {**evidence.numbers, "below": 1.0}), None
 
@@ -455,8 +488,9 @@ class ReferenceGate:
         if record.loss is not None and record.attempts <= 1:
             self._losses = self._losses.with_change(np.array([record.loss]), np.zeros(1))
         if seen is not None:
-            for name in watched(seen.sums):
+            for name in quantities(seen.sums):
                 self._swings.append(name, seen.sums[name])
+            self._lost = self._lost.plus(seen.sums[watched(seen.sums)[0]])
             self._below = seen.below
             if seen.fallen is not None:
                 self._observe_audit(seen.fallen, view)
@@ -471,7 +505,9 @@ class ReferenceGate:
         now = self._measure(view)
         if grown or not anchor.trained:
             measured = now if not independent(now) else {**anchor.measured, **{name: now[name] for name in grown}}
-            self._anchor = replace(self._new_anchor(measured), moved=bool(grown))
+            # One that has begun to do better than chance has nothing behind it by which to judge its swing.
+            scales = self._test.narrowed(anchor.scales, self._swings, 2.0) if anchor.trained else self._swings.scales()
+            self._anchor = _Anchor(measured, scales, self._trained(measured), 0, bool(grown))
         else:
             self._anchor = replace(
                 anchor, since=anchor.since + 1, scales=self._test.narrowed(anchor.scales, self._swings)
@@ -483,10 +519,12 @@ class ReferenceGate:
             self._phase = LEARNING
         else:
             self._phase = DRIFTING if self._test.drifting(fallen) else LEVEL
-        self._unaudited = 0.0
+        self._unaudited, self._lost = 0.0, _Lost()
 
     def _new_anchor(self, measured: Tensors) -> _Anchor:
-        return _Anchor(measured, self._swings.scales(), self._trained(measured))
+        scales, trained = self._swings.scales(), self._trained(measured)
+        first = self._test.first_scales(measured) if trained else {}
+        return _Anchor(measured, {**first, **scales}, trained)
 
     def _trained(self, measured: Tensors) -> bool:
         """Whether a model does better than chance, as far as one knows what that is."""
