@@ -108,7 +108,7 @@ def _direction(craft: Crafting, view: View, batch: Batch) -> Tensors:
     """∇_θ of the mean probability of the true class, of length 1."""
 
     def probability(params: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        output: Tensor = view.forward(x, params=params, batch_norm=craft.settings.batch_norm)
+        output: Tensor = view.forward(x, params=params, batch_norm=craft.batch_norm)
         return output.softmax(1).gather(1, y[:, None]).mean()
 
     return _unit(craft.derivatives.gradient(probability, view.trainable, batch))

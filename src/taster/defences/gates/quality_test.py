@@ -20,6 +20,8 @@ Sums = Mapping[str, PairedSums]
 _REFERENCES = 2
 """The last check and the anchor: each quantity is tested against both."""
 
+_ANCHOR = "the anchor"
+
 _LOOKS = 8
 """Looks at the probe that the alpha of a step's tests is shared out over; twice as many samples each time."""
 
@@ -187,7 +189,7 @@ class QualityTest:
         )
 
     def step(
-        self, sums: Sums, frozen: Mapping[str, Tensor], swings: Swings, *, suspect: bool, below: bool, last: bool
+        self, sums: Sums, frozen: Mapping[str, Tensor] | None, swings: Swings, *, suspect: bool, below: bool, last: bool
     ) -> tuple[Evidence | None, bool]:
         """Whether what was seen of an update is evidence of harm, and whether it is clear without a further look.
 
@@ -197,7 +199,7 @@ class QualityTest:
         Args:
             sums: the drops since the last check, of the samples looked at so far.
             frozen: the scales of the anchor: no step may cost more than may be lost from the anchor, so that nobody
-                gains by widening the swing.
+                gains by widening the swing. None for a model that has begun to learn only now.
             swings: of the changes before.
             suspect: whether the batch is an outlier among the last ones by its loss; then less is harm.
             below: whether the model is below its anchor; then much less is.
@@ -210,9 +212,9 @@ class QualityTest:
             least = self._least(name, drops.groups)
             share = _STRICT if below else _SUSPECT if suspect else 1.0
             worth = np.concatenate([least[:1] / 2, least[1:]]) * (_STRICT if below else 1.0)
-            limits = np.minimum(
-                swings.limits(name, worth, least, share), self.anchor_limits(name, sums, frozen, swings)
-            )
+            limits = swings.limits(name, worth, least, share)
+            if frozen is not None:
+                limits = np.minimum(limits, self.anchor_limits(name, sums, frozen, swings))
             for group in range(drops.groups):
                 limit, drop = float(limits[group]), drops.drop(group)
                 if drop > limit:
@@ -245,7 +247,7 @@ class QualityTest:
                 if drop > limit:
                     p = drops.pvalue(group)
                     if p < self._alpha_of_group(drops, group, len(names)):
-                        return self._evidence(name, group, drop, limit, p, "the anchor")
+                        return self._evidence(name, group, drop, limit, p, _ANCHOR)
         return None
 
     def fallen_held_out(self, sums: Sums, frozen: Mapping[str, Tensor], swings: Swings) -> Evidence | None:
@@ -254,7 +256,7 @@ class QualityTest:
             drops, limit = sums[name], float(self.anchor_limits(name, sums, frozen, swings)[0])
             p = drops.pvalue()
             if drops.drop() > limit and p < self.alpha_held_out:
-                found = self._evidence(name, 0, drops.drop(), limit, p, "the anchor")
+                found = self._evidence(name, 0, drops.drop(), limit, p, _ANCHOR)
                 return replace(found, numbers={**found.numbers, "held_out": 1.0})
         return None
 
@@ -284,12 +286,14 @@ class QualityTest:
 
     def anchor_limits(self, name: str, sums: Sums, frozen: Mapping[str, Tensor], swings: Swings) -> np.ndarray:
         """The drop of a quantity from the anchor that is let through, overall and in each class: what is tolerated, or
-        more where honest steps swung more when the anchor was taken, and still do."""
+        more where honest steps swung more when the anchor was taken."""
         groups = sums[name].groups
         least, unknown = self._least(name, groups), torch.full((groups,), torch.nan, dtype=torch.float64)
         then, now = (found.get(name, unknown).numpy() for found in (frozen, swings.scales()))
         # What was not known when the anchor was taken is known from the first audit on.
-        found: np.ndarray = np.maximum(least, _EXCURSION * _multiples(groups) * np.nan_to_num(np.fmin(then, now)))
+        found: np.ndarray = np.maximum(
+            least, _EXCURSION * _multiples(groups) * np.nan_to_num(np.where(np.isnan(then), now, then))
+        )
         return found
 
     def seems_fallen(self, sums: Sums, frozen: Mapping[str, Tensor], swings: Swings) -> bool:
@@ -300,8 +304,9 @@ class QualityTest:
         )
 
     def drops_further(self, evidence: Evidence, sums: Sums) -> bool:
-        """Whether an update adds to what has fallen, by its drops on all samples that may be looked at."""
-        return sums[evidence.quantity].drop(evidence.group) > 0
+        """Whether there is evidence that an update adds to what has fallen, by its drops on all samples that may be
+        looked at."""
+        return sums[evidence.quantity].pvalue(evidence.group) < _DOUBT
 
     def any_drop(self, sums: Sums) -> Evidence | None:
         """A drop of any size, significant or not: for updates that get no benefit of the doubt. Of two quantities of
@@ -345,7 +350,7 @@ class QualityTest:
         return Evidence(
             f"{self._words.get(name, name)} on the probe{where} would fall by {self._amount(drop)} against {when}: "
             f"more than {limit:.3g} (p = {p:.1g})",
-            {"drop": drop, "limit": limit, "p": p},
+            {"drop": drop, "limit": limit, "p": p, "audited": float(when == _ANCHOR)},
             name,
             group,
         )

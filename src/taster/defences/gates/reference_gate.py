@@ -87,6 +87,8 @@ class _Anchor:
         trained: whether it does better than chance.
         since: checks since it was taken or moved up.
         moved: whether it ever moved up.
+        young: whether the model did no better than chance when the gate was made, and has not been level since: its
+            steps swing more as it learns, and nothing is known of how much is too much.
     """
 
     measured: Tensors
@@ -94,6 +96,7 @@ class _Anchor:
     trained: bool = True
     since: int = 0
     moved: bool = False
+    young: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +150,7 @@ class ReferenceGate:
     **An audit**, every so often and where a first look gives reason to, compares the model with the anchor: the state
     at the first step, which moves up when the model has improved, and never down. So harm cannot add up in steps too
     small to see. What may be lost from the anchor is the tolerance, or what honest steps swung when it was taken if
-    that was more and still is. Audits also look at samples that no other check sees.
+    that was more, until the model is level and they swing less. Audits also look at samples that no other check sees.
 
     Of a model that does no better than chance there is nothing to lose, and nothing is refused.
 
@@ -282,6 +285,8 @@ class ReferenceGate:
             self._holdout_refusals += 1
         if refused and (verdict.steps or "below" in verdict.evidence):
             self._below = bool(verdict.evidence.get("below"))
+        if refused and verdict.evidence.get("audited"):
+            self._unaudited, self._lost = 0.0, _Lost()
         if record.trusted and verdict.committed:
             self._below = False
             self._anchor = self._new_anchor(self._measure.reference(view))
@@ -309,6 +314,7 @@ class ReferenceGate:
                 "trained": anchor.trained,
                 "since": anchor.since,
                 "moved": anchor.moved,
+                "young": anchor.young,
             },
             "checked": None if checked is None else {"step": checked[0], "measured": checked[1]},
             "swings": self._swings.state_dict(),
@@ -406,7 +412,12 @@ class ReferenceGate:
                 doubted = True
             last = number + 1 == len(looks)
             evidence, clear = self._test.step(
-                sums, anchor.scales, self._swings, suspect=suspect, below=self._below, last=last
+                sums,
+                None if anchor.young else anchor.scales,
+                self._swings,
+                suspect=suspect,
+                below=self._below,
+                last=last,
             )
             if evidence is not None:
                 return undo(change, last_good, evidence.reason, evidence.numbers)
@@ -505,9 +516,8 @@ class ReferenceGate:
         now = self._measure(view)
         if grown or not anchor.trained:
             measured = now if not independent(now) else {**anchor.measured, **{name: now[name] for name in grown}}
-            # One that has begun to do better than chance has nothing behind it by which to judge its swing.
-            scales = self._test.narrowed(anchor.scales, self._swings, 2.0) if anchor.trained else self._swings.scales()
-            self._anchor = _Anchor(measured, scales, self._trained(measured), 0, bool(grown))
+            scales = self._swings.scales() if anchor.young else self._test.narrowed(anchor.scales, self._swings, 2.0)
+            self._anchor = _Anchor(measured, scales, self._trained(measured), 0, bool(grown), anchor.young)
         else:
             self._anchor = replace(
                 anchor, since=anchor.since + 1, scales=self._test.narrowed(anchor.scales, self._swings)
@@ -524,7 +534,7 @@ class ReferenceGate:
     def _new_anchor(self, measured: Tensors) -> _Anchor:
         scales, trained = self._swings.scales(), self._trained(measured)
         first = self._test.first_scales(measured) if trained else {}
-        return _Anchor(measured, {**first, **scales}, trained)
+        return _Anchor(measured, {**first, **scales}, trained, young=not trained)
 
     def _trained(self, measured: Tensors) -> bool:
         """Whether a model does better than chance, as far as one knows what that is."""
