@@ -33,7 +33,8 @@ def plainly(changes: list[float], errors: list[float]) -> tuple[float, float]:
     """Centre and scale, by the definition."""
     known = [(c, e) for c, e in zip(changes, errors, strict=True) if math.isfinite(c) and math.isfinite(e)][-WINDOW:]
     centre = statistics.median(c for c, _ in known)
-    width = quantile([abs(c - centre) for c, _ in known], 0.9) / 1.6449
+    far = [abs(c - centre) for c, _ in known]
+    width = max(quantile(far, 0.9), quantile(far[-20:], 0.9)) / 1.6449
     noise = statistics.median(e**2 for _, e in known)
     return centre, math.sqrt(max(0.0, width**2 - noise))
 

@@ -91,6 +91,8 @@ class ProbeAge:
         refused = verdict.stage == stage
         self._checks += gain is not None or refused
         self._refusals += refused
+        if "loss" in reference:
+            self._loss_at(reference)
         whole = verdict.committed and not record.trusted and record.attempts <= 1 and not record.dropped
         if whole and loss is not None and known is not None and loss >= 0 and known >= 0:
             self._add(loss, known, record.samples)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -127,6 +127,7 @@ class QualityTest:
         self._words: Mapping[str, str] = {}
         self._labels: list[int] = []
         self._share = 0.0
+        self._independent = False
         self.codes: Tensor | None = None
 
     def prepare(self, classes: Tensor | None, words: Mapping[str, str]) -> None:
@@ -170,6 +171,7 @@ class QualityTest:
             GuardError: otherwise.
         """
         names = quantities(measured)
+        self._independent = independent(measured)
         if isinstance(self.tolerance, Mapping) and set(self.tolerance) != set(names):
             raise GuardError(
                 f"got tolerances of {', '.join(self.tolerance)}, wanted those of what is measured: {', '.join(names)}"
@@ -267,22 +269,31 @@ class QualityTest:
 
     def first_scales(self, measured: Tensors) -> dict[str, Tensor]:
         """The scales of an anchor before anything is known of a trained model's steps: those by which twice the
-        tolerance may be lost. They are none of an attacker's making."""
-        groups = 1 + self.classes
+        tolerance may be lost, or just the tolerance of a user's own quantity. They are none of an attacker's making."""
+        groups, times = 1 + self.classes, 1 if independent(measured) else 2
         return {
-            name: torch.from_numpy(2 * self._least(name, groups) / (_EXCURSION * _multiples(groups)))
+            name: torch.from_numpy(times * self._least(name, groups) / (_EXCURSION * _multiples(groups)))
             for name in quantities(measured)
         }
 
-    def narrowed(self, frozen: Mapping[str, Tensor], swings: Swings, room: float = 1.0) -> Mapping[str, Tensor]:
-        """The scales of the anchor, where honest steps swing less by now with what they do: they may shrink, and grow
-        by no more than `room` times, which is 1 but where the model has improved; so nobody can widen them little by
-        little."""
+    def narrowed(
+        self, frozen: Mapping[str, Tensor], swings: Swings, grown: Sequence[str] | None = None
+    ) -> Mapping[str, Tensor]:
+        """The scales of the anchor, where honest steps swing less by now with what they do. They may shrink, and where
+        the model has improved grow to twice what they were at most, so that nobody can widen them little by little.
+
+        Args:
+            frozen: as they were.
+            swings: of now.
+            grown: the quantities that have improved, of independent ones those alone; None for no improvement.
+        """
         now = swings.scales()
-        return {
-            name: torch.fmin(room * then, now[name]) if name in now else then
-            for name, then in {**now, **frozen}.items()
-        }
+        found = {}
+        for name, then in {**now, **frozen}.items():
+            present = now.get(name, then)
+            room = 2.0 if grown and (name in grown or not self._independent) else 1.0
+            found[name] = torch.where(present.isnan(), then, torch.fmin(room * then, present))
+        return found
 
     def anchor_limits(self, name: str, sums: Sums, frozen: Mapping[str, Tensor], swings: Swings) -> np.ndarray:
         """The drop of a quantity from the anchor that is let through, overall and in each class: what is tolerated, or

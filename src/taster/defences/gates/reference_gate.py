@@ -516,7 +516,7 @@ class ReferenceGate:
         now = self._measure(view)
         if grown or not anchor.trained:
             measured = now if not independent(now) else {**anchor.measured, **{name: now[name] for name in grown}}
-            scales = self._swings.scales() if anchor.young else self._test.narrowed(anchor.scales, self._swings, 2.0)
+            scales = self._swings.scales() if anchor.young else self._test.narrowed(anchor.scales, self._swings, grown)
             self._anchor = _Anchor(measured, scales, self._trained(measured), 0, bool(grown), anchor.young)
         else:
             self._anchor = replace(
