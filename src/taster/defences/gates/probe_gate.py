@@ -44,24 +44,31 @@ def probe_gate(
     reset_momentum_after: Count = 2,
     seed: Count | None = None,
 ) -> Guard:
-    """Refuses an update if there is evidence that it costs more than a tolerance on trusted samples.
+    """Refuses an update that costs more on trusted samples than honest steps swing, and goes back when losses add up.
 
     The model before and after the update predicts the same samples, and the tests are paired, so that the noise of a
-    small probe does not veto honest updates. There are two tests, each against the last check and against the anchor,
-    so that harm cannot accumulate in steps too small to see. For a classifier:
+    small probe does not veto honest updates. For a classifier they are of
 
         accuracy                                  McNemar's test
         the mean probability of the true class    Student's paired test, which needs fewer samples to find harm
 
-    and for other tasks the quantities of `taster.tasks`, by Student's test: shares of right pixels, tokens or answers
-    and the probability of the true ones, explained variance, discounted gain.
+    and for other tasks of the quantities of `taster.tasks`, by Student's test: shares of right pixels, tokens or
+    answers and the probability of the true ones, explained variance, discounted gain.
 
-    New data costs a model confidence before it pays in accuracy: if the loss has significantly improved, by Student's
-    test too, only accuracy is tested.
+    A step is harm if the last of them falls by more than half the tolerance, the first by more than the tolerance, by
+    more than five robust scales of the last sixty changes that were committed (three where the batch's own loss is an
+    outlier), and by more than chance. The samples are looked at in a random order, 128 and then twice as many each
+    time, until the verdict is clear.
 
-    The anchor is the state at the first step; it moves up when its accuracy has significantly grown, and never down.
-    Each test is made overall and, with half of its alpha, class by class, so that harm to one class cannot hide in the
-    mean.
+    Audits, which take a tenth of the work or come at once where a first look gives reason to, compare the model with
+    the anchor: the state at the first step, which moves up when its accuracy has significantly grown, and never down.
+    What may be lost from it is the tolerance, or what honest steps swung when it was taken (twice the tolerance while
+    that is not known). If the loss has significantly improved, an audit holds the model to its accuracy alone, as new
+    data costs a model confidence before it pays in accuracy. Of the samples beyond the first thousand, up to three
+    fifths are looked at by audits alone.
+
+    All of this is tested overall and, with half of alpha and wider limits, class by class, so that harm to one class
+    cannot hide in the mean. A model that does no better than chance has nothing to lose, and nothing is refused.
 
     Args:
         probe: labelled samples that nobody else can write to; the more there are, the less harm passes. A `Batch`, a
@@ -69,19 +76,19 @@ def probe_gate(
         task: what counts: "classification", "binary", "multilabel", "segmentation", "tokens", "next_tokens",
             "regression", "ranking", or a `taster.tasks.Task`. None tells it from the shapes of outputs and labels.
         tolerance: drop in accuracy, or another quantity, that is let through, in percentage points.
-        alpha: probability, at a check, of refusing an update that costs as much as the tolerances; what costs less is
-            refused more rarely (`DetectionBound.false_alarm_rate` is the probability for what costs nothing).
+        alpha: probability, at a check, of refusing an update that costs nothing, at most; such a one must also seem to
+            cost more than the limits.
         class_tolerance: the same for one class, in points; None tests no classes.
         check_every: steps between checks; the cost falls with it, and a refusal goes back by as many steps.
         check_on_loss_outlier: checks between checks too, when a batch's loss is four or more standard errors above that
             of the trusted samples at the last check. It costs nothing by itself.
         max_rewind: the maximum number of steps by which a slow drift is undone, to the newest state that had lost no
             more than half the tolerance; 0 refuses the update with which the drift becomes evident.
-        alert_steps: steps after a refusal in which every update is checked and the overall tolerance is zero: a learner
-            under attack can spare some honest batches. A refusal caused only by the alert does not extend it.
+        alert_steps: steps after a refusal in which every step is checked, whatever `check_every` says.
         probe_bfloat16: runs the model on the probe in bfloat16, which costs about half on hardware that supports it.
         reset_momentum_after: consecutive refusals after which the learner zeros the optimizer's momentum, which would
             otherwise be part of the next update and have it refused too; 0 for never.
+        seed: of the order in which samples are looked at; None takes one that nobody knows.
 
     A probe that is small for its tolerance causes a warning. `ProbeGate.detection_bound` says what the probe can
     detect, and `Guard.set_trusted_data` replaces it as the world drifts.

@@ -195,8 +195,8 @@ class QualityTest:
     ) -> tuple[Evidence | None, bool]:
         """Whether what was seen of an update is evidence of harm, and whether it is clear without a further look.
 
-        Of two quantities of one task the last is tested: the probability of the true class, in which less harm shows
-        on fewer samples, and which swings less, than in accuracy or loss.
+        Of two quantities of one task less of the last is harm: of the probability of the true class, in which harm
+        shows on fewer samples, and which swings less, than in accuracy.
 
         Args:
             sums: the drops since the last check, of the samples looked at so far.
@@ -208,12 +208,13 @@ class QualityTest:
             last: whether there is no further look.
         """
         clear = True
-        names = quantities(sums) if below else watched(sums)
+        names = quantities(sums)
         for name in names:
             drops = sums[name]
             least = self._least(name, drops.groups)
             share = _STRICT if below else _SUSPECT if suspect else 1.0
-            worth = np.concatenate([least[:1] / 2, least[1:]]) * (_STRICT if below else 1.0)
+            half = 0.5 if name in watched(sums) else 1.0
+            worth = np.concatenate([half * least[:1], least[1:]]) * (_STRICT if below else 1.0)
             limits = swings.limits(name, worth, least, share)
             if frozen is not None:
                 limits = np.minimum(limits, self.anchor_limits(name, sums, frozen, swings))
@@ -228,7 +229,7 @@ class QualityTest:
                     ):
                         return self._evidence(name, group, drop, limit, p, "the last check"), True
                     clear = clear and p > (_DOUBT if group == 0 else self._alpha / drops.groups)
-                if group == 0:
+                if group == 0 and name in watched(sums):
                     clear = clear and drop + _SURE * drops.error() <= max(limit, float(least[0]))
         return None, clear or last
 

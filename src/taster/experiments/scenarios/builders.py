@@ -17,7 +17,7 @@ from taster.core.view import View
 from taster.data import Sampler
 from taster.derivatives import Derivatives
 from taster.errors import RecipeError, TasterError
-from taster.experiments.recipes.registry import Kind, find_factory
+from taster.experiments.recipes.registry import Factory, Kind, find_factory
 from taster.experiments.recipes.schema import Defence, Entry, Named, Recipe, ScheduleSection
 from taster.experiments.scenarios.burn_in import IMAGE_RANGE, build_model, build_optimizer, surrogate_recipe
 from taster.experiments.scenarios.context import BurntIn, SeedContext
@@ -25,7 +25,7 @@ from taster.experiments.user_code import user_code
 from taster.scores.base import Score
 from taster.utils.import_path import is_import_path
 from taster.utils.logging import suppress_log_messages
-from taster.utils.seeds import generator
+from taster.utils.seeds import derived_seed, generator
 
 
 def make_guard_parts(context: SeedContext, defence: Defence, probe: Batch, draws: str = "defence") -> list[Any]:
@@ -49,11 +49,20 @@ def make_guard_parts(context: SeedContext, defence: Defence, probe: Batch, draws
         resources["training_samples"] = context.training_samples
     # A probe too small for the bound it is asked for is the recipe's choice, and its results say so.
     with suppress_log_messages("taster.defences.gates.probe_gate"):
-        parts = [_make(context.recipe, "defence", defence, resources, defence.settings)]
+        seed = derived_seed(context.seed, draws) % 2**32
+        parts = [_make(context.recipe, "defence", defence, resources, _seeded(factories[0], defence.settings, seed))]
         for name in defence.plus or []:
             settings = find_factory("defence", name).settings().model_dump(exclude_none=True)
+            settings = _seeded(find_factory("defence", name), settings, seed)
             parts.append(_make(context.recipe, "defence", Named(name=name), resources, settings, defence.label))
     return parts
+
+
+def _seeded(factory: Factory, settings: Mapping[str, Any], seed: int) -> Mapping[str, Any]:
+    """The settings with a seed where a function takes one and is given none: a run is the same when it is made again."""
+    if "seed" not in factory.settings.model_fields or settings.get("seed") is not None:
+        return settings
+    return {**settings, "seed": seed}
 
 
 def join_guards(recipe: Recipe, defence: Defence, guards: Sequence[Guard]) -> Guard:
