@@ -42,7 +42,8 @@ def guard(
         probe_bfloat16: runs the model on the probe in bfloat16, which costs less on hardware that supports it.
         seed: of the order in which the probe is looked at; None takes one that nobody knows.
 
-    Nothing needs tuning: how much a step may cost follows from how much honest steps swing. A slow drift is undone by going back up to eight steps, for which the learner keeps five snapshots.
+    Nothing needs tuning: how much a step may cost follows from how much honest steps swing. A slow drift is undone by
+    going back up to eight steps, for which the learner keeps five snapshots.
 
     Raises:
         SettingError: for neither or both of probe and evaluate; evaluate without a tolerance.

@@ -58,8 +58,8 @@ def metric_gate(
         evaluate: of (model), in place of both: runs the model itself, and returns one number a sample, [n], or several
             by name, {name: [n]}; the same samples in the same order each time. The model is a copy in eval mode.
         tolerance: drop that is let through, in the quantity's units; one for all, or by name.
-        alpha: probability, at a check, of refusing an update that costs nothing, at most, shared out over the tests: two
-            a quantity.
+        alpha: probability, at a check, of refusing an update that costs nothing, at most, shared out over the tests:
+            two a quantity.
         check_every, check_on_loss_outlier, max_rewind, alert_steps, reset_momentum_after, seed: as in `probe_gate`.
 
     An update after which a quantity is NaN or infinite on a trusted sample is refused. How far one can fall unnoticed

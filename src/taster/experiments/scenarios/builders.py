@@ -52,14 +52,14 @@ def make_guard_parts(context: SeedContext, defence: Defence, probe: Batch, draws
         seed = derived_seed(context.seed, draws) % 2**32
         parts = [_make(context.recipe, "defence", defence, resources, _seeded(factories[0], defence.settings, seed))]
         for name in defence.plus or []:
-            settings = find_factory("defence", name).settings().model_dump(exclude_none=True)
-            settings = _seeded(find_factory("defence", name), settings, seed)
+            factory = find_factory("defence", name)
+            settings = _seeded(factory, factory.settings().model_dump(exclude_none=True), seed)
             parts.append(_make(context.recipe, "defence", Named(name=name), resources, settings, defence.label))
     return parts
 
 
 def _seeded(factory: Factory, settings: Mapping[str, Any], seed: int) -> Mapping[str, Any]:
-    """The settings with a seed where a function takes one and is given none: a run is the same when it is made again."""
+    """The settings with a seed where a function takes one and is given none: a run made again is the same."""
     if "seed" not in factory.settings.model_fields or settings.get("seed") is not None:
         return settings
     return {**settings, "seed": seed}
