@@ -19,7 +19,7 @@ def test_one_verdict_holds_for_both_processes() -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [*command, str(ROOT / "examples" / "ddp.py")],
+        [*command, str(ROOT / "tests" / "logged.py"), str(ROOT / "examples" / "ddp.py")],
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

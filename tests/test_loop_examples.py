@@ -21,7 +21,13 @@ def run(name: str) -> tuple[str, list[int]]:
     """What an example prints last, and the steps that were refused as a whole."""
     path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning", str(ROOT / "examples" / f"{name}.py")],
+        [
+            sys.executable,
+            "-W",
+            "error::UserWarning",
+            str(ROOT / "tests" / "logged.py"),
+            str(ROOT / "examples" / f"{name}.py"),
+        ],
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

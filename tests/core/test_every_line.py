@@ -67,7 +67,7 @@ def learner(case: str, directory: Path | None = None) -> Learner:
         "salvage": Guard(gates=[Judge(reject("no"))], salvage=[first_half]),
         "rewind": Guard(gates=[Judge(rewind(1, "back"))]),
         "rewind on disk": Guard(gates=[Judge(rewind(1, "back"))]),
-        "probe": probe_gate(batch(40, n=30)),
+        "probe": probe_gate(batch(40, n=30), seed=1),
     }
     snapshots = SnapshotBuffer(capacity=2, directory=directory if case == "rewind on disk" else None)
     return Learner(model, optimizer, cross_entropy, guards[case], snapshots=snapshots)

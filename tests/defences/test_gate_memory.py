@@ -172,7 +172,7 @@ def test_of_a_model_that_has_fallen_little_more_may_be_lost() -> None:
     for i in range(60):
         clean = easy(64, seed=1000 + i)
         verdict = learner.step(Batch(clean.x, torch.where(clean.y == 1, 2, clean.y))).verdict
-        below.append(gate.state_dict()["below"])
+        below.append(gate.state_dict()["floor"] is not None)
         said.append(verdict.reason)
     first = below.index(True)
     # The work of 600 · 10 / (3 · 64) = 31 steps pays for an audit.
@@ -181,7 +181,7 @@ def test_of_a_model_that_has_fallen_little_more_may_be_lost() -> None:
     assert "class 1, would fall by" in said[first] or said[first] == reference_gate.BELOW
     twin = trained(tiny_learner())
     twin.guard = probe_gate(probe, tolerance=60.0, seed=1)
-    assert not twin.guard.gates[0].state_dict()["below"]
+    assert twin.guard.gates[0].state_dict()["floor"] is None
     for i in range(40):
         learner.step(easy(64, seed=2000 + i))
     # It has climbed back.

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from tests.conftest import full_state, same_state, tiny_batch, tiny_learner
+from tests.defences.conftest import easy, trained
 
 from taster import Action, ClientUpdates
 from taster.core.param_vectors import flatten
@@ -152,10 +153,11 @@ def test_too_few_clients_left_for_the_rule_is_a_refusal_and_no_crash() -> None:
 
 
 def test_the_gate_of_the_online_side_undoes_a_poisoned_round() -> None:
-    guarded, bare = tiny_learner(guard=probe_gate(tiny_batch(200, seed=9))), tiny_learner()
+    guarded, bare = trained(tiny_learner()), trained(tiny_learner())
+    guarded.guard = probe_gate(easy(200, seed=9), seed=1)
     before = full_state(guarded)
     for learner in (guarded, bare):
-        came = [ClientReply(str(i), -500 * client_update(learner, 9)) for i in range(3)]
+        came = [ClientReply(str(i), -50_000 * client_update(learner, 9)) for i in range(3)]
         outcome = Server(learner, coordinate_median()).receive(came, ["0", "1", "2"])
         assert outcome.record.verdict.committed is (learner is bare)
     assert same_state(before, full_state(guarded))

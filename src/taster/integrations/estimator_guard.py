@@ -161,6 +161,8 @@ class EstimatorGuard:
             learned = quality.has_learned(self.estimator)
         except NotFittedError:
             learned = False
+        if not learned:
+            self._gate.expect_learning()
         self._state = replace(self._state, can_compare=learned)
 
     @property

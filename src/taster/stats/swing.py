@@ -33,7 +33,8 @@ class Swing:
     scale and error subtract.
 
     Args:
-        changes: [t, groups, 2] in float64, the mean drop and its standard error, oldest first; NaN where not known.
+        changes: [t, groups, 2] in float64, the mean drop and its standard error, oldest first; an infinite error
+            where nothing is known.
 
     Source: taster's own; the median and the distances from it after Hampel 1974.
     """
@@ -49,13 +50,13 @@ class Swing:
     def with_change(self, drops: np.ndarray, errors: np.ndarray) -> Swing:
         """With one more change, [groups] each, and without the oldest beyond the window."""
         pair = torch.from_numpy(np.stack([drops, errors], 1))
-        pair = torch.where(pair.isfinite().all(1, keepdim=True), pair, torch.nan)
+        pair = torch.where(pair.isfinite().all(1, keepdim=True), pair, torch.tensor([0.0, torch.inf]).double())
         return Swing(torch.cat([self.changes[-(WINDOW - 1) :], pair[None]]))
 
     @property
     def scale(self) -> np.ndarray:
-        """Of the changes of each group, [groups]; NaN where there are too few to know."""
-        found: np.ndarray = np.where(self._counts >= ENOUGH, self._centre_and_scale[1], np.nan)
+        """Of the changes of each group, [groups]; infinite where there are too few to know."""
+        found: np.ndarray = np.where(self._counts >= ENOUGH, self._centre_and_scale[1], np.inf)
         return found
 
     def limit(self, least: np.ndarray, unknown: np.ndarray, multiple: np.ndarray) -> np.ndarray:
@@ -73,12 +74,14 @@ class Swing:
 
     @cached_property
     def _counts(self) -> np.ndarray:
-        found: np.ndarray = np.isfinite(self.changes[:, :, 0].numpy()).sum(0)
+        found: np.ndarray = np.isfinite(self.changes[:, :, 1].numpy()).sum(0)
         return found
 
     @cached_property
     def _centre_and_scale(self) -> tuple[np.ndarray, np.ndarray]:
-        changes, errors = self.changes[:, :, 0].numpy(), self.changes[:, :, 1].numpy()
+        errors = self.changes[:, :, 1].numpy()
+        errors = np.where(np.isfinite(errors), errors, np.nan)
+        changes = self.changes[:, :, 0].numpy() + 0 * errors
         if not len(changes):
             nothing = np.full(changes.shape[1], np.nan)
             return nothing, nothing

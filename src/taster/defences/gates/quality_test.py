@@ -85,8 +85,20 @@ class Swings:
         errors = np.array([sums.error(group) if seen else np.nan for group, seen in enumerate(known)])
         self._swings[name] = self._swings.get(name, Swing.empty(sums.groups)).with_change(drops, errors)
 
+    @property
+    def known(self) -> bool:
+        """Whether there are enough changes to tell."""
+        return any(np.isfinite(swing.scale[0]) for swing in self._swings.values())
+
+    def forget_classes(self, groups: int) -> None:
+        """Keeps what is known overall, for as many groups as there are now: all samples, and other classes."""
+        for name, swing in self._swings.items():
+            changes = torch.tensor([0.0, torch.inf]).double().repeat(len(swing.changes), groups, 1)
+            changes[:, 0] = swing.changes[:, 0]
+            self._swings[name] = Swing(changes)
+
     def scales(self) -> dict[str, Tensor]:
-        """The scale of each, overall and in each class; NaN where there were too few changes to know."""
+        """The scale of each, overall and in each class; infinite where there were too few to know."""
         return {name: torch.from_numpy(swing.scale) for name, swing in self._swings.items()}
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -141,6 +153,11 @@ class QualityTest:
         self._share = float(counts.max()) / len(classes) if len(labels) > 1 else 0.0
         if self._class_tolerance is not None:
             self.codes, self._labels = codes.reshape(-1), labels.tolist()
+
+    @property
+    def labels(self) -> Sequence[int]:
+        """The classes that are tested each by itself."""
+        return self._labels
 
     @property
     def classes(self) -> int:
@@ -215,7 +232,8 @@ class QualityTest:
             share = _STRICT if below else _SUSPECT if suspect else 1.0
             half = 0.5 if name in watched(sums) else 1.0
             worth = np.concatenate([half * least[:1], least[1:]]) * (_STRICT if below else 1.0)
-            limits = swings.limits(name, worth, least, share)
+            unknown = np.full_like(least, np.inf) if frozen is None else least
+            limits = swings.limits(name, worth, unknown, share)
             if frozen is not None:
                 limits = np.minimum(limits, self.anchor_limits(name, sums, frozen, swings))
             for group in range(drops.groups):
@@ -293,19 +311,18 @@ class QualityTest:
         for name, then in {**now, **frozen}.items():
             present = now.get(name, then)
             room = 2.0 if grown and (name in grown or not self._independent) else 1.0
-            found[name] = torch.where(present.isnan(), then, torch.fmin(room * then, present))
+            found[name] = torch.where(present.isfinite(), torch.minimum(room * then, present), then)
         return found
 
     def anchor_limits(self, name: str, sums: Sums, frozen: Mapping[str, Tensor], swings: Swings) -> np.ndarray:
         """The drop of a quantity from the anchor that is let through, overall and in each class: what is tolerated, or
         more where honest steps swung more when the anchor was taken."""
         groups = sums[name].groups
-        least, unknown = self._least(name, groups), torch.full((groups,), torch.nan, dtype=torch.float64)
+        least, unknown = self._least(name, groups), torch.full((groups,), torch.inf, dtype=torch.float64)
         then, now = (found.get(name, unknown).numpy() for found in (frozen, swings.scales()))
         # What was not known when the anchor was taken is known from the first audit on.
-        found: np.ndarray = np.maximum(
-            least, _EXCURSION * _multiples(groups) * np.nan_to_num(np.where(np.isnan(then), now, then))
-        )
+        scale = np.where(np.isfinite(then), then, np.where(np.isfinite(now), now, 0.0))
+        found: np.ndarray = np.maximum(least, _EXCURSION * _multiples(groups) * scale)
         return found
 
     def seems_fallen(self, sums: Sums, frozen: Mapping[str, Tensor], swings: Swings) -> bool:
@@ -315,10 +332,11 @@ class QualityTest:
             for name in quantities(sums)
         )
 
-    def drops_further(self, evidence: Evidence, sums: Sums) -> bool:
-        """Whether there is evidence that an update adds to what has fallen, by its drops on all samples that may be
-        looked at."""
-        return sums[evidence.quantity].pvalue(evidence.group) < _DOUBT
+    def falls_on(self, evidence: Evidence, sums: Sums) -> bool:
+        """Whether what has fallen has fallen further, by drops from when that was found."""
+        drops = sums[evidence.quantity]
+        least = float(self._least(evidence.quantity, drops.groups)[evidence.group])
+        return drops.drop(evidence.group) > least / 2 and drops.pvalue(evidence.group) < _DOUBT
 
     def any_drop(self, sums: Sums) -> Evidence | None:
         """A drop of any size, significant or not: for updates that get no benefit of the doubt. Of two quantities of

@@ -50,9 +50,7 @@ _RECENT = 60
 LEARNING = "watching: the model is still learning"
 LEVEL = "watching: the model is level"
 DRIFTING = "watching: the model is drifting away from the anchor"
-BELOW = (
-    "watching: the model has fallen below the anchor, with no way back; no update may cost anything until it has risen"
-)
+BELOW = "watching: the model has fallen below the anchor, with no way back; until it has risen less may be lost"
 UNTRAINED = "watching: the model does no better than chance yet"
 
 
@@ -67,6 +65,7 @@ class CheckPolicy:
         alert_steps: steps after a refusal in which every step is checked.
         reset_momentum_after: consecutive refusals after which the learner zeros the momentum; 0 for never.
         seed: of the order in which samples are looked at; None takes one that nobody knows.
+        young: whether the model has only begun to learn, though it does better than chance.
     """
 
     check_every: int = 1
@@ -75,6 +74,7 @@ class CheckPolicy:
     alert_steps: int = 20
     reset_momentum_after: int = 2
     seed: int | None = None
+    young: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +178,7 @@ class ReferenceGate:
         self._alerted = 0  # steps left of the alert
         self._phase = ""
         self._holdout_refusals = 0
-        self._below = False  # the anchor, with no way back
+        self._floor: Tensors | None = None  # what a model measured that was found below its anchor, with no way back
         self._lost = _Lost()
         self._age = ProbeAge()
         # What was measured for the step that is being made: `observe` goes on from it.
@@ -235,9 +235,14 @@ class ReferenceGate:
         self._measure.replace(source)
         self._order = self._anchor = self._start = self._checked = None
         self._unchecked = self._alerted = 0
-        self._below, self._unaudited, self._lost = False, 0.0, _Lost()
+        self._floor, self._unaudited, self._lost = None, 0.0, _Lost()
         self._holdout_refusals = 0
         self._age = ProbeAge()
+
+    def expect_learning(self) -> None:
+        """Takes the model for one that has only begun to learn, though it may do better than chance by the first check:
+        nothing is known of how much its steps swing, nor is what was once better than chance much to lose."""
+        self._policy = replace(self._policy, young=True)
 
     def check_model(self, view: View) -> None:
         """Checks that trusted samples, task and model fit together.
@@ -249,7 +254,10 @@ class ReferenceGate:
         measured = self._measure.check_model(view)
         self._test.check_quantities(measured)
         source = self._measure.source
+        labels = self._test.labels
         self._test.prepare(source.classes(), source.words)
+        if self._test.labels != labels:
+            self._swings.forget_classes(1 + self._test.classes)
         self._seed = view.ranks.gather("the order of the probe", self._seed)[0]
         sizes = {len(rows) for rows in measured.values()}
         self._order = RowOrder(
@@ -283,12 +291,14 @@ class ReferenceGate:
         self._unaudited += _AUDIT_SHARE * 3 * (record.samples or FIRST // 2)
         if refused and verdict.evidence.get("held_out"):
             self._holdout_refusals += 1
-        if refused and (verdict.steps or "below" in verdict.evidence):
-            self._below = bool(verdict.evidence.get("below"))
+        if verdict.steps:
+            self._floor = None
+        elif refused and verdict.evidence.get("below") and self._floor is None:
+            self._floor = self._measure.reference(view)
         if refused and verdict.evidence.get("audited"):
             self._unaudited, self._lost = 0.0, _Lost()
         if record.trusted and verdict.committed:
-            self._below = False
+            self._floor = None
             self._anchor = self._new_anchor(self._measure.reference(view))
             self._alerted, self._unaudited, self._lost = 0, 0.0, _Lost()
             self._was_checked(record.step + 1, view)
@@ -326,7 +336,7 @@ class ReferenceGate:
             "alerted": self._alerted,
             "phase": self._phase,
             "holdout_refusals": self._holdout_refusals,
-            "below": self._below,
+            "floor": self._floor,
             "lost": [self._lost.drop, self._lost.variance],
             "age": self._age.state_dict(),
         }
@@ -340,6 +350,7 @@ class ReferenceGate:
         anchor, checked = state["anchor"], state["checked"]
         measured = [] if anchor is None else [anchor["measured"]]
         measured += [] if checked is None or checked["measured"] is None else [checked["measured"]]
+        measured += [] if state["floor"] is None else [state["floor"]]
         self._measure.check_saved(measured)
         self._anchor = None if anchor is None else _Anchor(**anchor)
         self._checked = None if checked is None else (checked["step"], checked["measured"])
@@ -351,7 +362,7 @@ class ReferenceGate:
                 self._order = self._order.reseeded(self._seed)
         self._block, self._unaudited = state["block"], state["unaudited"]
         self._unchecked, self._alerted = state["unchecked"], state["alerted"]
-        self._phase, self._holdout_refusals, self._below = state["phase"], state["holdout_refusals"], state["below"]
+        self._phase, self._holdout_refusals, self._floor = state["phase"], state["holdout_refusals"], state["floor"]
         self._age.load_state_dict(state["age"])
         self._lost = _Lost(*state["lost"])
 
@@ -386,7 +397,7 @@ class ReferenceGate:
                 return found
         looks = self._order.looks(self._block)
         sums: dict[str, PairedSums] = {}
-        strict, suspect, doubted = change.attempt > 0 or self._below, self._is_suspect(change), False
+        strict, suspect, doubted = change.attempt > 0 or self._floor is not None, self._is_suspect(change), False
         gain = None
         for number, rows in enumerate(looks):
             after = self._measure.at(change.after, rows)
@@ -406,7 +417,7 @@ class ReferenceGate:
             if (
                 fallen is not None
                 and not due
-                and not self._below
+                and self._floor is None
                 and self._test.seems_fallen(fallen, anchor.scales, self._swings)
             ):
                 doubted = True
@@ -416,14 +427,14 @@ class ReferenceGate:
                 None if anchor.young else anchor.scales,
                 self._swings,
                 suspect=suspect,
-                below=self._below,
+                below=self._floor is not None,
                 last=last,
             )
             if evidence is not None:
                 return undo(change, last_good, evidence.reason, evidence.numbers)
             if clear and (not strict or _looked_at(sums) >= _STRICT):
                 break
-        audited, below = None, self._below
+        audited, below = None, self._floor is not None
         if anchor.trained and change.attempt and (evidence := self._test.any_drop(sums)) is not None:
             return undo(change, last_good, evidence.reason, evidence.numbers)
         if due or doubted:
@@ -455,9 +466,9 @@ class ReferenceGate:
         if found is not None:
             return found, None
         open_sums = self._drops_at(anchor.measured, now, self._order.open)
-        if not anchor.trained:
+        if not anchor.trained or (anchor.young and not self._swings.known):
             return COMMIT, open_sums
-        evidence = self._test.fallen(open_sums, anchor.scales, self._swings, below=self._below)
+        evidence = self._test.fallen(open_sums, anchor.scales, self._swings, below=self._floor is not None)
         if evidence is None and len(self._order.held_out):
             evidence = self._test.fallen_held_out(
                 self._drops_at(anchor.measured, now, self._order.held_out), anchor.scales, self._swings
@@ -467,10 +478,14 @@ class ReferenceGate:
         acceptable = self._newest_acceptable(change, anchor)
         if acceptable is not None:
             return undo(change, min(last_good, acceptable), evidence.reason, evidence.numbers), None
-        # There is no way back. An update that does not add to what has fallen is not held to what came before it.
+        # There is no way back. An update that does not add to what has fallen is not held to what came before it; and
+        # one that does no more than that, until from there half the tolerance is lost.
         before = at_rows(self._measure(change.before), self._order.open) if checked is None else checked
-        step_sums = self._drops(before, at_rows(now, self._order.open), self._order.open)
-        if not self._test.drops_further(evidence, step_sums):
+        further = self._drops(before, at_rows(now, self._order.open), self._order.open)
+        if further[evidence.quantity].drop(evidence.group) <= 0 or (
+            self._floor is not None
+            and not self._test.falls_on(evidence, self._drops_at(self._floor, now, self._order.open))
+        ):
             return Verdict(reason=BELOW), open_sums
         return undo(change, last_good, evidence.reason, {**evidence.numbers, "below": 1.0}), None
 
@@ -502,7 +517,10 @@ class ReferenceGate:
             for name in quantities(seen.sums):
                 self._swings.append(name, seen.sums[name])
             self._lost = self._lost.plus(seen.sums[watched(seen.sums)[0]])
-            self._below = seen.below
+            if not seen.below:
+                self._floor = None
+            elif self._floor is None:
+                self._floor = self._measure.reference(view)
             if seen.fallen is not None:
                 self._observe_audit(seen.fallen, view)
             elif self._anchor is not None:
@@ -534,7 +552,7 @@ class ReferenceGate:
     def _new_anchor(self, measured: Tensors) -> _Anchor:
         scales, trained = self._swings.scales(), self._trained(measured)
         first = self._test.first_scales(measured) if trained else {}
-        return _Anchor(measured, {**first, **scales}, trained, young=not trained)
+        return _Anchor(measured, {**first, **scales}, trained, young=self._policy.young or not trained)
 
     def _trained(self, measured: Tensors) -> bool:
         """Whether a model does better than chance, as far as one knows what that is."""

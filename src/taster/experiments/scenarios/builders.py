@@ -49,7 +49,7 @@ def make_guard_parts(context: SeedContext, defence: Defence, probe: Batch, draws
         resources["training_samples"] = context.training_samples
     # A probe too small for the bound it is asked for is the recipe's choice, and its results say so.
     with suppress_log_messages("taster.defences.gates.probe_gate"):
-        seed = derived_seed(context.seed, draws) % 2**32
+        seed = derived_seed(context.seed, draws) % 10**9
         parts = [_make(context.recipe, "defence", defence, resources, _seeded(factories[0], defence.settings, seed))]
         for name in defence.plus or []:
             factory = find_factory("defence", name)
