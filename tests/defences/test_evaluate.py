@@ -179,7 +179,8 @@ def test_one_quantity_that_grows_takes_no_other_along() -> None:
     made = Learner(model, torch.optim.SGD(model.parameters(), 1.0), lambda out, y: (out * y).sum(), guard)
     for _ in range(12):  # a falls by 0.1 while b grows by as much
         made.step(torch.ones(1, 2), torch.tensor([[0.1, -0.1]]))
-    assert model.w[0].item() >= -0.61
+    # Once that is found, half the tolerance more may be lost: to where a has to climb back from.
+    assert model.w[0].item() >= -0.76
     assert made.counters["rejected"] >= 5
 
 

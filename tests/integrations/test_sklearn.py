@@ -107,7 +107,7 @@ def teach(model: Any, *shares: float) -> None:
     [
         GaussianNB(var_smoothing=1e-2),
         MultinomialNB(),
-        MLPClassifier((32,), random_state=0, learning_rate_init=0.01),
+        MLPClassifier((32,), random_state=0),
         fitted(sgd()),
     ],
     ids=["GaussianNB", "MultinomialNB", "MLPClassifier", "SGDClassifier"],

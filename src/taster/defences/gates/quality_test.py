@@ -38,7 +38,7 @@ _SUSPECT = 0.6
 _STRICT = 0.3
 """What of that is enough where the model is below its anchor, with no way back."""
 
-_CLASS = 1.5
+_CLASS = 2.5
 """How much further out a change in one class must be: there are many of them."""
 
 _EXCURSION = 2.0
@@ -232,7 +232,8 @@ class QualityTest:
             share = _STRICT if below else _SUSPECT if suspect else 1.0
             half = 0.5 if name in watched(sums) else 1.0
             worth = np.concatenate([half * least[:1], least[1:]]) * (_STRICT if below else 1.0)
-            unknown = np.full_like(least, np.inf) if frozen is None else least
+            # One class may be lost for a while by who begins to learn the others.
+            unknown = least if frozen is not None else np.concatenate([least[:1], np.full_like(least[1:], np.inf)])
             limits = swings.limits(name, worth, unknown, share)
             if frozen is not None:
                 limits = np.minimum(limits, self.anchor_limits(name, sums, frozen, swings))
@@ -252,10 +253,10 @@ class QualityTest:
         return None, clear or last
 
     def fallen(
-        self, sums: Sums, frozen: Mapping[str, Tensor], swings: Swings, *, below: bool = False
+        self, sums: Sums, frozen: Mapping[str, Tensor], swings: Swings, *, below: bool = False, classes: bool = True
     ) -> Evidence | None:
         """Evidence that a quantity has fallen from the anchor's; of a model that was below it, that it still is by half
-        as much."""
+        as much; class by class too, or overall alone."""
         names = quantities(sums)
         # New data costs a model confidence in the old before it pays in accuracy; in the loss it pays at once, and a
         # loss that falls is a drop.
@@ -263,7 +264,7 @@ class QualityTest:
             names = names[:1]
         for name in names:
             drops, limits = sums[name], self.anchor_limits(name, sums, frozen, swings) / (2 if below else 1)
-            for group in range(drops.groups):
+            for group in range(drops.groups if classes else 1):
                 drop, limit = drops.drop(group), float(limits[group])
                 if drop > limit:
                     p = drops.pvalue(group)

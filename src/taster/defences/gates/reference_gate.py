@@ -466,9 +466,12 @@ class ReferenceGate:
         if found is not None:
             return found, None
         open_sums = self._drops_at(anchor.measured, now, self._order.open)
-        if not anchor.trained or (anchor.young and not self._swings.known):
+        if not anchor.trained:
             return COMMIT, open_sums
-        evidence = self._test.fallen(open_sums, anchor.scales, self._swings, below=self._floor is not None)
+        classes = self._swings.known or not anchor.young
+        evidence = self._test.fallen(
+            open_sums, anchor.scales, self._swings, below=self._floor is not None, classes=classes
+        )
         if evidence is None and len(self._order.held_out):
             evidence = self._test.fallen_held_out(
                 self._drops_at(anchor.measured, now, self._order.held_out), anchor.scales, self._swings
@@ -480,7 +483,7 @@ class ReferenceGate:
             return undo(change, min(last_good, acceptable), evidence.reason, evidence.numbers), None
         # There is no way back. An update that does not add to what has fallen is not held to what came before it; and
         # one that does no more than that, until from there half the tolerance is lost.
-        before = at_rows(self._measure(change.before), self._order.open) if checked is None else checked
+        before = at_rows(self._measure(change.before) if checked is None else checked, self._order.open)
         further = self._drops(before, at_rows(now, self._order.open), self._order.open)
         if further[evidence.quantity].drop(evidence.group) <= 0 or (
             self._floor is not None
