@@ -87,9 +87,9 @@ def test_only_the_last_changes_count() -> None:
 def test_before_enough_changes_the_limit_is_the_one_for_the_unknown() -> None:
     least, unknown, multiple = np.array([0.1]), np.array([0.7]), np.array([2.0])
     tiny = [1e-4 * (-1) ** i for i in range(ENOUGH)]
-    assert np.isnan(Swing.empty(1).scale).all()
+    assert np.isinf(Swing.empty(1).scale).all()
     assert Swing.empty(1).limit(least, unknown, multiple)[0] == 0.7
-    assert np.isnan(swing_of(tiny[:-1]).scale).all()
+    assert np.isinf(swing_of(tiny[:-1]).scale).all()
     assert swing_of(tiny[:-1]).limit(least, unknown, multiple)[0] == 0.7
     assert swing_of(tiny).limit(least, unknown, multiple)[0] == 0.1
     # A few wild changes are more than is said of the unknown.
@@ -105,5 +105,5 @@ def test_groups_are_apart_and_one_that_was_not_seen_counts_for_nothing() -> None
     seen_alone = swing_of([0.5 * (-1) ** i for i in range(20) if i % 2])
     assert swing.scale[0] == pytest.approx(0.1 / 1.6449)
     assert swing.scale[1] == seen_alone.scale[0]
-    assert np.isnan(swing.scale[2])
+    assert np.isinf(swing.scale[2])
     assert swing.limit(np.full(3, 0.0), np.full(3, 9.0), np.full(3, 1.0))[2] == 9.0
