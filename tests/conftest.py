@@ -246,4 +246,4 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Rows]:
 @pytest.fixture(autouse=True)
 def _one_order_of_looking(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gates that are given no seed look at trusted samples in the same order each time."""
-    monkeypatch.setattr("secrets.randbits", lambda k: 1)  # noqa: ARG005
+    monkeypatch.setattr("secrets.randbits", lambda k: 1)

@@ -7,7 +7,7 @@ import secrets
 import sys
 from pathlib import Path
 
-secrets.randbits = lambda k: 1  # noqa: ARG005
+secrets.randbits = lambda k: 1
 logging.basicConfig()
 logging.getLogger("taster.core.learner").setLevel("INFO")
 sys.path[0] = str(Path(sys.argv[1]).parent)

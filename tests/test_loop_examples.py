@@ -44,7 +44,7 @@ def run(name: str) -> tuple[str, list[int]]:
         ("language_model", range(20, 35), 10, 4, 98.0),
         ("segmentation", range(20, 30), 8, 6, 0.9),
         ("regression", range(30, 50), 16, 4, 0.4),
-        ("click_through", range(30, 50), 8, 6, 85.0),
+        ("click_through", range(30, 50), 6, 6, 95.0),
         ("mixed_precision", range(20, 35), 12, 4, 87.0),
     ],
 )
