@@ -143,7 +143,7 @@ class ReferenceGate:
     """Judges the model on trusted samples, against the last check and against an anchor.
 
     **A step** is harm where a quantity drops by more than chance allows, by more than half the tolerance, and by more
-    than honest steps swing now: four robust scales of the last sixty changes that were committed. A model that still
+    than honest steps swing now: five robust scales of the last sixty changes that were committed. A model that still
     learns swings more, and is given more room, than one that is level. The samples are looked at in a random order, a
     first few and then twice as many each time, until the verdict is clear.
 
@@ -282,10 +282,9 @@ class ReferenceGate:
         verdict = record.verdict
         if self._anchor is None:
             self._anchor = self._first_anchor(record, view)
-            self._checked = (record.step, self._whole_only(self._anchor.measured))
+            self._checked = (record.step, self._kept(self._anchor.measured))
         seen = self._seen if self._seen is not None and self._seen.version is view.state_version else None
         self._age.observe(record, self.name, self._anchor.measured, None if seen is None else seen.gain)
-        # A refusal caused only by the alert does not extend it: honest steps would never end it.
         refused = verdict.stage == self.name
         self._alerted = self._policy.alert_steps if refused else max(0, self._alerted - 1)
         self._unaudited += _AUDIT_SHARE * 3 * (record.samples or FIRST // 2)
@@ -305,7 +304,7 @@ class ReferenceGate:
         elif verdict.steps:
             self._was_checked(record.step + 1, view)
         elif verdict.committed:
-            self._observe_commit(record, view)
+            self._observe_commit(record, view, seen or self._seen_by_itself(view))
         elif not self._unchecked and self._checked is not None:
             self._checked = (record.step + 1, self._checked[1])
         if self._order is not None and (self._seen_long() or self._order.ends_block(record.step)):
@@ -370,7 +369,7 @@ class ReferenceGate:
         """The last check; before the first step, one of the model as it was before the update."""
         if self._checked is None:
             self._start = (change.step, self._new_anchor(self._measure.reference(change.before)))
-            return change.step, self._whole_only(self._start[1].measured)
+            return change.step, self._kept(self._start[1].measured)
         if self._checked[0] > change.step:
             raise GuardError(
                 f"{self.name}: got step {change.step} of a learner after a check before step {self._checked[0]}: this "
@@ -392,9 +391,7 @@ class ReferenceGate:
         last_good = checked[0] if self._unchecked else change.step
         due = self._order.whole or self._unaudited >= self._order.samples
         if due:
-            found = self._nonfinite(change, last_good, self._measure(change.after))
-            if found is not None:
-                return found
+            self._measure(change.after)  # at once what the audit needs, of which the looks are a part
         looks = self._order.looks(self._block)
         sums: dict[str, PairedSums] = {}
         strict, suspect, doubted = change.attempt > 0 or self._floor is not None, self._is_suspect(change), False
@@ -405,7 +402,6 @@ class ReferenceGate:
             reference = at_rows(anchor.measured, rows) if number == 0 else None
             bad, drops, fallen, right = self._compared(before, after, reference, rows)
             if bad:
-                self._measure(change.after)
                 return self._nonfinite(change, last_good, self._measure(change.after)) or COMMIT
             sums = {name: sums[name] + more for name, more in drops.items()} if sums else drops
             if fallen is not None and "loss" in fallen:
@@ -414,13 +410,8 @@ class ReferenceGate:
                 # There is nothing to lose; an audit tells when there is.
                 due = due or _above_chance(right, int(_looked_at(drops)), self._test.chance)
                 break
-            if (
-                fallen is not None
-                and not due
-                and self._floor is None
-                and self._test.seems_fallen(fallen, anchor.scales, self._swings)
-            ):
-                doubted = True
+            if fallen is not None and not due and self._floor is None:
+                doubted = self._test.seems_fallen(fallen, anchor.scales, self._swings) or self._has_lost(sums, anchor)
             last = number + 1 == len(looks)
             evidence, clear = self._test.step(
                 sums,
@@ -507,10 +498,7 @@ class ReferenceGate:
                 return step
         return None
 
-    def _observe_commit(self, record: StepRecord, view: View) -> None:
-        seen = self._seen if self._seen is not None and self._seen.version is view.state_version else None
-        if seen is None:
-            seen = self._seen_by_itself(view)
+    def _observe_commit(self, record: StepRecord, view: View, seen: _Seen | None) -> None:
         if seen is None and record.step + 1 - self._checked_step(record) < self._policy.check_every:
             self._unchecked += 1
             return
@@ -540,9 +528,9 @@ class ReferenceGate:
             scales = self._swings.scales() if anchor.young else self._test.narrowed(anchor.scales, self._swings, grown)
             self._anchor = _Anchor(measured, scales, self._trained(measured), 0, bool(grown), anchor.young)
         else:
-            self._anchor = replace(
-                anchor, since=anchor.since + 1, scales=self._test.narrowed(anchor.scales, self._swings)
-            )
+            narrowed = self._test.narrowed(anchor.scales, self._swings)
+            young = anchor.young and anchor.since < 2 * _RECENT
+            self._anchor = replace(anchor, since=anchor.since + 1, scales=narrowed, young=young)
         anchor = self._anchor
         if not anchor.trained:
             self._phase = UNTRAINED
@@ -571,11 +559,9 @@ class ReferenceGate:
             return None
         rows = self._order.looks(self._block)[0]
         before = self._measure.known_of(self._version, rows)
-        return (
-            None
-            if before is None
-            else _Seen(view.state_version, self._drops(before, self._measure.at(view, rows), rows))
-        )
+        if before is None:
+            return None
+        return _Seen(view.state_version, self._drops(before, self._measure.at(view, rows), rows))
 
     def _first_anchor(self, record: StepRecord, view: View) -> _Anchor:
         """Of the state before the first step, or of the present one if that was not measured."""
@@ -590,14 +576,11 @@ class ReferenceGate:
 
     def _was_checked(self, step: int, view: View) -> None:
         """Counts the state before this step as checked."""
-        self._checked = (step, self._kept(view))
+        self._checked = (step, self._measure.reference(view) if self._policy.check_every > 1 else None)
         self._unchecked = 0
 
-    def _kept(self, view: View) -> Tensors | None:
+    def _kept(self, measured: Tensors) -> Tensors | None:
         """What is kept of a checked state: nothing where the next check can measure the state itself."""
-        return self._whole_only(self._measure.reference(view)) if self._policy.check_every > 1 else None
-
-    def _whole_only(self, measured: Tensors) -> Tensors | None:
         return measured if self._policy.check_every > 1 else None
 
     def _seen_long(self) -> bool:
