@@ -137,7 +137,7 @@ def measure(context: SeedContext, burnt_in: Any, attack: str, screen: str, steps
     guard, advance = SCREENS[screen](context.batches["probe"])
     counting = [Counting(stage) for stage in guard.screens]
     others = (guard.transforms, guard.gates, guard.salvage)
-    learner = make_learner(context, burnt_in, Guard(counting, *others))
+    learner = make_learner(context, burnt_in, Guard(tuple(counting), *others))
     size = context.recipe.stream.batch_size
     stream, test = Stream(context.roles["stream"], size, generator(context.seed, "stream")), context.batches[split]  # type: ignore[index]
     before, began, poison = planted.success_rate(learner.view(), test), time.process_time(), 0
