@@ -19,7 +19,7 @@ def record(step: int, loss: float, samples: int = 50, **more: object) -> StepRec
     return StepRecord(step=step, samples=samples, loss=loss, **{"verdict": COMMIT, "attempts": 1, **more})  # type: ignore[arg-type]
 
 
-def fed(age: ProbeAge, ratios: list[float], seed: int = 0, **more: object) -> ProbeAge:
+def fed(age: ProbeAge, ratios: list[float], seed: int = 0, *, young: bool = False, **more: object) -> ProbeAge:
     """Steps of a stream whose batches cost so many times what the probe costs, while the model learns."""
     generator = torch.Generator().manual_seed(seed)
     reference = {"correct": torch.ones(500).bool(), "loss": 2 * torch.rand(500, generator=generator)}
@@ -27,7 +27,7 @@ def fed(age: ProbeAge, ratios: list[float], seed: int = 0, **more: object) -> Pr
     for step, ratio in enumerate(ratios):
         probe = mean * 0.99**step
         noise = float(torch.exp(0.2 * torch.randn((), generator=generator)))
-        age.observe(record(step, ratio * noise * probe / 0.99, **more), "gate", reference, mean - probe)
+        age.observe(record(step, ratio * noise * probe / 0.99, **more), "gate", reference, mean - probe, young=young)
     return age
 
 
@@ -43,6 +43,14 @@ def test_a_gap_that_opens_in_either_direction_does(ratio: float) -> None:
     assert "grown old" in advice
     assert "taster.probe.renew" in advice
     assert ("follows the stream" in advice) == (ratio < 1)
+
+
+def test_of_a_model_that_has_only_begun_to_learn_the_gap_may_move() -> None:
+    ratios = [0.6] * 2 * FIRST + [1.1] * 2 * FIRST
+    assert fed(ProbeAge(), ratios).advice != ""
+    assert fed(ProbeAge(), ratios, young=True).advice == ""
+    grown = fed(ProbeAge(), ratios, young=True)
+    assert "grown old" in fed(grown, [2.2] * FIRST).advice
 
 
 def test_what_was_refused_or_learned_in_part_ages_no_probe() -> None:

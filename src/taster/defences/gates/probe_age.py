@@ -55,6 +55,9 @@ class ProbeAge:
     It is used up where refusals, which tell an attacker who sees them something of it, have doubled the drop that can
     pass unnoticed.
 
+    Of a model that has only begun to learn the first groups are always the last sixty: what batch norm has recorded by
+    then, for example, is not yet what evaluation needs, and the gap moves though nothing has changed.
+
     Only whole batches that were committed count, so that what is refused, an attack for example, ages no probe. A world
     that changes and costs the model as much as before passes unseen.
 
@@ -77,7 +80,9 @@ class ProbeAge:
         """What there is to say; empty for nothing."""
         return "; ".join(filter(None, (self._drifted, self._used)))
 
-    def observe(self, record: StepRecord, stage: str, reference: Tensors, gain: float | None) -> None:
+    def observe(
+        self, record: StepRecord, stage: str, reference: Tensors, gain: float | None, *, young: bool = False
+    ) -> None:
         """Takes note of a step.
 
         Args:
@@ -86,6 +91,7 @@ class ProbeAge:
             reference: what was measured of the anchor, with the loss of each trusted sample.
             gain: by how much the loss of the samples looked at after the step is lower than at the anchor; None where
                 nothing was measured.
+            young: whether the model has only begun to learn.
         """
         verdict, loss, known = record.verdict, record.loss, self._probe_loss
         refused = verdict.stage == stage
@@ -95,7 +101,7 @@ class ProbeAge:
             self._loss_at(reference)
         whole = verdict.committed and not record.trusted and record.attempts <= 1 and not record.dropped
         if whole and loss is not None and known is not None and loss >= 0 and known >= 0:
-            self._add(loss, known, record.samples)
+            self._add(loss, known, record.samples, young)
         if verdict.committed and gain is not None and "loss" in reference:
             # What a look shows of some samples is set against the same samples at the anchor, of which all are known.
             self._probe_loss = self._loss_at(reference) - gain
@@ -141,7 +147,7 @@ class ProbeAge:
         self._checks, self._refusals, self._next_look = state["checks"], state["refusals"], state["next_look"]
         self._reference = None
 
-    def _add(self, loss: float, known: float, samples: int) -> None:
+    def _add(self, loss: float, known: float, samples: int, young: bool) -> None:
         total, stream, probe = self._sums
         self._sums = [total + samples, stream + samples * loss, probe + samples * known]
         if self._sums[0] < _GROUP:
@@ -151,8 +157,8 @@ class ProbeAge:
         # The error of the probe's own mean, as a fraction: half of it is in g.
         mean, error = self._at_reference
         row = torch.tensor([[stream / total, probe / total, error / mean if mean > 0 else 0.0]], dtype=torch.float64)
-        if len(self._first) < FIRST:
-            self._first = torch.cat([self._first, row])
+        if young or len(self._first) < FIRST:
+            self._first = torch.cat([self._first[-(FIRST - 1) :], row])
             return
         self._last = torch.cat([self._last[-(RECENT - 1) :], row])
         if len(self._last) == RECENT and not self._drifted:

@@ -284,7 +284,8 @@ class ReferenceGate:
             self._anchor = self._first_anchor(record, view)
             self._checked = (record.step, self._kept(self._anchor.measured))
         seen = self._seen if self._seen is not None and self._seen.version is view.state_version else None
-        self._age.observe(record, self.name, self._anchor.measured, None if seen is None else seen.gain)
+        gain = None if seen is None else seen.gain
+        self._age.observe(record, self.name, self._anchor.measured, gain, young=self._anchor.young)
         refused = verdict.stage == self.name
         self._alerted = self._policy.alert_steps if refused else max(0, self._alerted - 1)
         self._unaudited += _AUDIT_SHARE * 3 * (record.samples or FIRST // 2)
