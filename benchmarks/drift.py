@@ -8,10 +8,12 @@ guard and with each guard, on the same batches:
 
     stationary   the same as before
     classes      it has seen half of the classes; the others come one after the other
+    head         the same, with a head that grows by one output for each
     rotation     images turn, by 60 degrees at the end
     corruption   from a third of the way on, images are noisy
 
-Every `--lag` steps the owner renews the probe (512 samples) with samples of the world as it was that many steps ago.
+Every `--lag` steps the owner renews the probe (512 samples) with samples of the world as it was that many steps ago,
+and, with one of the world as it is, when he grows the head.
 "gain" is the accuracy in the last world, at the end less at the start, in points; "kept" what share of the gain without
 a guard the guard leaves. Accuracies are means over the last 20 steps, on 2,000 test images; refused is of all batches.
 """
@@ -27,13 +29,12 @@ from typing import Any
 
 import setting
 import torch
-from torch import Tensor
+from torch import nn
 from torch.nn.functional import affine_grid, cross_entropy, grid_sample
 
 import taster
 from taster import Batch, Guard, Learner
 from taster.data import as_batch, load_images
-from taster.defences import probe_gate
 from taster.models import MODELS
 
 SIZE, PROBE, BURN_IN, TEST, LAST = 100, 512, 10000, 2000, 20
@@ -60,26 +61,21 @@ def corruption(batch: Batch, over: float) -> Batch:
 WORLDS: dict[str, World] = {
     "stationary": lambda batch, _: batch,
     "classes": lambda batch, _: batch,
+    "head": lambda batch, _: batch,
     "rotation": rotation,
     "corruption": corruption,
 }
 
-GUARDS: dict[str, Callable[[Batch], Guard]] = {
-    "none": lambda _: Guard(),
-    "probe_gate": lambda probe: probe_gate(probe),
-    "guard": lambda probe: taster.guard(probe),
-    "guard, every 4": lambda probe: taster.guard(probe, check_every=4),
-    "probe_gate, every 10, mean alone": lambda probe: probe_gate(
-        probe, check_every=10, check_on_loss_outlier=False, class_tolerance=None
-    ),
+GUARDS: dict[str, Callable[[Batch, int], Guard]] = {
+    "none": lambda probe, seed: Guard(),  # noqa: ARG005
+    "guard": lambda probe, seed: taster.guard(probe, seed=seed),
+    "guard, every 4": lambda probe, seed: taster.guard(probe, check_every=4, seed=seed),
 }
 
 
-def known(world: str, y: Tensor, over: float) -> Tensor:
-    """Which samples there are by then: of half the classes at first, of all from three quarters on."""
-    if world != "classes":
-        return torch.ones_like(y, dtype=torch.bool)
-    return y < 5 + min(5, math.floor(5 * over / 0.75) + (1 if over > 0 else 0))
+def classes_by(world: str, over: float) -> int:
+    """How many classes there are by then: half of them at first, all from three quarters on."""
+    return 10 if world not in ("classes", "head") else 5 + min(5, math.floor(5 * over / 0.75) + (1 if over > 0 else 0))
 
 
 class Source:
@@ -89,17 +85,28 @@ class Source:
         self.samples, self.world, self.at = samples, world, 0
 
     def draw(self, count: int, over: float) -> Batch:
-        there = known(self.world, self.samples.y, over).nonzero().squeeze(1)
+        there = (self.samples.y < classes_by(self.world, over)).nonzero().squeeze(1)
         index = there[torch.arange(self.at, self.at + count) % len(there)]
         self.at += count
         return WORLDS[self.world](self.samples.select(index), over)
 
 
-def burnt_in(options: dict[str, Any], samples: Batch, shape: tuple[int, ...], classes: int, seed: int) -> Learner:
+def grown(model: nn.Module, classes: int) -> nn.Module:
+    """With a last layer of so many outputs, the old ones as they are."""
+    name, old = [(name, part) for name, part in model.named_modules() if isinstance(part, nn.Linear)][-1]
+    new = nn.Linear(old.in_features, classes)
+    with torch.no_grad():
+        new.weight[: len(old.weight)], new.bias[: len(old.bias)] = old.weight[:classes], old.bias[:classes]
+    model.set_submodule(name, new)
+    return model
+
+
+def burnt_in(options: dict[str, Any], world: str, samples: Batch, shape: tuple[int, ...], seed: int) -> Learner:
     torch.manual_seed(seed)
+    classes = classes_by("" if world == "classes" else world, 0.0)
     model = MODELS[options["model"]](shape, classes, **json.loads(options["settings"]))  # type: ignore[arg-type]
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    learner = Learner(model, torch.optim.SGD(model.parameters(), options["rate"], 0.9), cross_entropy)
+    learner = Learner(model, sgd(options, model), cross_entropy)
     for _ in range(options["epochs"]):
         for part in torch.split(torch.randperm(len(samples)), SIZE):
             if len(part) > 1:
@@ -107,23 +114,37 @@ def burnt_in(options: dict[str, Any], samples: Batch, shape: tuple[int, ...], cl
     return learner
 
 
+def sgd(options: dict[str, Any], model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), options["rate"], 0.9)
+
+
 def run(
-    options: dict[str, Any], world: str, guard: str, start: dict[str, Any], parts: dict[str, Batch], fresh: Learner
+    options: dict[str, Any], world: str, guard: str, first: Learner, parts: dict[str, Batch], seed: int
 ) -> dict[str, float]:
     """One stream, from the burnt-in state to its end."""
+    torch.manual_seed(seed)
     sources = {name: Source(samples, world) for name, samples in parts.items() if name in ("stream", "probe")}
-    probe = sources["probe"].draw(PROBE, 0.0)
-    made = GUARDS[guard](probe)
-    learner = Learner(fresh.model, fresh.optimizer, cross_entropy, made)
-    learner.load_state_dict({**start, "guard": made.state_dict(), "history": None, "steps": 0})
+    made = GUARDS[guard](sources["probe"].draw(PROBE, 0.0), seed)
+    model = copy.deepcopy(first.model)
+    optimizer = sgd(options, model)
+    optimizer.load_state_dict(copy.deepcopy(first.optimizer.state_dict()))
+    learner = Learner(model, optimizer, cross_entropy, made)
     last = WORLDS[world](parts["test"], 1.0)
-    began = learner.view().accuracy(last.x, last.y)
+    began, outputs = learner.view().accuracy(last.x, last.y), classes_by(world, 0.0)
     refused, ended = 0, []
     for step in range(options["steps"]):
-        if step and step % options["lag"] == 0 and guard != "none":
+        over = (step + 1) / options["steps"]
+        renewed = (step - options["lag"]) / options["steps"] if step and step % options["lag"] == 0 else None
+        if world == "head" and classes_by(world, over) > outputs:
+            outputs = classes_by(world, over)
+            grown(model, outputs)
+            renewed = over
+        if renewed is not None and guard != "none":
             sources["probe"].at = 0
-            made.set_trusted_data(sources["probe"].draw(PROBE, (step - options["lag"]) / options["steps"]))
-        record = learner.step(sources["stream"].draw(SIZE, (step + 1) / options["steps"]))
+            made.set_trusted_data(sources["probe"].draw(PROBE, renewed))
+        if renewed == over:
+            learner.rebuild(optimizer=sgd(options, model))
+        record = learner.step(sources["stream"].draw(SIZE, over))
         refused += not record.verdict.committed
         if step >= options["steps"] - LAST:
             ended.append(learner.view().accuracy(last.x, last.y))
@@ -149,13 +170,10 @@ def main() -> None:
         first, probe, stream = (as_batch(images.train.select(cut)) for cut in cuts)
         parts = {"probe": probe, "stream": stream, "test": as_batch(images.test.select(torch.arange(TEST)))}
         for world in WORLDS:
-            seen = first.select(known(world, first.y, 0.0))
-            learner = burnt_in(options, seen, images.shape, images.classes, seed)
-            start = learner.state_dict()
-            start = {**start, "model": {name: value.clone() for name, value in start["model"].items()}}
-            start["optimizers"] = copy.deepcopy(start["optimizers"])
+            seen = first.select(first.y < classes_by(world, 0.0))
+            learner = burnt_in(options, world, seen, images.shape, seed)
             for guard in GUARDS:
-                found.setdefault((world, guard), []).append(run(options, world, guard, start, parts, learner))
+                found.setdefault((world, guard), []).append(run(options, world, guard, learner, parts, seed))
         print(f"seed {seed} done", flush=True)
     rows = []
     print("\n| stream | guard | start | end | gain | kept, % | refused, % |\n|---|---|---:|---:|---:|---:|---:|")
