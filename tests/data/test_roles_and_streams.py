@@ -44,6 +44,16 @@ def test_a_seed_decides_the_cut() -> None:
     assert indices(a["probe"]) == indices(b["probe"]) != indices(c["probe"])
 
 
+def test_what_a_model_was_trained_on_elsewhere_stays_its_burn_in() -> None:
+    data = ImageSet("n", numbered(120), None, classes=5)
+    there = split_roles(data, SIZES, 0)
+    for seed in (0, 1, 2):
+        roles = split_roles(data, SIZES, seed, burn_in_seed=0)
+        assert indices(roles["burn_in"]) == indices(there["burn_in"])
+        assert sorted(i for images in roles.values() for i in indices(images)) == list(range(120))
+        assert (indices(roles["probe"]) == indices(there["probe"])) == (seed == 0)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

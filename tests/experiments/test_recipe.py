@@ -98,6 +98,10 @@ def test_defaults_are_filled_in_down_to_the_functions_settings() -> None:
             ["burn_in.earlier: got files without burn_in.checkpoint"],
         ),
         (
+            ("epochs = 2", "epochs = 2\nsplit_seed = 0"),
+            ["burn_in.split_seed: got one without burn_in.checkpoint"],
+        ),
+        (
             ('name = "probe_gate"', 'name = "dsc"\nreference_model = "epoch-2"'),
             [
                 "defence.1.reference_model: got 'epoch-2', wanted a label of burn_in.keep_epochs or burn_in.earlier "

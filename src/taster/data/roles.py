@@ -15,7 +15,9 @@ Role = Literal["burn_in", "stream", "trigger", "validation", "monitor", "probe",
 ROLES: tuple[Role, ...] = get_args(Role)
 
 
-def split_roles(data: ImageSet, sizes: Mapping[Role, int | None], seed: int) -> dict[Role, Images]:
+def split_roles(
+    data: ImageSet, sizes: Mapping[Role, int | None], seed: int, *, burn_in_seed: int | None = None
+) -> dict[Role, Images]:
     """Cuts a data set into roles, disjoint by index.
 
     Args:
@@ -24,6 +26,8 @@ def split_roles(data: ImageSet, sizes: Mapping[Role, int | None], seed: int) -> 
         sizes: number of samples of each role. None takes the rest: allowed for "stream", and for "test" if the data
             set has a test split.
         seed: of the random cut.
+        burn_in_seed: of the cut that a model was trained on elsewhere: its samples of the role "burn_in", and of that
+            alone, stay what they are in a cut by that seed.
 
     Returns:
         the samples of each role.
@@ -41,7 +45,13 @@ def split_roles(data: ImageSet, sizes: Mapping[Role, int | None], seed: int) -> 
     if left < 0 or (None in wanted.values() and left == 0):
         asked = ", ".join(f"split.{role} = {size}" for role, size in wanted.items() if size is not None)
         raise DataError(f"got {asked}: {fixed} samples in all, {data.name} has {len(data.train)}; wanted less")
-    order = torch.randperm(len(data.train), generator=generator(seed, "split"))
+    order = torch.randperm(
+        len(data.train), generator=generator(seed if burn_in_seed is None else burn_in_seed, "split")
+    )
+    if burn_in_seed not in (None, seed):
+        first = wanted["burn_in"] or 0
+        others = torch.randperm(len(order) - first, generator=generator(seed, "split"))
+        order = torch.cat([order[:first], order[first:][others]])
     roles: dict[Role, Images] = {}
     start = 0
     for role, size in wanted.items():

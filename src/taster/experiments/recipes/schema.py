@@ -158,7 +158,8 @@ class BurnIn(Section):
     """Training before the stream begins: for `epochs`, or done elsewhere, with weights from a `checkpoint`.
 
     The model after each of `keep_epochs` is kept as a snapshot labelled "epoch-N". With a checkpoint, `earlier` maps
-    labels to files of earlier weights instead.
+    labels to files of earlier weights instead, and `split_seed` is that of the split that they were trained on: the
+    samples of the role burn_in are the same for every seed then, so that no other role has one of them.
     """
 
     epochs: Annotated[int, Field(ge=0)] = 10
@@ -169,6 +170,7 @@ class BurnIn(Section):
     crop: Annotated[int, Field(ge=0)] = 0
     flip: bool = False
     checkpoint: str | None = None
+    split_seed: Annotated[int, Field(ge=0)] | None = None
     keep_epochs: list[PositiveInt] = []
     earlier: dict[str, str] = {}
 

@@ -102,7 +102,7 @@ def seed_context(recipe: Recipe, seed: int, on_progress: OnProgress | None = Non
         DataError: if the data cannot be loaded or are too few.
     """
     data = load_recipe_data(recipe, on_progress)
-    roles = split_roles(data, recipe.split.sizes(), seed)
+    roles = split_roles(data, recipe.split.sizes(), seed, burn_in_seed=recipe.burn_in.split_seed)
     return SeedContext(recipe, data, roles, seed, pick_device(recipe.compute.device))
 
 
