@@ -1,12 +1,14 @@
 """Seconds of one defended step over one plain step, for each defence.
 
-    python benchmarks/defences.py --checkpoint FILE --earlier FILE --data CIFAR10 [--rounds 8] [--only NAME ...]
-        [--out FILE]
+    python benchmarks/defences.py --checkpoint FILE --earlier FILE --data CIFAR10 [--rounds 8] [--probe 512]
+        [--only NAME ...] [--out FILE]
 
 A plain step is `zero_grad; backward; step`. Every defence has a learner of its own at the checkpoint, fed clean batches
 of 100; in each round all of them and the plain step take turns on the same batch. The ratio is the median over rounds;
-of a guard that looks every few steps the mean, over a whole number of its periods. Gates have a probe of 512 samples,
-other defences one of 100. "corrected" is the share of samples that a defence moved.
+of a guard, whose steps are not all alike, the mean: its audits take a tenth of the work, one in so many steps, and are
+in it where there are as many rounds (`--probe` / 30). What it measures before the first step is not. Gates have a probe
+of 512 samples or as many as `--probe` says, other defences one of 100. "corrected" is the share of samples that a
+defence moved.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ from taster.defences import (
     trades_correction,
 )
 
-SIZE, PROBE, GATE_PROBE = 100, 100, 512
+SIZE, PROBE = 100, 100
 WARM_UP = 4
 """Rounds, as many as the longest period: none of them counts."""
 
@@ -73,13 +75,14 @@ def main() -> None:
     parser = setting.parser(__doc__)
     parser.add_argument("--earlier", help="weights of the same model at an earlier epoch")
     parser.add_argument("--rounds", type=int, default=8, help="a multiple of 4")
+    parser.add_argument("--probe", type=int, default=512, help="samples that gates have")
     parser.add_argument("--only", nargs="+", choices=[*DEFENCES, *GATES], help="these alone")
     options = setting.begin(parser)
     images = load_images(options["data"])
     assert images.train is not None
-    probe, large = (as_batch(images.train.select(torch.arange(size))) for size in (PROBE, GATE_PROBE))
+    probe, large = (as_batch(images.train.select(torch.arange(size))) for size in (PROBE, options["probe"]))
     stream = [
-        as_batch(images.train.select(torch.arange(GATE_PROBE + i * SIZE, GATE_PROBE + (i + 1) * SIZE)))
+        as_batch(images.train.select(torch.arange(options["probe"] + i * SIZE, options["probe"] + (i + 1) * SIZE)))
         for i in range(options["rounds"] + WARM_UP)
     ]
     learners = {
@@ -111,14 +114,14 @@ def main() -> None:
         row: dict[str, Any] = {
             "defence": name,
             "seconds": statistics.median(times),
-            "ratio": statistics.mean(ratios) if "every" in name else statistics.median(ratios),
+            "ratio": statistics.mean(ratios) if name in GATES else statistics.median(ratios),
             "corrected": sum(r.corrected for r in own) / max(SIZE * len(own), 1),
             "dropped": sum(r.dropped for r in own) / max(SIZE * len(own), 1),
         }
         rows.append(row)
         shares = f"{100 * row['corrected']:.0f} | {100 * row['dropped']:.0f}"
         print(f"| {name} | {row['seconds']:.3f} | {row['ratio']:.2f} | {shares} |")
-    setting.write(options, rounds=options["rounds"], batch=SIZE, probe=PROBE, gate_probe=GATE_PROBE, rows=rows)
+    setting.write(options, rounds=options["rounds"], batch=SIZE, probe=PROBE, gate_probe=options["probe"], rows=rows)
 
 
 if __name__ == "__main__":
