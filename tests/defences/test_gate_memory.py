@@ -14,8 +14,12 @@ from tests.defences.conftest import easy, noisy, poison, trained
 from taster import Batch, Learner
 from taster.core.checkpoint import load_state, save_state
 from taster.defences import probe_gate
-from taster.defences.gates import reference_gate
-from taster.defences.gates.quality_test import QualityTest, Swings
+from taster.defences.gates import anchor, check_memory
+from taster.defences.gates.anchor_limits import anchor_limits, first_scales, narrowed
+from taster.defences.gates.harm_criteria import HarmCriteria
+from taster.defences.gates.step_test import step_evidence
+from taster.defences.gates.swings import Swings
+from taster.errors import CheckpointError
 from taster.stats.paired_sums import PairedSums
 
 STEPS = 36
@@ -86,8 +90,8 @@ def test_checks_every_few_steps_measure_the_state_after_them_alone() -> None:
 
 def test_phases_from_random_weights_to_a_level_model_that_drifts(monkeypatch: pytest.MonkeyPatch) -> None:
     # So that every check is an audit, and a model is level after a few.
-    monkeypatch.setattr(reference_gate, "_AUDIT_SHARE", 1e6)
-    monkeypatch.setattr(reference_gate, "_RECENT", 15)
+    monkeypatch.setattr(check_memory, "_AUDIT_SHARE", 1e6)
+    monkeypatch.setattr(anchor, "_RECENT", 15)
     probe = noisy(900, seed=9)
     learner = tiny_learner(guard=probe_gate(probe, tolerance=10.0, class_tolerance=None, seed=1))
     for group in learner.optimizer.param_groups:
@@ -99,23 +103,23 @@ def test_phases_from_random_weights_to_a_level_model_that_drifts(monkeypatch: py
     for i in range(400):
         learner.step(noisy(64, seed=i))
         phases.append(gate.phase)
-        if gate.phase == reference_gate.LEVEL:
+        if gate.phase == anchor.LEVEL:
             break
     order = list(dict.fromkeys(phases))
-    assert order[:3] == ["", reference_gate.UNTRAINED, reference_gate.LEARNING]
-    assert phases[-1] == reference_gate.LEVEL
+    assert order[:3] == ["", anchor.UNTRAINED, anchor.LEARNING]
+    assert phases[-1] == anchor.LEVEL
     # While the model does no better than chance nothing is refused, whatever it is fed.
     fresh = tiny_learner(guard=probe_gate(probe, seed=1))
     torch.nn.init.zeros_(fresh.model.fc.weight)  # type: ignore[union-attr,arg-type]
-    assert fresh.step(Batch(*poison(noisy(64)), 0.01)).verdict.reason == reference_gate.UNTRAINED
+    assert fresh.step(Batch(*poison(noisy(64)), 0.01)).verdict.reason == anchor.UNTRAINED
 
     for group in learner.optimizer.param_groups:
         group["lr"] = 0.0005
     for i in range(200):
         learner.step(poison(noisy(32, seed=900 + i)))
-        if gate.phase == reference_gate.DRIFTING:
+        if gate.phase == anchor.DRIFTING:
             break
-    assert gate.phase == reference_gate.DRIFTING
+    assert gate.phase == anchor.DRIFTING
 
 
 def swung(scale: float, count: int = 60) -> Swings:
@@ -129,34 +133,34 @@ def swung(scale: float, count: int = 60) -> Swings:
 
 def test_the_scales_of_an_anchor_may_shrink_and_never_grow() -> None:
     """An attacker who lets the model swing more and more widens the limit of a step, but not that of the anchor."""
-    test = QualityTest(1.0, 0.01, class_tolerance=None)
+    criteria = HarmCriteria(1.0, 0.01, class_tolerance=None)
     quiet, wild = swung(0.01), swung(0.1)
     drops = {"correct": PairedSums(True, np.array([4000.0]), np.array([400.0]), np.array([400.0]))}
     frozen = quiet.scales()
     least = np.array([0.005])
     assert wild.limits("correct", least, least, 1.0)[0] > 5 * quiet.limits("correct", least, least, 1.0)[0]
-    limit = test.anchor_limits("correct", drops, frozen, quiet)[0]
+    limit = anchor_limits(criteria, "correct", 1, frozen, quiet)[0]
     assert 0.01 < limit < 0.2
-    assert test.anchor_limits("correct", drops, frozen, wild)[0] == limit
+    assert anchor_limits(criteria, "correct", 1, frozen, wild)[0] == limit
     # They shrink with a model that has become quiet, and stay small when it swings again.
-    narrow = test.narrowed(wild.scales(), quiet)
-    assert torch.equal(test.narrowed(narrow, wild)["correct"], quiet.scales()["correct"])
-    assert test.anchor_limits("correct", drops, narrow, wild)[0] == limit
+    narrow = narrowed(criteria, wild.scales(), quiet)
+    assert torch.equal(narrowed(criteria, narrow, wild)["correct"], quiet.scales()["correct"])
+    assert anchor_limits(criteria, "correct", 1, narrow, wild)[0] == limit
     # Where the model has improved they may grow, but not to whatever the steps swing.
-    assert test.narrowed(frozen, wild, ["correct"])["correct"] == 2 * frozen["correct"]
+    assert narrowed(criteria, frozen, wild, ["correct"])["correct"] == 2 * frozen["correct"]
     # Before anything is known, twice the tolerance may be lost, whatever the steps swing.
-    first = test.first_scales({"correct": torch.zeros(4), "loss": torch.zeros(4)})
-    assert test.anchor_limits("correct", drops, first, wild)[0] == pytest.approx(0.02)
+    first = first_scales(criteria, {"correct": torch.zeros(4), "loss": torch.zeros(4)})
+    assert anchor_limits(criteria, "correct", 1, first, wild)[0] == pytest.approx(0.02)
     # No step may cost more than that, either.
     step = {"correct": drops["correct"], "loss": drops["correct"]}
-    widened, _ = test.step(step, first, wild, suspect=False, below=False, last=True)
-    young, _ = test.step(step, None, swung(0.3), suspect=False, below=False, last=True)
+    widened, _ = step_evidence(criteria, step, first, wild, suspect=False, below=False, last=True)
+    young, _ = step_evidence(criteria, step, None, swung(0.3), suspect=False, below=False, last=True)
     assert widened is not None
     assert widened.numbers["limit"] == pytest.approx(2.0)
     assert young is None
     # What was not known when the anchor was taken is known from the first audit on.
-    assert torch.equal(test.narrowed({}, quiet)["correct"], quiet.scales()["correct"])
-    assert test.anchor_limits("correct", drops, {}, Swings())[0] == pytest.approx(0.01)
+    assert torch.equal(narrowed(criteria, {}, quiet)["correct"], quiet.scales()["correct"])
+    assert anchor_limits(criteria, "correct", 1, {}, Swings())[0] == pytest.approx(0.01)
 
 
 def test_of_a_model_that_has_fallen_little_more_may_be_lost() -> None:
@@ -178,7 +182,7 @@ def test_of_a_model_that_has_fallen_little_more_may_be_lost() -> None:
     # The work of 600 · 10 / (3 · 64) = 31 steps pays for an audit.
     assert 31 <= first <= 36
     assert all(below[first:])
-    assert "class 1, would fall by" in said[first] or said[first] == reference_gate.BELOW
+    assert "class 1, would fall by" in said[first] or said[first] == anchor.BELOW
     twin = trained(tiny_learner())
     twin.guard = probe_gate(probe, tolerance=60.0, seed=1)
     assert twin.guard.gates[0].state_dict()["floor"] is None
@@ -186,3 +190,21 @@ def test_of_a_model_that_has_fallen_little_more_may_be_lost() -> None:
         learner.step(easy(64, seed=2000 + i))
     # It has climbed back.
     assert learner.view().accuracy(probe.x, probe.y) > 95
+
+
+def test_a_saved_state_is_loaded_as_a_whole_or_not_at_all() -> None:
+    learner = trained(gated(1, check_every=2), 12, noisy)
+    (gate,) = learner.guard.gates
+    saved = gate.state_dict()
+    (twin,) = trained(gated(2, check_every=2), 5, noisy).guard.gates
+    before = digest(twin.state_dict())
+    for name in saved:
+        with pytest.raises(KeyError, match=name):
+            twin.load_state_dict({key: part for key, part in saved.items() if key != name})
+        assert digest(twin.state_dict()) == before
+    other = {name: values[:-1] for name, values in saved["anchor"]["measured"].items()}
+    with pytest.raises(CheckpointError, match="a probe of 1199 samples"):
+        twin.load_state_dict({**saved, "floor": other})
+    assert digest(twin.state_dict()) == before
+    twin.load_state_dict(saved)
+    assert digest(twin.state_dict()) == digest(saved)

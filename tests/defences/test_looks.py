@@ -13,9 +13,10 @@ from torch.nn.functional import cross_entropy
 
 from taster import Batch, Learner, Verdict, View
 from taster.core.guard import CandidateUpdate
+from taster.core.host import to_host
 from taster.core.types import StepRecord
 from taster.defences import probe_gate
-from taster.defences.gates import reference_gate
+from taster.defences.gates import anchor, loss_outlier, probe_comparison, undo
 from taster.defences.gates.row_order import FIRST
 
 N = 10_000
@@ -102,14 +103,14 @@ class Gate:
 def readings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """How often a gate reads from the device."""
     calls: list[int] = []
-    plain = reference_gate.to_host
 
     def counting(*tensors: torch.Tensor) -> list[Any]:
         calls.append(len(tensors))
-        return plain(*tensors)
+        return to_host(*tensors)
 
     with monkeypatch.context() as patch:
-        patch.setattr(reference_gate, "to_host", counting)
+        for module in (anchor, loss_outlier, probe_comparison, undo):
+            patch.setattr(module, "to_host", counting)
         yield calls
 
 
@@ -181,7 +182,7 @@ def test_audits_take_a_tenth_of_the_work_and_see_all_samples() -> None:
             assert set(gate.asked[-1]) == set(range(N))
     # 32 samples learned from are 96 forward passes; a tenth of them has paid for an audit after 1,042 steps.
     assert audited == [1042]
-    assert gate.gate.phase == reference_gate.LEVEL
+    assert gate.gate.phase == anchor.LEVEL
 
 
 def test_a_first_look_that_seems_fallen_from_the_anchor_is_audited_at_once() -> None:

@@ -14,7 +14,9 @@ from functools import cache
 import numpy as np
 
 from taster import detection_bound
-from taster.defences.gates.quality_test import QualityTest, Swings
+from taster.defences.gates.anchor_test import fallen, fallen_held_out
+from taster.defences.gates.harm_criteria import HarmCriteria
+from taster.defences.gates.swings import Swings
 from taster.stats.detection_bound import held_out_samples
 from taster.stats.paired_sums import PairedSums
 
@@ -48,7 +50,7 @@ class Audit:
     """What an audit does: the open samples first, then those held out."""
 
     def __init__(self, draw: np.random.Generator, samples: int, held_out: int) -> None:
-        self.test = QualityTest(1.0, 0.01, class_tolerance=None)
+        self.criteria = HarmCriteria(1.0, 0.01, class_tolerance=None)
         self.swings = Swings()
         self.sizes = [samples - held_out, held_out]
         self.cells = 100 * samples
@@ -62,9 +64,9 @@ class Audit:
             sums_of(n, int(lost) + int(broken), int(gained))
             for n, broken, (lost, gained) in zip(self.sizes, hit, self.honest, strict=True)
         )
-        if self.test.fallen(open_sums, {}, self.swings) is not None:
+        if fallen(self.criteria, open_sums, {}, self.swings) is not None:
             return "open"
-        if self.sizes[1] and self.test.fallen_held_out(held_out, {}, self.swings) is not None:
+        if self.sizes[1] and fallen_held_out(self.criteria, held_out, {}, self.swings) is not None:
             return "held out"
         return ""
 
@@ -104,7 +106,7 @@ def reached(samples: int, held_out: int, refusals: int = REFUSALS, runs: int = R
 def bound(samples: int, held_out: int, refusals: int, held_out_refusals: int) -> float:
     return detection_bound(
         samples,
-        alpha=QualityTest(1.0, 0.01).alpha_held_out,
+        alpha=HarmCriteria(1.0, 0.01).alpha_held_out,
         checks=CHECKS,
         refusals=refusals,
         held_out=held_out,

@@ -17,9 +17,10 @@ from taster.core.guard import CandidateUpdate
 from taster.core.state import Progress
 from taster.core.step import Clock, run_gate
 from taster.core.types import COMMIT, Action, StepRecord, Verdict, reject
+from taster.defences.gates.check_policy import CheckPolicy
+from taster.defences.gates.harm_criteria import HarmCriteria
 from taster.defences.gates.probe_gate import warn_of_small_probe
-from taster.defences.gates.quality_test import QualityTest
-from taster.defences.gates.reference_gate import CheckPolicy, ReferenceGate
+from taster.defences.gates.reference_gate import ReferenceGate
 from taster.errors import GuardError
 from taster.integrations.estimator_quality import STAGE, EstimatorQuality, EstimatorView
 from taster.stats.detection_bound import MAX_SAMPLES, detection_bound
@@ -68,11 +69,11 @@ def estimator_settings(
 
 def build_gate(quality: EstimatorQuality, settings: EstimatorSettings) -> ReferenceGate:
     """The gate of `probe_gate`, for estimators. A step of it is what lies between two checks."""
-    test = QualityTest(settings.tolerance, settings.alpha, class_tolerance=settings.class_tolerance)
+    criteria = HarmCriteria(settings.tolerance, settings.alpha, class_tolerance=settings.class_tolerance)
     policy = CheckPolicy(1, False, settings.max_rewind, 0, 0, seed=0)
-    gate = ReferenceGate(STAGE, test, quality, policy)
+    gate = ReferenceGate(STAGE, criteria, quality, policy)
     if quality.task == "classification":
-        alpha = test.alpha_of_one(2, classes=True)
+        alpha = criteria.alpha_of_one(2, classes=True)
         bound = detection_bound(
             min(quality.samples, MAX_SAMPLES),
             tolerance=settings.tolerance,
@@ -122,7 +123,7 @@ class EstimatorGuard:
     Args:
         estimator: as it begins; it is copied.
         quality: what is measured.
-        settings: when, and by which test.
+        settings: when, and by which criteria.
         on_refusal: called for each call that a refusal has undone.
         by_batch: how the estimator learns. True: batch by batch; it is copied before each call, in case that raises,
             and the first call of one that has learned nothing is a step of its own. False: sample by sample; where a

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 from pydantic import PlainValidator
 
 from taster.core.guard import Guard
+from taster.defences.gates.check_policy import CheckPolicy
+from taster.defences.gates.harm_criteria import HarmCriteria
 from taster.defences.gates.quality_sources import EvaluateFn, EvaluateSource, Metric, MetricSource
-from taster.defences.gates.quality_test import QualityTest
-from taster.defences.gates.reference_gate import CheckPolicy, ReferenceGate
+from taster.defences.gates.reference_gate import ReferenceGate
 from taster.errors import GuardError, SettingError
 from taster.stats.mean_bound import MeanBound, mean_bound
 from taster.utils.setting_types import Alpha, Count, PositiveCount
@@ -74,15 +75,15 @@ def metric_gate(
     Source: taster's own; Student's paired test.
     """
     policy = CheckPolicy(check_every, check_on_loss_outlier, max_rewind, alert_steps, reset_momentum_after, seed)
-    test = QualityTest(tolerance, alpha, points=False)
+    criteria = HarmCriteria(tolerance, alpha, points=False)
     if evaluate is not None and probe is None and metric is None:
-        return Guard(gates=[MetricGate("metric_gate", test, EvaluateSource("metric_gate", evaluate), policy)])
+        return Guard(gates=[MetricGate("metric_gate", criteria, EvaluateSource("metric_gate", evaluate), policy)])
     if evaluate is not None or probe is None or metric is None:
         raise SettingError(
             "metric_gate: got neither a probe and a metric, nor evaluate alone; wanted metric_gate(probe, metric, "
             "tolerance=...) or metric_gate(evaluate=..., tolerance=...)"
         )
-    return Guard(gates=[ProbeMetricGate(probe, metric, test, policy)])
+    return Guard(gates=[ProbeMetricGate(probe, metric, criteria, policy)])
 
 
 class MetricGate(ReferenceGate):
@@ -118,8 +119,8 @@ class MetricGate(ReferenceGate):
         return mean_bound(
             count,
             deviation,
-            tolerance=self._test.tolerance_of(quantity),
-            alpha=self._test.alpha_of_one(1, classes=False),
+            tolerance=self._criteria.tolerance_of(quantity),
+            alpha=self._criteria.alpha_of_one(1, classes=False),
             checks=checks,
             refusals=refusals,
             confidence=confidence,
@@ -130,9 +131,9 @@ class MetricGate(ReferenceGate):
 class ProbeMetricGate(MetricGate):
     """The gate of `metric_gate` with a probe."""
 
-    def __init__(self, probe: Any, metric: Metric, test: QualityTest, policy: CheckPolicy) -> None:
+    def __init__(self, probe: Any, metric: Metric, criteria: HarmCriteria, policy: CheckPolicy) -> None:
         self._metric = metric
-        super().__init__("metric_gate", test, MetricSource("metric_gate", probe, metric), policy)
+        super().__init__("metric_gate", criteria, MetricSource("metric_gate", probe, metric), policy)
 
     def set_trusted_data(self, probe: Any) -> None:
         """Replaces the probe. The model before the next step is the new anchor."""

@@ -10,9 +10,10 @@ from torch import Tensor
 from taster.core.guard import Guard
 from taster.core.types import Batch, StepRecord
 from taster.core.view import View
+from taster.defences.gates.check_policy import CheckPolicy
+from taster.defences.gates.harm_criteria import HarmCriteria
 from taster.defences.gates.quality_sources import ProbeSource
-from taster.defences.gates.quality_test import QualityTest
-from taster.defences.gates.reference_gate import CheckPolicy, ReferenceGate
+from taster.defences.gates.reference_gate import ReferenceGate
 from taster.errors import GuardError, LabelError
 from taster.stats.detection_bound import MAX_SAMPLES, DetectionBound, detection_bound
 from taster.tasks import Task, labels_of, named_task
@@ -101,8 +102,8 @@ def probe_gate(
         the tests are those of `taster.stats.paired_tests`.
     """
     policy = CheckPolicy(check_every, check_on_loss_outlier, max_rewind, alert_steps, reset_momentum_after, seed)
-    test = QualityTest(tolerance, alpha, class_tolerance=class_tolerance)
-    gate = ProbeGate(probe, named_task(task, "probe_gate"), test, policy, bfloat16=probe_bfloat16)
+    criteria = HarmCriteria(tolerance, alpha, class_tolerance=class_tolerance)
+    gate = ProbeGate(probe, named_task(task, "probe_gate"), criteria, policy, bfloat16=probe_bfloat16)
     samples = len(gate.trusted)
     if gate.has_classes and samples < _LARGE:
         warn_of_small_probe(samples, tolerance, gate.detection_bound())
@@ -126,11 +127,11 @@ class ProbeGate(ReferenceGate):
     """The gate of `probe_gate`."""
 
     def __init__(
-        self, probe: Any, task: Task | None, test: QualityTest, policy: CheckPolicy, *, bfloat16: bool = False
+        self, probe: Any, task: Task | None, criteria: HarmCriteria, policy: CheckPolicy, *, bfloat16: bool = False
     ) -> None:
         self._task = task
         self._bfloat16 = bfloat16
-        super().__init__("probe_gate", test, self._source(probe), policy)
+        super().__init__("probe_gate", criteria, self._source(probe), policy)
 
     def _source(self, probe: Any) -> ProbeSource:
         return ProbeSource("probe_gate", probe, self._task, bfloat16=self._bfloat16)
@@ -187,8 +188,8 @@ class ProbeGate(ReferenceGate):
             )
         return detection_bound(
             min(len(self.trusted), MAX_SAMPLES),
-            tolerance=self._test.tolerance_of("correct"),
-            alpha=self._test.alpha_held_out if self.held_out else self._test.alpha_of_one(2, classes=True),
+            tolerance=self._criteria.tolerance_of("correct"),
+            alpha=self._criteria.alpha_held_out if self.held_out else self._criteria.alpha_of_one(2, classes=True),
             checks=checks,
             refusals=refusals,
             confidence=confidence,

@@ -1,0 +1,114 @@
+"""The anchor: the state that later ones are held to, which moves up when the model has improved, and never down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from scipy.stats import binom
+from torch import Tensor
+
+from taster.core.host import to_host
+from taster.core.types import Tensors
+from taster.defences.gates.anchor_limits import first_scales, narrowed
+from taster.defences.gates.anchor_test import drifting, grown
+from taster.defences.gates.harm_criteria import HarmCriteria
+from taster.defences.gates.quantities import Sums, anchored, independent
+from taster.defences.gates.swings import Swings
+
+_CHANCE = 1e-3
+"""The p-value of an accuracy above chance from which on a model has something to lose."""
+
+_RECENT = 60
+"""Checks after which an anchor that has not moved up says that the model is level."""
+
+LEARNING = "watching: the model is still learning"
+LEVEL = "watching: the model is level"
+DRIFTING = "watching: the model is drifting away from the anchor"
+BELOW = "watching: the model has fallen below the anchor, with no way back; until it has risen less may be lost"
+UNTRAINED = "watching: the model does no better than chance yet"
+
+
+@dataclass(frozen=True, eq=False)
+class Anchor:
+    """The state that later ones are held to.
+
+    Attributes:
+        measured: of all samples.
+        scales: how much honest steps swung when it was taken.
+        trained: whether it does better than chance.
+        since: checks since it was taken or moved up.
+        moved: whether it ever moved up.
+        young: whether the model did no better than chance when the gate was made, and has not been level since: its
+            steps swing more as it learns, and nothing is known of how much is too much.
+    """
+
+    measured: Tensors
+    scales: Mapping[str, Tensor] = field(default_factory=dict)
+    trained: bool = True
+    since: int = 0
+    moved: bool = False
+    young: bool = False
+
+    @classmethod
+    def of(cls, measured: Tensors, criteria: HarmCriteria, swings: Swings, *, young: bool) -> Anchor:
+        """Of a measured state; young too where it does no better than chance."""
+        scales, trained = swings.scales(), is_trained(criteria, measured)
+        first = first_scales(criteria, measured) if trained else {}
+        return cls(measured, {**first, **scales}, trained, young=young or not trained)
+
+    def checked(self) -> Anchor:
+        """After one more check that was no audit."""
+        return replace(self, since=self.since + 1)
+
+    def audited(self, fallen: Sums, now: Tensors, criteria: HarmCriteria, swings: Swings) -> Anchor:
+        """After an audit: moved up where the model has improved, and with narrower scales where steps swing less.
+
+        Args:
+            fallen: the drops from the anchor that the audit found.
+            now: what it measured, of all samples.
+            criteria: what counts as an improvement.
+            swings: of now.
+        """
+        improved = grown(criteria, fallen)
+        if improved or not self.trained:
+            measured = now if not independent(now) else {**self.measured, **{name: now[name] for name in improved}}
+            scales = swings.scales() if self.young else narrowed(criteria, self.scales, swings, improved)
+            return Anchor(measured, scales, is_trained(criteria, measured), 0, bool(improved), self.young)
+        scales = narrowed(criteria, self.scales, swings)
+        young = self.young and self.since < 2 * _RECENT
+        return replace(self, since=self.since + 1, scales=scales, young=young)
+
+    def phase(self, fallen: Sums, criteria: HarmCriteria) -> str:
+        """What the model does, by the drops that the audit found from the anchor before it."""
+        if not self.trained:
+            return UNTRAINED
+        if self.moved and self.since < _RECENT:
+            return LEARNING
+        return DRIFTING if drifting(criteria, fallen) else LEVEL
+
+    def state_dict(self) -> dict[str, Any]:
+        """The attributes, by name."""
+        return {
+            "measured": self.measured,
+            "scales": dict(self.scales),
+            "trained": self.trained,
+            "since": self.since,
+            "moved": self.moved,
+            "young": self.young,
+        }
+
+
+def is_trained(criteria: HarmCriteria, measured: Tensors) -> bool:
+    """Whether a model does better than chance, as far as one knows what that is."""
+    if not criteria.chance:
+        return True
+    right = measured[anchored(measured)[0]].double()
+    (mean,) = to_host(right.mean())
+    return is_above_chance(mean * len(right), len(right), criteria.chance)
+
+
+def is_above_chance(right: float, samples: int, chance: float) -> bool:
+    """Whether so many right answers are more than chance has."""
+    return float(binom.sf(round(right) - 1, samples, chance)) < _CHANCE

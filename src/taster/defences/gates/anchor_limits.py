@@ -1,0 +1,70 @@
+"""How much may be lost from the anchor: what is tolerated, or what honest steps swung when it was taken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from taster.core.types import Tensors
+from taster.defences.gates.harm_criteria import HarmCriteria
+from taster.defences.gates.quantities import independent, quantities
+from taster.defences.gates.swings import Swings, outlier_multiples
+
+_EXCURSION = 2.0
+"""How much further than one step several honest steps lead away from the anchor, which is taken at a good moment;
+measured on nets that learn with momentum."""
+
+
+def first_scales(criteria: HarmCriteria, measured: Tensors) -> dict[str, Tensor]:
+    """The scales of an anchor before anything is known of a trained model's steps: those by which twice the tolerance
+    may be lost, or just the tolerance of a user's own quantity. They are none of an attacker's making."""
+    groups, times = 1 + criteria.classes, 1 if independent(measured) else 2
+    return {
+        name: torch.from_numpy(times * criteria.least(name, groups) / (_EXCURSION * outlier_multiples(groups)))
+        for name in quantities(measured)
+    }
+
+
+def narrowed(
+    criteria: HarmCriteria, frozen: Mapping[str, Tensor], swings: Swings, grown: Sequence[str] | None = None
+) -> Mapping[str, Tensor]:
+    """The scales of the anchor, where honest steps swing less by now with what they do. They may shrink, and where the
+    model has improved grow to twice what they were at most, so that nobody can widen them little by little.
+
+    Args:
+        criteria: whether the quantities are independent.
+        frozen: as they were.
+        swings: of now.
+        grown: the quantities that have improved, of independent ones those alone; None for no improvement.
+    """
+    now = swings.scales()
+    found = {}
+    for name, then in {**now, **frozen}.items():
+        present = now.get(name, then)
+        room = 2.0 if grown and (name in grown or not criteria.independent) else 1.0
+        found[name] = torch.where(present.isfinite(), torch.minimum(room * then, present), then)
+    return found
+
+
+def anchor_limits(
+    criteria: HarmCriteria, name: str, groups: int, frozen: Mapping[str, Tensor], swings: Swings
+) -> np.ndarray:
+    """The drop of a quantity from the anchor that is let through, overall and in each class, [groups]: what is
+    tolerated, or more where honest steps swung more when the anchor was taken.
+
+    Args:
+        criteria: what is tolerated.
+        name: of the quantity.
+        groups: all samples, and the classes.
+        frozen: the scales of the anchor.
+        swings: of now.
+    """
+    least, unknown = criteria.least(name, groups), torch.full((groups,), torch.inf, dtype=torch.float64)
+    then, now = (found.get(name, unknown).numpy() for found in (frozen, swings.scales()))
+    # What was not known when the anchor was taken is known from the first audit on.
+    scale = np.where(np.isfinite(then), then, np.where(np.isfinite(now), now, 0.0))
+    found: np.ndarray = np.maximum(least, _EXCURSION * outlier_multiples(groups) * scale)
+    return found

@@ -1,0 +1,90 @@
+"""The tests against the anchor: whether a model has fallen from it, has risen above it, or may be gone back to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from taster.defences.gates.anchor_limits import anchor_limits
+from taster.defences.gates.harm_criteria import REFERENCES, Evidence, HarmCriteria
+from taster.defences.gates.quantities import Sums, anchored, quantities, watched
+from taster.defences.gates.step_test import DOUBT
+from taster.defences.gates.swings import Swings
+
+
+def fallen(
+    criteria: HarmCriteria,
+    sums: Sums,
+    frozen: Mapping[str, Tensor],
+    swings: Swings,
+    *,
+    below: bool = False,
+    classes: bool = True,
+) -> Evidence | None:
+    """Evidence that a quantity has fallen from the anchor's; of a model that was below it, that it still is by half as
+    much; class by class too, or overall alone."""
+    names = quantities(sums)
+    # New data costs a model confidence in the old before it pays in accuracy; in the loss it pays at once, and a
+    # loss that falls is a drop.
+    if "loss" in sums and len(names) > 1 and sums["loss"].pvalue() < criteria.alpha / (REFERENCES * len(names)):
+        names = names[:1]
+    for name in names:
+        drops = sums[name]
+        limits = anchor_limits(criteria, name, drops.groups, frozen, swings) / (2 if below else 1)
+        for group in range(drops.groups if classes else 1):
+            drop, limit = drops.drop(group), float(limits[group])
+            if drop > limit:
+                p = drops.pvalue(group)
+                if p < criteria.alpha_of_group(drops, group, len(names)):
+                    return criteria.evidence(name, group, drop, limit, p, audited=True)
+    return None
+
+
+def fallen_held_out(
+    criteria: HarmCriteria, sums: Sums, frozen: Mapping[str, Tensor], swings: Swings
+) -> Evidence | None:
+    """The same on samples that no other check sees: of the quantity that the promise is about, overall."""
+    for name in anchored(sums):
+        drops = sums[name]
+        limit = float(anchor_limits(criteria, name, drops.groups, frozen, swings)[0])
+        p = drops.pvalue()
+        if drops.drop() > limit and p < criteria.alpha_held_out:
+            found = criteria.evidence(name, 0, drops.drop(), limit, p, audited=True)
+            return replace(found, numbers={**found.numbers, "held_out": 1.0})
+    return None
+
+
+def seems_fallen(criteria: HarmCriteria, sums: Sums, frozen: Mapping[str, Tensor], swings: Swings) -> bool:
+    """Whether a first look is reason enough for an audit."""
+    return any(
+        sums[name].drop() > anchor_limits(criteria, name, sums[name].groups, frozen, swings)[0]
+        and sums[name].pvalue() < DOUBT
+        for name in quantities(sums)
+    )
+
+
+def falls_on(criteria: HarmCriteria, evidence: Evidence, sums: Sums) -> bool:
+    """Whether what has fallen has fallen further, by drops from when that was found."""
+    drops = sums[evidence.quantity]
+    least = float(criteria.least(evidence.quantity, drops.groups)[evidence.group])
+    return drops.drop(evidence.group) > least / 2 and drops.pvalue(evidence.group) < DOUBT
+
+
+def acceptable(criteria: HarmCriteria, sums: Sums) -> bool:
+    """Whether a state is good enough to go back to: no more than half the tolerance below the anchor."""
+    return all(sums[name].drop() <= float(criteria.least(name, 1)[0]) / 2 for name in anchored(sums))
+
+
+def grown(criteria: HarmCriteria, sums: Sums) -> list[str]:
+    """The quantities that have significantly grown, by sums of drops from the anchor: those by which it moves up, a
+    task's first one or each of independent ones."""
+    names = anchored(sums)
+    alpha = criteria.alpha / (max(1, sums[names[0]].groups) * len(names))
+    return [name for name in names if sums[name].gain_pvalue() < alpha]
+
+
+def drifting(criteria: HarmCriteria, sums: Sums) -> bool:
+    """Whether there is evidence of any drop from the anchor."""
+    return any(sums[name].pvalue() < criteria.alpha for name in watched(sums))

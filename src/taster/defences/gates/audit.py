@@ -1,0 +1,111 @@
+"""An audit: the model beside the anchor, on all samples, and how far there is to go back where it has fallen."""
+
+from __future__ import annotations
+
+from taster.core.guard import CandidateUpdate
+from taster.core.types import COMMIT, Tensors, Verdict
+from taster.defences.gates.anchor import BELOW, Anchor
+from taster.defences.gates.anchor_test import acceptable, fallen, fallen_held_out, falls_on
+from taster.defences.gates.baseline import Baseline
+from taster.defences.gates.harm_criteria import Evidence, HarmCriteria
+from taster.defences.gates.probe_comparison import ProbeComparison
+from taster.defences.gates.probe_measurement import ProbeMeasurement
+from taster.defences.gates.row_order import RowOrder
+from taster.defences.gates.swings import Swings
+from taster.defences.gates.undo import undo, undo_nonfinite
+from taster.stats.paired_sums import PairedSums
+
+
+class Audit:
+    """Judges the model beside the anchor, on all samples.
+
+    A model that has fallen goes back to the newest state that had not. Where no such state is within reach, an update
+    passes that does not add to the fall, or that leaves it within half the tolerance of the floor: the state in which
+    the model was found.
+
+    Args:
+        criteria: what counts as harm.
+        measure: measures states of the model.
+        max_rewind: the maximum number of steps by which a drift from the anchor is undone.
+    """
+
+    def __init__(self, criteria: HarmCriteria, measure: ProbeMeasurement, max_rewind: int) -> None:
+        self._criteria = criteria
+        self._measure = measure
+        self._comparison = ProbeComparison(criteria)
+        self._max_rewind = max_rewind
+
+    def __call__(
+        self, change: CandidateUpdate, baseline: Baseline, order: RowOrder
+    ) -> tuple[Verdict, dict[str, PairedSums] | None]:
+        """Measures the model, and decides.
+
+        Args:
+            change: the update.
+            baseline: what it is compared with.
+            order: which samples are held out.
+
+        Returns:
+            the verdict, which has a reason too where the update may stay though the model is below; and the drops from
+            the anchor on the samples that are not held out, None of an update that is undone.
+        """
+        now = self._measure(change.after)
+        broken = undo_nonfinite(change, baseline.last_good, now)
+        if broken is not None:
+            return broken, None
+        anchor = baseline.anchor
+        drops = self._comparison.drops_at(anchor.measured, now, order.open)
+        if not anchor.trained:
+            return COMMIT, drops
+        evidence = self._evidence(drops, now, baseline, order)
+        if evidence is None:
+            return COMMIT, drops
+        back_to = self._newest_acceptable(change, anchor, baseline.swings, order)
+        if back_to is not None:
+            return undo(change, min(baseline.last_good, back_to), evidence.reason, evidence.numbers), None
+        # There is no way back.
+        if self._may_pass(evidence, change, now, baseline, order):
+            return Verdict(reason=BELOW), drops
+        return undo(change, baseline.last_good, evidence.reason, {**evidence.numbers, "below": 1.0}), None
+
+    def _evidence(
+        self, drops: dict[str, PairedSums], now: Tensors, baseline: Baseline, order: RowOrder
+    ) -> Evidence | None:
+        """That the model has fallen from the anchor, by the samples that are not held out or by those that are."""
+        anchor, swings = baseline.anchor, baseline.swings
+        classes = swings.known or not anchor.young
+        found = fallen(self._criteria, drops, anchor.scales, swings, below=baseline.below, classes=classes)
+        if found is None and len(order.held_out):
+            held_out = self._comparison.drops_at(anchor.measured, now, order.held_out)
+            found = fallen_held_out(self._criteria, held_out, anchor.scales, swings)
+        return found
+
+    def _newest_acceptable(
+        self, change: CandidateUpdate, anchor: Anchor, swings: Swings, order: RowOrder
+    ) -> int | None:
+        """The newest state within reach that is no more than half the tolerance below the anchor, the one before the
+        update among them."""
+        states = {change.step: change.before}
+        if self._max_rewind:
+            reach = [s for s in change.before.snapshot_steps if 0 < change.step - s <= self._max_rewind]
+            states.update((step, change.before.at(step)) for step in reversed(reach))
+        for step, state in states.items():
+            past = self._measure(state) if step == change.step else self._measure.source.measure(state)
+            drops = self._comparison.drops_at(anchor.measured, past, order.open)
+            if acceptable(self._criteria, drops) and fallen(self._criteria, drops, anchor.scales, swings) is None:
+                return step
+        return None
+
+    def _may_pass(
+        self, evidence: Evidence, change: CandidateUpdate, now: Tensors, baseline: Baseline, order: RowOrder
+    ) -> bool:
+        """Whether a model may stay below its anchor. An update that does not add to what has fallen is not held to what
+        came before it; and one that does no more than that, until from the floor half the tolerance is lost."""
+        before = self._measure(change.before) if baseline.checked is None else baseline.checked
+        further = self._comparison.drops_at(before, now, order.open)
+        if further[evidence.quantity].drop(evidence.group) <= 0:
+            return True
+        if baseline.floor is None:
+            return False
+        since = self._comparison.drops_at(baseline.floor, now, order.open)
+        return not falls_on(self._criteria, evidence, since)

@@ -1,0 +1,139 @@
+"""What a gate on trusted samples remembers from step to step, and how that is saved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from taster.core.types import StepRecord, Tensors
+from taster.defences.gates.anchor import Anchor
+from taster.defences.gates.check_record import LastCheck, Lost, Seen
+from taster.defences.gates.quantities import quantities, watched
+from taster.defences.gates.row_order import FIRST
+from taster.defences.gates.swings import Swings
+from taster.stats.swing import Swing
+
+_AUDIT_SHARE = 0.1
+"""Of the work of a step, what audits may take on average; a sample learned from is three forward passes of one."""
+
+
+@dataclass(eq=False)
+class CheckMemory:
+    """What a gate on trusted samples remembers from step to step.
+
+    Attributes:
+        anchor: the state that later ones are held to; None before the first step.
+        checked: the last check; None before the first step.
+        swings: how much honest steps swing.
+        losses: of the batches that were committed, not their changes.
+        block: the number of the order in which samples are looked at.
+        unaudited: forward passes that audits may take by now.
+        unchecked: committed steps since the last check.
+        alerted: steps left of the alert.
+        phase: what the model does; empty before the first audit.
+        holdout_refusals: refusals by the samples that are held out.
+        floor: what a model measured that was found below its anchor, with no way back; None for one that is not.
+        lost: what steps have lost together since the last audit.
+    """
+
+    anchor: Anchor | None = None
+    checked: LastCheck | None = None
+    swings: Swings = field(default_factory=Swings)
+    losses: Swing = field(default_factory=lambda: Swing.empty(1))
+    block: int = 0
+    unaudited: float = 0.0
+    unchecked: int = 0
+    alerted: int = 0
+    phase: str = ""
+    holdout_refusals: int = 0
+    floor: Tensors | None = None
+    lost: Lost = field(default_factory=Lost)
+
+    def forget_measured(self) -> None:
+        """Forgets all but how much steps swing, and what the model does: for other trusted samples."""
+        self.anchor = self.checked = self.floor = None
+        self.unchecked = self.alerted = self.holdout_refusals = 0
+        self.was_audited()
+
+    def count(self, record: StepRecord, *, refused: bool, alert_steps: int) -> None:
+        """Counts a step, whatever became of it.
+
+        Args:
+            record: of the step.
+            refused: whether by this gate.
+            alert_steps: how long a refusal is remembered.
+        """
+        self.alerted = alert_steps if refused else max(0, self.alerted - 1)
+        self.unaudited += _AUDIT_SHARE * 3 * (record.samples or FIRST // 2)
+        if refused and record.verdict.evidence.get("held_out"):
+            self.holdout_refusals += 1
+
+    def was_checked(self, step: int, measured: Tensors | None) -> None:
+        """Counts the state before this step as checked."""
+        self.checked = LastCheck(step, measured)
+        self.unchecked = 0
+
+    def was_audited(self) -> None:
+        """Begins to count anew what audits may take, and what steps lose."""
+        self.unaudited, self.lost = 0.0, Lost()
+
+    def add_batch_loss(self, loss: float) -> None:
+        """Of a whole batch that was committed."""
+        self.losses = self.losses.with_change(np.array([loss]), np.zeros(1))
+
+    def add_drops(self, seen: Seen) -> None:
+        """Of a step that was committed."""
+        for name in quantities(seen.sums):
+            self.swings.append(name, seen.sums[name])
+        self.lost = self.lost.plus(seen.sums[watched(seen.sums)[0]])
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was measured at the anchor and at the last check, how much steps swing, and counts."""
+        checked = self.checked
+        return {
+            "anchor": None if self.anchor is None else self.anchor.state_dict(),
+            "checked": None if checked is None else {"step": checked.step, "measured": checked.measured},
+            "swings": self.swings.state_dict(),
+            "losses": self.losses.changes,
+            "block": self.block,
+            "unaudited": self.unaudited,
+            "unchecked": self.unchecked,
+            "alerted": self.alerted,
+            "phase": self.phase,
+            "holdout_refusals": self.holdout_refusals,
+            "floor": self.floor,
+            "lost": [self.lost.drop, self.lost.variance],
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> CheckMemory:
+        """As it was saved."""
+        anchor, checked, swings = state["anchor"], state["checked"], Swings()
+        swings.load_state_dict(state["swings"])
+        return cls(
+            anchor=None if anchor is None else Anchor(**anchor),
+            checked=None if checked is None else LastCheck(checked["step"], checked["measured"]),
+            swings=swings,
+            losses=Swing(state["losses"]),
+            block=state["block"],
+            unaudited=state["unaudited"],
+            unchecked=state["unchecked"],
+            alerted=state["alerted"],
+            phase=state["phase"],
+            holdout_refusals=state["holdout_refusals"],
+            floor=state["floor"],
+            lost=Lost(*state["lost"]),
+        )
+
+    @property
+    def measured(self) -> list[Tensors]:
+        """All that was measured of the trusted samples and is remembered."""
+        found = [
+            None if self.anchor is None else self.anchor.measured,
+            None if self.checked is None else self.checked.measured,
+            self.floor,
+        ]
+        return [measured for measured in found if measured is not None]

@@ -1,0 +1,128 @@
+"""A check of one update: one look after the other at the trusted samples, until the verdict is clear."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from taster.core.guard import CandidateUpdate
+from taster.core.types import COMMIT, Verdict
+from taster.defences.gates.anchor import is_above_chance
+from taster.defences.gates.anchor_limits import anchor_limits
+from taster.defences.gates.anchor_test import seems_fallen
+from taster.defences.gates.baseline import Baseline
+from taster.defences.gates.harm_criteria import HarmCriteria
+from taster.defences.gates.probe_comparison import Look, ProbeComparison, samples_of
+from taster.defences.gates.probe_measurement import ProbeMeasurement, at_rows
+from taster.defences.gates.quantities import Sums, watched
+from taster.defences.gates.step_test import any_drop, step_evidence
+from taster.defences.gates.undo import undo, undo_nonfinite
+from taster.stats.paired_sums import PairedSums
+
+_STRICT = 512
+"""Samples that an update is judged by at least which may cost little or nothing: any of a model below its anchor, and a
+part of a refused batch."""
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """What a check of an update has found.
+
+    Attributes:
+        verdict: where it is clear without an audit; None else.
+        sums: drops since the last check, of the samples looked at.
+        looks: how many looks it took.
+        audit: whether an audit is due: as it was before, or as a model that did no better than chance now does.
+        doubted: whether the first look is reason for an audit.
+        gain: by how much the loss of the first samples looked at is lower than at the anchor; None without a loss.
+    """
+
+    verdict: Verdict | None
+    sums: dict[str, PairedSums]
+    looks: int
+    audit: bool
+    doubted: bool
+    gain: float | None
+
+
+class StepCheck:
+    """Judges an update against the last check.
+
+    Args:
+        criteria: what counts as harm.
+        measure: measures states of the model.
+    """
+
+    def __init__(self, criteria: HarmCriteria, measure: ProbeMeasurement) -> None:
+        self._criteria = criteria
+        self._measure = measure
+        self._comparison = ProbeComparison(criteria)
+
+    def __call__(
+        self, change: CandidateUpdate, baseline: Baseline, looks: Sequence[Tensor | slice], *, due: bool
+    ) -> StepOutcome:
+        """Looks until the verdict is clear.
+
+        Args:
+            change: the update.
+            baseline: what it is compared with.
+            looks: the indices of the samples of each look.
+            due: whether an audit follows anyway.
+        """
+        anchor, below = baseline.anchor, baseline.below
+        sums: dict[str, PairedSums] = {}
+        strict, doubted, gain = change.attempt > 0 or below, False, None
+        number = 0
+
+        def outcome(verdict: Verdict | None = None) -> StepOutcome:
+            return StepOutcome(verdict, sums, number, due, doubted, gain)
+
+        for number, rows in enumerate(looks, 1):
+            look = self._look(change, baseline, rows, first=number == 1)
+            if look.nonfinite:
+                return outcome(undo_nonfinite(change, baseline.last_good, self._measure(change.after)) or COMMIT)
+            sums = {name: sums[name] + more for name, more in look.drops.items()} if sums else look.drops
+            if look.fallen is not None and "loss" in look.fallen:
+                gain = look.fallen["loss"].drop()
+            if number == 1 and not anchor.trained:
+                # There is nothing to lose; an audit tells when there is.
+                due = due or is_above_chance(look.right, int(samples_of(look.drops)), self._criteria.chance)
+                break
+            if look.fallen is not None and not due and not below:
+                doubted = self._is_doubtful(look.fallen, sums, baseline)
+            evidence, clear = step_evidence(
+                self._criteria,
+                sums,
+                None if anchor.young else anchor.scales,
+                baseline.swings,
+                suspect=baseline.suspect,
+                below=below,
+                last=number == len(looks),
+            )
+            if evidence is not None:
+                return outcome(undo(change, baseline.last_good, evidence.reason, evidence.numbers))
+            if clear and (not strict or samples_of(sums) >= _STRICT):
+                break
+        if anchor.trained and change.attempt and (part := any_drop(self._criteria, sums)) is not None:
+            return outcome(undo(change, baseline.last_good, part.reason, part.numbers))
+        return outcome()
+
+    def _look(self, change: CandidateUpdate, baseline: Baseline, rows: Tensor | slice, *, first: bool) -> Look:
+        """Of the anchor only in the first look."""
+        after = self._measure.at(change.after, rows)
+        checked = baseline.checked
+        before = self._measure.at(change.before, rows) if checked is None else at_rows(checked, rows)
+        anchor = at_rows(baseline.anchor.measured, rows) if first else None
+        return self._comparison.look(before, after, anchor, rows)
+
+    def _is_doubtful(self, fallen: Sums, sums: Sums, baseline: Baseline) -> bool:
+        """Whether the first look is reason for an audit: the model seems to have fallen from the anchor, or the drops
+        of the steps since the last audit, and of this one, add up to what may be lost."""
+        scales, swings = baseline.anchor.scales, baseline.swings
+        if seems_fallen(self._criteria, fallen, scales, swings):
+            return True
+        name = watched(sums)[0]
+        limit = float(anchor_limits(self._criteria, name, sums[name].groups, scales, swings)[0])
+        return baseline.lost.plus(sums[name]).exceeds(limit)
