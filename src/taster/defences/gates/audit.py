@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from taster.core.guard import CandidateUpdate
 from taster.core.types import COMMIT, Tensors, Verdict
-from taster.defences.gates.anchor import BELOW, Anchor
+from taster.defences.gates.anchor import BELOW
 from taster.defences.gates.anchor_test import acceptable, fallen, fallen_held_out, falls_on
 from taster.defences.gates.baseline import Baseline
 from taster.defences.gates.harm_criteria import Evidence, HarmCriteria
 from taster.defences.gates.probe_comparison import ProbeComparison
 from taster.defences.gates.probe_measurement import ProbeMeasurement
 from taster.defences.gates.row_order import RowOrder
-from taster.defences.gates.swings import Swings
 from taster.defences.gates.undo import undo, undo_nonfinite
 from taster.stats.paired_sums import PairedSums
 
@@ -60,7 +59,7 @@ class Audit:
         evidence = self._evidence(drops, now, baseline, order)
         if evidence is None:
             return COMMIT, drops
-        back_to = self._newest_acceptable(change, anchor, baseline.swings, order)
+        back_to = self._newest_acceptable(evidence, change, baseline, order)
         if back_to is not None:
             return undo(change, min(baseline.last_good, back_to), evidence.reason, evidence.numbers), None
         # There is no way back.
@@ -72,28 +71,43 @@ class Audit:
         self, drops: dict[str, PairedSums], now: Tensors, baseline: Baseline, order: RowOrder
     ) -> Evidence | None:
         """That the model has fallen from the anchor, by the samples that are not held out or by those that are."""
-        anchor, swings = baseline.anchor, baseline.swings
-        classes = swings.known or not anchor.young
-        found = fallen(self._criteria, drops, anchor.scales, swings, below=baseline.below, classes=classes)
+        found = self._fallen(drops, baseline, below=baseline.below)
         if found is None and len(order.held_out):
-            held_out = self._comparison.drops_at(anchor.measured, now, order.held_out)
-            found = fallen_held_out(self._criteria, held_out, anchor.scales, swings)
+            found = self._fallen_held_out(now, baseline, order)[0]
         return found
 
+    def _fallen(self, drops: dict[str, PairedSums], baseline: Baseline, *, below: bool = False) -> Evidence | None:
+        anchor, swings = baseline.anchor, baseline.swings
+        classes = swings.known or not anchor.young
+        return fallen(self._criteria, drops, anchor.scales, swings, below=below, classes=classes)
+
+    def _fallen_held_out(
+        self, state: Tensors, baseline: Baseline, order: RowOrder
+    ) -> tuple[Evidence | None, dict[str, PairedSums]]:
+        """By the samples that are held out; and their drops."""
+        anchor = baseline.anchor
+        drops = self._comparison.drops_at(anchor.measured, state, order.held_out)
+        return fallen_held_out(self._criteria, drops, anchor.scales, baseline.swings), drops
+
     def _newest_acceptable(
-        self, change: CandidateUpdate, anchor: Anchor, swings: Swings, order: RowOrder
+        self, evidence: Evidence, change: CandidateUpdate, baseline: Baseline, order: RowOrder
     ) -> int | None:
         """The newest state within reach that is no more than half the tolerance below the anchor, the one before the
-        update among them."""
+        update among them; also by the samples that are held out, where those have shown that the model has fallen."""
         states = {change.step: change.before}
         if self._max_rewind:
             reach = [s for s in change.before.snapshot_steps if 0 < change.step - s <= self._max_rewind]
             states.update((step, change.before.at(step)) for step in reversed(reach))
         for step, state in states.items():
             past = self._measure(state) if step == change.step else self._measure.source.measure(state)
-            drops = self._comparison.drops_at(anchor.measured, past, order.open)
-            if acceptable(self._criteria, drops) and fallen(self._criteria, drops, anchor.scales, swings) is None:
-                return step
+            drops = self._comparison.drops_at(baseline.anchor.measured, past, order.open)
+            if not acceptable(self._criteria, drops) or self._fallen(drops, baseline) is not None:
+                continue
+            if evidence.held_out:
+                found, drops = self._fallen_held_out(past, baseline, order)
+                if found is not None or not acceptable(self._criteria, drops):
+                    continue
+            return step
         return None
 
     def _may_pass(
@@ -101,11 +115,12 @@ class Audit:
     ) -> bool:
         """Whether a model may stay below its anchor. An update that does not add to what has fallen is not held to what
         came before it; and one that does no more than that, until from the floor half the tolerance is lost."""
+        rows = order.held_out if evidence.held_out else order.open
         before = self._measure(change.before) if baseline.checked is None else baseline.checked
-        further = self._comparison.drops_at(before, now, order.open)
+        further = self._comparison.drops_at(before, now, rows)
         if further[evidence.quantity].drop(evidence.group) <= 0:
             return True
         if baseline.floor is None:
             return False
-        since = self._comparison.drops_at(baseline.floor, now, order.open)
+        since = self._comparison.drops_at(baseline.floor, now, rows)
         return not falls_on(self._criteria, evidence, since)

@@ -53,9 +53,10 @@ class CheckMemory:
     lost: Lost = field(default_factory=Lost)
 
     def forget_measured(self) -> None:
-        """Forgets all but how much steps swing, and what the model does: for other trusted samples."""
+        """Forgets all but how much steps swing: for other trusted samples."""
         self.anchor = self.checked = self.floor = None
         self.unchecked = self.alerted = self.holdout_refusals = 0
+        self.phase = ""
         self.was_audited()
 
     def count(self, record: StepRecord, *, refused: bool, alert_steps: int) -> None:

@@ -33,6 +33,11 @@ class Evidence:
     quantity: str = ""
     group: int = 0
 
+    @property
+    def held_out(self) -> bool:
+        """Whether the samples that are held out have shown it."""
+        return bool(self.numbers.get("held_out"))
+
 
 class HarmCriteria:
     """What the tests of a gate have in common: `step_test` against the last check, `anchor_test` against the anchor.

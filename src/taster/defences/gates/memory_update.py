@@ -42,12 +42,12 @@ class MemoryUpdate:
         """
         memory, verdict = self.memory, record.verdict
         memory.count(record, refused=refused, alert_steps=self.policy.alert_steps)
-        if verdict.steps:
-            memory.floor = None
-        elif refused and verdict.evidence.get("below"):
-            self._set_floor(view)
         if refused and verdict.evidence.get("audited"):
             memory.was_audited()
+            if verdict.evidence.get("below"):
+                self._set_floor(view)
+            else:  # the model is in a state that was found good enough
+                memory.floor = None
         if record.trusted and verdict.committed:
             self._trust(view)
             self._was_checked(record, view)

@@ -58,7 +58,8 @@ def metric_gate(
             everything in one, y is the batch.
         evaluate: of (model), in place of both: runs the model itself, and returns one number a sample, [n], or several
             by name, {name: [n]}; the same samples in the same order each time. The model is a copy in eval mode.
-        tolerance: drop that is let through, in the quantity's units; one for all, or by name.
+        tolerance: drop below the anchor that is let through, in the quantity's units; one for all, or by name. From one
+            check to the next half of it is.
         alpha: probability, at a check, of refusing an update that costs nothing, at most, shared out over the tests:
             two a quantity.
         check_every, check_on_loss_outlier, max_rewind, alert_steps, reset_momentum_after, seed: as in `probe_gate`.

@@ -185,6 +185,7 @@ class ReferenceGate:
         age.load_state_dict(state["age"])
         self._measure.check_saved(memory.measured)
         self._memory, self._age = memory, age
+        self._start, self._seen, self._version = None, None, None
         if seed != self._seed:
             self._seed = seed
             if self._order is not None:
