@@ -1,12 +1,13 @@
 """What the default guard costs models that learn honestly, from random weights and when level, and what it holds off.
 
-    python benchmarks/learning.py --data-mnist MNIST --data-cifar10 CIFAR10 [--seeds 5] [--only NAME ...] [--threads 1]
-        [--out FILE]
+    python benchmarks/learning.py --data-mnist MNIST --data-cifar10 CIFAR10 [--seeds 5] [--only NAME ...]
+        [--streams honest poisoned] [--threads 1] [--out FILE]
 
 Each model learns from the same batches without a guard and behind `taster.guard(probe)`, in two streams: an honest one,
 and one of which every twelfth batch has its labels moved on by one, from step 20 on. The first names begin from random
 weights, those with "level" after a burn-in at ten times their rate. "end" is the accuracy on 2,000 test images, mean
-over the last 20 steps; "refused" is of honest and of poisoned batches; "worst" the worst poisoned step, in points.
+over the last 20 steps; "refused" is of honest and of poisoned batches; "worst" the worst poisoned step, in points. What
+FILE has of other models and streams stays in it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from taster import Batch, Guard, Learner
 from taster.data import as_batch, load_images
 from taster.models import MODELS
 
+STREAMS = ("honest", "poisoned")
 PROBE, TEST, LAST, EVERY, FIRST = 1000, 2000, 20, 12, 20
 
 
@@ -144,6 +146,7 @@ def main() -> None:
     parser.add_argument("--data-cifar10", required=True)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--streams", nargs="+", choices=STREAMS, default=STREAMS)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -151,7 +154,7 @@ def main() -> None:
     images = {
         name: load_images(getattr(options, f"data_{name}")) for name in {CASES[case].data for case in options.only}
     }
-    rows = []
+    rows = json.loads(options.out.read_text())["rows"] if options.out and options.out.exists() else []
     print("| model | stream | plain: end | guard: end | refused, % | poison refused, % | worst, plain | worst, guard |")
     print("|---|---|---:|---:|---:|---:|---:|---:|")
     for name in options.only:
@@ -160,7 +163,8 @@ def main() -> None:
         assert data.train is not None
         assert data.test is not None
         test = as_batch(data.test.select(torch.arange(TEST)))
-        for poisoned in (False, True):
+        for stream_name in options.streams:
+            poisoned = stream_name == "poisoned"
             runs: dict[str, list[dict[str, float]]] = {guard: [] for guard in GUARDS}
             for seed in range(options.seeds):
                 order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))
@@ -168,7 +172,13 @@ def main() -> None:
                 for guard, made in GUARDS.items():
                     parts = {"stream": stream, "test": test}
                     runs[guard].append(run(case, made(probe, seed), seed, parts, data.shape, poisoned))
-            rows.append({"model": name, "poisoned": poisoned, "runs": runs})
+            rows = [row for row in rows if (row["model"], row["stream"]) != (name, stream_name)]
+            rows.append({"model": name, "stream": stream_name, "runs": runs})
+            if options.out:
+                about = {"torch": torch.__version__, "machine": platform.machine(), "threads": options.threads}
+                options.out.write_text(
+                    json.dumps({**about, "probe": PROBE, "test": TEST, "rows": rows}, indent=1) + "\n"
+                )
             column = {guard: {key: [r[key] for r in found] for key in found[0]} for guard, found in runs.items()}
             held = column["guard"]
             poison = (
@@ -177,10 +187,7 @@ def main() -> None:
                 else ("–",) * 3
             )
             ends = said(column["none"]["end"]), said(held["end"]), said(held["refused"])
-            print("| " + " | ".join([name, "poisoned" if poisoned else "honest", *ends, *poison]) + " |", flush=True)
-    if options.out:
-        about = {"torch": torch.__version__, "machine": platform.machine(), "threads": options.threads}
-        options.out.write_text(json.dumps({**about, "probe": PROBE, "test": TEST, "rows": rows}, indent=1) + "\n")
+            print("| " + " | ".join([name, stream_name, *ends, *poison]) + " |", flush=True)
 
 
 if __name__ == "__main__":

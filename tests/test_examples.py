@@ -35,7 +35,7 @@ def numbers(pattern: str, text: str) -> list[float]:
 
 def assert_refused_in(poisoned: range, refused: list[float]) -> None:
     inside = [step for step in refused if step in poisoned]
-    assert len(inside) >= 3, refused  # of small steps several pass until they add up, and are undone together
+    assert len(inside) >= 2, refused  # of small steps several pass until they add up, and are undone together
     assert len(refused) - len(inside) <= 4, refused  # what a poisoned momentum takes with it
 
 

@@ -23,6 +23,7 @@ from taster.core.model_checks import check_model, check_optimizers
 from taster.core.nested import is_label, tensors_in
 from taster.core.objective import Objective
 from taster.core.ranks import ProcessGroup, ranks_of, unwrapped
+from taster.core.refusal_run import RefusalRun
 from taster.core.snapshots import Snapshot, SnapshotBuffer
 from taster.core.state import COUNTERS, Companion, LearnerState, Progress
 from taster.core.transaction import DryRun, Transaction
@@ -218,7 +219,7 @@ class GuardedTraining:
         progress: Progress = own["progress"]
         return {
             "steps": progress.steps,
-            "refused": progress.refusals,
+            "refusals": progress.refusals.state(),
             "counters": dict(progress.counters),
             "guard": own["guard"],
             "scaler": own["scaler"],
@@ -271,9 +272,9 @@ class GuardedTraining:
         counters = state["counters"]
         if set(counters) != set(COUNTERS) or not all(type(n) is int and n >= 0 for n in counters.values()):
             raise CheckpointError(f"got counters {dict(counters)}, wanted whole numbers for {', '.join(COUNTERS)}")
-        steps, refusals = state["steps"], state["refused"]
-        if type(steps) is not int or type(refusals) is not int or min(steps, refusals) < 0:
-            raise CheckpointError(f"got steps {steps!r} and refused {refusals!r}, wanted whole numbers of at least 0")
+        steps, refusals = state["steps"], RefusalRun.from_state(state["refusals"])
+        if type(steps) is not int or steps < 0:
+            raise CheckpointError(f"got steps {steps!r}, wanted a whole number of at least 0")
         if own.scaler is not None and state["scaler"]:
             own.scaler.load_state_dict(state["scaler"])
         if len(state["schedulers"]) != len(self.schedulers):

@@ -10,7 +10,7 @@ from taster.core.guard import Guard
 from taster.core.state import LearnerState
 from taster.errors import CheckpointError, TasterError, TransactionError
 
-_PARTS = frozenset({"steps", "refused", "counters", "guard", "scaler", "snapshots", "schedulers"})
+_PARTS = frozenset({"steps", "refusals", "counters", "guard", "scaler", "snapshots", "schedulers"})
 
 
 class Scheduler(Protocol):

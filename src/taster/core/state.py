@@ -21,6 +21,7 @@ from taster.core.model_checks import check_optimizers_cover
 from taster.core.module_tree import named_tensors, walk
 from taster.core.objective import Objective
 from taster.core.ranks import Ranks, unwrapped
+from taster.core.refusal_run import RefusalRun
 from taster.core.snapshots import Snapshot, SnapshotBuffer
 from taster.core.types import Action, StepRecord
 from taster.core.view import View
@@ -44,7 +45,7 @@ class Progress:
     """
 
     steps: int = 0
-    refusals: int = 0
+    refusals: RefusalRun = field(default_factory=RefusalRun)
     counters: Mapping[str, int] = field(default_factory=lambda: MappingProxyType(dict.fromkeys(COUNTERS, 0)))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -65,11 +66,12 @@ class Progress:
         counters = {name: count + grown.get(name, 0) for name, count in self.counters.items()}
         refusals = self.refusals
         if record.attempts:
-            refusals = 0 if record.verdict.committed else refusals + 1
+            undone = record.verdict.steps
+            refusals = refusals.committed() if record.verdict.committed else refusals.refused(undone)
         return replace(self, steps=self.steps + 1, refusals=refusals, counters=MappingProxyType(counters))
 
 
-def _progress(steps: int, refusals: int, counters: dict[str, int]) -> Progress:
+def _progress(steps: int, refusals: RefusalRun, counters: dict[str, int]) -> Progress:
     return Progress(steps, refusals, MappingProxyType(counters))
 
 

@@ -121,7 +121,8 @@ class Transaction:
         patience = guard.reset_momentum_after
         # A refused update leaves the momentum that it was made with. Where that is what does harm, it would be in every
         # later update too, and nothing would be learned any more.
-        if record.attempts and patience and state.progress.refusals and state.progress.refusals % patience == 0:
+        refused = state.progress.refusals.length
+        if record.attempts and patience and refused and refused % patience == 0:
             for optimizer in state.optimizers:
                 reset_momentum(optimizer)
             state.changed()

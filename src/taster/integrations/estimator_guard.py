@@ -301,7 +301,7 @@ class EstimatorGuard:
         self._alarm.hear(record)
         if record.verdict.committed:
             return
-        refusals = self._state.progress.refusals
+        refusals = self._state.progress.refusals.length
         if refusals and refusals % _MANY == 0:
             _log.warning(
                 "the last %d steps were all refused: poison, or an estimator that single updates throw about more than "
