@@ -122,7 +122,7 @@ class StepCounts(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.waits[name] += 1
             with self._inside():
                 found = method(tensor, *args, **kwargs)
-            self._fetched = self._apart and name == "cpu"
+            self._fetched = self._fetched or (self._apart and name == "cpu")  # until the reading is over
             return found
 
         return counted
@@ -179,12 +179,12 @@ def probe(device: torch.device, n: int = 128) -> taster.Batch:
 
 
 def loop(
-    model: str, kind: str, guard: taster.Guard | None, device: torch.device, batch: int = 8
+    model: str | torch.nn.Module, kind: str, guard: taster.Guard | None, device: torch.device, batch: int = 8
 ) -> Callable[[], object]:
-    """A function that makes one step: "plain", by "Learner" or by "Guarded". The learning rate is 0 and running
-    statistics stand still, so that nothing is refused."""
+    """A function that makes one step: "plain", by "Learner" or by "Guarded", and returns its record. The learning rate
+    is 0 and running statistics stand still, so that nothing is refused."""
     torch.manual_seed(0)
-    net = MODELS[model]((3, 32, 32), 10).to(device)
+    net = (MODELS[model]((3, 32, 32), 10) if isinstance(model, str) else model).to(device)
     for module in net.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 0.0
@@ -203,12 +203,13 @@ def loop(
         return lambda: learner.step(x, y)
     guarded = taster.Guarded(net, optimizer, guard, loss=cross_entropy)
 
-    def own_code() -> None:
+    def own_code() -> object:
         with guarded.step(x, y) as step:
             optimizer.zero_grad()
             step.loss = cross_entropy(net(x), y)
             step.loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
+        return step.record
 
     return own_code
 

@@ -144,7 +144,7 @@ def test_the_scales_of_an_anchor_may_shrink_and_never_grow() -> None:
     assert anchor_limits(criteria, "correct", 1, frozen, wild)[0] == limit
     # They shrink with a model that has become quiet, and stay small when it swings again.
     narrow = narrowed(criteria, wild.scales(), quiet)
-    assert torch.equal(narrowed(criteria, narrow, wild)["correct"], quiet.scales()["correct"])
+    np.testing.assert_array_equal(narrowed(criteria, narrow, wild)["correct"], quiet.scales()["correct"])
     assert anchor_limits(criteria, "correct", 1, narrow, wild)[0] == limit
     # Where the model has improved they may grow, but not to whatever the steps swing.
     assert narrowed(criteria, frozen, wild, ["correct"])["correct"] == 2 * frozen["correct"]
@@ -159,7 +159,7 @@ def test_the_scales_of_an_anchor_may_shrink_and_never_grow() -> None:
     assert widened.numbers["limit"] == pytest.approx(2.0)
     assert young is None
     # What was not known when the anchor was taken is known from the first audit on.
-    assert torch.equal(narrowed(criteria, {}, quiet)["correct"], quiet.scales()["correct"])
+    np.testing.assert_array_equal(narrowed(criteria, {}, quiet)["correct"], quiet.scales()["correct"])
     assert anchor_limits(criteria, "correct", 1, {}, Swings())[0] == pytest.approx(0.01)
 
 

@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 import torch
 
-from taster.stats.paired_sums import PairedSums, sums_by_name, sums_on_device
+from taster.stats.paired_sums import Comparison, PairedSums, stacked, sums_on_device
 
 N, CLASSES = 400, 4
 
@@ -33,8 +33,16 @@ KINDS = {"correct": True, "probability": False}
 def summed(
     before: dict[str, torch.Tensor], after: dict[str, torch.Tensor], codes: torch.Tensor | None
 ) -> dict[str, PairedSums]:
-    found = sums_on_device(before, after, codes, 0 if codes is None else CLASSES)
-    return sums_by_name(KINDS, found.numpy())
+    return compared([before], after, codes).drops[0]
+
+
+def compared(
+    before: list[dict[str, torch.Tensor]], after: dict[str, torch.Tensor], codes: torch.Tensor | None
+) -> Comparison:
+    sums = sums_on_device([stacked(state) for state in before], stacked(after), codes, torch.arange(CLASSES))
+    return Comparison.of(
+        {name: values.dtype == torch.bool for name, values in after.items()}, sums.numpy(), len(before)
+    )
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -108,9 +116,35 @@ def test_the_same_drop_everywhere_is_beyond_doubt() -> None:
     assert (sums.drop(), sums.error(), sums.pvalue(), sums.gain_pvalue()) == (0.5, 0.0, 0.0, 1.0)
 
 
+@pytest.mark.parametrize("with_classes", [True, False])
+def test_comparisons_with_several_states_are_those_with_each(with_classes: bool) -> None:
+    before, after, codes = drawn(3)
+    other = drawn(4)[0]
+    groups = codes if with_classes else None
+    found = compared([before, other], after, groups)
+    assert found.after == {name: pytest.approx(float(values.double().sum())) for name, values in after.items()}
+    for drops, state in zip(found.drops, (before, other), strict=True):
+        alone = summed(state, after, groups)
+        for name in KINDS:
+            assert drops[name].yes_or_no is KINDS[name]
+            for field in ("count", "total", "squares"):
+                np.testing.assert_allclose(getattr(drops[name], field), getattr(alone[name], field), rtol=1e-12)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_sum_says_that_one_of_its_numbers_is_not_finite(value: float) -> None:
+    before, after, codes = drawn(5)
+    after["probability"][17] = value
+    found = compared([before], after, codes)
+    assert math.isfinite(found.after["correct"])
+    assert not math.isfinite(found.after["probability"])
+    assert found.drops[0]["correct"].pvalue() == summed(before, drawn(5)[1], codes)["correct"].pvalue()
+
+
 def test_quantities_of_different_lengths_have_their_own_counts() -> None:
     before = {"hits": torch.tensor([1.0, 1.0, 1.0]), "ranks": torch.tensor([2.0, 4.0])}
     after = {"hits": torch.tensor([0.5, 1.0, 0.0]), "ranks": torch.tensor([1.0, 4.0])}
-    found = sums_by_name({"hits": False, "ranks": False}, sums_on_device(before, after, None, 0).numpy())
+    hits, ranks = (compared([{name: before[name]}], {name: after[name]}, None) for name in ("hits", "ranks"))
+    found = hits.and_of(ranks).drops[0]
     assert (found["hits"].count.tolist(), found["hits"].drop()) == ([3.0], 0.5)
     assert (found["ranks"].count.tolist(), found["ranks"].drop()) == ([2.0], 0.5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -272,23 +272,38 @@ def saved_value(record: Any, copies: TensorCopies) -> Any:
 
 
 def copied_value(value: Any) -> Any:
-    """A deep copy of nested containers; tensors are detached. What cannot be copied is returned itself."""
+    """A deep copy of nested containers; tensors are detached, and cloned all at once. What cannot be copied is returned
+    itself."""
+    return _copied(value, iter(cloned_tensors(list(_tensors_of(value)))))
+
+
+def _tensors_of(value: Any) -> Iterator[Tensor]:
+    """Those that `_copied` comes across, in its order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (dict, list, tuple)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _tensors_of(item)
+
+
+def _copied(value: Any, clones: Iterator[Tensor]) -> Any:
+    """The copy, with one clone after the other in the place of tensors."""
     if isinstance(value, _PLAIN):
         return value
     if isinstance(value, Tensor):
-        return value.detach().clone()
+        return next(clones)
     if isinstance(value, dict):
         try:
             found = copy.copy(value)
         except Exception:  # a dictionary of somebody's own class
             found = {}
         for key, item in value.items():
-            found[key] = copied_value(item)
+            found[key] = _copied(item, clones)
         return found
     if isinstance(value, list):
-        return [copied_value(item) for item in value]
+        return [_copied(item, clones) for item in value]
     if isinstance(value, tuple):
-        items = [copied_value(item) for item in value]
+        items = [_copied(item, clones) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
     try:
         return copy.deepcopy(value)

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from taster.core.foreach import cloned_tensors
 from taster.core.host import Readings
-from taster.core.losses import AnyLoss
+from taster.core.losses import AnyLoss, KnownLabels
 from taster.core.nested import Nested, map_leaves, tensors_in
 from taster.core.objective import Objective, to_float32
 from taster.core.skeleton import structure_of
@@ -317,11 +317,12 @@ class FunctionalModel:
         y: Nested = None,
         *,
         readings: Readings | None = None,
+        known: KnownLabels | None = None,
     ) -> Tensor:
         """The loss of each sample, [n], from the model's output; computed again only where that does not tell. With
-        `readings` labels are looked at when these are read."""
+        `readings` labels are looked at when these are read; `known` ones are not."""
         return self._objective.samples(
-            output, x, y, again=lambda some: self.forward(params, buffers, some), readings=readings
+            output, x, y, again=lambda some: self.forward(params, buffers, some), readings=readings, known=known
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -39,6 +40,34 @@ _NUMBER_LOSSES = (
 
 _OFF_SCALE = 1e-4
 """Relative difference between a loss and the mean over its samples from which samples are rescaled."""
+
+
+@dataclass(frozen=True)
+class KnownLabels:
+    """What is known of labels that were checked once, so that nothing has to be looked at again.
+
+    Attributes:
+        all_count: whether a loss of classes ignores none of them.
+    """
+
+    all_count: bool
+
+
+def known_labels(output: Tensor, y: Tensor, loss: AnyLoss) -> KnownLabels:
+    """Checks labels as `check_labels` does, and remembers what later losses need of them: for labels that stay the
+    same, as those of trusted samples do, and any part of them.
+
+    Args:
+        output, y, loss: what belongs together; of the output only the shape counts.
+
+    Raises:
+        LabelError: see `check_labels`.
+    """
+    check_labels(output, y, loss)
+    if not takes_classes(loss) or y.is_floating_point() or y.is_complex():
+        return KnownLabels(all_count=False)
+    (ignored,) = to_host((y == _options(loss)["ignore_index"]).any())
+    return KnownLabels(all_count=not ignored)
 
 
 def check_labels(output: Tensor, y: Tensor, loss: AnyLoss, readings: Readings | None = None) -> Tensor:
@@ -127,7 +156,13 @@ def scalar_loss(loss: AnyLoss, output: Any, y: Any, readings: Readings | None = 
     return value.reshape(())
 
 
-def sample_losses(loss: AnyLoss, output: Tensor, y: Tensor, readings: Readings | None = None) -> Tensor:
+def sample_losses(
+    loss: AnyLoss,
+    output: Tensor,
+    y: Tensor,
+    readings: Readings | None = None,
+    known: KnownLabels | None = None,
+) -> Tensor:
     """The loss of each sample, [n], on the scale of the scalar loss: their mean is the loss of the batch.
 
     Uses the loss's own `reduction` where it has one; any other loss is called on one sample at a time. Class weights,
@@ -136,12 +171,14 @@ def sample_losses(loss: AnyLoss, output: Tensor, y: Tensor, readings: Readings |
 
     Args:
         loss, output, y, readings: as for `check_labels`.
+        known: what `known_labels` found; None looks at the labels.
 
     Raises:
         LossError: when the loss returns no number for a single sample.
         LabelError: see `check_labels`.
     """
-    y = check_labels(output, y, loss, readings)
+    if known is None:
+        y = check_labels(output, y, loss, readings)
     values = _unreduced(loss, output, y)
     if values is None or values.shape[:1] != output.shape[:1]:
         whole = scalar_loss(loss, output, y)
@@ -161,7 +198,8 @@ def sample_losses(loss: AnyLoss, output: Tensor, y: Tensor, readings: Readings |
         return places.sum(1)
     if reduction == "sum":
         return places.sum(1) * len(values)
-    if takes_classes(loss) and not y.is_floating_point():
+    counts = known is not None and known.all_count and _options(loss).get("weight") is None
+    if takes_classes(loss) and not y.is_floating_point() and not counts:
         return places.sum(1) * (len(values) / _weight_total(loss, output, y))
     return places.mean(1) if values.dim() > 1 else values
 

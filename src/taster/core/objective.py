@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from taster.core.host import Readings
-from taster.core.losses import AnyLoss, is_loss_of_torch, sample_losses, scalar_loss
+from taster.core.losses import AnyLoss, KnownLabels, is_loss_of_torch, sample_losses, scalar_loss
 from taster.core.nested import Nested, main_output, map_leaves, own_loss, tensors_in
 from taster.core.types import Batch
 from taster.errors import LossError, ModelError
@@ -70,6 +70,7 @@ class Objective:
         *,
         again: Callable[[Batch], Nested] | None = None,
         readings: Readings | None = None,
+        known: KnownLabels | None = None,
     ) -> Tensor:
         """The loss of each sample, [n].
 
@@ -79,6 +80,7 @@ class Objective:
             again: the output for some of the samples; needed where the model computes its loss itself, or no loss for
                 one sample can be had from its output.
             readings: as in `scalar`.
+            known: of the labels, where they were checked before.
 
         Raises:
             LossError: when the loss is none of single samples.
@@ -91,7 +93,7 @@ class Objective:
             and isinstance(comparable, Tensor)
             and isinstance(y, Tensor)
         ):
-            return sample_losses(self.loss, comparable, y, readings)
+            return sample_losses(self.loss, comparable, y, readings, known)
         batch = as_batch(x, y)
         outputs = None if self.loss is None else _by_sample(output, len(batch))
         if outputs is None and again is None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from taster.core.foreach import cloned_tensors
 from taster.core.functional_model import FunctionalModel
 from taster.core.host import Readings
+from taster.core.losses import KnownLabels
 from taster.core.nested import Nested, main_output
 from taster.core.ranks import Ranks
 from taster.core.snapshots import SnapshotBuffer
@@ -202,10 +203,21 @@ class View:
         """The loss of each sample, [n], differentiable as `forward` is."""
         return self.functional_model.sample_losses(*self._state(params), x, y, batch_norm=batch_norm)
 
-    def losses(self, output: Nested, x: Nested, y: Nested = None, *, readings: Readings | None = None) -> Tensor:
-        """The loss of each sample, [n], from the model's output. With `readings` nothing waits: labels that the output
-        has no place for are refused when these are read."""
-        return self.functional_model.losses(*self._state(None), output, x, y, readings=readings)
+    def losses(
+        self,
+        output: Nested,
+        x: Nested,
+        y: Nested = None,
+        *,
+        readings: Readings | None = None,
+        known: KnownLabels | None = None,
+    ) -> Tensor:
+        """The loss of each sample, [n], from the model's output.
+
+        Nothing waits with `readings`: labels that the output has no place for are refused when these are read. Nor with
+        what is `known` of labels that were checked before (`taster.core.losses.known_labels`).
+        """
+        return self.functional_model.losses(*self._state(None), output, x, y, readings=readings, known=known)
 
     def outputs(self, x: Nested, *, params: Mapping[str, Tensor] | None = None, chunk: int = 1000) -> Tensor:
         """The predictions for many samples, or for a `Batch`, in chunks and without a graph: of an output with several

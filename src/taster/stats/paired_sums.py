@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,26 +70,74 @@ class PairedSums:
         return PairedSums(self.yes_or_no, self.count, -self.total, self.squares).pvalue(group)
 
 
+def stacked(measured: Mapping[str, Tensor]) -> Tensor:
+    """Quantities of the same samples as one tensor, [quantities, n] in float64."""
+    first = next(iter(measured.values()))
+    found = torch.empty(len(measured), len(first), dtype=torch.float64, device=first.device)
+    for row, values in zip(found, measured.values(), strict=True):
+        row.copy_(values)
+    return found
+
+
 def sums_on_device(
-    before: Mapping[str, Tensor], after: Mapping[str, Tensor], codes: Tensor | None, classes: int
+    before: Sequence[Tensor], after: Tensor, codes: Tensor | None = None, every_code: Tensor | None = None
 ) -> Tensor:
-    """The sums of all quantities, [quantities, 3, 1 + classes] in float64, on the device of the measurements.
+    """All that comparisons of one state of a model with others need, in one product and for one transfer.
 
     Args:
-        before, after: each quantity by name, [n].
+        before: the states that it is compared with, [quantities, n] in float64 each.
+        after: the state, likewise.
         codes: the class of each sample, [n] from 0; None without classes.
-        classes: how many there are.
+        every_code: of each class, [classes].
+
+    Returns:
+        [1 + quantities + 2 states quantities, 1 + classes] in float64, overall and by class: how many samples; the sums
+        of what they are after; the sums of drops from each state; and the sums of their squares.
     """
-    drops = [before[name].double() - after[name].double() for name in before]
-    if codes is None or not classes:  # there may not be as many of each quantity
-        return torch.stack([torch.stack([d.new_full((), len(d)), d.sum(), d.square().sum()]) for d in drops])[..., None]
-    every = torch.stack(drops)  # [quantities, n]
-    rows = torch.stack([torch.ones_like(every), every, every.square()], 1)
-    overall = rows.sum(2, keepdim=True)
-    member = (codes[:, None] == torch.arange(classes, device=codes.device)).double()
-    return torch.cat([overall, rows @ member], 2)
+    drops = (torch.stack(list(before)) - after).flatten(0, 1)
+    rows = torch.cat([torch.ones_like(after[:1]), after, drops, drops.square()])
+    classes = 0 if codes is None or every_code is None else len(every_code)
+    member = torch.ones(after.shape[1], 1 + classes, dtype=torch.float64, device=after.device)
+    if codes is not None and every_code is not None:
+        torch.eq(codes[:, None], every_code, out=member[:, 1:])
+    return rows @ member
 
 
-def sums_by_name(kinds: Mapping[str, bool], sums: Array) -> dict[str, PairedSums]:
-    """What `sums_on_device` computed, after the transfer; `kinds` says of each quantity whether it is yes or no."""
-    return {name: PairedSums(kind, *sums[i]) for i, (name, kind) in enumerate(kinds.items())}
+@dataclass(frozen=True)
+class Comparison:
+    """A state of a model compared with others, on the same samples.
+
+    Attributes:
+        after: the sum of each quantity over the samples; NaN or infinite where one of its values is.
+        drops: from each of the states, by quantity.
+    """
+
+    after: dict[str, float]
+    drops: list[dict[str, PairedSums]]
+
+    @classmethod
+    def of(cls, kinds: Mapping[str, bool], sums: Array, states: int) -> Comparison:
+        """From what `sums_on_device` computed, after the transfer.
+
+        Args:
+            kinds: whether each quantity is yes or no, by name.
+            sums: what was computed.
+            states: how many it was compared with.
+        """
+        count, after = sums[0], sums[1 : 1 + len(kinds)]
+        total, squares = sums[1 + len(kinds) :].reshape(2, states, len(kinds), -1)
+        return cls(
+            {name: float(after[i, 0]) for i, name in enumerate(kinds)},
+            [
+                {
+                    name: PairedSums(kind, count, total[s, i], squares[s, i])
+                    for i, (name, kind) in enumerate(kinds.items())
+                }
+                for s in range(states)
+            ],
+        )
+
+    def and_of(self, other: Comparison) -> Comparison:
+        """With further quantities."""
+        drops = [{**own, **more} for own, more in zip(self.drops, other.drops, strict=True)]
+        return Comparison({**self.after, **other.after}, drops)

@@ -6,8 +6,6 @@ import warnings
 from functools import cached_property
 
 import numpy as np
-import torch
-from torch import Tensor
 
 WINDOW = 60
 """Changes that are remembered."""
@@ -39,19 +37,19 @@ class Swing:
     Source: taster's own; the median and the distances from it after Hampel 1974.
     """
 
-    def __init__(self, changes: Tensor) -> None:
+    def __init__(self, changes: np.ndarray) -> None:
         self.changes = changes
 
     @classmethod
     def empty(cls, groups: int) -> Swing:
         """Before the first change."""
-        return cls(torch.empty(0, groups, 2, dtype=torch.float64))
+        return cls(np.empty((0, groups, 2)))
 
     def with_change(self, drops: np.ndarray, errors: np.ndarray) -> Swing:
         """With one more change, [groups] each, and without the oldest beyond the window."""
-        pair = torch.from_numpy(np.stack([drops, errors], 1))
-        pair = torch.where(pair.isfinite().all(1, keepdim=True), pair, torch.tensor([0.0, torch.inf]).double())
-        return Swing(torch.cat([self.changes[-(WINDOW - 1) :], pair[None]]))
+        pair = np.stack([drops, errors], 1)
+        pair[~np.isfinite(pair).all(1)] = 0.0, np.inf
+        return Swing(np.concatenate([self.changes[-(WINDOW - 1) :], pair[None]]))
 
     @property
     def scale(self) -> np.ndarray:
@@ -74,14 +72,14 @@ class Swing:
 
     @cached_property
     def _counts(self) -> np.ndarray:
-        found: np.ndarray = np.isfinite(self.changes[:, :, 1].numpy()).sum(0)
+        found: np.ndarray = np.isfinite(self.changes[:, :, 1]).sum(0)
         return found
 
     @cached_property
     def _centre_and_scale(self) -> tuple[np.ndarray, np.ndarray]:
-        errors = self.changes[:, :, 1].numpy()
+        errors = self.changes[:, :, 1]
         errors = np.where(np.isfinite(errors), errors, np.nan)
-        changes = self.changes[:, :, 0].numpy() + 0 * errors
+        changes = self.changes[:, :, 0] + 0 * errors
         if not len(changes):
             nothing = np.full(changes.shape[1], np.nan)
             return nothing, nothing

@@ -35,7 +35,8 @@ class Task(Protocol):
         ...
 
     def check(self, output: Tensor, y: Tensor, stage: str) -> None:
-        """Checks that predictions and labels, or a part of both, fit together.
+        """Checks that predictions and labels, or a part of both, fit together: by the shape of the predictions, and the
+        values of the labels. Once all labels have been checked with predictions of one shape, they are not again.
 
         Raises:
             ModelError, LabelError: when they do not.

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from scipy.stats import binom
-from torch import Tensor
 
 from taster.core.host import to_host
 from taster.core.types import Tensors
@@ -15,7 +14,7 @@ from taster.defences.gates.anchor_limits import first_scales, narrowed
 from taster.defences.gates.anchor_test import drifting, grown
 from taster.defences.gates.harm_criteria import HarmCriteria
 from taster.defences.gates.quantities import Sums, anchored, independent
-from taster.defences.gates.swings import Swings
+from taster.defences.gates.swings import Scales, Swings, loaded_array, saved_array
 
 _CHANCE = 1e-3
 """The p-value of an accuracy above chance from which on a model has something to lose."""
@@ -45,7 +44,7 @@ class Anchor:
     """
 
     measured: Tensors
-    scales: Mapping[str, Tensor] = field(default_factory=dict)
+    scales: Scales = field(default_factory=dict)
     trained: bool = True
     since: int = 0
     moved: bool = False
@@ -92,12 +91,17 @@ class Anchor:
         """The attributes, by name."""
         return {
             "measured": self.measured,
-            "scales": dict(self.scales),
+            "scales": {name: saved_array(scale) for name, scale in self.scales.items()},
             "trained": self.trained,
             "since": self.since,
             "moved": self.moved,
             "young": self.young,
         }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Anchor:
+        """As it was saved."""
+        return cls(**{**state, "scales": {name: loaded_array(scale) for name, scale in state["scales"].items()}})
 
 
 def is_trained(criteria: HarmCriteria, measured: Tensors) -> bool:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-
-from torch import Tensor
 
 from taster.defences.gates.anchor_limits import anchor_limits
 from taster.defences.gates.harm_criteria import REFERENCES, Evidence, HarmCriteria
 from taster.defences.gates.quantities import Sums, anchored, quantities, watched
 from taster.defences.gates.step_test import DOUBT
-from taster.defences.gates.swings import Swings
+from taster.defences.gates.swings import Scales, Swings
 
 
 def fallen(
     criteria: HarmCriteria,
     sums: Sums,
-    frozen: Mapping[str, Tensor],
+    frozen: Scales,
     swings: Swings,
     *,
     below: bool = False,
@@ -42,9 +39,7 @@ def fallen(
     return None
 
 
-def fallen_held_out(
-    criteria: HarmCriteria, sums: Sums, frozen: Mapping[str, Tensor], swings: Swings
-) -> Evidence | None:
+def fallen_held_out(criteria: HarmCriteria, sums: Sums, frozen: Scales, swings: Swings) -> Evidence | None:
     """The same on samples that no other check sees: of the quantity that the promise is about, overall."""
     for name in anchored(sums):
         drops = sums[name]
@@ -56,7 +51,7 @@ def fallen_held_out(
     return None
 
 
-def seems_fallen(criteria: HarmCriteria, sums: Sums, frozen: Mapping[str, Tensor], swings: Swings) -> bool:
+def seems_fallen(criteria: HarmCriteria, sums: Sums, frozen: Scales, swings: Swings) -> bool:
     """Whether a first look is reason enough for an audit."""
     return any(
         sums[name].drop() > anchor_limits(criteria, name, sums[name].groups, frozen, swings)[0]

@@ -49,14 +49,15 @@ class Audit:
             the anchor on the samples that are not held out, None of an update that is undone.
         """
         now = self._measure(change.after)
-        broken = undo_nonfinite(change, baseline.last_good, now)
+        anchor = baseline.anchor
+        looks = self._comparison.looks(anchor.measured, now, order.parts)
+        broken = undo_nonfinite(change, baseline.last_good, now) if any(look.nonfinite for look in looks) else None
         if broken is not None:
             return broken, None
-        anchor = baseline.anchor
-        drops = self._comparison.drops_at(anchor.measured, now, order.open)
+        drops = looks[0].drops
         if not anchor.trained:
             return COMMIT, drops
-        evidence = self._evidence(drops, now, baseline, order)
+        evidence = self._evidence(drops, [look.drops for look in looks[1:]], baseline)
         if evidence is None:
             return COMMIT, drops
         back_to = self._newest_acceptable(evidence, change, baseline, order)
@@ -68,12 +69,12 @@ class Audit:
         return undo(change, baseline.last_good, evidence.reason, {**evidence.numbers, "below": 1.0}), None
 
     def _evidence(
-        self, drops: dict[str, PairedSums], now: Tensors, baseline: Baseline, order: RowOrder
+        self, drops: dict[str, PairedSums], held_out: list[dict[str, PairedSums]], baseline: Baseline
     ) -> Evidence | None:
         """That the model has fallen from the anchor, by the samples that are not held out or by those that are."""
         found = self._fallen(drops, baseline, below=baseline.below)
-        if found is None and len(order.held_out):
-            found = self._fallen_held_out(now, baseline, order)[0]
+        if found is None and held_out:
+            found = self._fallen_held_out(held_out[0], baseline)
         return found
 
     def _fallen(self, drops: dict[str, PairedSums], baseline: Baseline, *, below: bool = False) -> Evidence | None:
@@ -81,13 +82,8 @@ class Audit:
         classes = swings.known or not anchor.young
         return fallen(self._criteria, drops, anchor.scales, swings, below=below, classes=classes)
 
-    def _fallen_held_out(
-        self, state: Tensors, baseline: Baseline, order: RowOrder
-    ) -> tuple[Evidence | None, dict[str, PairedSums]]:
-        """By the samples that are held out; and their drops."""
-        anchor = baseline.anchor
-        drops = self._comparison.drops_at(anchor.measured, state, order.held_out)
-        return fallen_held_out(self._criteria, drops, anchor.scales, baseline.swings), drops
+    def _fallen_held_out(self, drops: dict[str, PairedSums], baseline: Baseline) -> Evidence | None:
+        return fallen_held_out(self._criteria, drops, baseline.anchor.scales, baseline.swings)
 
     def _newest_acceptable(
         self, evidence: Evidence, change: CandidateUpdate, baseline: Baseline, order: RowOrder
@@ -100,14 +96,11 @@ class Audit:
             states.update((step, change.before.at(step)) for step in reversed(reach))
         for step, state in states.items():
             past = self._measure(state) if step == change.step else self._measure.source.measure(state)
-            drops = self._comparison.drops_at(baseline.anchor.measured, past, order.open)
-            if not acceptable(self._criteria, drops) or self._fallen(drops, baseline) is not None:
-                continue
-            if evidence.held_out:
-                found, drops = self._fallen_held_out(past, baseline, order)
-                if found is not None or not acceptable(self._criteria, drops):
-                    continue
-            return step
+            parts = order.parts if evidence.held_out else [order.open]
+            drops, *held_out = (look.drops for look in self._comparison.looks(baseline.anchor.measured, past, parts))
+            lower = self._fallen(drops, baseline) or any(self._fallen_held_out(d, baseline) for d in held_out)
+            if not lower and all(acceptable(self._criteria, d) for d in (drops, *held_out)):
+                return step
         return None
 
     def _may_pass(

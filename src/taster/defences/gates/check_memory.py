@@ -13,7 +13,7 @@ from taster.defences.gates.anchor import Anchor
 from taster.defences.gates.check_record import LastCheck, Lost, Seen
 from taster.defences.gates.quantities import quantities, watched
 from taster.defences.gates.row_order import FIRST
-from taster.defences.gates.swings import Swings
+from taster.defences.gates.swings import Swings, loaded_array, saved_array
 from taster.stats.swing import Swing
 
 _AUDIT_SHARE = 0.1
@@ -98,7 +98,7 @@ class CheckMemory:
             "anchor": None if self.anchor is None else self.anchor.state_dict(),
             "checked": None if checked is None else {"step": checked.step, "measured": checked.measured},
             "swings": self.swings.state_dict(),
-            "losses": self.losses.changes,
+            "losses": saved_array(self.losses.changes),
             "block": self.block,
             "unaudited": self.unaudited,
             "unchecked": self.unchecked,
@@ -115,10 +115,10 @@ class CheckMemory:
         anchor, checked, swings = state["anchor"], state["checked"], Swings()
         swings.load_state_dict(state["swings"])
         return cls(
-            anchor=None if anchor is None else Anchor(**anchor),
+            anchor=None if anchor is None else Anchor.from_state(anchor),
             checked=None if checked is None else LastCheck(checked["step"], checked["measured"]),
             swings=swings,
-            losses=Swing(state["losses"]),
+            losses=Swing(loaded_array(state["losses"])),
             block=state["block"],
             unaudited=state["unaudited"],
             unchecked=state["unchecked"],

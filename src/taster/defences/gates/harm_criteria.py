@@ -70,11 +70,12 @@ class HarmCriteria:
         self._share = 0.0
         self._independent = False
         self.codes: Tensor | None = None
+        self.every_code: Tensor | None = None
 
     def prepare(self, classes: Tensor | None, words: Mapping[str, str]) -> None:
         """Groups the samples by class, and takes the quantities' names for sentences."""
         self._words = words
-        self.codes, self._labels, self._share = None, [], 0.0
+        self.codes, self.every_code, self._labels, self._share = None, None, [], 0.0
         if classes is None:
             return
         labels, codes, counts = torch.unique(classes, return_inverse=True, return_counts=True)
@@ -82,6 +83,7 @@ class HarmCriteria:
         self._share = float(counts.max()) / len(classes) if len(labels) > 1 else 0.0
         if self._class_tolerance is not None:
             self.codes, self._labels = codes.reshape(-1), labels.tolist()
+            self.every_code = torch.arange(len(labels), device=codes.device)
 
     def check_quantities(self, measured: Tensors) -> None:
         """Checks that tolerances by name are those of what is measured, and that not everything is let through.

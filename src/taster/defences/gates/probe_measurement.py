@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import torch
 from torch import Tensor
 
 from taster.core.trusted_data import nonfinite_rows
@@ -132,11 +131,6 @@ class ProbeMeasurement:
 def at_rows(measured: Tensors, rows: Tensor | slice) -> Tensors:
     """The measurements of the samples with these indices."""
     return {name: values[rows] for name, values in measured.items()}
-
-
-def nonfinite_counts(measured: Tensors) -> Tensor:
-    """How many measurements of each quantity are NaN or infinite, [quantities], on their device."""
-    return torch.stack([(~values.isfinite()).sum() for name, values in measured.items() if name != "loss"])
 
 
 def nonfinite(measured: Tensors) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from taster.core.losses import KnownLabels, known_labels
 from taster.core.trusted_data import as_trusted_data, check_trusted_range, class_indices, trusted_output
 from taster.core.types import Batch, Tensors
 from taster.core.view import View, predictions
@@ -86,6 +87,9 @@ class ProbeSource:
         self._task = task
         self.probe: Batch = as_trusted_data(probe, stage, min_samples=2)
         self._whole = False
+        self._kept: tuple[Tensor, Batch] | None = None
+        self._fitting: torch.Size | None = None
+        self._known: tuple[object, torch.Size, KnownLabels] | None = None
         if task is not None:
             task.prepare(self._target(self.probe), stage)
         else:
@@ -107,6 +111,7 @@ class ProbeSource:
         Raises:
             BatchError, ModelError, LabelError: when samples, labels and model do not belong together.
         """
+        self._fitting = self._known = None
         check_trusted_range(self.probe, view, self._stage)
         # Batch norm without running statistics makes each output depend on the batch: then it is asked whole.
         self._whole = view.functional_model.depends_on_batch
@@ -136,12 +141,10 @@ class ProbeSource:
             return measured if rows is None else {name: values[rows] for name, values in measured.items()}
         total = len(self.probe) if rows is None else len(rows)
         part = view.ranks.part(total)
-        if rows is not None:
-            samples = self.probe.select(rows[part])
-        elif part == slice(0, total):
-            samples = self.probe
+        if part == slice(0, total):
+            samples = self.probe if rows is None else self._selected(rows)
         else:
-            samples = self.probe.select(part)
+            samples = self.probe.select(part if rows is None else rows[part])
         return view.ranks.gather_rows(self._rows(view, samples), total)
 
     def classes(self) -> Tensor | None:
@@ -151,11 +154,21 @@ class ProbeSource:
     def _target(self, batch: Batch) -> Any:
         return labels_of(batch, self._stage)
 
+    def _selected(self, rows: Tensor) -> Batch:
+        """The samples with these indices; those of a first look are looked at again and again, and are kept."""
+        if self._kept is not None and self._kept[0] is rows:
+            return self._kept[1]
+        samples = self.probe.select(rows)
+        if len(rows) <= self._chunk:
+            self._kept = rows, samples
+        return samples
+
     def _rows(self, view: View, samples: Batch) -> Tensors:
         assert self._task is not None, "check comes first"
         step = len(samples) if self._whole else self._chunk
         kept: list[Tensor] = []
         found: list[Tensors] = []
+        shapes: set[torch.Size] = set()
         device = next((tensor.device.type for _, tensor in self.probe.tensors()), "cpu")
         with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=self._bfloat16):
             for start in range(0, len(samples), step):
@@ -163,21 +176,35 @@ class ProbeSource:
                 whole = trusted_output(batch, view, self._stage)
                 output, y = predictions(whole), self._target(batch)
                 own_loss = view.functional_model.objective.compares_predictions(whole, batch.y)
-                self._task.check(output, y, self._stage)
+                shapes.add(output.shape[1:])
+                if output.shape[1:] != self._fitting:
+                    self._task.check(output, y, self._stage)
                 if output.dim() <= 2:
                     kept.append(output)
                 else:  # outputs of many places are too large to be kept
                     found.append(self._measured(view, output, batch, own_loss=own_loss))
+            if samples is self.probe and len(shapes) == 1:
+                (self._fitting,) = shapes  # of all labels, so that they need not be looked at again
             if kept:
-                return self._measured(view, torch.cat(kept), samples, own_loss=own_loss)
+                every = kept[0] if len(kept) == 1 else torch.cat(kept)
+                return self._measured(view, every, samples, own_loss=own_loss)
         return {name: torch.cat([rows[name] for rows in found]) for name in found[0]}
 
     def _measured(self, view: View, output: Tensor, batch: Batch, *, own_loss: bool) -> Tensors:
         """Of predictions; the loss is the learner's own where it is one of these and the labels."""
         assert self._task is not None
         y = self._target(batch)
-        losses = view.losses(output, batch) if own_loss else self._task.losses(output, y)
+        losses = self._own_losses(view, output, batch) if own_loss else self._task.losses(output, y)
         return {**self._task.measure(output, y), "loss": losses}
+
+    def _own_losses(self, view: View, output: Tensor, batch: Batch) -> Tensor:
+        """The learner's. All labels are checked with the first outputs of each shape."""
+        loss, shape = view.functional_model.objective.loss, output.shape[1:]
+        if self._known is None or self._known[0] is not loss or self._known[1] != shape:
+            assert loss is not None, "own_loss is of one"
+            labels = self.probe.y
+            self._known = loss, shape, known_labels(output[:1].expand(len(self.probe), *shape), labels, loss)
+        return view.losses(output, batch, known=self._known[2])
 
 
 class MetricSource(ProbeSource):
@@ -192,7 +219,7 @@ class MetricSource(ProbeSource):
     def _measured(self, view: View, output: Tensor, batch: Batch, *, own_loss: bool) -> Tensors:
         assert self._task is not None
         measured = self._task.measure(output, self._target(batch))
-        return {**measured, "loss": view.losses(output, batch)} if own_loss else measured
+        return {**measured, "loss": self._own_losses(view, output, batch)} if own_loss else measured
 
     def classes(self) -> Tensor | None:
         """None: a metric knows no classes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -61,6 +62,11 @@ class RowOrder:
         """Whether each check looks at all samples that are not held out."""
         return self._whole
 
+    @property
+    def parts(self) -> list[Tensor | slice]:
+        """The indices of the samples that are not held out, and of those that are, where there are some."""
+        return [self.open, self.held_out] if len(self.held_out) else [self.open]
+
     def looks(self, block: int) -> list[Tensor | slice]:
         """The indices of the samples of each look, in the order of this block."""
         if self._cached is None or self._cached[0] != block:
@@ -85,11 +91,12 @@ class RowOrder:
         return [part.sort().values for part in torch.split(shuffled, sizes)]
 
     def _shuffled(self, count: int, block: int) -> Tensor:
-        return torch.randperm(count, generator=self._generator(2 * block + 3))
+        return torch.randperm(count, generator=torch.Generator().manual_seed(self._place_seed(2 * block + 3)))
 
     def _draw(self, step: int, below: int) -> int:
-        return int(torch.randint(below, (), generator=self._generator(2 * step + 2)))
+        # NumPy's: one number is no work for tensors, and a step waits for none beside its readings.
+        return int(np.random.RandomState(self._place_seed(2 * step + 2) % 2**32).randint(below))
 
-    def _generator(self, place: int) -> torch.Generator:
+    def _place_seed(self, place: int) -> int:
         # A generator's first draws from neighbouring seeds are alike in nothing that is known.
-        return torch.Generator().manual_seed((self._seed * 1_000_003 + place) % 2**63)
+        return (self._seed * 1_000_003 + place) % 2**63

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from taster.core.guard import CandidateUpdate
-from taster.core.types import COMMIT, Verdict
+from taster.core.types import Verdict
 from taster.defences.gates.anchor import is_above_chance
 from taster.defences.gates.anchor_limits import anchor_limits
 from taster.defences.gates.anchor_test import seems_fallen
@@ -82,7 +82,9 @@ class StepCheck:
         for number, rows in enumerate(looks, 1):
             look = self._look(change, baseline, rows, first=number == 1)
             if look.nonfinite:
-                return outcome(undo_nonfinite(change, baseline.last_good, self._measure(change.after)) or COMMIT)
+                broken = undo_nonfinite(change, baseline.last_good, self._measure(change.after))
+                if broken is not None:
+                    return outcome(broken)
             sums = {name: sums[name] + more for name, more in look.drops.items()} if sums else look.drops
             if look.fallen is not None and "loss" in look.fallen:
                 gain = look.fallen["loss"].drop()
@@ -114,8 +116,7 @@ class StepCheck:
         after = self._measure.at(change.after, rows)
         checked = baseline.checked
         before = self._measure.at(change.before, rows) if checked is None else at_rows(checked, rows)
-        anchor = at_rows(baseline.anchor.measured, rows) if first else None
-        return self._comparison.look(before, after, anchor, rows)
+        return self._comparison.look(before, after, baseline.anchor.measured if first else None, rows)
 
     def _is_doubtful(self, fallen: Sums, sums: Sums, baseline: Baseline) -> bool:
         """Whether the first look is reason for an audit: the model seems to have fallen from the anchor, or the drops

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
-from torch import Tensor
 
 from taster.defences.gates.anchor_limits import anchor_limits
 from taster.defences.gates.harm_criteria import Evidence, HarmCriteria
 from taster.defences.gates.quantities import Sums, quantities, watched
-from taster.defences.gates.swings import Swings
+from taster.defences.gates.swings import Scales, Swings
 
 DOUBT = 0.02
 """The p-value of a drop beyond its limit from which on it is looked into."""
@@ -31,7 +28,7 @@ _STRICT = 0.3
 def step_evidence(
     criteria: HarmCriteria,
     sums: Sums,
-    frozen: Mapping[str, Tensor] | None,
+    frozen: Scales | None,
     swings: Swings,
     *,
     suspect: bool,

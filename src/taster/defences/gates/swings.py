@@ -18,6 +18,9 @@ momentum, whose changes have heavy tails."""
 _CLASS = 2.5
 """How much further out a change in one class must be: there are many of them."""
 
+Scales = Mapping[str, np.ndarray]
+"""How much each quantity swings: [groups], overall and in each class."""
+
 _FEW = 5
 """Samples of a class under which a look says nothing of it."""
 
@@ -55,24 +58,35 @@ class Swings:
     def forget_classes(self, groups: int) -> None:
         """Keeps what is known overall, for as many groups as there are now: all samples, and other classes."""
         for name, swing in self._swings.items():
-            changes = torch.tensor([0.0, torch.inf]).double().repeat(len(swing.changes), groups, 1)
+            changes = np.tile([0.0, np.inf], (len(swing.changes), groups, 1))
             changes[:, 0] = swing.changes[:, 0]
             self._swings[name] = Swing(changes)
 
-    def scales(self) -> dict[str, Tensor]:
+    def scales(self) -> dict[str, np.ndarray]:
         """The scale of each, overall and in each class; infinite where there were too few to know."""
-        return {name: torch.from_numpy(swing.scale) for name, swing in self._swings.items()}
+        return {name: swing.scale for name, swing in self._swings.items()}
 
     def state_dict(self) -> dict[str, Tensor]:
         """All changes."""
-        return {name: swing.changes for name, swing in self._swings.items()}
+        return {name: saved_array(swing.changes) for name, swing in self._swings.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restores them."""
-        self._swings = {name: Swing(changes) for name, changes in state.items()}
+        self._swings = {name: Swing(loaded_array(changes)) for name, changes in state.items()}
 
 
 def outlier_multiples(groups: int) -> np.ndarray:
     """Scales above the centre from which on a change is an outlier, overall and in each class, [groups]."""
     found: np.ndarray = np.where(np.arange(groups) == 0, _MULTIPLE, _CLASS * _MULTIPLE)
+    return found
+
+
+def saved_array(array: np.ndarray) -> Tensor:
+    """An array as states hold it: a tensor, which a checkpoint can take."""
+    return torch.from_numpy(array)
+
+
+def loaded_array(saved: Tensor) -> np.ndarray:
+    """What `saved_array` was given; a checkpoint may have brought it to the model's device."""
+    found: np.ndarray = saved.detach().cpu().numpy()
     return found

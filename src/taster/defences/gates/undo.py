@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from taster.core.guard import CandidateUpdate
-from taster.core.host import to_host
 from taster.core.types import Tensors, Verdict, reject, rewind
-from taster.defences.gates.probe_measurement import nonfinite, nonfinite_counts
+from taster.defences.gates.probe_measurement import nonfinite
 
 
 def undo(change: CandidateUpdate, back_to: int, reason: str, evidence: Mapping[str, float] | None = None) -> Verdict:
@@ -18,6 +17,5 @@ def undo(change: CandidateUpdate, back_to: int, reason: str, evidence: Mapping[s
 
 def undo_nonfinite(change: CandidateUpdate, back_to: int, measured: Tensors) -> Verdict | None:
     """The same of an update after which a measurement is NaN or infinite; None where there is none."""
-    (bad,) = to_host(nonfinite_counts(measured).sum())
-    found = nonfinite(measured) if bad else None
+    found = nonfinite(measured)
     return None if found is None else undo(change, back_to, f"after the update {found}")
