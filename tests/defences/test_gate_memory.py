@@ -153,8 +153,8 @@ def test_the_scales_of_an_anchor_may_shrink_and_never_grow() -> None:
     assert anchor_limits(criteria, "correct", 1, first, wild)[0] == pytest.approx(0.02)
     # No step may cost more than that, either.
     step = {"correct": drops["correct"], "loss": drops["correct"]}
-    widened, _ = step_evidence(criteria, step, first, wild, suspect=False, below=False, last=True)
-    young, _ = step_evidence(criteria, step, None, swung(0.3), suspect=False, below=False, last=True)
+    widened, _ = step_evidence(criteria, step, first, wild, suspect=False, last=True)
+    young, _ = step_evidence(criteria, step, None, swung(0.3), suspect=False, last=True)
     assert widened is not None
     assert widened.numbers["limit"] == pytest.approx(2.0)
     assert young is None

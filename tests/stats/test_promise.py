@@ -64,9 +64,9 @@ class Audit:
             sums_of(n, int(lost) + int(broken), int(gained))
             for n, broken, (lost, gained) in zip(self.sizes, hit, self.honest, strict=True)
         )
-        if fallen(self.criteria, open_sums, {}, self.swings) is not None:
+        if fallen(self.criteria, open_sums, {}, self.swings):
             return "open"
-        if self.sizes[1] and fallen_held_out(self.criteria, held_out, {}, self.swings) is not None:
+        if self.sizes[1] and fallen_held_out(self.criteria, held_out, {}, self.swings):
             return "held out"
         return ""
 

@@ -21,8 +21,8 @@ _WHAT_TO_DO = (
 class Alarm:
     """Logs refusals by the logger `taster.core.learner`: the first of a cause as a warning, with what to do; those
     that follow as information, with a warning at the tenth, the hundredth and so on; and the end of it after twenty
-    committed steps. A cause is the stage that refuses. What a guard says of the model while it commits is logged
-    as it changes.
+    committed steps of a model that is not said to be below what it was. A cause is the stage that refuses. What a guard
+    says of the model while it commits is logged as it changes.
     """
 
     def __init__(self) -> None:
@@ -67,12 +67,13 @@ class Alarm:
 
     def _commit(self, record: StepRecord) -> None:
         reason = record.verdict.reason
+        below = bool(record.verdict.evidence.get("below"))
         if reason and reason != self._said:
             self._said = reason
-            _log.info("step %d: %s", record.step, reason)
+            _log.log(logging.WARNING if below else logging.INFO, "step %d: %s", record.step, reason)
         if not self._stage:
             return
-        self._quiet += 1
+        self._quiet = 0 if below else self._quiet + 1
         if self._quiet >= _QUIET:
             _log.warning(
                 "the alarm of step %d is over: %s refused %d of %d steps",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from scipy.stats import binom
+import numpy as np
+from scipy.stats import binom, norm
 
 from taster.core.host import to_host
 from taster.core.types import Tensors
@@ -41,6 +43,7 @@ class Anchor:
         moved: whether it ever moved up.
         young: whether the model did no better than chance when the gate was made, and has not been level since: its
             steps swing more as it learns, and nothing is known of how much is too much.
+        lead: its accuracy over that of chance, as a fraction; 0 where chance is not known.
     """
 
     measured: Tensors
@@ -49,13 +52,14 @@ class Anchor:
     since: int = 0
     moved: bool = False
     young: bool = False
+    lead: float = 0.0
 
     @classmethod
     def of(cls, measured: Tensors, criteria: HarmCriteria, swings: Swings, *, young: bool) -> Anchor:
         """Of a measured state; young too where it does no better than chance."""
-        scales, trained = swings.scales(), is_trained(criteria, measured)
+        scales, (trained, lead) = swings.scales(), lead_over_chance(criteria, measured)
         first = first_scales(criteria, measured) if trained else {}
-        return cls(measured, {**first, **scales}, trained, young=young or not trained)
+        return cls(measured, {**first, **scales}, trained, young=young or not trained, lead=lead)
 
     def checked(self) -> Anchor:
         """After one more check that was no audit."""
@@ -74,7 +78,8 @@ class Anchor:
         if improved or not self.trained:
             measured = now if not independent(now) else {**self.measured, **{name: now[name] for name in improved}}
             scales = swings.scales() if self.young else narrowed(criteria, self.scales, swings, improved)
-            return Anchor(measured, scales, is_trained(criteria, measured), 0, bool(improved), self.young)
+            trained, lead = lead_over_chance(criteria, measured)
+            return Anchor(measured, scales, trained, 0, bool(improved), self.young, lead)
         scales = narrowed(criteria, self.scales, swings)
         young = self.young and self.since < 2 * _RECENT
         return replace(self, since=self.since + 1, scales=scales, young=young)
@@ -96,6 +101,7 @@ class Anchor:
             "since": self.since,
             "moved": self.moved,
             "young": self.young,
+            "lead": self.lead,
         }
 
     @classmethod
@@ -104,13 +110,30 @@ class Anchor:
         return cls(**{**state, "scales": {name: loaded_array(scale) for name, scale in state["scales"].items()}})
 
 
-def is_trained(criteria: HarmCriteria, measured: Tensors) -> bool:
-    """Whether a model does better than chance, as far as one knows what that is."""
+def lead_over_chance(criteria: HarmCriteria, measured: Tensors) -> tuple[bool, float]:
+    """Whether a model does better than chance, as far as one knows what that is, and by how much."""
     if not criteria.chance:
-        return True
-    right = measured[anchored(measured)[0]].double()
-    (mean,) = to_host(right.mean())
-    return is_above_chance(mean * len(right), len(right), criteria.chance)
+        return True, 0.0
+    right, members = measured[anchored(measured)[0]].double(), criteria.members
+    assert members is not None, "who knows what chance is knows the classes"
+    sizes = np.array(criteria.class_sizes)
+    (found,) = to_host(right.new_zeros(len(sizes)).index_add_(0, members, right))
+    hits = np.array(found)
+    better = is_above_chance(hits.sum(), len(right), criteria.chance) or is_above_chance_by_class(hits, sizes)
+    return better, max(0.0, float(hits.sum()) / len(right) - criteria.chance)
+
+
+def is_above_chance_by_class(right: np.ndarray, sizes: np.ndarray) -> bool:
+    """Whether the mean of the accuracies in the classes is more than that of predictions which have nothing to do with
+    the samples: one by the number of classes. So a model is told from chance that finds a rare class at the price of
+    false alarms, and is right less often than who never says so.
+
+    Args:
+        right, sizes: right answers and samples of each class, [classes].
+    """
+    shares = (right + 1) / (sizes + 2)
+    error = math.sqrt(float((shares * (1 - shares) / sizes).sum()))
+    return float(norm.sf((float((right / sizes).sum()) - 1) / error)) < _CHANCE
 
 
 def is_above_chance(right: float, samples: int, chance: float) -> bool:

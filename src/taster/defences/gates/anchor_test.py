@@ -19,9 +19,10 @@ def fallen(
     *,
     below: bool = False,
     classes: bool = True,
-) -> Evidence | None:
-    """Evidence that a quantity has fallen from the anchor's; of a model that was below it, that it still is by half as
-    much; class by class too, or overall alone."""
+) -> list[Evidence]:
+    """Evidence that quantities have fallen from the anchor's; of a model that was below it, that they still are by half
+    as much; class by class too, or overall alone."""
+    found = []
     names = quantities(sums)
     # New data costs a model confidence in the old before it pays in accuracy; in the loss it pays at once, and a
     # loss that falls is a drop.
@@ -35,11 +36,11 @@ def fallen(
             if drop > limit:
                 p = drops.pvalue(group)
                 if p < criteria.alpha_of_group(drops, group, len(names)):
-                    return criteria.evidence(name, group, drop, limit, p, audited=True)
-    return None
+                    found.append(criteria.evidence(name, group, drop, limit, p, audited=True))
+    return found
 
 
-def fallen_held_out(criteria: HarmCriteria, sums: Sums, frozen: Scales, swings: Swings) -> Evidence | None:
+def fallen_held_out(criteria: HarmCriteria, sums: Sums, frozen: Scales, swings: Swings) -> list[Evidence]:
     """The same on samples that no other check sees: of the quantity that the promise is about, overall."""
     for name in anchored(sums):
         drops = sums[name]
@@ -47,8 +48,8 @@ def fallen_held_out(criteria: HarmCriteria, sums: Sums, frozen: Scales, swings: 
         p = drops.pvalue()
         if drops.drop() > limit and p < criteria.alpha_held_out:
             found = criteria.evidence(name, 0, drops.drop(), limit, p, audited=True)
-            return replace(found, numbers={**found.numbers, "held_out": 1.0})
-    return None
+            return [replace(found, numbers={**found.numbers, "held_out": 1.0})]
+    return []
 
 
 def seems_fallen(criteria: HarmCriteria, sums: Sums, frozen: Scales, swings: Swings) -> bool:
@@ -65,6 +66,16 @@ def falls_on(criteria: HarmCriteria, evidence: Evidence, sums: Sums) -> bool:
     drops = sums[evidence.quantity]
     least = float(criteria.least(evidence.quantity, drops.groups)[evidence.group])
     return drops.drop(evidence.group) > least / 2 and drops.pvalue(evidence.group) < DOUBT
+
+
+def leaves_floor(criteria: HarmCriteria, sums: Sums) -> bool:
+    """Whether a look is reason enough for an audit of a model below its anchor: it seems to have fallen on, overall or
+    in a class, by drops from the floor."""
+    return any(
+        drops.drop(group) > limit / 2 and drops.pvalue(group) < DOUBT
+        for drops, least in ((sums[name], criteria.least(name, sums[name].groups)) for name in quantities(sums))
+        for group, limit in enumerate(least)
+    )
 
 
 def acceptable(criteria: HarmCriteria, sums: Sums) -> bool:

@@ -14,6 +14,9 @@ from taster.defences.gates.row_order import RowOrder
 from taster.defences.gates.undo import undo, undo_nonfinite
 from taster.stats.paired_sums import PairedSums
 
+_LEARNED = 0.25
+"""What of its lead over chance a model may lose that has only begun to learn, while nothing is known of its steps."""
+
 
 class Audit:
     """Judges the model beside the anchor, on all samples.
@@ -58,32 +61,40 @@ class Audit:
         if not anchor.trained:
             return COMMIT, drops
         evidence = self._evidence(drops, [look.drops for look in looks[1:]], baseline)
-        if evidence is None:
+        if not evidence:
             return COMMIT, drops
-        back_to = self._newest_acceptable(evidence, change, baseline, order)
+        first = evidence[0]
+        back_to = self._newest_acceptable(first, change, baseline, order)
         if back_to is not None:
-            return undo(change, min(baseline.last_good, back_to), evidence.reason, evidence.numbers), None
+            return undo(change, min(baseline.last_good, back_to), first.reason, first.numbers), None
         # There is no way back.
         if self._may_pass(evidence, change, now, baseline, order):
-            return Verdict(reason=BELOW), drops
-        return undo(change, baseline.last_good, evidence.reason, {**evidence.numbers, "below": 1.0}), None
+            return Verdict(reason=BELOW, evidence={"below": 1.0}), drops
+        return undo(change, baseline.last_good, first.reason, {**first.numbers, "below": 1.0}), None
 
     def _evidence(
         self, drops: dict[str, PairedSums], held_out: list[dict[str, PairedSums]], baseline: Baseline
-    ) -> Evidence | None:
+    ) -> list[Evidence]:
         """That the model has fallen from the anchor, by the samples that are not held out or by those that are."""
         found = self._fallen(drops, baseline, below=baseline.below)
-        if found is None and held_out:
+        if not found and held_out:
             found = self._fallen_held_out(held_out[0], baseline)
         return found
 
-    def _fallen(self, drops: dict[str, PairedSums], baseline: Baseline, *, below: bool = False) -> Evidence | None:
+    def _fallen(self, drops: dict[str, PairedSums], baseline: Baseline, *, below: bool = False) -> list[Evidence]:
+        """Of a model that has only begun to learn no class is held to the anchor: what was right by luck is lost again;
+        nor, before one knows how much its steps swing, less than a part of what it has learned."""
         anchor, swings = baseline.anchor, baseline.swings
-        classes = swings.known or not anchor.young
-        return fallen(self._criteria, drops, anchor.scales, swings, below=below, classes=classes)
+        found = fallen(self._criteria, drops, anchor.scales, swings, below=below, classes=not anchor.young)
+        return [one for one in found if self._is_much(one, drops, baseline)]
 
-    def _fallen_held_out(self, drops: dict[str, PairedSums], baseline: Baseline) -> Evidence | None:
-        return fallen_held_out(self._criteria, drops, baseline.anchor.scales, baseline.swings)
+    def _is_much(self, evidence: Evidence, drops: dict[str, PairedSums], baseline: Baseline) -> bool:
+        anchor = baseline.anchor
+        return not anchor.young or baseline.swings.known or drops[evidence.quantity].drop() > _LEARNED * anchor.lead
+
+    def _fallen_held_out(self, drops: dict[str, PairedSums], baseline: Baseline) -> list[Evidence]:
+        found = fallen_held_out(self._criteria, drops, baseline.anchor.scales, baseline.swings)
+        return [one for one in found if self._is_much(one, drops, baseline)]
 
     def _newest_acceptable(
         self, evidence: Evidence, change: CandidateUpdate, baseline: Baseline, order: RowOrder
@@ -104,16 +115,17 @@ class Audit:
         return None
 
     def _may_pass(
-        self, evidence: Evidence, change: CandidateUpdate, now: Tensors, baseline: Baseline, order: RowOrder
+        self, evidence: list[Evidence], change: CandidateUpdate, now: Tensors, baseline: Baseline, order: RowOrder
     ) -> bool:
-        """Whether a model may stay below its anchor. An update that does not add to what has fallen is not held to what
-        came before it; and one that does no more than that, until from the floor half the tolerance is lost."""
-        rows = order.held_out if evidence.held_out else order.open
+        """Whether a model may stay below its anchor: where an update adds to nothing that has fallen; where it does,
+        until from the floor half the tolerance is lost."""
+        rows = order.held_out if evidence[0].held_out else order.open
         before = self._measure(change.before) if baseline.checked is None else baseline.checked
         further = self._comparison.drops_at(before, now, rows)
-        if further[evidence.quantity].drop(evidence.group) <= 0:
+        worse = [found for found in evidence if further[found.quantity].drop(found.group) > 0]
+        if not worse:
             return True
         if baseline.floor is None:
             return False
         since = self._comparison.drops_at(baseline.floor, now, rows)
-        return not falls_on(self._criteria, evidence, since)
+        return not any(falls_on(self._criteria, found, since) for found in worse)

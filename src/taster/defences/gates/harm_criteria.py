@@ -51,6 +51,11 @@ class HarmCriteria:
         alpha: of all tests of one check.
         class_tolerance: drop in one class that is let through, in points; None tests no classes.
         points: whether quantities are fractions, and tolerances percentage points.
+
+    Attributes:
+        codes: the class of each sample, [n] from 0, where each class is tested by itself; `every_code` those of all.
+        members: the class of each sample, also where none is; None without classes.
+        class_sizes: samples of each class.
     """
 
     def __init__(
@@ -71,18 +76,22 @@ class HarmCriteria:
         self._independent = False
         self.codes: Tensor | None = None
         self.every_code: Tensor | None = None
+        self.members: Tensor | None = None
+        self.class_sizes: list[int] = []
 
     def prepare(self, classes: Tensor | None, words: Mapping[str, str]) -> None:
         """Groups the samples by class, and takes the quantities' names for sentences."""
         self._words = words
         self.codes, self.every_code, self._labels, self._share = None, None, [], 0.0
+        self.members, self.class_sizes = None, []
         if classes is None:
             return
         labels, codes, counts = torch.unique(classes, return_inverse=True, return_counts=True)
+        self.members, self.class_sizes = codes.reshape(-1), counts.tolist()
         # Of one class alone nobody can do better than chance; then nothing is known of it.
         self._share = float(counts.max()) / len(classes) if len(labels) > 1 else 0.0
         if self._class_tolerance is not None:
-            self.codes, self._labels = codes.reshape(-1), labels.tolist()
+            self.codes, self._labels = self.members, labels.tolist()
             self.every_code = torch.arange(len(labels), device=codes.device)
 
     def check_quantities(self, measured: Tensors) -> None:

@@ -111,12 +111,13 @@ def probe_gate(
 
 
 def warn_of_small_probe(samples: int, tolerance: float, bound: DetectionBound) -> None:
-    """Logs a warning where a probe can detect only drops far above the tolerance."""
+    """Says where a probe makes sure of drops far above the tolerance alone."""
     drop = bound.max_accuracy_drop
     if samples < _LARGE and drop > _SMALL * max(tolerance, 1.0):
         _log.warning(
-            "a probe of %d samples cannot tell a drop of less than %.0f points from chance, though a tolerance of %g "
-            "was set; give it more samples (taster.detection_bound says how many)",
+            "a probe of %d samples finds most harm, but makes sure only that no drop of more than %.0f points passes a "
+            "check (95 %%, whoever attacks; the tolerance is %g); more samples make sure of more: taster.probe.size "
+            "says how many",
             samples,
             drop,
             tolerance,

@@ -160,7 +160,8 @@ class ReferenceGate:
         anchor = self._start_memory(record, view) if memory.anchor is None else memory.anchor
         seen = self._seen if self._seen is not None and self._seen.version is view.state_version else None
         gain = None if seen is None else seen.gain
-        self._age.observe(record, self.name, anchor.measured, gain, young=anchor.young)
+        if memory.floor is None:  # what a model costs that was harmed tells nothing of the trusted samples
+            self._age.observe(record, self.name, anchor.measured, gain, young=anchor.young)
         if seen is None and verdict.committed and not record.trusted:
             seen = self._seen_by_itself(view)
         update = MemoryUpdate(memory, self._policy, self._criteria, self._measure)
@@ -225,7 +226,9 @@ class ReferenceGate:
                 return verdict
             below = bool(verdict.reason)
         self._seen = Seen(change.after.state_version, found.sums, found.looks, fallen, found.doubted, below, found.gain)
-        return Verdict(reason=UNTRAINED if not anchor.trained else BELOW if below else memory.phase)
+        if below:
+            return Verdict(reason=BELOW, evidence={"below": 1.0})
+        return Verdict(reason=memory.phase if anchor.trained else UNTRAINED)
 
     def _start_memory(self, record: StepRecord, view: View) -> Anchor:
         """The first anchor: the state before the first step, or the present one if that was not measured."""

@@ -11,7 +11,7 @@ from taster.core.guard import CandidateUpdate
 from taster.core.types import Verdict
 from taster.defences.gates.anchor import is_above_chance
 from taster.defences.gates.anchor_limits import anchor_limits
-from taster.defences.gates.anchor_test import seems_fallen
+from taster.defences.gates.anchor_test import leaves_floor, seems_fallen
 from taster.defences.gates.baseline import Baseline
 from taster.defences.gates.harm_criteria import HarmCriteria
 from taster.defences.gates.probe_comparison import Look, ProbeComparison, samples_of
@@ -74,6 +74,7 @@ class StepCheck:
         anchor, below = baseline.anchor, baseline.below
         sums: dict[str, PairedSums] = {}
         strict, doubted, gain = change.attempt > 0 or below, False, None
+        fallen: dict[str, PairedSums] = {}
         number = 0
 
         def outcome(verdict: Verdict | None = None) -> StepOutcome:
@@ -81,12 +82,14 @@ class StepCheck:
 
         for number, rows in enumerate(looks, 1):
             look = self._look(change, baseline, rows, first=number == 1)
+            if below and look.fallen is not None:
+                fallen = _sum(fallen, look.fallen)
             if look.nonfinite:
                 broken = undo_nonfinite(change, baseline.last_good, self._measure(change.after))
                 if broken is not None:
                     return outcome(broken)
-            sums = {name: sums[name] + more for name, more in look.drops.items()} if sums else look.drops
-            if look.fallen is not None and "loss" in look.fallen:
+            sums = _sum(sums, look.drops)
+            if not below and look.fallen is not None and "loss" in look.fallen:
                 gain = look.fallen["loss"].drop()
             if number == 1 and not anchor.trained:
                 # There is nothing to lose; an audit tells when there is.
@@ -100,7 +103,6 @@ class StepCheck:
                 None if anchor.young else anchor.scales,
                 baseline.swings,
                 suspect=baseline.suspect,
-                below=below,
                 last=number == len(looks),
             )
             if evidence is not None:
@@ -109,14 +111,18 @@ class StepCheck:
                 break
         if anchor.trained and change.attempt and (part := any_drop(self._criteria, sums)) is not None:
             return outcome(undo(change, baseline.last_good, part.reason, part.numbers))
+        if below:
+            doubted = leaves_floor(self._criteria, fallen)
         return outcome()
 
     def _look(self, change: CandidateUpdate, baseline: Baseline, rows: Tensor | slice, *, first: bool) -> Look:
-        """Of the anchor only in the first look."""
+        """Beside the last check; in the first look beside the anchor too, and in each one of a model that is below it
+        beside the floor."""
         after = self._measure.at(change.after, rows)
         checked = baseline.checked
         before = self._measure.at(change.before, rows) if checked is None else at_rows(checked, rows)
-        return self._comparison.look(before, after, baseline.anchor.measured if first else None, rows)
+        reference = baseline.floor if baseline.below else baseline.anchor.measured if first else None
+        return self._comparison.look(before, after, reference, rows)
 
     def _is_doubtful(self, fallen: Sums, sums: Sums, baseline: Baseline) -> bool:
         """Whether the first look is reason for an audit: the model seems to have fallen from the anchor, or the drops
@@ -127,3 +133,8 @@ class StepCheck:
         name = watched(sums)[0]
         limit = float(anchor_limits(self._criteria, name, sums[name].groups, scales, swings)[0])
         return baseline.lost.plus(sums[name]).exceeds(limit)
+
+
+def _sum(sums: dict[str, PairedSums], more: dict[str, PairedSums]) -> dict[str, PairedSums]:
+    """Of the samples looked at before, and those of one more look."""
+    return {name: sums[name] + drops for name, drops in more.items()} if sums else more

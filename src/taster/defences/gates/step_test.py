@@ -21,9 +21,6 @@ _SURE = 2.33
 _SUSPECT = 0.6
 """The part of the usual limit that is enough where the batch itself is an outlier by its loss."""
 
-_STRICT = 0.3
-"""The part that is enough where the model is below its anchor, with no way back."""
-
 
 def step_evidence(
     criteria: HarmCriteria,
@@ -32,7 +29,6 @@ def step_evidence(
     swings: Swings,
     *,
     suspect: bool,
-    below: bool,
     last: bool,
 ) -> tuple[Evidence | None, bool]:
     """Whether what was seen of an update is evidence of harm, and whether it is clear without a further look.
@@ -47,7 +43,6 @@ def step_evidence(
             by widening the swing. None for a model that has begun to learn only now.
         swings: of the changes before.
         suspect: whether the batch is an outlier among the last ones by its loss; then less is harm.
-        below: whether the model is below its anchor; then much less is.
         last: whether there is no further look.
     """
     clear = True
@@ -55,9 +50,9 @@ def step_evidence(
     for name in names:
         drops = sums[name]
         least = criteria.least(name, drops.groups)
-        share = _STRICT if below else _SUSPECT if suspect else 1.0
+        share = _SUSPECT if suspect else 1.0
         half = 0.5 if name in watched(sums) else 1.0
-        worth = np.concatenate([half * least[:1], least[1:]]) * (_STRICT if below else 1.0)
+        worth = np.concatenate([half * least[:1], least[1:]])
         # One class may be lost for a while by who begins to learn the others.
         unknown = least if frozen is not None else np.concatenate([least[:1], np.full_like(least[1:], np.inf)])
         limits = swings.limits(name, worth, unknown, share)
@@ -69,8 +64,7 @@ def step_evidence(
                 if group and drops.gain_pvalue() < criteria.alpha:
                     break  # what is new is learned at a price
                 p = drops.pvalue(group)
-                shared = criteria.alpha_of_group(drops, group, len(names)) / _LOOKS
-                if p < (criteria.alpha if below and not group else shared):
+                if p < criteria.alpha_of_group(drops, group, len(names)) / _LOOKS:
                     return criteria.evidence(name, group, drop, limit, p, audited=False), True
                 clear = clear and p > (DOUBT if group == 0 else criteria.alpha / drops.groups)
             if group == 0 and name in watched(sums):
