@@ -61,20 +61,22 @@ def seems_fallen(criteria: HarmCriteria, sums: Sums, frozen: Scales, swings: Swi
     )
 
 
-def falls_on(criteria: HarmCriteria, evidence: Evidence, sums: Sums) -> bool:
-    """Whether what has fallen has fallen further, by drops from when that was found."""
+def falls_on(criteria: HarmCriteria, evidence: Evidence, sums: Sums, frozen: Scales, swings: Swings) -> bool:
+    """Whether what has fallen has fallen further, by drops from when that was found: half as far as it may from the
+    anchor."""
     drops = sums[evidence.quantity]
-    least = float(criteria.least(evidence.quantity, drops.groups)[evidence.group])
-    return drops.drop(evidence.group) > least / 2 and drops.pvalue(evidence.group) < DOUBT
+    limit = float(anchor_limits(criteria, evidence.quantity, drops.groups, frozen, swings)[evidence.group])
+    return drops.drop(evidence.group) > limit / 2 and drops.pvalue(evidence.group) < DOUBT
 
 
-def leaves_floor(criteria: HarmCriteria, sums: Sums) -> bool:
+def leaves_floor(criteria: HarmCriteria, sums: Sums, frozen: Scales, swings: Swings) -> bool:
     """Whether a look is reason enough for an audit of a model below its anchor: it seems to have fallen on, overall or
     in a class, by drops from the floor."""
     return any(
         drops.drop(group) > limit / 2 and drops.pvalue(group) < DOUBT
-        for drops, least in ((sums[name], criteria.least(name, sums[name].groups)) for name in quantities(sums))
-        for group, limit in enumerate(least)
+        for name, drops in sums.items()
+        if name != "loss"
+        for group, limit in enumerate(anchor_limits(criteria, name, drops.groups, frozen, swings))
     )
 
 

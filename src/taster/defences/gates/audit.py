@@ -118,7 +118,7 @@ class Audit:
         self, evidence: list[Evidence], change: CandidateUpdate, now: Tensors, baseline: Baseline, order: RowOrder
     ) -> bool:
         """Whether a model may stay below its anchor: where an update adds to nothing that has fallen; where it does,
-        until from the floor half the tolerance is lost."""
+        until half of what may be lost from the anchor is lost from the floor."""
         rows = order.held_out if evidence[0].held_out else order.open
         before = self._measure(change.before) if baseline.checked is None else baseline.checked
         further = self._comparison.drops_at(before, now, rows)
@@ -128,4 +128,5 @@ class Audit:
         if baseline.floor is None:
             return False
         since = self._comparison.drops_at(baseline.floor, now, rows)
-        return not any(falls_on(self._criteria, found, since) for found in worse)
+        scales, swings = baseline.anchor.scales, baseline.swings
+        return not any(falls_on(self._criteria, found, since, scales, swings) for found in worse)

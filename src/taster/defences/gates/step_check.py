@@ -112,7 +112,7 @@ class StepCheck:
         if anchor.trained and change.attempt and (part := any_drop(self._criteria, sums)) is not None:
             return outcome(undo(change, baseline.last_good, part.reason, part.numbers))
         if below:
-            doubted = leaves_floor(self._criteria, fallen)
+            doubted = leaves_floor(self._criteria, fallen, anchor.scales, baseline.swings)
         return outcome()
 
     def _look(self, change: CandidateUpdate, baseline: Baseline, rows: Tensor | slice, *, first: bool) -> Look:
