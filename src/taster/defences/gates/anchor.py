@@ -21,6 +21,9 @@ from taster.defences.gates.swings import Scales, Swings, loaded_array, saved_arr
 _CHANCE = 1e-3
 """The p-value of an accuracy above chance from which on a model has something to lose."""
 
+_LITTLE = 0.1
+"""The part of the way from chance to no error at all that is little."""
+
 _RECENT = 60
 """Checks after which an anchor that has not moved up says that the model is level."""
 
@@ -56,10 +59,10 @@ class Anchor:
 
     @classmethod
     def of(cls, measured: Tensors, criteria: HarmCriteria, swings: Swings, *, young: bool) -> Anchor:
-        """Of a measured state; young too where it does no better than chance."""
-        scales, (trained, lead) = swings.scales(), lead_over_chance(criteria, measured)
+        """Of a measured state; young too where it does no better than chance, or hardly."""
+        scales, (trained, lead, little) = swings.scales(), lead_over_chance(criteria, measured)
         first = first_scales(criteria, measured) if trained else {}
-        return cls(measured, {**first, **scales}, trained, young=young or not trained, lead=lead)
+        return cls(measured, {**first, **scales}, trained, young=young or not trained or little, lead=lead)
 
     def checked(self) -> Anchor:
         """After one more check that was no audit."""
@@ -78,7 +81,7 @@ class Anchor:
         if improved or not self.trained:
             measured = now if not independent(now) else {**self.measured, **{name: now[name] for name in improved}}
             scales = swings.scales() if self.young else narrowed(criteria, self.scales, swings, improved)
-            trained, lead = lead_over_chance(criteria, measured)
+            trained, lead, _ = lead_over_chance(criteria, measured)
             return Anchor(measured, scales, trained, 0, bool(improved), self.young, lead)
         scales = narrowed(criteria, self.scales, swings)
         young = self.young and self.since < 2 * _RECENT
@@ -110,17 +113,20 @@ class Anchor:
         return cls(**{**state, "scales": {name: loaded_array(scale) for name, scale in state["scales"].items()}})
 
 
-def lead_over_chance(criteria: HarmCriteria, measured: Tensors) -> tuple[bool, float]:
-    """Whether a model does better than chance, as far as one knows what that is, and by how much."""
+def lead_over_chance(criteria: HarmCriteria, measured: Tensors) -> tuple[bool, float, bool]:
+    """Whether a model does better than chance, as far as one knows what that is; by how much; and whether that is
+    little. A net of random weights is often a little better, and for certain."""
     if not criteria.chance:
-        return True, 0.0
+        return True, 0.0, False
     right, members = measured[anchored(measured)[0]].double(), criteria.members
     assert members is not None, "who knows what chance is knows the classes"
     sizes = np.array(criteria.class_sizes)
     (found,) = to_host(right.new_zeros(len(sizes)).index_add_(0, members, right))
     hits = np.array(found)
     better = is_above_chance(hits.sum(), len(right), criteria.chance) or is_above_chance_by_class(hits, sizes)
-    return better, max(0.0, float(hits.sum()) / len(right) - criteria.chance)
+    lead, even = float(hits.sum()) / len(right) - criteria.chance, 1 / len(sizes)
+    relative = max(lead / (1 - criteria.chance), (float((hits / sizes).mean()) - even) / (1 - even))
+    return better, max(0.0, lead), relative < _LITTLE
 
 
 def is_above_chance_by_class(right: np.ndarray, sizes: np.ndarray) -> bool:
