@@ -10,9 +10,11 @@ from benchmarks.step_counts import StepCounts, counted, loop, probe, yes
 from tests.conftest import full_state, same_state, tiny_batch, tiny_learner
 from torch import Tensor
 
-from taster import COMMIT, Batch, CandidateUpdate, Guard, Guarded, Learner, Verdict, reject
+from taster import COMMIT, Batch, CandidateUpdate, Guard, Guarded, Learner, StepRecord, Verdict, guard, reject
 from taster.core.foreach import cloned_tensors, copy_tensors
 from taster.core.host import Readings, to_host
+from taster.defences.gates.anchor import UNTRAINED
+from taster.defences.gates.probe_gate import ProbeGate
 from taster.errors import BatchError, LabelError
 from taster.models import MODELS
 
@@ -79,6 +81,51 @@ def test_each_chunk_of_the_probe_is_one_more_wait(kind: str, chunks: int, plain:
         assert counts.readings == 1 + chunks
         assert not counts.waits
         assert counts.launches.total() <= TIMES * (plain + (chunks - 1) * forward) + forward
+
+
+def probed(trained: bool) -> tuple[torch.nn.Module, Batch]:
+    """A model, and a probe that it knows nothing of, or one of which it is right on nine samples in ten."""
+    torch.manual_seed(0)
+    model, trusted = MODELS["resnet18"]((3, 32, 32), 10).eval(), probe(CPU, 256)
+    trusted = Batch(trusted.x[:, :, :8, :8], trusted.y)  # as many launches, and less work
+    if trained:
+        head = [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1]
+        with torch.no_grad():
+            head.bias -= model(trusted.x).mean(0)  # else it would see one class in all of them
+            y = model(trusted.x).argmax(1)
+        y[::10] = (y[::10] + 1) % 10
+        trusted = Batch(trusted.x, y)
+    return model.train(), trusted
+
+
+@pytest.mark.parametrize("kind", ["Learner", "Guarded"])
+@pytest.mark.parametrize("trained", [False, True], ids=["at chance", "trained"])
+def test_the_recommended_guard_waits_once_a_look_and_launches_little_beside_its_probe(
+    kind: str, trained: bool, plain: int, forward: int
+) -> None:
+    model, trusted = probed(trained)
+    recommended = guard(trusted, seed=0)
+    gate = recommended.gates[0]
+    assert isinstance(gate, ProbeGate)
+    step = loop(model, kind, recommended, CPU, batch=2)
+    for _ in range(2):
+        step()
+    for audited, moved in ((False, False), (False, False), (True, False), (False, True), (False, False)):
+        if audited:
+            gate._memory.unaudited = 1e9
+        with StepCounts() as counts:
+            record = step()
+        assert isinstance(record, StepRecord)
+        assert record.verdict.committed
+        assert (record.verdict.reason == UNTRAINED) is not trained
+        # The batch's and the look's; the audit's and a new anchor's; the loss of one that has moved, in the next step.
+        assert counts.readings <= 2 + 2 * audited + moved
+        assert not counts.waits
+        passes = counts.launches["addmm"] - 1  # the head's: one a pass
+        assert passes == 1 or audited
+        if not audited:
+            assert counts.launches.total() - passes * forward <= TIMES * plain
+    assert gate._memory.unaudited < 100  # it did audit
 
 
 def test_the_counter_sees_waits_and_lists_that_fall_apart() -> None:
