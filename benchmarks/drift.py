@@ -183,7 +183,7 @@ def main() -> None:
         kept = 100 * statistics.mean(gains) / statistics.mean(plain) if world != "stationary" else None
         rows.append({"stream": world, "guard": guard, "runs": runs, "kept": kept})
         began, end, gain, refused = (
-            f"{statistics.mean(v):.1f} ± {statistics.stdev(v) if len(v) > 1 else 0:.1f}"
+            setting.spread(v)
             for v in ([r["start"] for r in runs], [r["end"] for r in runs], gains, [r["refused"] for r in runs])
         )
         print(

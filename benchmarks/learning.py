@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from setting import spread
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -136,10 +137,6 @@ def run(
     return found
 
 
-def said(values: list[float]) -> str:
-    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values) if len(values) > 1 else 0:.1f}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-mnist", required=True)
@@ -182,11 +179,11 @@ def main() -> None:
             column = {guard: {key: [r[key] for r in found] for key in found[0]} for guard, found in runs.items()}
             held = column["guard"]
             poison = (
-                (said(held["refused_poison"]), said(column["none"]["worst"]), said(held["worst"]))
+                (spread(held["refused_poison"]), spread(column["none"]["worst"]), spread(held["worst"]))
                 if poisoned
                 else ("–",) * 3
             )
-            ends = said(column["none"]["end"]), said(held["end"]), said(held["refused"])
+            ends = spread(column["none"]["end"]), spread(held["end"]), spread(held["refused"])
             print("| " + " | ".join([name, stream_name, *ends, *poison]) + " |", flush=True)
 
 

@@ -148,7 +148,7 @@ def quality(options: dict[str, Any], images: Any) -> list[dict[str, Any]]:
     print("|---|---:|---:|---:|---:|---:|---:|")
     for name, runs in found.items():
         cells = [
-            spread([r[kind][key] for r in runs])
+            setting.spread([r[kind][key] for r in runs])
             for kind, key in (
                 ("honest", "cost"),
                 ("honest", "end"),
@@ -162,7 +162,7 @@ def quality(options: dict[str, Any], images: Any) -> list[dict[str, Any]]:
     print("\n| probe | wrong labels | listed | of the wrong ones | \n|---|---:|---:|---:|")
     for name, runs in found.items():
         if "labels" in runs[0]:
-            labels = [spread([r["labels"][key] for r in runs]) for key in ("wrong", "listed", "both")]
+            labels = [setting.spread([r["labels"][key] for r in runs]) for key in ("wrong", "listed", "both")]
             print(f"| {name} | {' | '.join(labels)} |")
     return [{"probe": name, "runs": runs} for name, runs in found.items()]
 
@@ -188,10 +188,6 @@ def age(options: dict[str, Any], images: Any) -> list[dict[str, Any]]:
             found.setdefault(world, []).append({"old": old, "refused": 100 * refused / steps})
         print(f"seed {seed}: { ({name: runs[-1] for name, runs in found.items()}) }", flush=True)
     return [{"stream": name, "runs": runs} for name, runs in found.items()]
-
-
-def spread(values: list[float]) -> str:
-    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values) if len(values) > 1 else 0:.1f}"
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,11 @@ def make_learner(options: dict[str, Any], shape: tuple[int, ...], classes: int, 
     if options["checkpoint"]:
         load_weights(model, options["checkpoint"])
     return learner
+
+
+def spread(values: list[float]) -> str:
+    """The mean and the standard deviation, as tables have them."""
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values) if len(values) > 1 else 0.0:.1f}"
 
 
 def write(options: dict[str, Any], **found: Any) -> None:

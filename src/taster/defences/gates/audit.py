@@ -22,8 +22,8 @@ class Audit:
     """Judges the model beside the anchor, on all samples.
 
     A model that has fallen goes back to the newest state that had not. Where no such state is within reach, an update
-    passes that does not add to the fall, or that leaves it within half the tolerance of the floor: the state in which
-    the model was found.
+    passes that does not add to the fall, or that leaves it within half of what may be lost from the anchor of the
+    floor: the state in which the model was found.
 
     Args:
         criteria: what counts as harm.

@@ -72,7 +72,6 @@ class HarmCriteria:
         self._scale = 100.0 if points else 1.0
         self._words: Mapping[str, str] = {}
         self._labels: list[int] = []
-        self._share = 0.0
         self._independent = False
         self.codes: Tensor | None = None
         self.every_code: Tensor | None = None
@@ -82,14 +81,12 @@ class HarmCriteria:
     def prepare(self, classes: Tensor | None, words: Mapping[str, str]) -> None:
         """Groups the samples by class, and takes the quantities' names for sentences."""
         self._words = words
-        self.codes, self.every_code, self._labels, self._share = None, None, [], 0.0
+        self.codes, self.every_code, self._labels = None, None, []
         self.members, self.class_sizes = None, []
         if classes is None:
             return
         labels, codes, counts = torch.unique(classes, return_inverse=True, return_counts=True)
         self.members, self.class_sizes = codes.reshape(-1), counts.tolist()
-        # Of one class alone nobody can do better than chance; then nothing is known of it.
-        self._share = float(counts.max()) / len(classes) if len(labels) > 1 else 0.0
         if self._class_tolerance is not None:
             self.codes, self._labels = self.members, labels.tolist()
             self.every_code = torch.arange(len(labels), device=codes.device)
@@ -127,7 +124,8 @@ class HarmCriteria:
     @property
     def chance(self) -> float:
         """The accuracy of who knows nothing but which class is the most frequent; 0 without classes."""
-        return self._share
+        # Of one class alone nobody can do better than chance; then nothing is known of it.
+        return max(self.class_sizes) / sum(self.class_sizes) if len(self.class_sizes) > 1 else 0.0
 
     @property
     def independent(self) -> bool:

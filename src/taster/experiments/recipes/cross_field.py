@@ -36,7 +36,7 @@ def _weights_come_from_epochs_or_a_checkpoint(recipe: Recipe) -> Iterator[str]:
         yield "burn_in.epochs: got 0 and no burn_in.checkpoint, wanted epochs to train, or trained weights"
     if section.earlier and section.checkpoint is None:
         yield "burn_in.earlier: got files without burn_in.checkpoint, wanted both (or burn_in.keep_epochs)"
-    if recipe.burn_in.split_seed is not None and recipe.burn_in.checkpoint is None:
+    if section.split_seed is not None and section.checkpoint is None:
         yield "burn_in.split_seed: got one without burn_in.checkpoint, wanted both"
     if recipe.surrogate and section.checkpoint is not None:
         yield "surrogate: got one with burn_in.checkpoint, wanted burn_in.epochs, which it is trained for too"
