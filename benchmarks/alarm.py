@@ -21,6 +21,7 @@ from typing import Any
 
 import matplotlib
 import torch
+from setting import spread
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from taster import Batch, Learner, Phase
@@ -173,10 +174,6 @@ def area(rows: list[dict[str, Any]], row: dict[str, Any], score: str) -> float:
     """Under the ROC curve between the same seed's normal samples and these, in %."""
     normal = next(one[score] for one in rows if one["kind"] == "normal" and one["seed"] == row["seed"])
     return 100 * float(roc_auc_score([0] * len(normal) + [1] * len(row[score]), [*normal, *row[score]]))
-
-
-def spread(values: list[float]) -> str:
-    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values) if len(values) > 1 else 0.0:.1f}"
 
 
 def rounded(row: dict[str, Any]) -> dict[str, Any]:

@@ -13,8 +13,8 @@ _QUIET = 20
 
 _WHAT_TO_DO = (
     "further refusals of this cause are logged at level INFO. Look at what was refused (on_refusal=, "
-    "taster.Quarantine) and at where it came from; if it is honest, the steps are too large (learning rate, momentum) "
-    "or the trusted data have grown old (guard.set_trusted_data)"
+    "taster.Quarantine) and at where it came from. One honest batch in hundreds is refused by chance; if many are, "
+    "the steps are too large (learning rate, momentum) or the trusted data have grown old (guard.set_trusted_data)"
 )
 
 
@@ -76,10 +76,9 @@ class Alarm:
         self._quiet = 0 if below else self._quiet + 1
         if self._quiet >= _QUIET:
             _log.warning(
-                "the alarm of step %d is over: %s refused %d of %d steps",
+                "the alarm of step %d is over: %s refused %s",
                 self._began,
                 self._stage,
-                self._refused,
-                self._seen - self._quiet,
+                f"{self._refused} of {steps} steps" if (steps := self._seen - self._quiet) > 1 else "that step alone",
             )
             self._stage, self._quiet = "", 0
