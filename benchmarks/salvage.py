@@ -31,7 +31,7 @@ from torch.nn.functional import avg_pool2d, conv2d, interpolate, one_hot, pad, u
 from taster import Batch, Guard
 from taster.attacks import GuardSimulator
 from taster.core.guard import ScreenedBatch
-from taster.core.types import Phase
+from taster.core.step_record import Phase
 from taster.core.view import View
 from taster.data import Role, Stream, as_batch
 from taster.defences import probe_gate, retry_low_score_half

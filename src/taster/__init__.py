@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from taster import probe
+    from taster.core.batch import Batch
     from taster.core.checkpoint import load_state, save_state
+    from taster.core.client_updates import ClientUpdates
     from taster.core.functional_model import in_view
     from taster.core.guard import CandidateUpdate, Gate, GradientTransform, Guard, Screen, ScreenedBatch
-    from taster.core.guarded import Guarded, GuardedStep
+    from taster.core.guarded import Guarded
+    from taster.core.guarded_step import GuardedStep
     from taster.core.learner import Learner
     from taster.core.quarantine import Quarantine
     from taster.core.snapshots import Snapshot, SnapshotBuffer
-    from taster.core.types import COMMIT, Action, Batch, ClientUpdates, Phase, StepRecord, Verdict, reject, rewind
+    from taster.core.step_record import Phase, StepRecord
+    from taster.core.verdict import COMMIT, Action, Verdict, reject, rewind
     from taster.core.view import View
     from taster.defences.default_guard import guard
     from taster.defences.gates.metric_gate import metric_gate
@@ -61,19 +65,20 @@ __all__ = [
 ]
 
 _MODULES = {
+    **dict.fromkeys(("Batch",), "taster.core.batch"),
     **dict.fromkeys(("load_state", "save_state"), "taster.core.checkpoint"),
+    **dict.fromkeys(("ClientUpdates",), "taster.core.client_updates"),
     **dict.fromkeys(("in_view",), "taster.core.functional_model"),
     **dict.fromkeys(
         ("CandidateUpdate", "Gate", "GradientTransform", "Guard", "Screen", "ScreenedBatch"), "taster.core.guard"
     ),
-    **dict.fromkeys(("Guarded", "GuardedStep"), "taster.core.guarded"),
+    **dict.fromkeys(("Guarded",), "taster.core.guarded"),
+    **dict.fromkeys(("GuardedStep",), "taster.core.guarded_step"),
     **dict.fromkeys(("Learner",), "taster.core.learner"),
     **dict.fromkeys(("Quarantine",), "taster.core.quarantine"),
     **dict.fromkeys(("Snapshot", "SnapshotBuffer"), "taster.core.snapshots"),
-    **dict.fromkeys(
-        ("COMMIT", "Action", "Batch", "ClientUpdates", "Phase", "StepRecord", "Verdict", "reject", "rewind"),
-        "taster.core.types",
-    ),
+    **dict.fromkeys(("Phase", "StepRecord"), "taster.core.step_record"),
+    **dict.fromkeys(("COMMIT", "Action", "Verdict", "reject", "rewind"), "taster.core.verdict"),
     **dict.fromkeys(("View",), "taster.core.view"),
     **dict.fromkeys(("guard",), "taster.defences.default_guard"),
     **dict.fromkeys(("metric_gate",), "taster.defences.gates.metric_gate"),

@@ -15,7 +15,8 @@ from taster.attacks import GuardSimulator
 from taster.attacks.online_attack import poison_mask
 from taster.attacks.strength import at_strength, is_committed, strongest
 from taster.core.guard import CandidateUpdate
-from taster.core.types import COMMIT, StepRecord, Verdict, reject
+from taster.core.step_record import StepRecord
+from taster.core.verdict import COMMIT, Verdict, reject
 from taster.core.view import View
 
 EPSILON = 0.3

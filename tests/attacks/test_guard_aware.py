@@ -12,7 +12,7 @@ from taster import Batch, Guard, Learner, Phase, SnapshotBuffer
 from taster.attacks import CraftingSettings, GuardSimulator, guard_aware
 from taster.attacks.online_attack import poison_mask
 from taster.core.guard import CandidateUpdate
-from taster.core.types import COMMIT, Verdict, reject
+from taster.core.verdict import COMMIT, Verdict, reject
 from taster.derivatives import Derivatives, DiffMethod
 
 

@@ -10,7 +10,7 @@ from tests.conftest import TinyNet, tiny_batch
 from torch.nn.functional import cross_entropy
 
 from taster import Batch, CandidateUpdate, Guard, Guarded, ScreenedBatch, Verdict, reject
-from taster.core.types import COMMIT
+from taster.core.verdict import COMMIT
 from taster.errors import BatchError, GuardError
 
 

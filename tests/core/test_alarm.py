@@ -8,7 +8,7 @@ import pytest
 
 from taster import StepRecord, Verdict, reject, rewind
 from taster.core.alarm import Alarm
-from taster.core.types import COMMIT
+from taster.core.verdict import COMMIT
 
 
 def heard(caplog: pytest.LogCaptureFixture, verdicts: list[tuple[Verdict, int]]) -> list[tuple[str, str]]:

@@ -14,9 +14,9 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence, unpack_sequence
 from torch.utils.data import DataLoader, TensorDataset
 
 from taster import Batch
+from taster.core.batch import check_tensors
 from taster.core.joining import joined_batches
 from taster.core.trusted_data import as_trusted_data
-from taster.core.types import check_tensors
 from taster.errors import BatchError
 
 

@@ -7,8 +7,9 @@ import torch
 from tests.conftest import tiny_batch
 
 from taster import Batch, Guard, ScreenedBatch
+from taster.core.client_updates import ClientUpdates
 from taster.core.guard import stage_name
-from taster.core.types import COMMIT, ClientUpdates, most_severe, reject, rewind
+from taster.core.verdict import COMMIT, most_severe, reject, rewind
 from taster.defences import clipping, none, probe_gate
 from taster.errors import BatchError, GuardError
 

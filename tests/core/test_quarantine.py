@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from taster import Batch, Guard, Quarantine, StepRecord, reject, save_state
 from taster.cli import app
 from taster.core.guard import CandidateUpdate
-from taster.core.types import COMMIT, Verdict
+from taster.core.verdict import COMMIT, Verdict
 from taster.errors import QuarantineError
 from taster.federated import ClientReply, Server
 from taster.report.pictures import contact_sheet

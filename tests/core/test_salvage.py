@@ -13,7 +13,7 @@ from tests.conftest import full_state, same_state, tiny_batch, tiny_learner
 from taster import Batch, CandidateUpdate, Guard, Verdict, reject
 from taster.core.guard import ScreenedBatch
 from taster.core.step import MAX_SALVAGE_ATTEMPTS
-from taster.core.types import COMMIT
+from taster.core.verdict import COMMIT
 
 
 class Judge:

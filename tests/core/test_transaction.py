@@ -8,7 +8,7 @@ from tests.conftest import full_state, same_state, tiny_batch, tiny_learner
 
 from taster import Action, Guard, SnapshotBuffer, StepRecord, View, rewind
 from taster.core.guard import CandidateUpdate
-from taster.core.types import COMMIT, Verdict
+from taster.core.verdict import COMMIT, Verdict
 from taster.errors import SnapshotError, TransactionError
 
 

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from taster import Batch, Learner, Verdict, View
 from taster.core.guard import CandidateUpdate
 from taster.core.host import to_host
-from taster.core.types import StepRecord
+from taster.core.step_record import StepRecord
 from taster.defences import probe_gate
 from taster.defences.gates import anchor, loss_outlier, probe_comparison
 from taster.defences.gates.row_order import FIRST

@@ -11,8 +11,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from taster import Batch, Guard, Learner, SnapshotBuffer
+from taster.core.client_updates import ClientUpdates
 from taster.core.guard import CandidateUpdate
-from taster.core.types import Action, ClientUpdates
+from taster.core.verdict import Action
 from taster.defences import loss_alarm
 from taster.errors import CheckpointError, GuardError, SnapshotError
 

@@ -9,7 +9,7 @@ from tests.conftest import full_state, same_state, tiny_batch, tiny_learner
 from tests.defences.conftest import easy, poison, trained
 
 from taster import Batch, CandidateUpdate, Guard, Verdict, reject
-from taster.core.types import COMMIT
+from taster.core.verdict import COMMIT
 from taster.defences import probe_gate, retry_low_score_half
 from taster.federated import Server
 from taster.federated.client_updates import ClientReply

@@ -11,7 +11,7 @@ from tests.defences.conftest import noisy, poison, trained
 
 import taster
 from taster import Batch, StepRecord, reject
-from taster.core.types import COMMIT
+from taster.core.verdict import COMMIT
 from taster.defences.gates.probe_age import FIRST, ProbeAge
 
 

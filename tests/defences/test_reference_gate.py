@@ -10,7 +10,7 @@ from tests.defences.conftest import accuracy, easy, poison, trained
 import taster
 from taster import Batch, Guard, SnapshotBuffer, Verdict, reject, rewind
 from taster.core.guard import CandidateUpdate
-from taster.core.types import COMMIT, Action
+from taster.core.verdict import COMMIT, Action
 from taster.defences import (
     probe_gate,
 )

@@ -11,7 +11,7 @@ from tests.defences.conftest import accuracy, easy, noisy, poison, trained
 
 import taster
 from taster import Batch, CandidateUpdate, Guard, Learner, Verdict, reject
-from taster.core.types import COMMIT
+from taster.core.verdict import COMMIT
 from taster.defences import probe_gate, retry_low_score_half, trusted_replay
 from taster.errors import BatchError, LabelError
 from taster.federated import Server

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from taster.core.types import Batch
+from taster.core.batch import Batch
 from taster.derivatives import (
     Derivatives,
     DiffMethod,

@@ -166,7 +166,7 @@ def test_recorded_statistics_stay_as_they_are() -> None:
 
 def test_a_refused_round_leaves_batch_norm_as_it_was() -> None:
     from taster import Guard
-    from taster.core.types import reject
+    from taster.core.verdict import reject
 
     learner = tiny_learner(guard=Guard(gates=[lambda change: reject("no")]))
     before = full_state(learner)

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from taster import Batch, CandidateUpdate, Verdict, reject
-from taster.core.types import COMMIT
+from taster.core.verdict import COMMIT
 
 lightning = pytest.importorskip("lightning.pytorch", reason="needs the extra: pip install taster[lightning]")
 

@@ -13,7 +13,7 @@ from tests.conftest import tiny_batch
 from tests.integrations.lightning_modules import Gan, Module, loader, whole
 
 from taster import Batch, CandidateUpdate, Guard, ScreenedBatch, Verdict, reject
-from taster.core.types import COMMIT
+from taster.core.verdict import COMMIT
 from taster.defences.gates.probe_gate import probe_gate
 from taster.integrations.lightning import GuardCallback
 

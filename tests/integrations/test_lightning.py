@@ -14,7 +14,7 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.utils.data import DataLoader
 
 from taster import Batch, CandidateUpdate, Guard, ScreenedBatch, Verdict
-from taster.core.types import COMMIT
+from taster.core.verdict import COMMIT
 from taster.errors import BatchError, GuardError
 
 lightning = pytest.importorskip("lightning.pytorch", reason="needs the extra: pip install taster[lightning]")

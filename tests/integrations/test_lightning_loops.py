@@ -12,7 +12,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from taster import Batch, CandidateUpdate, Guard, ScreenedBatch, Verdict
-from taster.core.types import COMMIT, rewind
+from taster.core.verdict import COMMIT, rewind
 from taster.errors import GuardError
 
 lightning = pytest.importorskip("lightning.pytorch", reason="needs the extra: pip install taster[lightning]")

@@ -90,7 +90,10 @@ def test_before_enough_changes_the_limit_is_the_one_for_the_unknown() -> None:
     assert Swing.empty(1).limit(least, unknown, multiple)[0] == 0.7
     assert np.isinf(swing_of(tiny[:-1]).scale).all()
     assert swing_of(tiny[:-1]).limit(least, unknown, multiple)[0] == 0.7
-    assert swing_of(tiny).limit(least, unknown, multiple)[0] == 0.1
+    # A scale of a few changes is not trusted where it is small.
+    assert swing_of(tiny).limit(least, unknown, multiple)[0] == 0.7
+    assert swing_of(tiny).limit(least, np.array([np.inf]), multiple)[0] == 0.1
+    assert swing_of([1e-4 * (-1) ** i for i in range(20)]).limit(least, unknown, multiple)[0] == 0.1
     # A few wild changes are more than is said of the unknown.
     assert swing_of([3.0, -3.0, 3.0]).limit(least, unknown, multiple)[0] > 3.0
 

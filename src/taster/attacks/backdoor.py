@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from taster.attacks.triggers import TriggerFn
-from taster.core.types import Batch
+from taster.core.batch import Batch
 from taster.core.view import View
 from taster.errors import AttackError
 from taster.utils.settings import settings_group

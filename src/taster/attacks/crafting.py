@@ -12,7 +12,8 @@ from pydantic import Field
 from torch import Tensor
 
 from taster.attacks.online_attack import Budget, PerturbationSettings, SampleFn, sample_class
-from taster.core.types import Batch, BatchNormMode, Tensors
+from taster.core.batch import Batch
+from taster.core.types import BatchNormMode, Tensors
 from taster.core.view import View
 from taster.derivatives import Derivatives, LossFn, Normalize, normalized
 from taster.errors import AttackError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 
-from taster.core.types import Batch
+from taster.core.batch import Batch
 
 
 class CraftingTrace:

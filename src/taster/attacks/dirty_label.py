@@ -7,7 +7,7 @@ import torch
 from taster.attacks.backdoor import Backdoor, BackdoorSettings, check_target_class, draw_from
 from taster.attacks.online_attack import Budget, OnlineAttack
 from taster.attacks.triggers import TriggerFn
-from taster.core.types import Batch
+from taster.core.batch import Batch
 from taster.core.view import View
 from taster.perturbations.pgd import LpBall
 

@@ -10,8 +10,9 @@ import torch
 
 from taster.core.backup import StateBackup
 from taster.core.backward import online_gradient
+from taster.core.batch import Batch
 from taster.core.learner import Learner
-from taster.core.types import Batch, StepRecord
+from taster.core.step_record import StepRecord
 
 
 @dataclass(frozen=True)

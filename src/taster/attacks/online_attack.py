@@ -11,8 +11,9 @@ from pydantic import Field
 
 from taster.attacks.backdoor import Backdoor
 from taster.attacks.crafting_trace import CraftingTrace
+from taster.core.batch import Batch, check_tensors
 from taster.core.guard import T
-from taster.core.types import Batch, Phase, check_tensors
+from taster.core.step_record import Phase
 from taster.core.view import View
 from taster.derivatives import Derivatives
 from taster.errors import AttackError

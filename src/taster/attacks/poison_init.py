@@ -12,7 +12,8 @@ from torch import Tensor
 from taster.attacks.crafting_trace import CraftingTrace
 from taster.attacks.online_attack import Budget, PerturbationSettings, SampleFn, sample_class
 from taster.attacks.unrolled_update import OneStepUpdate
-from taster.core.types import Batch, BatchNormMode
+from taster.core.batch import Batch
+from taster.core.types import BatchNormMode
 from taster.core.view import View
 from taster.errors import AttackError
 from taster.utils.settings import settings_group

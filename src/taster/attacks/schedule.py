@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from taster.core.types import Phase, StepRecord
+from taster.core.step_record import Phase, StepRecord
 from taster.errors import AttackError
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from taster.attacks.guard_simulator import GuardSimulator, SimulatedOutcome
-from taster.core.types import Batch
+from taster.core.batch import Batch
 
 MakeFn = Callable[[float], Batch]
 """Makes the poison of a strength from 0 (nothing is changed) to 1 (all that the budget allows)."""

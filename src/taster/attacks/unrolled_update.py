@@ -15,7 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from taster.core.types import Batch, BatchNormMode, Tensors
+from taster.core.batch import Batch
+from taster.core.types import BatchNormMode, Tensors
 from taster.core.view import View
 from taster.derivatives import Derivatives, DiffMethod, LossFn
 from taster.derivatives.autodiff import gradient

@@ -10,7 +10,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from taster.core.types import BatchNormMode, Phase
+from taster.core.step_record import Phase
+from taster.core.types import BatchNormMode
 from taster.core.view import View
 from taster.derivatives import Derivatives
 from taster.errors import AttackError

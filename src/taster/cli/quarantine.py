@@ -60,7 +60,7 @@ def quarantine(
 
 
 def _write_sheet(path: Path, found: Quarantine, entries: list[dict[str, Any]]) -> None:
-    from taster.core.types import check_tensors
+    from taster.core.batch import check_tensors
     from taster.errors import QuarantineError
     from taster.report.pictures import contact_sheet
 

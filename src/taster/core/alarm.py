@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from taster.core.types import StepRecord
+from taster.core.step_record import StepRecord
 
 _log = logging.getLogger("taster.core.learner")
 

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from taster.core.batch import Batch
 from taster.core.functional_model import autocast
 from taster.core.guard import ScreenedBatch
 from taster.core.nested import tensors_in
 from taster.core.state import LearnerState
-from taster.core.types import Batch, Tensors
+from taster.core.types import Tensors
 from taster.errors import BatchError, ModelError, SmallBatchError, TasterError
 
 _NOTHING_TO_LEARN = (

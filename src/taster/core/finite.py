@@ -9,10 +9,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from taster.core.batch import Batch
 from taster.core.guard import ScreenedBatch, T
 from taster.core.host import to_host
 from taster.core.param_vectors import finite_rows
-from taster.core.types import COMMIT, Batch, Verdict, reject
+from taster.core.verdict import COMMIT, Verdict, reject
 from taster.core.view import View
 
 _NOT_FINITE = "samples or labels hold NaN or infinity"

@@ -9,7 +9,11 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
-from taster.core.types import Batch, ClientUpdates, StepRecord, Tensors, Verdict
+from taster.core.batch import Batch
+from taster.core.client_updates import ClientUpdates
+from taster.core.step_record import StepRecord
+from taster.core.types import Tensors
+from taster.core.verdict import Verdict
 from taster.core.view import View
 from taster.errors import CheckpointError, GuardError
 

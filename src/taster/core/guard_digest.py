@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from taster.core.batch import Batch
 from taster.core.guard import Guard
 from taster.core.ranks import Ranks
-from taster.core.types import Batch
 from taster.core.view import View
 from taster.errors import RankError
 

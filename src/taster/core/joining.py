@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, unpack_sequence
 
+from taster.core.batch import Batch, BatchDim
 from taster.core.nested import children, is_label, joined, rebuilt, rebuilt_list, tensors_in
-from taster.core.types import Batch, BatchDim
 from taster.errors import BatchError
 
 _IGNORED = -100

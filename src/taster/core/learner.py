@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from taster.core.backward import online_gradient
+from taster.core.batch import Batch
 from taster.core.functional_model import Precision
 from taster.core.guard import Guard, T
-from taster.core.guarded_training import GuardedTraining, Optimizers, training_state
+from taster.core.guarded_training import GuardedTraining
 from taster.core.loading import Scheduler
 from taster.core.losses import AnyLoss
 from taster.core.model_checks import check_no_closure
@@ -20,7 +21,8 @@ from taster.core.ranks import ProcessGroup
 from taster.core.snapshots import SnapshotBuffer
 from taster.core.state import Companion
 from taster.core.step import GradientFn, guarded_step
-from taster.core.types import Batch, StepRecord
+from taster.core.step_record import StepRecord
+from taster.core.training_state import Optimizers, training_state
 from taster.errors import BatchError, GuardError, LossError, ModelError
 
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from taster.core.batch import Batch
 from taster.core.host import Readings
 from taster.core.losses import AnyLoss, KnownLabels, is_loss_of_torch, sample_losses, scalar_loss
 from taster.core.nested import Nested, main_output, map_leaves, own_loss, tensors_in
-from taster.core.types import Batch
 from taster.errors import LossError, ModelError
 
 _HALF = (torch.bfloat16, torch.float16)

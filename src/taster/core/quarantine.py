@@ -8,9 +8,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from taster.core.batch import Batch
 from taster.core.checkpoint import load_state, save_state, write_atomically
+from taster.core.client_updates import ClientUpdates
 from taster.core.nested import plain
-from taster.core.types import Batch, ClientUpdates, StepRecord
+from taster.core.step_record import StepRecord
 from taster.errors import BatchError, CheckpointError, QuarantineError
 
 _log = logging.getLogger(__name__)

@@ -4,75 +4,28 @@ from __future__ import annotations
 
 import copy
 import logging
-import operator
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from types import MappingProxyType
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from taster.core.backup import StateBackup, version_of
+from taster.core.backup import StateBackup
 from taster.core.backup_records import copied_value
 from taster.core.functional_model import FunctionalModel, Precision
 from taster.core.host import Readings
 from taster.core.model_checks import check_optimizers_cover
 from taster.core.module_tree import named_tensors, walk
 from taster.core.objective import Objective
+from taster.core.progress import Progress
 from taster.core.ranks import Ranks, unwrapped
-from taster.core.refusal_run import RefusalRun
 from taster.core.snapshots import Snapshot, SnapshotBuffer
-from taster.core.types import Action, StepRecord
+from taster.core.tensor_versions import TensorVersions
 from taster.core.view import View
 from taster.core.wrapped import innermost, parameters_of
 from taster.errors import CheckpointError, ModelError, SnapshotError
 
 _log = logging.getLogger("taster.core.learner")
-
-_OUTCOMES = {Action.COMMIT: "committed", Action.REJECT: "rejected", Action.REWIND: "rewound"}
-COUNTERS = ("steps", "committed", "rejected", "rewound", "samples", "dropped", "corrected", "salvaged")
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a learner has come. It is replaced as a whole, so that it is never half of a step.
-
-    Attributes:
-        steps: steps made, refused ones included.
-        refusals: updates refused in a row.
-        counters: what became of the steps, by name.
-    """
-
-    steps: int = 0
-    refusals: RefusalRun = field(default_factory=RefusalRun)
-    counters: Mapping[str, int] = field(default_factory=lambda: MappingProxyType(dict.fromkeys(COUNTERS, 0)))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Read-only mappings can be neither copied nor pickled.
-        return _progress, (self.steps, self.refusals, dict(self.counters))
-
-    def after(self, record: StepRecord) -> Progress:
-        """The progress once the step of this record is over."""
-        salvaged = record.verdict.committed and record.attempts > 1
-        grown = {
-            "steps": 1,
-            _OUTCOMES[record.verdict.action]: 1,
-            "samples": record.samples,
-            "dropped": record.dropped,
-            "corrected": record.corrected,
-            "salvaged": int(salvaged),
-        }
-        counters = {name: count + grown.get(name, 0) for name, count in self.counters.items()}
-        refusals = self.refusals
-        if record.attempts:
-            undone = record.verdict.steps
-            refusals = refusals.committed() if record.verdict.committed else refusals.refused(undone)
-        return replace(self, steps=self.steps + 1, refusals=refusals, counters=MappingProxyType(counters))
-
-
-def _progress(steps: int, refusals: RefusalRun, counters: dict[str, int]) -> Progress:
-    return Progress(steps, refusals, MappingProxyType(counters))
 
 
 class Companion(Protocol):
@@ -151,7 +104,7 @@ class LearnerState:
         self.optimizers = tuple(optimizers)
         self.backup = StateBackup(self.module, self.optimizers, self.scaler, self.also)
         self._functional_model: FunctionalModel | None = None
-        self._last_seen: _TensorVersions | None = None
+        self._last_seen: TensorVersions | None = None
         self._params: dict[str, nn.Parameter] = {}
         self.newest_snapshot = None
         self.changed()
@@ -261,7 +214,7 @@ class LearnerState:
 
     def seen(self) -> None:
         """Remembers the tensors as they are, so that a change from outside is noticed."""
-        self._last_seen = _TensorVersions(*named_tensors(self.module))
+        self._last_seen = TensorVersions(*named_tensors(self.module))
 
     def notice_outside_changes(self) -> None:
         """Compares the tensors with those that the last step left.
@@ -284,7 +237,7 @@ class LearnerState:
             check_optimizers_cover(self.module, self.optimizers)
         if written or moved or replaced:
             self.changed()
-            self._last_seen = _TensorVersions(params, buffers)
+            self._last_seen = TensorVersions(params, buffers)
         if (written or replaced) and self.snapshots is not None and self.snapshots.steps:
             _log.warning(
                 "step %d: parameters were changed from outside; %d snapshots of before are dropped",
@@ -355,30 +308,6 @@ class LearnerState:
                     module._buffers[key] = value.detach().clone()
         live = named_tensors(self.module)[1]
         _load_tensors(live, saved, "buffer")
-
-
-class _TensorVersions:
-    """Which tensors a model has, and how often each has been written to."""
-
-    def __init__(self, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> None:
-        self._params, self._buffers = list(params.values()), list(buffers.values())
-        self._trained = [p.requires_grad for p in self._params]
-        self._param_versions = list(map(version_of, self._params))
-        self._buffer_versions = list(map(version_of, self._buffers))
-
-    def changes(self, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> tuple[bool, bool, bool]:
-        """Whether parameters were written to, buffers were written to or replaced, and parameters were replaced,
-        frozen or thawed."""
-        replaced = not _identical(params.values(), self._params)
-        written = list(map(version_of, self._params)) != self._param_versions
-        moved = not _identical(buffers.values(), self._buffers) or (
-            list(map(version_of, self._buffers)) != self._buffer_versions
-        )
-        return written, moved, replaced or self._trained != [p.requires_grad for p in self._params]
-
-
-def _identical(tensors: Collection[Tensor], others: Collection[Tensor]) -> bool:
-    return len(tensors) == len(others) and all(map(operator.is_, tensors, others))
 
 
 def _shared(model: nn.Module, buffer: Tensor, saved: Mapping[str, Tensor]) -> bool:

@@ -13,14 +13,18 @@ from typing import Any
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from taster.core.batch import Batch
+from taster.core.client_updates import ClientUpdates
 from taster.core.finite import BatchExtremes, check_finite, finite_values, without_samples
 from taster.core.guard import CandidateUpdate, GradientTransform, Guard, Screen, ScreenedBatch, T, stage_name
 from taster.core.module_tree import walk
 from taster.core.param_vectors import global_norm, global_norm_tensor
 from taster.core.ranks import mean
 from taster.core.state import LearnerState
+from taster.core.step_record import StepRecord
 from taster.core.transaction import Transaction
-from taster.core.types import Action, Batch, ClientUpdates, StepRecord, Tensors, Verdict, most_severe, reject
+from taster.core.types import Tensors
+from taster.core.verdict import Action, Verdict, most_severe, reject
 from taster.core.view import View
 from taster.errors import GuardError, ModelError, SmallBatchError
 

@@ -14,7 +14,8 @@ from taster.core.functional_model import in_view, set_in_view
 from taster.core.guard import Guard
 from taster.core.host import Readings
 from taster.core.state import LearnerState
-from taster.core.types import Action, StepRecord, Verdict
+from taster.core.step_record import StepRecord
+from taster.core.verdict import Action, Verdict
 from taster.core.view import View
 from taster.errors import TransactionError
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from taster.core.batch import Batch
 from taster.core.joining import joined_batches
 from taster.core.nested import is_label, tensors_in
-from taster.core.types import Batch
 from taster.core.view import View, predictions
 from taster.errors import BatchError, LabelError, ModelError, TasterError
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from taster.core.batch import Batch
 from taster.core.foreach import cloned_tensors
 from taster.core.functional_model import FunctionalModel
 from taster.core.host import Readings
@@ -15,7 +16,7 @@ from taster.core.losses import KnownLabels
 from taster.core.nested import Nested, main_output
 from taster.core.ranks import Ranks
 from taster.core.snapshots import SnapshotBuffer
-from taster.core.types import Batch, BatchNormMode, Tensors
+from taster.core.types import BatchNormMode, Tensors
 from taster.errors import ModelError, SnapshotError, StaleViewError
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from taster.core.types import Batch
+from taster.core.batch import Batch
 from taster.data.images import Images
 from taster.errors import DataError
 

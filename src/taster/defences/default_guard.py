@@ -7,9 +7,9 @@ from typing import Any
 
 from taster.core.guard import Guard
 from taster.core.trusted_data import as_trusted_data
+from taster.defences.gates.evaluate_source import EvaluateFn
 from taster.defences.gates.metric_gate import Tolerance, metric_gate
 from taster.defences.gates.probe_gate import probe_gate
-from taster.defences.gates.quality_sources import EvaluateFn
 from taster.defences.salvage.low_score_half import retry_low_score_half
 from taster.errors import SettingError
 from taster.utils.setting_types import Count, PositiveCount

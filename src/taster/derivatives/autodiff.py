@@ -8,7 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from taster.core.types import Batch, Tensors
+from taster.core.batch import Batch
+from taster.core.types import Tensors
 from taster.derivatives.algebra import Normalize, inner, normalized, normalized_inner, normalized_inner_grad
 
 LossFn = Callable[[Tensors, Tensor, Tensor], Tensor]

@@ -9,8 +9,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from taster.core.batch import Batch, check_tensors
 from taster.core.functional_model import autocast
-from taster.core.types import Batch, Tensors, check_tensors
+from taster.core.types import Tensors
 from taster.derivatives import autodiff
 from taster.derivatives.activation_pattern import ActivationPatternError
 from taster.derivatives.algebra import Normalize, weighted_sum

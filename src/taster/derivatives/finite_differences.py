@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from taster.core.batch import Batch
 from taster.core.param_vectors import global_norm
-from taster.core.types import Batch, Tensors
+from taster.core.types import Tensors
 from taster.derivatives.activation_pattern import ActivationPattern
 from taster.derivatives.algebra import Normalize, normalized_inner_grad
 from taster.derivatives.autodiff import LossFn, as_leaves, grad, inner_grad

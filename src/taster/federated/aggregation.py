@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from taster.client_gradients import merge_statistics
+from taster.core.client_updates import ClientUpdates
 from taster.core.guard import ScreenedBatch
 from taster.core.param_vectors import trainable_parameters, unflatten
 from taster.core.state import LearnerState
 from taster.core.step import GradientFn
-from taster.core.types import ClientUpdates, Tensors
+from taster.core.types import Tensors
 from taster.core.view import View
 from taster.errors import GuardError
 from taster.federated.aggregators.coordinate_wise import column_median

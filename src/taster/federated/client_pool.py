@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from taster.core.types import Batch
+from taster.core.batch import Batch
 from taster.data import Augment, Images, as_batch
 from taster.errors import DataError
 from taster.utils.seeds import generator

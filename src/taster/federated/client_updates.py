@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from taster.core.types import ClientUpdates
+from taster.core.client_updates import ClientUpdates
 from taster.errors import BatchError
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from taster.core.learner import Learner
 from taster.core.param_vectors import trainable_parameters
-from taster.core.types import StepRecord
+from taster.core.step_record import StepRecord
 from taster.errors import BatchError
 from taster.federated.aggregation import AggregationRule, aggregate_gradient, check_rule, mean
 from taster.federated.client_updates import ClientReply, NamedClientUpdates

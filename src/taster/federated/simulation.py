@@ -10,7 +10,8 @@ from torch import Tensor
 from taster.attacks.online_attack import OnlineAttack
 from taster.attacks.update_attack import RoundKnowledge, UpdateAttack
 from taster.client_gradients import ClientGradients, empty_updates
-from taster.core.types import Batch, Phase
+from taster.core.batch import Batch
+from taster.core.step_record import Phase
 from taster.federated.client_pool import ClientPool, Cohort
 from taster.federated.client_updates import NamedClientUpdates
 from taster.federated.server import RoundOutcome, Server

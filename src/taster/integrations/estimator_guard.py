@@ -14,9 +14,10 @@ from sklearn.exceptions import NotFittedError
 
 from taster.core.alarm import Alarm
 from taster.core.guard import CandidateUpdate
-from taster.core.state import Progress
+from taster.core.progress import Progress
 from taster.core.step import Clock, run_gate
-from taster.core.types import COMMIT, Action, StepRecord, Verdict, reject
+from taster.core.step_record import StepRecord
+from taster.core.verdict import COMMIT, Action, Verdict, reject
 from taster.defences.gates.check_policy import CheckPolicy
 from taster.defences.gates.harm_criteria import HarmCriteria
 from taster.defences.gates.probe_gate import warn_of_small_probe

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from taster.core.types import Batch, Tensors
+from taster.core.batch import Batch
+from taster.core.types import Tensors
 from taster.core.view import View
 from taster.errors import BatchError, GuardError, LabelError, ModelError, SnapshotError
 from taster.tasks import Classification, Regression

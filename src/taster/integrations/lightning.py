@@ -15,13 +15,15 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.optim.swa_utils import AveragedModel
 
 from taster.core.backup_records import copied_value
+from taster.core.batch import Batch
 from taster.core.guard import Guard, check_is_guard
-from taster.core.guarded import Guarded, GuardedStep
+from taster.core.guarded import Guarded
+from taster.core.guarded_step import GuardedStep
 from taster.core.losses import AnyLoss
 from taster.core.objective import ForwardFn
 from taster.core.snapshots import SnapshotBuffer
 from taster.core.state import Companion
-from taster.core.types import Batch, StepRecord
+from taster.core.step_record import StepRecord
 from taster.errors import BatchError, GuardError, ModelError
 
 

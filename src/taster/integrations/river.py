@@ -12,7 +12,8 @@ import torch
 from river import base
 from torch import Tensor
 
-from taster.core.types import StepRecord, Tensors
+from taster.core.step_record import StepRecord
+from taster.core.types import Tensors
 from taster.core.view import View
 from taster.errors import BatchError, LabelError, ModelError
 from taster.integrations.estimator_guard import EstimatorGuard, OnRefusal, estimator_settings

@@ -15,8 +15,9 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array
 from torch import Tensor
 
-from taster.core.state import COUNTERS
-from taster.core.types import StepRecord, Tensors
+from taster.core.progress import COUNTERS
+from taster.core.step_record import StepRecord
+from taster.core.types import Tensors
 from taster.core.view import View
 from taster.errors import BatchError, LabelError, ModelError
 from taster.integrations.estimator_guard import EstimatorGuard, OnRefusal, estimator_settings

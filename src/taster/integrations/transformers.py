@@ -15,14 +15,15 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from taster.core.checkpoint import load_state, save_state
 from taster.core.functional_model import in_view
 from taster.core.guard import Guard, check_is_guard
-from taster.core.guarded import Guarded, GuardedStep
+from taster.core.guarded import Guarded
+from taster.core.guarded_step import GuardedStep
 from taster.core.losses import AnyLoss
 from taster.core.nested import own_loss
 from taster.core.objective import ForwardFn
 from taster.core.ranks import ProcessGroup
 from taster.core.snapshots import SnapshotBuffer
 from taster.core.state import Companion
-from taster.core.types import StepRecord
+from taster.core.step_record import StepRecord
 from taster.errors import CheckpointError, GuardError, TransactionError
 
 _log = logging.getLogger("taster.integrations.transformers")

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from taster.core.batch import Batch
 from taster.core.losses import AnyLoss
 from taster.core.nested import is_label, tensors_in
 from taster.core.objective import ForwardFn
 from taster.core.trusted_data import as_trusted_data, nonfinite_rows, trusted_outputs
-from taster.core.types import Batch
 from taster.core.view import View
-from taster.defences.gates.quality_sources import ProbeSource
+from taster.defences.gates.probe_source import ProbeSource
 from taster.errors import BatchError, GuardError, LabelError
 from taster.probe.digests import digests, first_of, joined_parts, training_digests
 from taster.probe.drawing import classes_of

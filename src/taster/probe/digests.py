@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from taster.core.batch import Batch
 from taster.core.joining import joined_batches
 from taster.core.nested import is_label, tensors_in
-from taster.core.types import Batch
 from taster.errors import BatchError
 
 

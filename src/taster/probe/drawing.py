@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
+from taster.core.batch import Batch
 from taster.core.nested import LABEL_KEYS
 from taster.core.trusted_data import as_trusted_data
-from taster.core.types import Batch
 from taster.errors import BatchError, GuardError, LabelError
 from taster.tasks import labels_of
 

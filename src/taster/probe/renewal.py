@@ -11,14 +11,14 @@ import torch
 from scipy.stats import fisher_exact, ttest_ind
 from torch import Tensor
 
+from taster.core.batch import Batch
 from taster.core.guard import Guard, check_is_guard
 from taster.core.joining import joined_batches
 from taster.core.losses import AnyLoss
 from taster.core.objective import ForwardFn
 from taster.core.trusted_data import as_trusted_data
-from taster.core.types import Batch
 from taster.core.view import View
-from taster.defences.gates.quality_sources import ProbeSource
+from taster.defences.gates.probe_source import ProbeSource
 from taster.errors import GuardError, LabelError
 from taster.probe.checking import check
 from taster.probe.digests import digests

@@ -7,8 +7,9 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from torch import Tensor
 
+from taster.core.batch import Batch
+from taster.core.step_record import StepRecord
 from taster.core.trusted_data import check_trusted_data, check_trusted_range, trusted_outputs
-from taster.core.types import Batch, StepRecord
 from taster.core.view import View
 from taster.errors import GuardError
 

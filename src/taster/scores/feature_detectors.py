@@ -11,7 +11,7 @@ import torch
 from sklearn.covariance import LedoitWolf
 from torch import Tensor
 
-from taster.core.types import Batch, check_tensors
+from taster.core.batch import Batch, check_tensors
 from taster.core.view import View
 from taster.errors import GuardError
 from taster.scores.base import PeriodicFit

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.func import jvp
 
+from taster.core.batch import Batch
 from taster.core.param_vectors import global_norm
 from taster.core.trusted_data import check_trusted_losses, check_trusted_range
-from taster.core.types import Batch, Tensors
+from taster.core.types import Tensors
 from taster.core.view import View
 from taster.scores.base import PeriodicFit
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from taster.core.types import Batch
+from taster.core.batch import Batch
 from taster.core.view import View
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from taster.core.types import Batch, check_tensors
+from taster.core.batch import Batch, check_tensors
 from taster.core.view import View
 from taster.perturbations.objectives import divergence
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from taster.core.batch import Batch, check_tensors
 from taster.core.trusted_data import check_trusted_data, check_trusted_range, trusted_outputs
-from taster.core.types import Batch, check_tensors
 from taster.core.view import View
 
 _NAME = "perturbation_consistency"

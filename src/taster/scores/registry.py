@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from taster.core.types import Batch, check_tensors
+from taster.core.batch import Batch, check_tensors
 from taster.core.view import View
 from taster.scores.activation_clustering import activation_clusters
 from taster.scores.base import Score

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
-from taster.core.types import Batch
+from taster.core.batch import Batch
 from taster.core.view import View
 from taster.errors import GuardError
 from taster.scores.base import PeriodicFit, Score

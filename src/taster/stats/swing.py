@@ -57,17 +57,28 @@ class Swing:
         found: np.ndarray = np.where(self._counts >= ENOUGH, self._centre_and_scale[1], np.inf)
         return found
 
+    @property
+    def settled_scale(self) -> np.ndarray:
+        """The scale where there are enough changes to trust a small one, [groups]; infinite where there are not."""
+        found: np.ndarray = np.where(self._counts >= _LATEST, self.scale, np.inf)
+        return found
+
     def limit(self, least: np.ndarray, unknown: np.ndarray, multiple: np.ndarray) -> np.ndarray:
         """The drop of each group from which on the next change is an outlier, [groups].
 
+        A scale of few changes is often far too small, above all where their errors are as large as they are: with fewer
+        than twenty, what is usual widens the limit of who knows nothing, and does not narrow it.
+
         Args:
             least: below which no drop is worth a refusal.
-            unknown: the same while there are too few changes to know.
+            unknown: the same while there are too few changes to know; infinite for no limit.
             multiple: scales above the centre.
         """
         centre, scale = self._centre_and_scale
         usual = np.nan_to_num(centre + multiple * scale, nan=-np.inf)
-        found: np.ndarray = np.maximum(np.where(self._counts >= ENOUGH, least, unknown), usual)
+        few = np.where(np.isfinite(unknown), np.maximum(least, unknown), least)
+        known = np.where(self._counts >= _LATEST, least, few)
+        found: np.ndarray = np.maximum(np.where(self._counts >= ENOUGH, known, unknown), usual)
         return found
 
     @cached_property

@@ -7,8 +7,9 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from taster.core.batch import Batch
 from taster.core.nested import LABEL_KEYS
-from taster.core.types import Batch, Tensors
+from taster.core.types import Tensors
 from taster.errors import LabelError
 
 

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 
 import taster
 from taster import CandidateUpdate, Guard, Learner, SnapshotBuffer, Verdict, reject, rewind
-from taster.core.types import COMMIT
+from taster.core.verdict import COMMIT
 from taster.errors import BatchError, CheckpointError, ExtraError, ModelError
 from taster.federated import AggregationRule, Server, krum, mean, update_clipping
 from taster.integrations.flower import GuardedStrategy, model_arrays

@@ -14,7 +14,9 @@ from taster.attacks.crafting import Crafting, CraftingSettings
 from taster.attacks.online.direct_gradient import direct_gradient
 from taster.attacks.online.generative import generative
 from taster.attacks.online_attack import OnlineAttack, SampleFn
-from taster.core.types import Batch, Phase, Tensors
+from taster.core.batch import Batch
+from taster.core.step_record import Phase
+from taster.core.types import Tensors
 from taster.core.view import View
 from taster.derivatives import Derivatives
 from taster.errors import AttackError, SettingError

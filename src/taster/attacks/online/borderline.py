@@ -13,7 +13,8 @@ from taster.attacks.crafting import Crafting, CraftingSettings
 from taster.attacks.guard_simulator import GuardSimulator, SimulatedOutcome
 from taster.attacks.online_attack import OnlineAttack, SampleFn
 from taster.attacks.strength import at_strength
-from taster.core.types import Batch, Tensors
+from taster.core.batch import Batch
+from taster.core.types import Tensors
 from taster.core.view import View
 from taster.derivatives import Derivatives
 from taster.utils.settings import validate_settings

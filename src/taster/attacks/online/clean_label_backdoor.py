@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from taster.attacks.backdoor import Backdoor, BackdoorSettings, check_target_class, draw_from
 from taster.attacks.online_attack import Budget, OnlineAttack
 from taster.attacks.triggers import named_trigger
-from taster.core.types import Batch
+from taster.core.batch import Batch
 from taster.core.view import View
 from taster.perturbations.pgd import LpBall, Norm, pgd
 from taster.utils.setting_types import PositiveCount

@@ -11,7 +11,7 @@ from taster.attacks.crafting_trace import CraftingTrace
 from taster.attacks.online_attack import OnlineAttack, SampleFn
 from taster.attacks.poison_init import InjectionSettings, PoisonInit
 from taster.attacks.unrolled_update import UNROLLED_METHOD, UpdateGradient, loss_and_gradient
-from taster.core.types import Batch
+from taster.core.batch import Batch
 from taster.core.view import View
 from taster.derivatives import Derivatives
 from taster.utils.settings import validate_settings

@@ -15,7 +15,7 @@ from taster.attacks.guard_simulator import GuardSimulator
 from taster.attacks.online.accumulative import TriggerBatch, accumulative
 from taster.attacks.online.vanilla_trigger import vanilla_trigger
 from taster.attacks.online_attack import OnlineAttack, SampleFn
-from taster.core.types import Batch
+from taster.core.batch import Batch
 from taster.core.view import View
 from taster.derivatives import Derivatives
 from taster.utils.settings import validate_settings

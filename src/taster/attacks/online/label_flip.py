@@ -9,7 +9,7 @@ from pydantic import Field
 
 from taster.attacks.online_attack import Budget, OnlineAttack
 from taster.attacks.poison_init import wrong_labels
-from taster.core.types import Batch
+from taster.core.batch import Batch
 from taster.core.view import View
 from taster.perturbations.pgd import LpBall
 from taster.utils.settings import validate_settings

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from taster.attacks.online_attack import Budget, OnlineAttack
-from taster.core.types import Batch
+from taster.core.batch import Batch
 from taster.core.view import View
 from taster.data import Images, Layout, as_batch, load_images
 from taster.perturbations.pgd import LpBall

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from taster.attacks.online_attack import OnlineAttack, PerturbationSettings
-from taster.core.types import Batch
+from taster.core.batch import Batch
 from taster.core.view import View
 from taster.utils.settings import validate_settings
 

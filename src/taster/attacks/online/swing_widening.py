@@ -12,7 +12,7 @@ from taster.attacks.crafting import Crafting, CraftingSettings
 from taster.attacks.guard_simulator import GuardSimulator, SimulatedOutcome
 from taster.attacks.online_attack import OnlineAttack, SampleFn
 from taster.attacks.strength import at_strength, is_committed, strongest
-from taster.core.types import Batch
+from taster.core.batch import Batch
 from taster.core.view import View
 from taster.derivatives import Derivatives
 from taster.utils.settings import validate_settings

@@ -8,7 +8,7 @@ import torch
 
 from taster.attacks.crafting import Crafting, CraftingSettings
 from taster.attacks.online_attack import OnlineAttack, SampleFn
-from taster.core.types import Batch
+from taster.core.batch import Batch
 from taster.core.view import View
 from taster.derivatives import Derivatives
 from taster.utils.settings import validate_settings

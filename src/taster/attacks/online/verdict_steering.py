@@ -12,7 +12,8 @@ from taster.attacks.crafting import CraftingSettings
 from taster.attacks.online.vanilla_trigger import vanilla_trigger
 from taster.attacks.online_attack import OnlineAttack, SampleFn
 from taster.attacks.strength import at_strength
-from taster.core.types import Batch, Tensors
+from taster.core.batch import Batch
+from taster.core.types import Tensors
 from taster.core.view import View
 from taster.derivatives import Derivatives
 from taster.utils.settings import validate_settings

@@ -13,8 +13,9 @@ from taster.attacks.online_attack import SampleFn
 from taster.attacks.update_attack import RoundKnowledge, UpdateAttack, UpdateSettings
 from taster.attacks.updates.recovered_offset import distribute
 from taster.client_gradients import ClientGradients
+from taster.core.batch import Batch
 from taster.core.param_vectors import flatten, unflatten
-from taster.core.types import Batch, BatchNormMode
+from taster.core.types import BatchNormMode
 from taster.core.view import View
 from taster.derivatives import Derivatives, LossFn, Normalize, normalized
 from taster.derivatives.algebra import normalized_inner_grad

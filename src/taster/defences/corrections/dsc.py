@@ -3,8 +3,8 @@ than needed."""
 
 from __future__ import annotations
 
+from taster.core.batch import Batch
 from taster.core.guard import Guard
-from taster.core.types import Batch
 from taster.defences.corrections.loss_descent import Granularity, LossDescent, ThresholdCorrection
 from taster.perturbations.pgd import LpBall, Norm
 from taster.scores.memorization_discrepancy import Divergence, MemorizationDiscrepancy

@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from taster.core.batch import Batch, check_tensors
 from taster.core.guard import ScreenedBatch
-from taster.core.types import Batch, check_tensors
 from taster.core.view import View
 from taster.defences.screens.score_threshold import ScoreThresholdStage
 from taster.perturbations.objectives import SampleLoss, cross_entropy_per_sample

@@ -38,7 +38,7 @@ def narrowed(
         swings: of now.
         grown: the quantities that have improved, of independent ones those alone; None for no improvement.
     """
-    now = swings.scales()
+    now = swings.settled_scales()
     found = {}
     for name, then in {**now, **frozen}.items():
         present = now.get(name, then)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from taster.core.guard import CandidateUpdate
-from taster.core.types import COMMIT, Tensors, Verdict
+from taster.core.types import Tensors
+from taster.core.verdict import COMMIT, Verdict
 from taster.defences.gates.anchor import BELOW
 from taster.defences.gates.anchor_test import acceptable, fallen, fallen_held_out, falls_on
 from taster.defences.gates.baseline import Baseline

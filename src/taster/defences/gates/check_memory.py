@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from taster.core.types import StepRecord, Tensors
+from taster.core.step_record import StepRecord
+from taster.core.types import Tensors
 from taster.defences.gates.anchor import Anchor
 from taster.defences.gates.check_record import LastCheck, Lost, Seen
 from taster.defences.gates.quantities import quantities, watched

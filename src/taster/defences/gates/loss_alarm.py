@@ -8,11 +8,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from taster.core.batch import Batch
 from taster.core.guard import CandidateUpdate, Guard
-from taster.core.types import COMMIT, Batch, StepRecord, Verdict, reject
+from taster.core.step_record import StepRecord
+from taster.core.verdict import COMMIT, Verdict, reject
 from taster.core.view import View
 from taster.defences.gates.probe_measurement import ProbeMeasurement
-from taster.defences.gates.quality_sources import ProbeSource
+from taster.defences.gates.probe_source import ProbeSource
 from taster.defences.gates.undo import undo
 from taster.errors import GuardError
 from taster.stats.paired_tests import mcnemar_pvalue

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from taster.core.types import StepRecord, Tensors
+from taster.core.step_record import StepRecord
+from taster.core.types import Tensors
 from taster.core.view import View
 from taster.defences.gates.anchor import Anchor
 from taster.defences.gates.check_memory import CheckMemory

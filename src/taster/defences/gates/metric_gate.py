@@ -9,8 +9,9 @@ from pydantic import PlainValidator
 
 from taster.core.guard import Guard
 from taster.defences.gates.check_policy import CheckPolicy
+from taster.defences.gates.evaluate_source import EvaluateFn, EvaluateSource
 from taster.defences.gates.harm_criteria import HarmCriteria
-from taster.defences.gates.quality_sources import EvaluateFn, EvaluateSource, Metric, MetricSource
+from taster.defences.gates.metric_source import Metric, MetricSource
 from taster.defences.gates.reference_gate import ReferenceGate
 from taster.errors import GuardError, SettingError
 from taster.stats.mean_bound import MeanBound, mean_bound

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from taster.core.host import to_host
-from taster.core.types import StepRecord, Tensors
+from taster.core.step_record import StepRecord
+from taster.core.types import Tensors
 
 FIRST = 60
 """Groups of steps, from the time when the probe was taken, that later ones are compared with."""

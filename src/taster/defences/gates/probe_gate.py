@@ -7,12 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
+from taster.core.batch import Batch
 from taster.core.guard import Guard
-from taster.core.types import Batch, StepRecord
+from taster.core.step_record import StepRecord
 from taster.core.view import View
 from taster.defences.gates.check_policy import CheckPolicy
 from taster.defences.gates.harm_criteria import HarmCriteria
-from taster.defences.gates.quality_sources import ProbeSource
+from taster.defences.gates.probe_source import ProbeSource
 from taster.defences.gates.reference_gate import ReferenceGate
 from taster.errors import GuardError, LabelError
 from taster.stats.detection_bound import MAX_SAMPLES, DetectionBound, detection_bound

@@ -6,10 +6,11 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
+from taster.core.batch import Batch
 from taster.core.trusted_data import nonfinite_rows
-from taster.core.types import Batch, Tensors
+from taster.core.types import Tensors
 from taster.core.view import View
-from taster.defences.gates.quality_sources import QualitySource
+from taster.defences.gates.quality_source import QualitySource
 from taster.errors import CheckpointError, GuardError
 
 _STATES = 3

@@ -6,8 +6,10 @@ import secrets
 from dataclasses import replace
 from typing import Any
 
+from taster.core.batch import Batch
 from taster.core.guard import CandidateUpdate
-from taster.core.types import COMMIT, Batch, StepRecord, Verdict
+from taster.core.step_record import StepRecord
+from taster.core.verdict import COMMIT, Verdict
 from taster.core.view import View
 from taster.defences.gates.anchor import BELOW, UNTRAINED, Anchor
 from taster.defences.gates.audit import Audit
@@ -20,7 +22,7 @@ from taster.defences.gates.memory_update import MemoryUpdate
 from taster.defences.gates.probe_age import ProbeAge
 from taster.defences.gates.probe_comparison import ProbeComparison
 from taster.defences.gates.probe_measurement import ProbeMeasurement
-from taster.defences.gates.quality_sources import QualitySource
+from taster.defences.gates.quality_source import QualitySource
 from taster.defences.gates.row_order import RowOrder
 from taster.defences.gates.step_check import StepCheck
 from taster.errors import GuardError

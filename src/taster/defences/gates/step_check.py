@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from taster.core.guard import CandidateUpdate
-from taster.core.types import Verdict
+from taster.core.verdict import Verdict
 from taster.defences.gates.anchor import is_above_chance
 from taster.defences.gates.anchor_limits import anchor_limits
 from taster.defences.gates.anchor_test import leaves_floor, seems_fallen

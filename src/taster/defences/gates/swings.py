@@ -66,6 +66,10 @@ class Swings:
         """The scale of each, overall and in each class; infinite where there were too few to know."""
         return {name: swing.scale for name, swing in self._swings.items()}
 
+    def settled_scales(self) -> dict[str, np.ndarray]:
+        """The same; infinite too where there were too few to trust a small one."""
+        return {name: swing.settled_scale for name, swing in self._swings.items()}
+
     def state_dict(self) -> dict[str, Tensor]:
         """All changes."""
         return {name: saved_array(swing.changes) for name, swing in self._swings.items()}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from taster.core.guard import CandidateUpdate
-from taster.core.types import Tensors, Verdict, reject, rewind
+from taster.core.types import Tensors
+from taster.core.verdict import Verdict, reject, rewind
 from taster.defences.gates.probe_measurement import nonfinite
 
 

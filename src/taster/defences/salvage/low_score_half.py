@@ -6,9 +6,9 @@ from typing import Literal
 
 import torch
 
+from taster.core.batch import Batch
 from taster.core.guard import ChecksModel, Guard, ScreenedBatch, UsesTrustedData
 from taster.core.trusted_data import check_trusted_data
-from taster.core.types import Batch
 from taster.core.view import View
 from taster.scores.base import Score
 from taster.scores.influence import FirstOrderInfluence

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
+from taster.core.batch import Batch
 from taster.core.guard import Guard, ScreenedBatch
 from taster.core.trusted_data import as_trusted_data, check_trusted_losses, check_trusted_range
-from taster.core.types import Batch
 from taster.core.view import View
 from taster.utils.setting_types import Count
 from taster.utils.settings import validate_settings

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from taster.core.batch import Batch
 from taster.core.guard import Guard
-from taster.core.types import Batch
 from taster.defences.screens.score_screen import ScoreScreen, ScreenAction
 from taster.scores.base import split_in_half
 from taster.scores.feature_detectors import DetectorName, FeatureAnomalyScore

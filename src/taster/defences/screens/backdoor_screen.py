@@ -11,9 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from taster.core.batch import Batch, check_tensors
 from taster.core.guard import Guard, ScreenedBatch
+from taster.core.step_record import StepRecord
 from taster.core.trusted_data import check_trusted_data, check_trusted_losses, check_trusted_range
-from taster.core.types import Batch, StepRecord, Tensors, check_tensors
+from taster.core.types import Tensors
 from taster.core.view import View
 from taster.errors import LabelError
 from taster.stats.contamination import Floats, conformal_p_values, contamination_limit

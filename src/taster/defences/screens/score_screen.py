@@ -6,8 +6,8 @@ from typing import Literal
 
 import torch
 
+from taster.core.batch import Batch
 from taster.core.guard import ScreenedBatch
-from taster.core.types import Batch
 from taster.core.view import View
 from taster.defences.screens.score_threshold import ScoreThresholdStage
 from taster.scores.base import Score

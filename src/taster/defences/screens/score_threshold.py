@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from taster.core.batch import Batch
 from taster.core.guard import ChecksModel, Stateful, UsesTrustedData
-from taster.core.types import Batch, StepRecord
+from taster.core.step_record import StepRecord
 from taster.core.view import View
 from taster.scores.base import Score, split_in_half
 from taster.scores.thresholds import Threshold

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from taster.core.batch import Batch
 from taster.core.guard import Guard
 from taster.core.trusted_data import check_trusted_data, check_trusted_losses, check_trusted_range
-from taster.core.types import Batch, Tensors
+from taster.core.types import Tensors
 from taster.core.view import View
 from taster.utils.setting_types import PositiveCount
 from taster.utils.settings import validate_settings

@@ -6,9 +6,11 @@ from typing import Any
 
 import torch
 
+from taster.core.batch import Batch, check_tensors
 from taster.core.guard import Guard
+from taster.core.step_record import StepRecord
 from taster.core.trusted_data import check_trusted_data, check_trusted_range, trusted_outputs
-from taster.core.types import Batch, StepRecord, Tensors, check_tensors
+from taster.core.types import Tensors
 from taster.core.view import View
 from taster.defences.transforms.clipping import clip_gradient
 from taster.perturbations.pgd import Norm

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from taster.core.guard import Guard
-from taster.core.types import StepRecord, Tensors
+from taster.core.step_record import StepRecord
+from taster.core.types import Tensors
 from taster.core.view import View
 from taster.defences.transforms.clipping import clip_gradient
 from taster.scores.thresholds import RecentQuantile

@@ -9,10 +9,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from taster.attacks import GuardSimulator, Schedule, after_steps, at_accuracy_floor, at_loss_amplification
+from taster.core.batch import Batch
 from taster.core.guard import Guard
 from taster.core.learner import Learner
 from taster.core.snapshots import SnapshotBuffer
-from taster.core.types import Batch
 from taster.core.view import View
 from taster.data import Sampler
 from taster.derivatives import Derivatives

@@ -11,7 +11,7 @@ from typing import Any
 
 from taster.attacks import Observation, Schedule
 from taster.core.guard import Guard
-from taster.core.types import Phase, StepRecord
+from taster.core.step_record import Phase, StepRecord
 from taster.data import Role
 from taster.stats.detection_bound import HasDetectionBound
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from taster.core.types import Batch
+from taster.core.batch import Batch
 from taster.data import Images, ImageSet, Role, as_batch
 from taster.experiments.recipes.schema import Defence, Entry, Recipe
 from taster.experiments.results import CellKey

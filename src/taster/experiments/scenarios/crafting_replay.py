@@ -7,7 +7,7 @@ from torch import Tensor
 
 from taster.attacks import CraftingTrace
 from taster.attacks.unrolled_update import OneStepUpdate
-from taster.core.types import Batch
+from taster.core.batch import Batch
 from taster.core.view import View
 from taster.experiments.results import CraftingCourse, CraftingSummary
 

@@ -8,7 +8,7 @@ from typing import Any
 from taster.attacks import OnlineAttack, UpdateAttack
 from taster.client_gradients import ClientGradients, LocalSGD
 from taster.core.guard import Guard
-from taster.core.types import Phase, StepRecord
+from taster.core.step_record import Phase, StepRecord
 from taster.core.view import View
 from taster.data import Augment
 from taster.errors import RecipeError

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from taster.attacks import GuardSimulator, OnlineAttack
 from taster.attacks.online_attack import poison_mask
+from taster.core.batch import Batch
 from taster.core.learner import Learner
-from taster.core.types import Batch, Phase, StepRecord
+from taster.core.step_record import Phase, StepRecord
 from taster.data import Augment, Stream
 from taster.errors import RecipeError
 from taster.experiments.recipes.schema import Entry

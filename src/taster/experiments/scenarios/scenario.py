@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from taster.core.learner import Learner
-from taster.core.types import Phase, StepRecord
+from taster.core.step_record import Phase, StepRecord
 from taster.experiments.results import CellContent, CellRow, CraftingCourse, StepLine
 from taster.experiments.scenarios.builders import make_schedule
 from taster.experiments.scenarios.cell_trace import CellTrace

@@ -10,8 +10,9 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from taster.attacks.online_attack import poison_mask
+from taster.core.batch import Batch
 from taster.core.guard import Stateful
-from taster.core.types import Batch, Phase, StepRecord
+from taster.core.step_record import Phase, StepRecord
 from taster.core.view import View
 from taster.errors import RecipeError
 from taster.experiments.recipes.schema import Entry

@@ -8,8 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from taster.core.batch import Batch
 from taster.core.param_vectors import flatten
-from taster.core.types import Batch
 from taster.core.view import View
 from taster.stats.column_blocks import column_blocks, in_float64
 from taster.stats.pairwise import inner_products, squared_norms

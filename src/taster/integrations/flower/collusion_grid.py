@@ -12,7 +12,8 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from taster.attacks import RoundKnowledge, UpdateAttack
-from taster.core.types import BatchNormMode, Phase
+from taster.core.step_record import Phase
+from taster.core.types import BatchNormMode
 from taster.federated import ClientReply, claimed_weight
 from taster.integrations.flower.grid_wrappers import ForwardingGrid
 from taster.integrations.flower.message_keys import ATTACKER_KEY, ORDER_KEY, QUERY_KEY, is_train_message

@@ -14,9 +14,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from taster.attacks import OnlineAttack, RoundKnowledge, UpdateAttack
+from taster.core.batch import Batch
 from taster.core.learner import Learner
 from taster.core.losses import Loss
-from taster.core.types import Batch, Phase
+from taster.core.step_record import Phase
 from taster.core.view import View
 from taster.errors import AttackError
 from taster.integrations.flower.arrays import load_model

@@ -10,7 +10,8 @@ from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
 from taster.attacks import UpdateAttack
-from taster.core.types import Batch, Phase
+from taster.core.batch import Batch
+from taster.core.step_record import Phase
 from taster.errors import WorkerError
 from taster.federated import Cohort, RoundOutcome, Simulation
 from taster.integrations.flower.collusion_grid import CollusionGrid

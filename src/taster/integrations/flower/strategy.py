@@ -13,7 +13,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 
-from taster.core.types import Action
+from taster.core.verdict import Action
 from taster.errors import CheckpointError
 from taster.federated import RoundOutcome, Server
 from taster.integrations.flower.arrays import load_model, model_arrays
