@@ -63,9 +63,30 @@ def test_another_stage_is_another_cause(caplog: pytest.LogCaptureFixture) -> Non
 def test_rewound_and_salvaged_steps_are_told_as_such(caplog: pytest.LogCaptureFixture) -> None:
     salvaged = Verdict(COMMIT.action, 0, "learned 4 of 8 samples: harm", "probe_gate")
     said = heard(caplog, [(rewind(2, "drift", "probe_gate"), 1), (salvaged, 3), *commits(20)])
-    assert said[0][1].startswith("step 0: rewound by probe_gate: drift; further")
+    assert said[0][1].startswith("step 0: rewound by probe_gate, with 2 before it: drift; further")
     assert said[1] == ("INFO", "step 1: salvaged, refused by probe_gate: learned 4 of 8 samples: harm")
-    assert said[2][1] == "the alarm of step 0 is over: probe_gate refused 2 of 2 steps"
+    assert said[2][1] == "the alarm of step 0 is over: probe_gate refused 2 of 2 steps, and took back 2 before"
+
+
+def test_causes_that_alternate_are_told_once_each(caplog: pytest.LogCaptureFixture) -> None:
+    mixed = [step for i in range(15) for step in [*refusals(1), *refusals(1, "finite_values")]]
+    said = heard(caplog, mixed + commits(20))
+    warnings = [text for level, text in said if level == "WARNING"]
+    assert len(said) == 30 + 2
+    assert [text.split(":")[0] for text in warnings[:4]] == ["step 0", "step 1", "step 18", "step 19"]
+    assert "guard.set_trusted_data" in warnings[0]
+    assert "guard.set_trusted_data" not in warnings[1]
+    assert "half precision" in warnings[1]
+    assert warnings[3].endswith("since step 1 finite_values has refused 10 of 19 steps")
+    assert warnings[4:] == [
+        "the alarm of step 0 is over: probe_gate refused 15 of 29 steps",
+        "the alarm of step 1 is over: finite_values refused 15 of 29 steps",
+    ]
+
+
+def test_one_step_alone_is_told_as_such(caplog: pytest.LogCaptureFixture) -> None:
+    said = heard(caplog, [*refusals(1), *commits(20)])
+    assert said[1][1] == "the alarm of step 0 is over: probe_gate refused that step alone"
 
 
 def test_what_a_guard_says_while_it_commits_is_logged_as_it_changes(caplog: pytest.LogCaptureFixture) -> None:

@@ -14,7 +14,7 @@ from tests.defences.conftest import easy, noisy, poison, trained
 from taster import Batch, Learner
 from taster.core.checkpoint import load_state, save_state
 from taster.defences import probe_gate
-from taster.defences.gates import anchor, check_memory
+from taster.defences.gates import anchor, check_memory, step_check
 from taster.defences.gates.anchor_limits import anchor_limits, first_scales, narrowed
 from taster.defences.gates.harm_criteria import HarmCriteria
 from taster.defences.gates.step_test import step_evidence
@@ -163,9 +163,10 @@ def test_the_scales_of_an_anchor_may_shrink_and_never_grow() -> None:
     assert anchor_limits(criteria, "correct", 1, {}, Swings())[0] == pytest.approx(0.01)
 
 
-def test_of_a_model_that_has_fallen_little_more_may_be_lost() -> None:
-    """One class is unlearned in steps that each take little of it: once an audit has seen that, no step may add to it,
-    also where the audit itself fell on a step that improved the model."""
+def test_of_a_model_that_has_fallen_little_more_may_be_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One class is unlearned in steps that each take little of it, of which looks say nothing: once an audit has seen
+    that, no step may add to it, also where the audit itself fell on a step that improved the model."""
+    monkeypatch.setattr(step_check, "seems_fallen", lambda *_, **__: False)
     learner = trained(tiny_learner())
     probe = easy(600, seed=9)
     learner.guard = probe_gate(probe, tolerance=60.0, seed=1)

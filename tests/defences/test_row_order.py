@@ -11,7 +11,7 @@ from taster.defences.gates.row_order import BLOCK, FIRST, RowOrder
 
 
 def indices(order: RowOrder, block: int) -> list[list[int]]:
-    return [torch.arange(order.samples)[rows].tolist() for rows in order.looks(block)]
+    return [torch.arange(order.samples)[look.rows].tolist() for look in order.looks(block)]
 
 
 @pytest.mark.parametrize("samples", [2, 100, 2 * FIRST - 1, 2 * FIRST, 999, 1000, 1500, 4000, 10_000])
@@ -78,7 +78,7 @@ def test_the_first_look_is_a_fair_sample() -> None:
     order = RowOrder(1000, 2)
     counts = torch.zeros(1000)
     for block in range(400):
-        counts[order.looks(block)[0]] += 1
+        counts[order.looks(block)[0].rows] += 1
     assert float(counts.mean()) == pytest.approx(400 * FIRST / 1000)
     # Binomial: a standard deviation of 6.7 around 51.2.
     assert float(counts.std()) == pytest.approx(6.7, rel=0.15)

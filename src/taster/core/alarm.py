@@ -3,31 +3,68 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
 from taster.core.step_record import StepRecord
 
 _log = logging.getLogger("taster.core.learner")
 
 _QUIET = 20
-"""Committed steps in a row after which a cause is over."""
+"""Steps in a row that a cause does not refuse after which it is over."""
 
-_WHAT_TO_DO = (
-    "further refusals of this cause are logged at level INFO. Look at what was refused (on_refusal=, "
-    "taster.Quarantine) and at where it came from. One honest batch in hundreds is refused by chance; if many are, "
-    "the steps are too large (learning rate, momentum) or the trusted data have grown old (guard.set_trusted_data)"
+_FURTHER = "further refusals of this cause are logged at level INFO. "
+
+_LOOK = "Look at what was refused (on_refusal=, taster.Quarantine) and at where it came from. "
+
+WHAT_TO_DO = (
+    "One honest batch in hundreds is refused by chance; if many are, the steps are too large (learning rate, "
+    "momentum), the stream is sorted where it should be shuffled, or the trusted data have grown old "
+    "(guard.set_trusted_data)"
 )
+
+_NOT_FINITE = (
+    "a batch with NaN or infinity in it is broken where it was made; a loss or gradient that is not finite comes of "
+    "too large a step or, in half precision, of too large a scale"
+)
+
+
+@dataclass(eq=False)
+class _Cause:
+    """The refusals by one stage.
+
+    Attributes:
+        began: the step of the first.
+        refused, undone: steps that were refused, and those before them that went back with them.
+        seen: steps since it began.
+        quiet: steps since the last refusal.
+    """
+
+    began: int
+    refused: int = 0
+    undone: int = 0
+    seen: int = 0
+    quiet: int = 0
+
+    def in_words(self) -> str:
+        """How much was refused."""
+        steps = self.seen - self.quiet
+        text = f"{self.refused} of {steps} steps" if steps > 1 else "that step alone"
+        return text if not self.undone else f"{text}, and took back {self.undone} before"
 
 
 class Alarm:
     """Logs refusals by the logger `taster.core.learner`: the first of a cause as a warning, with what to do; those
     that follow as information, with a warning at the tenth, the hundredth and so on; and the end of it after twenty
-    committed steps of a model that is not said to be below what it was. A cause is the stage that refuses. What a guard
-    says of the model while it commits is logged as it changes.
+    steps that it has not refused, of a model that is not said to be below what it was. A cause is the stage that
+    refuses. What a guard says of the model while it commits is logged as it changes.
+
+    Args:
+        what_to_do: where a stage other than the check for finite numbers refuses.
     """
 
-    def __init__(self) -> None:
-        self._stage = ""
-        self._began = self._refused = self._seen = self._quiet = 0
+    def __init__(self, what_to_do: str = WHAT_TO_DO) -> None:
+        self._what_to_do = what_to_do
+        self._causes: dict[str, _Cause] = {}
         self._said = ""
         self._advised: dict[str, str] = {}
 
@@ -40,45 +77,41 @@ class Alarm:
     def hear(self, record: StepRecord) -> None:
         """Logs what there is to say of a step."""
         verdict = record.verdict
-        salvaged = verdict.committed and record.attempts > 1
-        self._seen += 1
-        if verdict.committed and not salvaged:
+        refusing = verdict.stage if not verdict.committed or record.attempts > 1 else ""
+        if refusing:
+            self._refuse(record)
+        else:
             self._commit(record)
-            return
-        said = "salvaged, refused" if salvaged else "rewound" if verdict.steps else "rejected"
-        text = f"step {record.step}: {said} by {verdict.stage}: {verdict.reason}"
-        self._quiet = 0
-        if verdict.stage != self._stage:
-            self._stage, self._began, self._refused, self._seen = verdict.stage, record.step, 1, 1
-            _log.warning("%s; %s", text, _WHAT_TO_DO)
-            return
-        self._refused += 1
-        if str(self._refused).strip("0") == "1":
-            _log.warning(
-                "%s; since step %d %s has refused %d of %d steps",
-                text,
-                self._began,
-                verdict.stage,
-                self._refused,
-                self._seen,
-            )
+        below = verdict.committed and bool(verdict.evidence.get("below"))
+        for stage, cause in list(self._causes.items()):
+            cause.seen += 1
+            cause.quiet = 0 if below or stage == refusing else cause.quiet + 1
+            if cause.quiet >= _QUIET:
+                _log.warning("the alarm of step %d is over: %s refused %s", cause.began, stage, cause.in_words())
+                del self._causes[stage]
+
+    def _refuse(self, record: StepRecord) -> None:
+        verdict = record.verdict
+        said = "salvaged, refused" if verdict.committed else "rewound" if verdict.steps else "rejected"
+        back = "" if not verdict.steps else f", with {verdict.steps} before it"
+        text = f"step {record.step}: {said} by {verdict.stage}{back}: {verdict.reason}"
+        new = verdict.stage not in self._causes
+        cause = self._causes.setdefault(verdict.stage, _Cause(record.step))
+        cause.refused += 1
+        cause.undone += verdict.steps
+        if new:
+            what = _NOT_FINITE if verdict.stage == "finite_values" else _LOOK + self._what_to_do
+            _log.warning("%s; %s%s", text, _FURTHER, what)
+        elif str(cause.refused).strip("0") == "1":
+            steps, began = cause.seen + 1, cause.began
+            refused = f"has refused {cause.refused} of {steps} steps"
+            _log.warning("%s; since step %d %s %s", text, began, verdict.stage, refused)
         else:
             _log.info("%s", text)
 
     def _commit(self, record: StepRecord) -> None:
         reason = record.verdict.reason
-        below = bool(record.verdict.evidence.get("below"))
         if reason and reason != self._said:
             self._said = reason
+            below = bool(record.verdict.evidence.get("below"))
             _log.log(logging.WARNING if below else logging.INFO, "step %d: %s", record.step, reason)
-        if not self._stage:
-            return
-        self._quiet = 0 if below else self._quiet + 1
-        if self._quiet >= _QUIET:
-            _log.warning(
-                "the alarm of step %d is over: %s refused %s",
-                self._began,
-                self._stage,
-                f"{self._refused} of {steps} steps" if (steps := self._seen - self._quiet) > 1 else "that step alone",
-            )
-            self._stage, self._quiet = "", 0

@@ -35,6 +35,14 @@ from taster.core.transaction import DryRun, Transaction
 from taster.core.view import View
 from taster.errors import BatchError, CheckpointError, TransactionError
 
+_MANY = 10
+"""Steps after which something is said of the optimizer if all of them were refused."""
+
+_NOTHING_LEARNED = (
+    "all updates so far were refused, and each was made without a state, which makes it larger than later ones "
+    "(RMSprop's first is ten times as large); wanted a smaller learning rate to begin with, or a warm-up"
+)
+
 
 class GuardedTraining:
     """A model and its optimizers behind a guard, whoever makes the steps.
@@ -295,6 +303,8 @@ class GuardedTraining:
             for gate in self.guard.gates:
                 if isinstance(advice := getattr(gate, "advice", None), str):
                     self._alarm.advise(stage_name(gate), advice)
+            if self.counters["steps"] == _MANY and not self.counters["committed"]:
+                self._alarm.advise("optimizer", "" if any(o.state for o in self.optimizers) else _NOTHING_LEARNED)
         refused = not record.verdict.committed or record.attempts > 1
         if refused and self.on_refusal is not None:
             for batch in batches or (None,):

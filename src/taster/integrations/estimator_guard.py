@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -28,13 +27,14 @@ from taster.stats.detection_bound import MAX_SAMPLES, detection_bound
 from taster.utils.setting_types import Alpha, Count, Points, PositiveCount
 from taster.utils.settings import validate_settings
 
-_log = logging.getLogger("taster.core.learner")
-
 _RECORDS = 10_000
 """Records that are kept; a stream has no end."""
 
-_MANY = 10
-"""Refusals in a row after which a warning says what else than poison can be the cause."""
+_WHAT_TO_DO = (
+    "One honest batch in hundreds is refused by chance; if many are, single updates throw the estimator about: let it "
+    "average (SGDClassifier(average=True)), learn in smaller steps or from larger batches, or check less often "
+    "(every=...); or the trusted data have grown old"
+)
 
 OnRefusal = Callable[[StepRecord, tuple[Any, Any]], None]
 """(record, (X, y)): called for what a refusal has undone."""
@@ -152,7 +152,7 @@ class EstimatorGuard:
         self._interval = max(1, math.ceil(settings.max_rewind / 4))
         self._capacity = math.ceil(settings.max_rewind / self._interval) + 1 if settings.max_rewind else 0
         self._gate = build_gate(quality, settings)
-        self._alarm = Alarm()
+        self._alarm = Alarm(_WHAT_TO_DO)
         self._on_refusal = on_refusal
         self._by_batch = by_batch
         self._calls: list[_Call] = []
@@ -302,14 +302,6 @@ class EstimatorGuard:
         self._alarm.hear(record)
         if record.verdict.committed:
             return
-        refusals = self._state.progress.refusals.length
-        if refusals and refusals % _MANY == 0:
-            _log.warning(
-                "the last %d steps were all refused: poison, or an estimator that single updates throw about more than "
-                "honest ones did before; for the latter let it begin fitted, average (SGDClassifier(average=True)), "
-                "learn in smaller steps or from larger batches, or check less often (every=...)",
-                refusals,
-            )
         if self._on_refusal is not None:
             for call in calls:
                 self._on_refusal(record, call.batch)

@@ -80,7 +80,12 @@ def stacked(measured: Mapping[str, Tensor]) -> Tensor:
 
 
 def sums_on_device(
-    before: Sequence[Tensor], after: Tensor, codes: Tensor | None = None, every_code: Tensor | None = None
+    before: Sequence[Tensor],
+    after: Tensor,
+    codes: Tensor | None = None,
+    every_code: Tensor | None = None,
+    overall: Tensor | None = None,
+    by_class: Tensor | None = None,
 ) -> Tensor:
     """All that comparisons of one state of a model with others need, in one product and for one transfer.
 
@@ -89,6 +94,7 @@ def sums_on_device(
         after: the state, likewise.
         codes: the class of each sample, [n] from 0; None without classes.
         every_code: of each class, [classes].
+        overall, by_class: whether each sample counts among all, and in its class, [n]; None where each does.
 
     Returns:
         [1 + quantities + 2 states quantities, 1 + classes] in float64, overall and by class: how many samples; the sums
@@ -100,6 +106,10 @@ def sums_on_device(
     member = torch.ones(after.shape[1], 1 + classes, dtype=torch.float64, device=after.device)
     if codes is not None and every_code is not None:
         torch.eq(codes[:, None], every_code, out=member[:, 1:])
+        if by_class is not None:
+            member[:, 1:] *= by_class[:, None]
+    if overall is not None:
+        member[:, 0] = overall
     return rows @ member
 
 

@@ -52,13 +52,18 @@ def fallen_held_out(criteria: HarmCriteria, sums: Sums, frozen: Scales, swings: 
     return []
 
 
-def seems_fallen(criteria: HarmCriteria, sums: Sums, frozen: Scales, swings: Swings) -> bool:
-    """Whether a first look is reason enough for an audit."""
-    return any(
-        sums[name].drop() > anchor_limits(criteria, name, sums[name].groups, frozen, swings)[0]
-        and sums[name].pvalue() < DOUBT
-        for name in quantities(sums)
-    )
+def seems_fallen(criteria: HarmCriteria, sums: Sums, frozen: Scales, swings: Swings, *, classes: bool) -> bool:
+    """Whether a look is reason enough for an audit: overall, or by class as well; what is new is learned at a price."""
+    for name in quantities(sums):
+        drops = sums[name]
+        limits = anchor_limits(criteria, name, drops.groups, frozen, swings)
+        if drops.drop() > limits[0] and drops.pvalue() < DOUBT:
+            return True
+        if classes and not drops.gain_pvalue() < criteria.alpha:
+            alpha = DOUBT / max(1, drops.groups - 1)
+            if any(drops.drop(i) > limits[i] and drops.pvalue(i) < alpha for i in range(1, drops.groups)):
+                return True
+    return False
 
 
 def falls_on(criteria: HarmCriteria, evidence: Evidence, sums: Sums, frozen: Scales, swings: Swings) -> bool:

@@ -34,7 +34,7 @@ class Seen:
         sums: drops since the last check, of the samples looked at.
         looks: how many looks it took.
         fallen: drops from the anchor of all samples that are not held out, where they were audited.
-        doubted: whether an audit was made because the first look was reason to.
+        doubted: whether an audit was made because what was looked at was reason to.
         below: whether the model is below its anchor and there is no way back.
         gain: by how much the loss of the first samples looked at is lower than at the anchor; None without a loss.
     """
@@ -55,7 +55,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Lost:
-    """What committed steps have lost together since they last had lost nothing, as far as first looks can tell.
+    """What committed steps have lost together since they last had lost nothing, as far as looks can tell.
 
     Attributes:
         drop: the sum of their drops.

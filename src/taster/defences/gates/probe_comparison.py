@@ -15,6 +15,7 @@ from taster.core.host import to_host
 from taster.core.types import Tensors
 from taster.defences.gates.harm_criteria import HarmCriteria
 from taster.defences.gates.quantities import anchored, quantities
+from taster.defences.gates.row_order import LookRows
 from taster.stats.paired_sums import Comparison, PairedSums, stacked, sums_on_device
 
 _STATES = 4
@@ -50,16 +51,16 @@ class ProbeComparison:
         self._criteria = criteria
         self._stacks: list[tuple[Tensors, Tensor]] = []
 
-    def look(self, before: Tensors, after: Tensors, anchor: Tensors | None, rows: Tensor | slice) -> Look:
+    def look(self, before: Tensors, after: Tensors, anchor: Tensors | None, samples: LookRows) -> Look:
         """Compares an update with the last check, and with the anchor where that is given: all fetched at once.
 
         Args:
             before, after: what was measured of these samples.
             anchor: what was measured of all.
-            rows: the indices of these samples.
+            samples: these samples.
         """
-        states: list[_Part] = [(before, None)] if anchor is None else [(before, None), (anchor, rows)]
-        (found,) = self._compared([(states, (after, None), rows)])
+        states: list[_Part] = [(before, None)] if anchor is None else [(before, None), (anchor, samples.rows)]
+        (found,) = self._compared([(states, (after, None), samples)])
         return _look(found)
 
     def looks(self, before: Tensors, after: Tensors, parts: Sequence[Tensor | slice]) -> list[Look]:
@@ -69,26 +70,28 @@ class ProbeComparison:
             before, after: what was measured of all samples.
             parts: the indices of the samples of each part.
         """
-        return [_look(found) for found in self._compared([([(before, rows)], (after, rows), rows) for rows in parts])]
+        wanted: list[_Wanted] = [([(before, rows)], (after, rows), LookRows(rows)) for rows in parts]
+        return [_look(found) for found in self._compared(wanted)]
 
     def drops_at(self, before: Tensors, after: Tensors, rows: Tensor | slice) -> dict[str, PairedSums]:
         """The drops on samples with these indices, from what was measured of all."""
         return self.looks(before, after, [rows])[0].drops
 
-    def drops(self, before: Tensors, after: Tensors, rows: Tensor | slice) -> dict[str, PairedSums]:
-        """The drops on samples with these indices, from what was measured of them."""
-        return self.look(before, after, None, rows).drops
+    def drops(self, before: Tensors, after: Tensors, samples: LookRows) -> dict[str, PairedSums]:
+        """The drops on these samples, from what was measured of them."""
+        return self.look(before, after, None, samples).drops
 
-    def _compared(self, wanted: Sequence[tuple[list[_Part], _Part, Tensor | slice]]) -> list[Comparison]:
-        """For each one: states, the one that they are compared with, and the indices of its samples."""
+    def _compared(self, wanted: Sequence[_Wanted]) -> list[Comparison]:
+        """For each one: states, the one that they are compared with, and its samples."""
         pieces: list[tuple[int, list[str]]] = []
         tensors: list[Tensor] = []
         criteria = self._criteria
-        for i, (states, after, rows) in enumerate(wanted):
-            codes = None if criteria.codes is None else criteria.codes[rows]
+        for i, (states, after, samples) in enumerate(wanted):
+            codes = None if criteria.codes is None else criteria.codes[samples.rows]
+            masks = samples.overall, samples.by_class
             for names in _alike(after[0]):
                 before = [self._stacked(state, names) for state in states]
-                tensors.append(sums_on_device(before, self._stacked(after, names), codes, criteria.every_code))
+                tensors.append(sums_on_device(before, self._stacked(after, names), codes, criteria.every_code, *masks))
                 pieces.append((i, names))
         found: list[list[Comparison]] = [[] for _ in wanted]
         for (i, names), sums in zip(pieces, to_host(*tensors), strict=True):
@@ -112,6 +115,9 @@ class ProbeComparison:
 
 _Part = tuple[Tensors, Tensor | slice | None]
 """What was measured, and the indices of the samples that count; None for all."""
+
+_Wanted = tuple[list[_Part], _Part, LookRows]
+"""States, the one that they are compared with, and its samples."""
 
 
 def samples_of(sums: dict[str, PairedSums]) -> float:

@@ -62,7 +62,7 @@ def probe_gate(
     outlier), and by more than chance. The samples are looked at in a random order, 128 and then twice as many each
     time, until the verdict is clear.
 
-    Audits, which take a tenth of the work or come at once where a first look gives reason to, compare the model with
+    Audits, which take a tenth of the work or come at once where a look gives reason to, compare the model with
     the anchor: the state at the first step, which moves up when its accuracy has significantly grown, and never down.
     What may be lost from it is the tolerance, or what honest steps swung when it was taken (twice the tolerance while
     that is not known). If the loss has significantly improved, an audit holds the model to its accuracy alone, as new

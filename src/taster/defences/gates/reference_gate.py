@@ -36,7 +36,7 @@ class ReferenceGate:
     learns swings more, and is given more room, than one that is level. The samples are looked at in a random order, a
     first few and then twice as many each time, until the verdict is clear.
 
-    **An audit**, every so often and where a first look gives reason to, compares the model with the anchor: the state
+    **An audit**, every so often and where a look gives reason to, compares the model with the anchor: the state
     at the first step, which moves up when the model has improved, and never down. So harm cannot add up in steps too
     small to see. What may be lost from the anchor is the tolerance, or what honest steps swung when it was taken if
     that was more, until the model is level and they swing less. Audits also look at samples that no other check sees.
@@ -142,6 +142,7 @@ class ReferenceGate:
         self._order = RowOrder(
             min(sizes),
             self._seed,
+            classes=None if self._criteria.codes is None else self._criteria.codes.tolist(),
             selectable=source.selectable and len(sizes) == 1,
             whole=self._policy.check_every > 1,
             device=next(iter(measured.values())).device,
@@ -255,8 +256,8 @@ class ReferenceGate:
         """What a check would have seen, for a gate that watches steps that another one judges."""
         if self._order is None or self._policy.check_every > 1:
             return None
-        rows = self._order.looks(self._memory.block)[0]
-        before = self._measure.known_of(self._version, rows)
+        samples = self._order.looks(self._memory.block)[0]
+        before = self._measure.known_of(self._version, samples.rows)
         if before is None:
             return None
-        return Seen(view.state_version, self._comparison.drops(before, self._measure.at(view, rows), rows))
+        return Seen(view.state_version, self._comparison.drops(before, self._measure.at(view, samples.rows), samples))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,22 @@ BLOCK = 16
 """Checks, on average, that begin with the same samples."""
 
 
+@dataclass(frozen=True, eq=False)
+class LookRows:
+    """The samples of one look.
+
+    Attributes:
+        rows: their indices.
+        overall: [n], whether each counts among all samples; None where each does. Those that are there for their class
+            do not.
+        by_class: [n], whether each counts in its class; None where each does. Those that have been counted do not.
+    """
+
+    rows: Tensor | slice
+    overall: Tensor | None = None
+    by_class: Tensor | None = None
+
+
 class RowOrder:
     """An order of the trusted samples that nobody can guess.
 
@@ -24,9 +42,13 @@ class RowOrder:
     anew after a random number of checks. Beyond the first thousand, up to three fifths of the samples are held out: no
     check looks at them but an audit, so that refusals of the others tell an attacker nothing of them.
 
+    A first look at a few samples of a rare class would say nothing of it. It has more of each class that has less than
+    half of an even share: as many as half of an even share of the first look, which count in their class alone.
+
     Args:
         samples: how many there are.
         seed: of the order.
+        classes: the class of each sample, from 0; None without classes.
         selectable: whether some can be looked at without the others.
         whole: looks at all at once that are not held out.
         device: of the indices.
@@ -37,13 +59,19 @@ class RowOrder:
         samples: int,
         seed: int,
         *,
+        classes: Sequence[int] | None = None,
         selectable: bool = True,
         whole: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
         self.samples = samples
         self._seed = seed
-        self._settings: dict[str, Any] = {"selectable": selectable, "whole": whole, "device": device}
+        self._settings: dict[str, Any] = {
+            "classes": classes,
+            "selectable": selectable,
+            "whole": whole,
+            "device": device,
+        }
         self._device = device
         held = held_out_samples(samples) if selectable else 0
         shuffled = self._shuffled(samples, -1).to(device)
@@ -51,7 +79,8 @@ class RowOrder:
         self.open: Tensor | slice = shuffled[held:].sort().values if held else slice(None)
         self._count = samples - held
         self._whole = whole or not selectable or self._count < 2 * FIRST
-        self._cached: tuple[int, list[Tensor | slice]] | None = None
+        self._rare = [] if self._whole or classes is None else _rare(np.array(classes)[shuffled[held:].sort().values])
+        self._cached: tuple[int, list[LookRows]] | None = None
 
     def reseeded(self, seed: int) -> RowOrder:
         """The order of another seed."""
@@ -67,8 +96,8 @@ class RowOrder:
         """The indices of the samples that are not held out, and of those that are, where there are some."""
         return [self.open, self.held_out] if len(self.held_out) else [self.open]
 
-    def looks(self, block: int) -> list[Tensor | slice]:
-        """The indices of the samples of each look, in the order of this block."""
+    def looks(self, block: int) -> list[LookRows]:
+        """The samples of each look, in the order of this block."""
         if self._cached is None or self._cached[0] != block:
             self._cached = (block, self._looks(block))
         return self._cached[1]
@@ -77,18 +106,37 @@ class RowOrder:
         """Whether a new block begins after this step; by chance."""
         return self._draw(step, 2**20) % BLOCK == 0
 
-    def _looks(self, block: int) -> list[Tensor | slice]:
+    def _looks(self, block: int) -> list[LookRows]:
         if self._whole:
-            return [self.open]
-        order = self._shuffled(self._count, block).to(self._device)
-        shuffled = order if isinstance(self.open, slice) else self.open[order]
+            return [LookRows(self.open)]
+        order = self._shuffled(self._count, block)
         sizes, left = [FIRST], self._count - FIRST
         while left > 0:
             take = sum(sizes)
             take = left if left < 2 * take else take  # no last look at a handful
             sizes.append(take)
             left -= take
-        return [part.sort().values for part in torch.split(shuffled, sizes)]
+        first, *others = (part.sort().values for part in torch.split(order, sizes))
+        extra = self._extra(order)
+        if extra is None:
+            return [LookRows(self._indices(part)) for part in (first, *others)]
+        counted = torch.arange(len(first) + len(extra)) < len(first)
+        looks = [LookRows(self._indices(torch.cat([first, extra])), counted.to(self._device))]
+        return looks + [
+            LookRows(self._indices(part), None, torch.isin(part, extra, invert=True).to(self._device))
+            for part in others
+        ]
+
+    def _extra(self, order: Tensor) -> Tensor | None:
+        """Samples of rare classes that the first look has beside its own."""
+        after = order[FIRST:]
+        found = [after[torch.isin(after, members)][:count] for members, count in self._rare]
+        return torch.cat(found).sort().values if found else None
+
+    def _indices(self, part: Tensor) -> Tensor:
+        """Of samples by their places among those that are not held out."""
+        part = part.to(self._device)
+        return part if isinstance(self.open, slice) else self.open[part]
 
     def _shuffled(self, count: int, block: int) -> Tensor:
         return torch.randperm(count, generator=torch.Generator().manual_seed(self._place_seed(2 * block + 3)))
@@ -100,3 +148,16 @@ class RowOrder:
     def _place_seed(self, place: int) -> int:
         # A generator's first draws from neighbouring seeds are alike in nothing that is known.
         return (self._seed * 1_000_003 + place) % 2**63
+
+
+def _rare(classes: np.ndarray) -> list[tuple[Tensor, int]]:
+    """The places of the samples of each rare class, and how many more of them a first look has."""
+    found = []
+    labels, sizes = np.unique(classes, return_counts=True)
+    least = FIRST // (2 * len(labels))
+    for label, size in zip(labels, sizes, strict=True):
+        if size < len(classes) / (2 * len(labels)):
+            more = min(least, int(size)) - FIRST * int(size) // len(classes)
+            if more > 0:
+                found.append((torch.from_numpy(np.flatnonzero(classes == label)), more))
+    return found

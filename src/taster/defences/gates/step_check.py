@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from taster.core.guard import CandidateUpdate
 from taster.core.verdict import Verdict
 from taster.defences.gates.anchor import is_above_chance
@@ -17,6 +15,7 @@ from taster.defences.gates.harm_criteria import HarmCriteria
 from taster.defences.gates.probe_comparison import Look, ProbeComparison, samples_of
 from taster.defences.gates.probe_measurement import ProbeMeasurement, at_rows
 from taster.defences.gates.quantities import Sums, watched
+from taster.defences.gates.row_order import LookRows
 from taster.defences.gates.step_test import any_drop, step_evidence
 from taster.defences.gates.undo import undo, undo_nonfinite
 from taster.stats.paired_sums import PairedSums
@@ -35,7 +34,7 @@ class StepOutcome:
         sums: drops since the last check, of the samples looked at.
         looks: how many looks it took.
         audit: whether an audit is due: as it was before, or as a model that did no better than chance now does.
-        doubted: whether the first look is reason for an audit.
+        doubted: whether what was looked at is reason for an audit.
         gain: by how much the loss of the first samples looked at is lower than at the anchor; None without a loss.
     """
 
@@ -61,14 +60,14 @@ class StepCheck:
         self._comparison = ProbeComparison(criteria)
 
     def __call__(
-        self, change: CandidateUpdate, baseline: Baseline, looks: Sequence[Tensor | slice], *, due: bool
+        self, change: CandidateUpdate, baseline: Baseline, looks: Sequence[LookRows], *, due: bool
     ) -> StepOutcome:
         """Looks until the verdict is clear.
 
         Args:
             change: the update.
             baseline: what it is compared with.
-            looks: the indices of the samples of each look.
+            looks: the samples of each look.
             due: whether an audit follows anyway.
         """
         anchor, below = baseline.anchor, baseline.below
@@ -80,23 +79,22 @@ class StepCheck:
         def outcome(verdict: Verdict | None = None) -> StepOutcome:
             return StepOutcome(verdict, sums, number, due, doubted, gain)
 
-        for number, rows in enumerate(looks, 1):
-            look = self._look(change, baseline, rows, first=number == 1)
-            if below and look.fallen is not None:
-                fallen = _sum(fallen, look.fallen)
+        for number, samples in enumerate(looks, 1):
+            look = self._look(change, baseline, samples)
+            fallen = _sum(fallen, look.fallen or {})
             if look.nonfinite:
                 broken = undo_nonfinite(change, baseline.last_good, self._measure(change.after))
                 if broken is not None:
                     return outcome(broken)
             sums = _sum(sums, look.drops)
-            if not below and look.fallen is not None and "loss" in look.fallen:
-                gain = look.fallen["loss"].drop()
+            if number == 1 and not below and "loss" in fallen:
+                gain = fallen["loss"].drop()
             if number == 1 and not anchor.trained:
                 # There is nothing to lose; an audit tells when there is.
                 due = due or is_above_chance(look.right, int(samples_of(look.drops)), self._criteria.chance)
                 break
-            if look.fallen is not None and not due and not below:
-                doubted = self._is_doubtful(look.fallen, sums, baseline)
+            if not due and not below:
+                doubted = doubted or self._is_doubtful(fallen, sums, baseline)
             evidence, clear = step_evidence(
                 self._criteria,
                 sums,
@@ -115,20 +113,20 @@ class StepCheck:
             doubted = leaves_floor(self._criteria, fallen, anchor.scales, baseline.swings)
         return outcome()
 
-    def _look(self, change: CandidateUpdate, baseline: Baseline, rows: Tensor | slice, *, first: bool) -> Look:
-        """Beside the last check; in the first look beside the anchor too, and in each one of a model that is below it
-        beside the floor."""
-        after = self._measure.at(change.after, rows)
+    def _look(self, change: CandidateUpdate, baseline: Baseline, samples: LookRows) -> Look:
+        """Beside the last check, and beside the anchor or, of a model that is below it, the floor."""
+        after = self._measure.at(change.after, samples.rows)
         checked = baseline.checked
-        before = self._measure.at(change.before, rows) if checked is None else at_rows(checked, rows)
-        reference = baseline.floor if baseline.below else baseline.anchor.measured if first else None
-        return self._comparison.look(before, after, reference, rows)
+        before = self._measure.at(change.before, samples.rows) if checked is None else at_rows(checked, samples.rows)
+        reference = baseline.floor if baseline.below else baseline.anchor.measured
+        return self._comparison.look(before, after, reference, samples)
 
     def _is_doubtful(self, fallen: Sums, sums: Sums, baseline: Baseline) -> bool:
-        """Whether the first look is reason for an audit: the model seems to have fallen from the anchor, or the drops
-        of the steps since the last audit, and of this one, add up to what may be lost."""
-        scales, swings = baseline.anchor.scales, baseline.swings
-        if seems_fallen(self._criteria, fallen, scales, swings):
+        """Whether what was looked at is reason for an audit: the model seems to have fallen from the anchor, overall or
+        in a class, or the drops of the steps since the last audit, and of this one, add up to what may be lost."""
+        anchor, swings = baseline.anchor, baseline.swings
+        scales = anchor.scales
+        if seems_fallen(self._criteria, fallen, scales, swings, classes=not anchor.young):
             return True
         name = watched(sums)[0]
         limit = float(anchor_limits(self._criteria, name, sums[name].groups, scales, swings)[0])

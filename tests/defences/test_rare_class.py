@@ -1,0 +1,70 @@
+"""A rare class: a first look sees enough of it, so that it is not unlearned between two audits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+import taster
+from taster import Batch, Learner
+from taster.defences.gates.row_order import FIRST, RowOrder
+
+
+def test_a_first_look_has_more_of_rare_classes_which_count_there_alone() -> None:
+    classes = [1] * 50 + [0] * 950
+    order = RowOrder(1000, 3, classes=classes)
+    codes = torch.tensor(classes)
+    for block in range(4):
+        first, *others = order.looks(block)
+        assert first.overall is not None
+        assert isinstance(first.rows, Tensor)
+        assert int(first.overall.sum()) == FIRST
+        assert (codes[first.rows[~first.overall]] == 1).all()
+        assert 24 <= int((codes[first.rows] == 1).sum()) <= 50
+        assert torch.unique(first.rows).numel() == len(first.rows)
+        # Over all looks each sample counts once among all, and once in its class.
+        overall, by_class = torch.zeros(1000), torch.zeros(1000)
+        for look in (first, *others):
+            overall[look.rows] += 1 if look.overall is None else look.overall.float()
+            by_class[look.rows] += 1 if look.by_class is None else look.by_class.float()
+        assert (overall == 1).all()
+        assert (by_class == 1).all()
+
+
+def test_classes_of_about_even_shares_are_looked_at_as_they_come() -> None:
+    for classes in (None, [i % 10 for i in range(1000)], [int(i < 300) for i in range(1000)]):
+        looks = RowOrder(1000, 3, classes=classes).looks(0)
+        assert len(looks[0].rows) == FIRST  # type: ignore[arg-type]
+        assert all(look.overall is None and look.by_class is None for look in looks)
+
+
+def test_a_class_of_a_twentieth_is_not_unlearned_by_batches_that_deny_it() -> None:
+    torch.manual_seed(0)
+    centre = torch.zeros(20)
+    centre[:4] = 1.0
+
+    def draw(count: int) -> Batch:
+        y = (torch.rand(count) < 0.05).long()
+        return Batch(torch.randn(count, 20) + 1.6 * y[:, None] * centre, y)
+
+    model = nn.Sequential(nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 2))
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    for _ in range(600):
+        batch = draw(64)
+        optimizer.zero_grad()
+        cross_entropy(model(batch.x), batch.y).backward()
+        optimizer.step()
+    probe, test = draw(1000), draw(20_000)
+
+    def recall() -> float:
+        with torch.no_grad():
+            return float((model(test.x).argmax(1) == 1)[test.y == 1].float().mean())
+
+    before = recall()
+    assert before > 0.4
+    learner = Learner(model, optimizer, cross_entropy, taster.guard(probe, seed=0))
+    for _ in range(120):
+        x = draw(32).x
+        learner.step(x, torch.zeros(32, dtype=torch.int64))
+    assert recall() > before - 0.3
