@@ -148,3 +148,17 @@ def test_quantities_of_different_lengths_have_their_own_counts() -> None:
     found = hits.and_of(ranks).drops[0]
     assert (found["hits"].count.tolist(), found["hits"].drop()) == ([3.0], 0.5)
     assert (found["ranks"].count.tolist(), found["ranks"].drop()) == ([2.0], 0.5)
+
+
+def test_samples_that_count_overall_or_in_their_class_alone() -> None:
+    before, after, codes = drawn(5)
+    overall, by_class = torch.arange(N) < 300, torch.arange(N) >= 100
+    every = torch.arange(CLASSES)
+    whole = sums_on_device([stacked(before)], stacked(after), codes, every, overall, by_class)
+    for group, rows in enumerate([overall, *(by_class & (codes == code) for code in every)]):
+        own = {name: values[rows] for name, values in before.items()}, {name: v[rows] for name, v in after.items()}
+        torch.testing.assert_close(whole[:, group], sums_on_device([stacked(own[0])], stacked(own[1]))[:, 0])
+    # Broken ones are found wherever they count.
+    after["probability"][-1] = math.nan
+    broken = sums_on_device([stacked(before)], stacked(after), codes, every, overall, by_class)
+    assert broken[2, 0].isnan()
