@@ -74,12 +74,13 @@ class RowOrder:
         }
         self._device = device
         held = held_out_samples(samples) if selectable else 0
-        shuffled = self._shuffled(samples, -1).to(device)
-        self.held_out: Tensor = shuffled[:held].sort().values
-        self.open: Tensor | slice = shuffled[held:].sort().values if held else slice(None)
+        shuffled = self._shuffled(samples, -1)
+        places = shuffled[held:].sort().values
+        self.held_out: Tensor = shuffled[:held].sort().values.to(device)
+        self.open: Tensor | slice = places.to(device) if held else slice(None)
         self._count = samples - held
         self._whole = whole or not selectable or self._count < 2 * FIRST
-        self._rare = [] if self._whole or classes is None else _rare(np.array(classes)[shuffled[held:].sort().values])
+        self._rare = [] if self._whole or classes is None else _rare(np.array(classes)[places.numpy()])
         self._cached: tuple[int, list[LookRows]] | None = None
 
     def reseeded(self, seed: int) -> RowOrder:
