@@ -88,12 +88,14 @@ class Anchor:
         return replace(self, since=self.since + 1, scales=scales, young=young)
 
     def phase(self, fallen: Sums, criteria: HarmCriteria) -> str:
-        """What the model does, by the drops that the audit found from the anchor before it."""
+        """What the model does, by the drops that the audit found from the anchor before it; empty until it is known."""
         if not self.trained:
             return UNTRAINED
         if self.moved and self.since < _RECENT:
             return LEARNING
-        return DRIFTING if drifting(criteria, fallen) else LEVEL
+        if drifting(criteria, fallen):
+            return DRIFTING
+        return LEVEL if self.since >= _RECENT else ""  # too early to tell
 
     def state_dict(self) -> dict[str, Any]:
         """The attributes, by name."""

@@ -89,7 +89,7 @@ class ReferenceGate:
 
     @property
     def phase(self) -> str:
-        """What the model does: learns, is level, drifts; empty before the first audit."""
+        """What the model does: learns, is level, drifts; empty before that is known."""
         return self._memory.phase
 
     @property
