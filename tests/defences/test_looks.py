@@ -16,7 +16,7 @@ from taster.core.guard import CandidateUpdate
 from taster.core.host import to_host
 from taster.core.step_record import StepRecord
 from taster.defences import probe_gate
-from taster.defences.gates import anchor, loss_outlier, probe_comparison
+from taster.defences.gates import anchor, class_room, loss_outlier, probe_comparison
 from taster.defences.gates.row_order import FIRST
 
 N = 10_000
@@ -109,7 +109,7 @@ def readings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         return to_host(*tensors)
 
     with monkeypatch.context() as patch:
-        for module in (anchor, loss_outlier, probe_comparison):
+        for module in (class_room, loss_outlier, probe_comparison):
             patch.setattr(module, "to_host", counting)
         yield calls
 

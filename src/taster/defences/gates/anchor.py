@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import binom, norm
 
-from taster.core.host import to_host
 from taster.core.types import Tensors
 from taster.defences.gates.anchor_limits import first_scales, narrowed
 from taster.defences.gates.anchor_test import drifting, grown
+from taster.defences.gates.class_room import class_room, class_sums, with_room
 from taster.defences.gates.harm_criteria import HarmCriteria
 from taster.defences.gates.quantities import Sums, anchored, independent
 from taster.defences.gates.swings import Scales, Swings, loaded_array, saved_array
@@ -47,6 +47,7 @@ class Anchor:
         young: whether the model did no better than chance when the gate was made, and has not been level since: its
             steps swing more as it learns, and nothing is known of how much is too much.
         lead: its accuracy over that of chance, as a fraction; 0 where chance is not known.
+        room: the scales by which a class may be traded for another, whatever its steps swing.
     """
 
     measured: Tensors
@@ -56,13 +57,16 @@ class Anchor:
     moved: bool = False
     young: bool = False
     lead: float = 0.0
+    room: Scales = field(default_factory=dict)
 
     @classmethod
     def of(cls, measured: Tensors, criteria: HarmCriteria, swings: Swings, *, young: bool) -> Anchor:
         """Of a measured state; young too where it does no better than chance, or hardly."""
-        scales, (trained, lead, little) = swings.scales(), lead_over_chance(criteria, measured)
-        first = first_scales(criteria, measured) if trained else {}
-        return cls(measured, {**first, **scales}, trained, young=young or not trained or little, lead=lead)
+        sums = class_sums(criteria, measured)
+        trained, lead, little = lead_over_chance(criteria, measured, sums)
+        first, room = first_scales(criteria, measured) if trained else {}, class_room(criteria, sums)
+        scales = with_room({**first, **swings.scales()}, room) if trained else swings.scales()
+        return cls(measured, scales, trained, young=young or not trained or little, lead=lead, room=room)
 
     def checked(self) -> Anchor:
         """After one more check that was no audit."""
@@ -81,9 +85,11 @@ class Anchor:
         if improved or not self.trained:
             measured = now if not independent(now) else {**self.measured, **{name: now[name] for name in improved}}
             scales = swings.scales() if self.young else narrowed(criteria, self.scales, swings, improved)
-            trained, lead, _ = lead_over_chance(criteria, measured)
-            return Anchor(measured, scales, trained, 0, bool(improved), self.young, lead)
-        scales = narrowed(criteria, self.scales, swings)
+            sums = class_sums(criteria, measured)
+            room = class_room(criteria, sums)
+            trained, lead, _ = lead_over_chance(criteria, measured, sums)
+            return Anchor(measured, with_room(scales, room), trained, 0, bool(improved), self.young, lead, room)
+        scales = with_room(narrowed(criteria, self.scales, swings), self.room)
         young = self.young and self.since < 2 * _RECENT
         return replace(self, since=self.since + 1, scales=scales, young=young)
 
@@ -107,26 +113,29 @@ class Anchor:
             "moved": self.moved,
             "young": self.young,
             "lead": self.lead,
+            "room": {name: saved_array(scale) for name, scale in self.room.items()},
         }
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Anchor:
         """As it was saved."""
-        return cls(**{**state, "scales": {name: loaded_array(scale) for name, scale in state["scales"].items()}})
+        loaded = {
+            part: {name: loaded_array(scale) for name, scale in state[part].items()} for part in ("scales", "room")
+        }
+        return cls(**{**state, **loaded})
 
 
-def lead_over_chance(criteria: HarmCriteria, measured: Tensors) -> tuple[bool, float, bool]:
+def lead_over_chance(
+    criteria: HarmCriteria, measured: Tensors, sums: Mapping[str, np.ndarray]
+) -> tuple[bool, float, bool]:
     """Whether a model does better than chance, as far as one knows what that is; by how much; and whether that is
     little. A net of random weights is often a little better, and for certain."""
     if not criteria.chance:
         return True, 0.0, False
-    right, members = measured[anchored(measured)[0]].double(), criteria.members
-    assert members is not None, "who knows what chance is knows the classes"
-    sizes = np.array(criteria.class_sizes)
-    (found,) = to_host(right.new_zeros(len(sizes)).index_add_(0, members, right))
-    hits = np.array(found)
-    better = is_above_chance(hits.sum(), len(right), criteria.chance) or is_above_chance_by_class(hits, sizes)
-    lead, even = float(hits.sum()) / len(right) - criteria.chance, 1 / len(sizes)
+    hits, sizes = sums[anchored(measured)[0]], np.array(criteria.class_sizes)
+    samples = int(sizes.sum())
+    better = is_above_chance(hits.sum(), samples, criteria.chance) or is_above_chance_by_class(hits, sizes)
+    lead, even = float(hits.sum()) / samples - criteria.chance, 1 / len(sizes)
     relative = max(lead / (1 - criteria.chance), (float((hits / sizes).mean()) - even) / (1 - even))
     return better, max(0.0, lead), relative < _LITTLE
 

@@ -20,10 +20,13 @@ def first_scales(criteria: HarmCriteria, measured: Tensors) -> dict[str, np.ndar
     """The scales of an anchor before anything is known of a trained model's steps: those by which twice the tolerance
     may be lost, or just the tolerance of a user's own quantity. They are none of an attacker's making."""
     groups, times = 1 + criteria.classes, 1 if independent(measured) else 2
-    return {
-        name: times * criteria.least(name, groups) / (_EXCURSION * outlier_multiples(groups))
-        for name in quantities(measured)
-    }
+    return {name: scales_of_limits(times * criteria.least(name, groups)) for name in quantities(measured)}
+
+
+def scales_of_limits(limits: np.ndarray) -> np.ndarray:
+    """The scales by which so much may be lost from the anchor, overall and in each class, [groups]."""
+    found: np.ndarray = limits / (_EXCURSION * outlier_multiples(len(limits)))
+    return found
 
 
 def narrowed(
