@@ -88,10 +88,13 @@ def test_a_class_may_be_traded_by_as_much_as_its_accuracy_says() -> None:
     sums = class_sums(criteria, measured)
     assert sums["correct"].tolist() == [50, 98, 0]
     room = class_room(criteria, sums)
-    limits = anchor_limits(criteria, "correct", 4, with_room({"correct": np.zeros(4)}, room), Swings())
+
+    def limits(scale: float) -> np.ndarray:
+        scales = with_room(criteria, {"correct": np.full(4, scale)}, room)
+        return anchor_limits(criteria, "correct", 4, scales, Swings())
+
     # A point overall; 0.4 · √(p (1 − p)) in a class, and no less than its tolerance.
-    assert limits == pytest.approx([0.01, 0.2, 0.4 * math.sqrt(0.98 * 0.02), 0.05])
-    # What steps swing more stays; what is not known is not made up.
-    wide = with_room({"correct": np.full(4, 1.0)}, room)
-    assert (wide["correct"] == 1.0).all()
-    assert with_room({}, room) == {}
+    assert limits(0.0) == pytest.approx([0.01, 0.2, 0.4 * math.sqrt(0.98 * 0.02), 0.05])
+    # What steps seem to swing in a class counts for twice that at most, overall it counts.
+    assert limits(0.03) == pytest.approx([0.3, 0.4, 0.2, 0.2])
+    assert with_room(criteria, {}, room) == {}

@@ -303,8 +303,9 @@ class GuardedTraining:
             for gate in self.guard.gates:
                 if isinstance(advice := getattr(gate, "advice", None), str):
                     self._alarm.advise(stage_name(gate), advice)
-            if self.counters["steps"] == _MANY and not self.counters["committed"]:
-                self._alarm.advise("optimizer", "" if any(o.state for o in self.optimizers) else _NOTHING_LEARNED)
+            if self.counters["steps"] == _MANY and not self.counters["committed"] and record.attempts:
+                fresh = any(not o.state and not isinstance(o, torch.optim.SGD) for o in self.optimizers)
+                self._alarm.advise("optimizer", _NOTHING_LEARNED if fresh else "")
         refused = not record.verdict.committed or record.attempts > 1
         if refused and self.on_refusal is not None:
             for batch in batches or (None,):

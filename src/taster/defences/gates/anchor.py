@@ -65,7 +65,11 @@ class Anchor:
         sums = class_sums(criteria, measured)
         trained, lead, little = lead_over_chance(criteria, measured, sums)
         first, room = first_scales(criteria, measured) if trained else {}, class_room(criteria, sums)
-        scales = with_room({**first, **swings.scales()}, room) if trained else swings.scales()
+        scales = swings.scales()
+        if trained:
+            # What is not known of the steps yet is none of their making.
+            known = {name: np.where(np.isfinite(now), now, first.get(name, now)) for name, now in scales.items()}
+            scales = with_room(criteria, {**first, **known}, room)
         return cls(measured, scales, trained, young=young or not trained or little, lead=lead, room=room)
 
     def checked(self) -> Anchor:
@@ -88,8 +92,9 @@ class Anchor:
             sums = class_sums(criteria, measured)
             room = class_room(criteria, sums)
             trained, lead, _ = lead_over_chance(criteria, measured, sums)
-            return Anchor(measured, with_room(scales, room), trained, 0, bool(improved), self.young, lead, room)
-        scales = with_room(narrowed(criteria, self.scales, swings), self.room)
+            scales = with_room(criteria, scales, room)
+            return Anchor(measured, scales, trained, 0, bool(improved), self.young, lead, room)
+        scales = with_room(criteria, narrowed(criteria, self.scales, swings), self.room)
         young = self.young and self.since < 2 * _RECENT
         return replace(self, since=self.since + 1, scales=scales, young=young)
 

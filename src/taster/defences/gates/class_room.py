@@ -48,6 +48,13 @@ def class_room(criteria: HarmCriteria, sums: Mapping[str, np.ndarray]) -> Scales
     return found
 
 
-def with_room(scales: Scales, room: Scales) -> dict[str, np.ndarray]:
-    """Scales that are nowhere less than the room, where they are known."""
-    return {name: np.maximum(scale, room[name]) if name in room else scale for name, scale in scales.items()}
+def with_room(criteria: HarmCriteria, scales: Scales, room: Scales) -> dict[str, np.ndarray]:
+    """Scales of an anchor that are no less than the room in a class, nor more than twice that, or than twice what is
+    tolerated of one at first: what few samples seem to swing is mostly chance."""
+    found = {}
+    for name, scale in scales.items():
+        found[name] = scale
+        if name in room and len(scale) == len(room[name]):
+            most = 2 * np.maximum(room[name], scales_of_limits(2 * criteria.least(name, len(scale))))
+            found[name] = np.concatenate([scale[:1], np.clip(scale, room[name], most)[1:]])
+    return found

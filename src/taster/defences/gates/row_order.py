@@ -15,6 +15,9 @@ from taster.stats.detection_bound import held_out_samples
 FIRST = 128
 """Samples of the first look."""
 
+_DOZEN = 12
+"""Samples of a rare class by which a look can tell that most of it was lost."""
+
 BLOCK = 16
 """Checks, on average, that begin with the same samples."""
 
@@ -43,7 +46,8 @@ class RowOrder:
     check looks at them but an audit, so that refusals of the others tell an attacker nothing of them.
 
     A first look at a few samples of a rare class would say nothing of it. It has more of each class that has less than
-    half of an even share: as many as half of an even share of the first look, which count in their class alone.
+    half of an even share: as many as half of an even share of the first look, or a dozen if that is more, which count
+    in their class alone.
 
     Args:
         samples: how many there are.
@@ -155,10 +159,10 @@ def _rare(classes: np.ndarray) -> list[tuple[Tensor, int]]:
     """The places of the samples of each rare class, and how many more of them a first look has."""
     found = []
     labels, sizes = np.unique(classes, return_counts=True)
-    least = FIRST // (2 * len(labels))
-    for label, size in zip(labels, sizes, strict=True):
-        if size < len(classes) / (2 * len(labels)):
-            more = min(least, int(size)) - FIRST * int(size) // len(classes)
-            if more > 0:
-                found.append((torch.from_numpy(np.flatnonzero(classes == label)), more))
+    rare = sizes < len(classes) / (2 * len(labels))
+    least = max(FIRST // (2 * len(labels)), min(_DOZEN, FIRST // 2 // max(1, int(rare.sum()))))
+    for label, size in zip(labels[rare], sizes[rare], strict=True):
+        more = min(least, int(size)) - FIRST * int(size) // len(classes)
+        if more > 0:
+            found.append((torch.from_numpy(np.flatnonzero(classes == label)), more))
     return found
