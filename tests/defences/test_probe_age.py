@@ -12,6 +12,7 @@ from tests.defences.conftest import noisy, poison, trained
 import taster
 from taster import Batch, StepRecord, reject
 from taster.core.verdict import COMMIT
+from taster.defences import probe_gate
 from taster.defences.gates.probe_age import FIRST, ProbeAge
 
 
@@ -106,7 +107,8 @@ def test_a_learner_says_so_once_with_what_to_do(caplog: pytest.LogCaptureFixture
 
 
 def test_a_world_that_turns_ages_the_probe_of_a_learner() -> None:
-    guard = taster.guard(noisy(300, seed=9), seed=0, tolerance=50.0)
+    # Where classes are held, what the turn costs one of them is refused before the probe has grown old.
+    guard = probe_gate(noisy(300, seed=9), seed=0, tolerance=50.0, class_tolerance=None)
     learner = trained(tiny_learner(guard=guard), 250, noisy)
     assert guard.gates[0].advice == ""  # type: ignore[attr-defined]
     for i in range(150):
