@@ -14,12 +14,14 @@ _QUIET = 20
 
 _FURTHER = "further refusals of this cause are logged at level INFO. "
 
-_LOOK = "Look at what was refused (on_refusal=, taster.Quarantine) and at where it came from. "
+_LOOK = (
+    "Look at what was refused (on_refusal=, taster.Quarantine) and at where it came from. One honest batch in hundreds "
+    "is refused by chance; if many are, "
+)
 
-WHAT_TO_DO = (
-    "One honest batch in hundreds is refused by chance; if many are, the steps are too large (learning rate, "
-    "momentum), the stream is sorted where it should be shuffled, or the trusted data have grown old "
-    "(guard.set_trusted_data)"
+_IF_MANY = (
+    "the steps are too large (learning rate, momentum), the stream is sorted where it should be shuffled, or the "
+    "trusted data have grown old (guard.set_trusted_data)"
 )
 
 _NOT_FINITE = (
@@ -59,11 +61,11 @@ class Alarm:
     refuses. What a guard says of the model while it commits is logged as it changes.
 
     Args:
-        what_to_do: where a stage other than the check for finite numbers refuses.
+        if_many: what it can be where many honest batches are refused.
     """
 
-    def __init__(self, what_to_do: str = WHAT_TO_DO) -> None:
-        self._what_to_do = what_to_do
+    def __init__(self, if_many: str = _IF_MANY) -> None:
+        self._if_many = if_many
         self._causes: dict[str, _Cause] = {}
         self._said = ""
         self._advised: dict[str, str] = {}
@@ -100,7 +102,7 @@ class Alarm:
         cause.refused += 1
         cause.undone += verdict.steps
         if new:
-            what = _NOT_FINITE if verdict.stage == "finite_values" else _LOOK + self._what_to_do
+            what = _NOT_FINITE if verdict.stage == "finite_values" else _LOOK + self._if_many
             _log.warning("%s; %s%s", text, _FURTHER, what)
         elif str(cause.refused).strip("0") == "1":
             steps, began = cause.seen + 1, cause.began

@@ -30,8 +30,8 @@ from taster.utils.settings import validate_settings
 _RECORDS = 10_000
 """Records that are kept; a stream has no end."""
 
-_WHAT_TO_DO = (
-    "One honest batch in hundreds is refused by chance; if many are, single updates throw the estimator about: let it "
+_IF_MANY = (
+    "single updates throw the estimator about: let it "
     "average (SGDClassifier(average=True)), learn in smaller steps or from larger batches, or check less often "
     "(every=...); or the trusted data have grown old"
 )
@@ -152,7 +152,7 @@ class EstimatorGuard:
         self._interval = max(1, math.ceil(settings.max_rewind / 4))
         self._capacity = math.ceil(settings.max_rewind / self._interval) + 1 if settings.max_rewind else 0
         self._gate = build_gate(quality, settings)
-        self._alarm = Alarm(_WHAT_TO_DO)
+        self._alarm = Alarm(_IF_MANY)
         self._on_refusal = on_refusal
         self._by_batch = by_batch
         self._calls: list[_Call] = []

@@ -12,6 +12,7 @@ from torch import Tensor
 from taster.core.batch import Batch
 from taster.core.types import Tensors
 from taster.core.view import View
+from taster.defences.gates.quality_source import described
 from taster.errors import GuardError, TasterError
 
 _log = logging.getLogger("taster.core.learner")
@@ -95,7 +96,7 @@ class EvaluateSource:
             rows = torch.empty(0)
         if rows.dim() != 1 or len(rows) < 2 or rows.is_complex() or name == "loss":
             raise GuardError(
-                f"{self._stage}: evaluate returned {_described(values)} for {name}, wanted one real number for each "
+                f"{self._stage}: evaluate returned {described(values)} for {name}, wanted one real number for each "
                 "sample, [n], higher for better, of two samples or more, and not called loss"
             )
         return rows if rows.is_floating_point() or rows.dtype == torch.bool else rows.double()
@@ -103,7 +104,3 @@ class EvaluateSource:
 
 def _counted(sizes: Mapping[str, tuple[int, bool]]) -> str:
     return ", ".join(f"{count} {'times yes or no' if yes else 'numbers'} as {n}" for n, (count, yes) in sizes.items())
-
-
-def _described(value: Any) -> str:
-    return str(list(value.shape)) if isinstance(value, Tensor) else type(value).__name__

@@ -12,6 +12,7 @@ from taster.core.batch import Batch
 from taster.core.types import Tensors
 from taster.core.view import View
 from taster.defences.gates.probe_source import ProbeSource
+from taster.defences.gates.quality_source import described
 from taster.errors import GuardError, TasterError
 
 Metric = Callable[[Any, Any], Tensor]
@@ -65,8 +66,7 @@ class _MetricTask:
             raise
         except Exception as error:
             raise GuardError(
-                f"{self._stage}: the metric failed on outputs {_described(output)} and targets {_described(y)}: "
-                f"{error!r}"
+                f"{self._stage}: the metric failed on outputs {described(output)} and targets {described(y)}: {error!r}"
             ) from error
         if not isinstance(found, Tensor) or found.shape != output.shape[:1] or found.is_complex():
             got = f"{list(found.shape)} of {found.dtype}" if isinstance(found, Tensor) else type(found).__name__
@@ -80,7 +80,3 @@ class _MetricTask:
     def classes(self, _: Any) -> Tensor | None:
         """None: it knows no classes."""
         return None
-
-
-def _described(value: Any) -> str:
-    return str(list(value.shape)) if isinstance(value, Tensor) else type(value).__name__

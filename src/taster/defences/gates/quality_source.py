@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -46,3 +46,8 @@ class QualitySource(Protocol):
     def classes(self) -> Tensor | None:
         """The class of each sample, where each has one."""
         ...
+
+
+def described(value: Any) -> str:
+    """What a user's function returned, in messages: the shape of a tensor, else the type."""
+    return str(list(value.shape)) if isinstance(value, Tensor) else type(value).__name__
