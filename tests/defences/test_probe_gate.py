@@ -92,6 +92,7 @@ def test_calling_the_gate_changes_no_state() -> None:
         "holdout_refusals": 0,
         "floor": None,
         "lost": [0.0, 0.0],
+        "struck": {},
     }
 
 

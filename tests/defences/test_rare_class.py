@@ -47,6 +47,59 @@ def test_classes_of_about_even_shares_are_looked_at_as_they_come() -> None:
         assert all(look.overall is None and look.by_class is None for look in looks)
 
 
+def test_a_class_that_was_struck_is_looked_at_by_as_many_as_there_is_room_for() -> None:
+    classes = [i % 10 for i in range(1000)]
+    codes = torch.tensor(classes)
+    order = RowOrder(1000, 3, classes=classes)
+    for block in range(4):
+        usual, struck = order.looks(block), order.looks(block, [3])
+        for look, least in ((usual[0], 0), (struck[0], FIRST // 2)):
+            assert int((codes[look.rows] == 3).sum()) >= least
+        assert len(struck[0].rows) < 1.5 * FIRST  # type: ignore[arg-type]
+        assert struck[0].overall is not None
+        assert (codes[struck[0].rows[~struck[0].overall]] == 3).all()  # type: ignore[index]
+        shared = order.looks(block, [3, 4])[0].rows
+        assert {int((codes[shared] == label).sum()) for label in (3, 4)} == {FIRST // 4}
+        assert order.looks(block, [3])[0].rows.tolist() == struck[0].rows.tolist()  # type: ignore[union-attr]
+
+
+def test_a_class_is_held_after_it_was_found_to_be_struck_and_its_confidence_counts() -> None:
+    """A fifth of each batch's samples of a class in ten bear another label; each step costs it a point or two."""
+    draw = torch.Generator().manual_seed(0)
+    centres = 1.2 * torch.randn(10, 20, generator=draw)
+
+    def sample(count: int) -> Batch:
+        y = torch.multinomial(torch.tensor([1.0] * 9 + [0.5]), count, True, generator=draw)
+        return Batch(centres[y] + 1.5 * torch.randn(count, 20, generator=draw), y)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 48), nn.ReLU(), nn.Linear(48, 10))
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
+    for _ in range(600):
+        batch = sample(64)
+        optimizer.zero_grad()
+        cross_entropy(model(batch.x), batch.y).backward()
+        optimizer.step()
+    probe, test = sample(1000), sample(20_000)
+
+    def recall() -> float:
+        with torch.no_grad():
+            return 100 * float((model(test.x).argmax(1) == 9)[test.y == 9].float().mean())
+
+    before = recall()
+    learner = Learner(model, torch.optim.SGD(model.parameters(), 0.02), cross_entropy, taster.guard(probe, seed=0))
+    others, ninth = sample(4000), sample(4000)
+    others = others.select(others.y != 9)
+    ninth = ninth.select(ninth.y == 9)
+    records = []
+    for _ in range(80):
+        of, at = (torch.randint(len(d), (n,), generator=draw) for d, n in ((others, 28), (ninth, 4)))
+        x, y = torch.cat([others.x[of], ninth.x[at]]), torch.cat([others.y[of], torch.zeros(4, dtype=torch.int64)])
+        records.append(learner.step(x, y))
+    assert any(record.verdict.evidence.get("class") == 9 for record in records)
+    assert before - recall() < 30
+
+
 def test_a_class_of_a_twentieth_is_not_unlearned_by_batches_that_deny_it() -> None:
     torch.manual_seed(0)
     centre = torch.zeros(20)

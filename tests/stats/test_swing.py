@@ -73,6 +73,21 @@ def test_an_error_of_measurement_is_no_swing() -> None:
     assert swing_of([0.01 * (-1) ** i for i in range(WINDOW)], 1.0).scale[0] == 0.0
 
 
+def test_of_looks_that_mostly_see_no_change_the_scale_is_not_the_least_that_they_can_see() -> None:
+    """A model that does not change at all, and looks of 128 samples of which one in five finds one flip."""
+    draw, scales = np.random.default_rng(1), []
+    for _ in range(50):
+        flips = draw.choice([-1.0, 0.0, 1.0], WINDOW, p=[0.1, 0.8, 0.1]) / 128
+        swing = Swing.empty(1)
+        for flip in flips:
+            swing = swing.with_change(np.array([flip]), np.array([abs(flip)]))
+        scales.append(swing.scale[0])
+    # By the quantile it would be the size of one flip, 1 / 128 / 1.64, nearly always.
+    assert np.mean(scales) < 0.2 / 128
+    # A wild change among the still ones is no scale, whatever their mean square is.
+    assert swing.with_change(np.array([0.5]), np.array([0.02])).scale[0] <= 1 / 128
+
+
 def test_only_the_last_changes_count() -> None:
     wild, calm = [(-1.0) ** i for i in range(WINDOW)], [0.01 * (-1) ** i for i in range(WINDOW)]
     swing = swing_of(wild + calm)

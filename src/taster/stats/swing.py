@@ -28,7 +28,8 @@ class Swing:
     of networks that learn with momentum have heavy tails, and a scale of the middle half makes outliers of many of
     them. It is that of all changes or of the latest, whichever is larger. A change that is measured on a part of the
     samples is wrong by its standard error, and changes measured with an error swing more than they are; the squares of
-    scale and error subtract.
+    scale and error subtract. Where most changes are none, as of a model that is right nearly always and of few samples,
+    the scale is of the mean square where that is less.
 
     Args:
         changes: [t, groups, 2] in float64, the mean drop and its standard error, oldest first; an infinite error
@@ -99,5 +100,10 @@ class Swing:
             centre, far = np.nanmedian(changes, 0), np.abs(changes - np.nanmedian(changes, 0))
             # A model that begins to move is given more room at once, one that comes to rest less room slowly.
             width = np.fmax(np.nanquantile(far, _QUANTILE, axis=0), np.nanquantile(far[-_LATEST:], _QUANTILE, axis=0))
-            noise = np.nanmedian(errors**2, 0)
-        return centre, np.sqrt(np.maximum(0.0, (width / _NORMAL) ** 2 - noise))
+            square = np.fmax(np.nanmean(far**2, axis=0), np.nanmean(far[-_LATEST:] ** 2, axis=0))
+            noise, mean_noise = np.nanmedian(errors**2, 0), np.nanmean(errors**2, 0)
+        # Where most looks see no change at all, the quantile is the size of the smallest that one can see.
+        unseen = (noise == 0) & (mean_noise > 0)
+        squares = (width / _NORMAL) ** 2 - noise
+        squares = np.where(unseen, np.minimum(squares, square - mean_noise), squares)
+        return centre, np.sqrt(np.maximum(0.0, squares))

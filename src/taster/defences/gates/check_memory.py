@@ -38,6 +38,7 @@ class CheckMemory:
         holdout_refusals: refusals by the samples that are held out.
         floor: what a model measured that was found below its anchor, with no way back; None for one that is not.
         lost: what steps have lost together since the last audit.
+        struck: classes by which updates were refused, and for how many more steps first looks have more of them.
     """
 
     anchor: Anchor | None = None
@@ -52,12 +53,13 @@ class CheckMemory:
     holdout_refusals: int = 0
     floor: Tensors | None = None
     lost: Lost = field(default_factory=Lost)
+    struck: dict[int, int] = field(default_factory=dict)
 
     def forget_measured(self) -> None:
         """Forgets all but how much steps swing: for other trusted samples."""
         self.anchor = self.checked = self.floor = None
         self.unchecked = self.alerted = self.holdout_refusals = 0
-        self.phase = ""
+        self.phase, self.struck = "", {}
         self.was_audited()
 
     def count(self, record: StepRecord, *, refused: bool, alert_steps: int) -> None:
@@ -69,9 +71,14 @@ class CheckMemory:
             alert_steps: how long a refusal is remembered.
         """
         self.alerted = alert_steps if refused else max(0, self.alerted - 1)
+        self.struck = {code: left - 1 for code, left in self.struck.items() if left > 1}
         self.unaudited += _AUDIT_SHARE * 3 * (record.samples or FIRST // 2)
         if refused and record.verdict.evidence.get("held_out"):
             self.holdout_refusals += 1
+
+    def was_struck(self, code: int, alert_steps: int) -> None:
+        """Counts a class as one by which an update was refused, for some steps."""
+        self.struck[code] = alert_steps
 
     def was_checked(self, step: int, measured: Tensors | None) -> None:
         """Counts the state before this step as checked."""
@@ -108,6 +115,7 @@ class CheckMemory:
             "holdout_refusals": self.holdout_refusals,
             "floor": self.floor,
             "lost": [self.lost.drop, self.lost.variance],
+            "struck": {str(code): left for code, left in self.struck.items()},
         }
 
     @classmethod
@@ -128,7 +136,13 @@ class CheckMemory:
             holdout_refusals=state["holdout_refusals"],
             floor=state["floor"],
             lost=Lost(*state["lost"]),
+            struck={int(code): left for code, left in state["struck"].items()},
         )
+
+    @property
+    def classes_struck(self) -> list[int]:
+        """The classes by which updates were refused lately."""
+        return sorted(self.struck)
 
     @property
     def measured(self) -> list[Tensors]:

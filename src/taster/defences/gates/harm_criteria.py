@@ -116,6 +116,10 @@ class HarmCriteria:
         """The classes that are tested each by itself."""
         return self._labels
 
+    def code_of(self, label: float) -> int:
+        """The code of a class, by the label that evidence names."""
+        return self._labels.index(int(label))
+
     @property
     def classes(self) -> int:
         """How many classes are tested each by itself."""
@@ -179,7 +183,8 @@ class HarmCriteria:
         return Evidence(
             f"{self._word(name)} on the probe{where} would fall by {self._amount(drop)} against {against}: "
             f"more than {limit:.3g} (p = {p:.1g})",
-            {"drop": drop, "limit": limit, "p": p, "audited": float(audited)},
+            {"drop": drop, "limit": limit, "p": p, "audited": float(audited)}
+            | ({"class": float(self._labels[group - 1])} if group else {}),
             name,
             group,
         )

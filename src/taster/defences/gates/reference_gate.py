@@ -65,6 +65,7 @@ class ReferenceGate:
         # What was measured for the step that is being made: `observe` goes on from it.
         self._start: tuple[int, Anchor] | None = None
         self._seen: Seen | None = None
+        self._struck: int | None = None
         self._version: object = None
 
     @property
@@ -155,7 +156,10 @@ class ReferenceGate:
         checked = self._last_check(change)
         if not self._policy.is_due(change, checked, alerted=self._memory.alerted > 0):
             return COMMIT
-        return self._judged(change, checked)
+        verdict = self._judged(change, checked)
+        if "class" in verdict.evidence:
+            self._struck = self._criteria.code_of(verdict.evidence["class"])
+        return verdict
 
     def observe(self, record: StepRecord, view: View) -> None:
         """Remembers what the check has seen, and moves the anchor up if the model has improved."""
@@ -169,11 +173,13 @@ class ReferenceGate:
             seen = self._seen_by_itself(view)
         update = MemoryUpdate(memory, self._policy, self._criteria, self._measure)
         update(record, view, seen, refused=verdict.stage == self.name)
+        if self._struck is not None:
+            memory.was_struck(self._struck, self._policy.alert_steps)
         # A long look of which nothing came would be one again with the same first samples.
         unlucky = self._seen is not None and self._seen.long
         if self._order is not None and (unlucky or self._order.ends_block(record.step)):
             memory.block += 1
-        self._seen, self._version = None, view.state_version
+        self._seen, self._struck, self._version = None, None, view.state_version
 
     def state_dict(self) -> dict[str, Any]:
         """What is remembered, the seed of the order, and how old the trusted samples are."""
@@ -189,7 +195,7 @@ class ReferenceGate:
         age.load_state_dict(state["age"])
         self._measure.check_saved(memory.measured)
         self._memory, self._age = memory, age
-        self._start, self._seen, self._version = None, None, None
+        self._start = self._seen = self._struck = self._version = None
         if seed != self._seed:
             self._seed = seed
             if self._order is not None:
@@ -219,7 +225,7 @@ class ReferenceGate:
         due = self._order.whole or memory.unaudited >= self._order.samples
         if due:
             self._measure(change.after)  # at once what the audit needs, of which the looks are a part
-        found = self._check(change, baseline, self._order.looks(memory.block), due=due)
+        found = self._check(change, baseline, self._order.looks(memory.block, memory.classes_struck), due=due)
         if found.verdict is not None:
             return found.verdict
         fallen, below = None, baseline.below
@@ -256,7 +262,7 @@ class ReferenceGate:
         """What a check would have seen, for a gate that watches steps that another one judges."""
         if self._order is None or self._policy.check_every > 1:
             return None
-        samples = self._order.looks(self._memory.block)[0]
+        samples = self._order.looks(self._memory.block, self._memory.classes_struck)[0]
         before = self._measure.known_of(self._version, samples.rows)
         if before is None:
             return None

@@ -15,8 +15,14 @@ from taster.stats.detection_bound import held_out_samples
 FIRST = 128
 """Samples of the first look."""
 
-_DOZEN = 12
-"""Samples of a rare class by which a look can tell that most of it was lost."""
+_FEW = 24
+"""Samples of a rare class by which a look can tell that a good part of it was lost."""
+
+_RARE = 0.75
+"""The part of an even share under which a class is rare."""
+
+_ROOM = FIRST // 2
+"""Samples of such classes for which a first look has room."""
 
 BLOCK = 16
 """Checks, on average, that begin with the same samples."""
@@ -46,8 +52,9 @@ class RowOrder:
     check looks at them but an audit, so that refusals of the others tell an attacker nothing of them.
 
     A first look at a few samples of a rare class would say nothing of it. It has more of each class that has less than
-    half of an even share: as many as half of an even share of the first look, or a dozen if that is more, which count
-    in their class alone.
+    three quarters of an even share, up to 24 or half of an even share of the first look, and as many as there is room
+    for of a class that was struck before; those count in their class alone. For either there is room for half as many
+    samples as the first look has.
 
     Args:
         samples: how many there are.
@@ -84,8 +91,9 @@ class RowOrder:
         self.open: Tensor | slice = places.to(device) if held else slice(None)
         self._count = samples - held
         self._whole = whole or not selectable or self._count < 2 * FIRST
-        self._rare = [] if self._whole or classes is None else _rare(np.array(classes)[places.numpy()])
-        self._cached: tuple[int, list[LookRows]] | None = None
+        self._classes = None if self._whole or classes is None else np.array(classes)[places.numpy()]
+        self._rare = {} if self._classes is None else _rare(self._classes)
+        self._cached: tuple[tuple[int, tuple[int, ...]], list[LookRows]] | None = None
 
     def reseeded(self, seed: int) -> RowOrder:
         """The order of another seed."""
@@ -101,17 +109,23 @@ class RowOrder:
         """The indices of the samples that are not held out, and of those that are, where there are some."""
         return [self.open, self.held_out] if len(self.held_out) else [self.open]
 
-    def looks(self, block: int) -> list[LookRows]:
-        """The samples of each look, in the order of this block."""
-        if self._cached is None or self._cached[0] != block:
-            self._cached = (block, self._looks(block))
+    def looks(self, block: int, struck: Sequence[int] = ()) -> list[LookRows]:
+        """The samples of each look, in the order of this block.
+
+        Args:
+            block: its number.
+            struck: classes of which the first look has more than of others.
+        """
+        key = block, tuple(struck)
+        if self._cached is None or self._cached[0] != key:
+            self._cached = (key, self._looks(*key))
         return self._cached[1]
 
     def ends_block(self, step: int) -> bool:
         """Whether a new block begins after this step; by chance."""
         return self._draw(step, 2**20) % BLOCK == 0
 
-    def _looks(self, block: int) -> list[LookRows]:
+    def _looks(self, block: int, struck: tuple[int, ...]) -> list[LookRows]:
         if self._whole:
             return [LookRows(self.open)]
         order = self._shuffled(self._count, block)
@@ -122,7 +136,7 @@ class RowOrder:
             sizes.append(take)
             left -= take
         first, *others = (part.sort().values for part in torch.split(order, sizes))
-        extra = self._extra(order)
+        extra = self._extra(order, struck)
         if extra is None:
             return [LookRows(self._indices(part)) for part in (first, *others)]
         counted = torch.arange(len(first) + len(extra)) < len(first)
@@ -132,11 +146,18 @@ class RowOrder:
             for part in others
         ]
 
-    def _extra(self, order: Tensor) -> Tensor | None:
-        """Samples of rare classes that the first look has beside its own."""
-        after = order[FIRST:]
-        found = [after[torch.isin(after, members)][:count] for members, count in self._rare]
-        return torch.cat(found).sort().values if found else None
+    def _extra(self, order: Tensor, struck: tuple[int, ...]) -> Tensor | None:
+        """Samples of rare classes, and of those that were struck, that the first look has beside its own."""
+        if self._classes is None:
+            return None
+        wanted = {**self._rare, **dict.fromkeys(struck, _ROOM // max(1, len(struck)))}
+        own, after = self._classes[order[:FIRST].numpy()], order[FIRST:]
+        classes, found = self._classes[after.numpy()], []
+        for label, count in wanted.items():
+            more = torch.from_numpy(np.flatnonzero(classes == label))[: max(0, count - int((own == label).sum()))]
+            found.append(after[more])
+        extra = torch.cat(found) if found else order[:0]
+        return extra.sort().values if len(extra) else None
 
     def _indices(self, part: Tensor) -> Tensor:
         """Of samples by their places among those that are not held out."""
@@ -155,14 +176,9 @@ class RowOrder:
         return (self._seed * 1_000_003 + place) % 2**63
 
 
-def _rare(classes: np.ndarray) -> list[tuple[Tensor, int]]:
-    """The places of the samples of each rare class, and how many more of them a first look has."""
-    found = []
+def _rare(classes: np.ndarray) -> dict[int, int]:
+    """The rare classes, and how many samples of each a first look has at least."""
     labels, sizes = np.unique(classes, return_counts=True)
-    rare = sizes < len(classes) / (2 * len(labels))
-    least = max(FIRST // (2 * len(labels)), min(_DOZEN, FIRST // 2 // max(1, int(rare.sum()))))
-    for label, size in zip(labels[rare], sizes[rare], strict=True):
-        more = min(least, int(size)) - FIRST * int(size) // len(classes)
-        if more > 0:
-            found.append((torch.from_numpy(np.flatnonzero(classes == label)), more))
-    return found
+    rare = labels[sizes < _RARE * len(classes) / len(labels)]
+    least = max(FIRST // (2 * len(labels)), min(_FEW, _ROOM // max(1, len(rare))))
+    return {int(label): least for label in rare}
