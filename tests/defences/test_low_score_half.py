@@ -12,7 +12,7 @@ from taster import Batch, CandidateUpdate, Guard, Verdict, reject
 from taster.core.verdict import COMMIT
 from taster.defences import probe_gate, retry_low_score_half
 from taster.federated import Server
-from taster.federated.client_updates import ClientReply
+from taster.federated.replies import ClientReply
 
 
 class Among:

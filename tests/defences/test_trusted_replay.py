@@ -15,7 +15,7 @@ from taster.core.verdict import COMMIT
 from taster.defences import probe_gate, retry_low_score_half, trusted_replay
 from taster.errors import BatchError, LabelError
 from taster.federated import Server
-from taster.federated.client_updates import ClientReply
+from taster.federated.replies import ClientReply
 
 
 class OnlyFrom:

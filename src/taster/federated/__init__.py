@@ -15,7 +15,7 @@ from taster.federated.aggregators.krum import bulyan, krum, multi_krum
 from taster.federated.aggregators.pre_aggregators import nearest_neighbor_mixing, update_clipping, weighted_mean
 from taster.federated.aggregators.robust_centers import centered_clipping, geometric_median
 from taster.federated.client_pool import ClientPool, Cohort, dirichlet_partition, iid_partition, one_sample_partition
-from taster.federated.client_updates import ClientReply, NamedClientUpdates
+from taster.federated.replies import ClientReply, NamedClientUpdates
 from taster.federated.reply_checks import claimed_weight, stack_replies, validate_updates
 from taster.federated.reply_format import ReplyFormat, SideData, averaged_buffers
 from taster.federated.server import RoundOutcome, Server

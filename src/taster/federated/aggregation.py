@@ -19,7 +19,7 @@ from taster.core.types import Tensors
 from taster.core.view import View
 from taster.errors import GuardError
 from taster.federated.aggregators.coordinate_wise import column_median
-from taster.federated.client_updates import NamedClientUpdates
+from taster.federated.replies import NamedClientUpdates
 from taster.federated.reply_format import averaged_buffers
 
 AggregationFn = Callable[[Tensor, Tensor], Tensor]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from taster.core.param_vectors import finite_rows
 from taster.errors import BatchError
-from taster.federated.client_updates import ClientReply, NamedClientUpdates
+from taster.federated.replies import ClientReply, NamedClientUpdates
 from taster.federated.reply_format import ReplyFormat, VectorFormat
 
 _log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from taster.core.param_vectors import trainable_parameters
 from taster.core.step_record import StepRecord
 from taster.errors import BatchError
 from taster.federated.aggregation import AggregationRule, aggregate_gradient, check_rule, mean
-from taster.federated.client_updates import ClientReply, NamedClientUpdates
+from taster.federated.replies import ClientReply, NamedClientUpdates
 from taster.federated.reply_checks import stack_replies, validate_updates
 from taster.federated.reply_format import ReplyFormat, SideData
 

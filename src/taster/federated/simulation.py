@@ -13,7 +13,7 @@ from taster.client_gradients import ClientGradients, empty_updates
 from taster.core.batch import Batch
 from taster.core.step_record import Phase
 from taster.federated.client_pool import ClientPool, Cohort
-from taster.federated.client_updates import NamedClientUpdates
+from taster.federated.replies import NamedClientUpdates
 from taster.federated.server import RoundOutcome, Server
 
 
