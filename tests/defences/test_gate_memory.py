@@ -106,14 +106,14 @@ def test_phases_from_random_weights_to_a_level_model_that_drifts(monkeypatch: py
         if gate.phase == anchor.LEVEL:
             break
     order = list(dict.fromkeys(phases))
-    assert order[:3] == ["", anchor.UNTRAINED, anchor.LEARNING]
+    assert order[:3] == [anchor.EARLY, anchor.UNTRAINED, anchor.LEARNING]
     assert phases[-1] == anchor.LEVEL
     # That a model is level takes a while to tell.
     late = trained(tiny_learner(), 40, noisy)
     late.guard = probe_gate(probe, tolerance=10.0, seed=1)
     reasons = [late.step(noisy(64, seed=700 + i)).verdict.reason for i in range(8)]
     assert anchor.LEVEL not in reasons
-    assert "" in reasons
+    assert anchor.EARLY in reasons
     # While the model does no better than chance nothing is refused, whatever it is fed.
     fresh = tiny_learner(guard=probe_gate(probe, seed=1))
     torch.nn.init.zeros_(fresh.model.fc.weight)  # type: ignore[union-attr,arg-type]

@@ -14,6 +14,7 @@ from taster.core.guard import CandidateUpdate
 from taster.defences import (
     probe_gate,
 )
+from taster.defences.gates.anchor import EARLY
 from taster.errors import CheckpointError, SnapshotError
 
 
@@ -88,7 +89,7 @@ def test_calling_the_gate_changes_no_state() -> None:
         "unaudited": 0.0,
         "unchecked": 0,
         "alerted": 0,
-        "phase": "",
+        "phase": EARLY,
         "holdout_refusals": 0,
         "floor": None,
         "lost": [0.0, 0.0],

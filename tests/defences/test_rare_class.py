@@ -7,14 +7,18 @@ import math
 import numpy as np
 import pytest
 import torch
+from tests.conftest import tiny_batch, tiny_learner
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import taster
 from taster import Batch, Learner
 from taster.defences.gates.anchor_limits import anchor_limits
+from taster.defences.gates.anchor_test import fallen
+from taster.defences.gates.check_memory import CheckMemory
 from taster.defences.gates.class_room import class_room, class_sums, with_room
 from taster.defences.gates.harm_criteria import HarmCriteria
+from taster.defences.gates.probe_comparison import ProbeComparison
 from taster.defences.gates.row_order import FIRST, RowOrder
 from taster.defences.gates.swings import Swings
 
@@ -60,7 +64,56 @@ def test_a_class_that_was_struck_is_looked_at_by_as_many_as_there_is_room_for() 
         assert (codes[struck[0].rows[~struck[0].overall]] == 3).all()  # type: ignore[index]
         shared = order.looks(block, [3, 4])[0].rows
         assert {int((codes[shared] == label).sum()) for label in (3, 4)} == {FIRST // 4}
+        many = order.looks(block, [5, 4, 3, 2, 1, 0])[0].rows
+        assert min(int((codes[many] == label).sum()) for label in (5, 4, 3, 2)) >= FIRST // 8
         assert order.looks(block, [3])[0].rows.tolist() == struck[0].rows.tolist()  # type: ignore[union-attr]
+
+
+def test_a_rare_class_is_looked_at_no_less_where_others_are_struck() -> None:
+    classes = [9] * 50 + [i % 9 for i in range(950)]
+    codes = torch.tensor(classes)
+    order = RowOrder(1000, 3, classes=classes)
+    for struck in ([], [0], [0, 1, 2], [0, 1, 2, 9], [9, 0, 1, 2, 3, 4], list(range(10))):
+        assert int((codes[order.looks(0, struck)[0].rows] == 9).sum()) >= 24
+
+
+def test_classes_struck_are_remembered_for_the_alert_the_last_one_first() -> None:
+    memory, record = CheckMemory(), tiny_learner().step(tiny_batch())
+
+    def after(refused: list[int], alert_steps: int = 3) -> list[int]:
+        memory.count(record, refused=bool(refused), alert_steps=alert_steps)
+        for code in refused:
+            memory.was_struck(code, alert_steps)
+        return memory.classes_struck
+
+    assert after([4]) == [4]
+    assert after([2, 7]) == [2, 7, 4]
+    assert after([4]) == [4, 2, 7]
+    assert [after([]) for _ in range(3)] == [[4, 2, 7], [4], []]
+    assert CheckMemory.from_state({**CheckMemory().state_dict(), "struck": {"4": 2}}).classes_struck == [4]
+    assert after([5], alert_steps=0) == []
+
+
+def test_confidence_in_a_class_counts_where_its_own_loss_has_risen_and_accuracy_not_grown() -> None:
+    """The loss of all samples falls; of two classes one is unlearned, or both are less sure and no worse for it."""
+    n = 400
+    criteria = HarmCriteria(1.0, 0.01, class_tolerance=5.0)
+    criteria.prepare(torch.arange(n) % 4, {})
+    struck, comparison = torch.arange(n) % 4 == 3, ProbeComparison(criteria)
+    right = torch.rand(n, generator=torch.Generator().manual_seed(0)) < 0.9
+
+    def found(probability: Tensor, loss: Tensor, now: Tensor = right) -> list[tuple[str, int]]:
+        before = {"correct": right, "probability": torch.full((n,), 0.9), "loss": torch.full((n,), 1.0)}
+        after = {"correct": now, "probability": probability, "loss": loss}
+        drops = comparison.drops_at(before, after, slice(None))
+        return [(one.quantity, one.group) for one in fallen(criteria, drops, {}, Swings())]
+
+    noise = 0.01 * torch.randn(n, generator=torch.Generator().manual_seed(1))
+    less = torch.full((n,), 0.75) + noise
+    assert found(torch.where(struck, less, 0.9 + noise), torch.where(struck, 1.5, 0.5) + noise) == [("probability", 4)]
+    assert found(less, torch.full((n,), 0.8) + noise) == []  # better calibrated
+    # The price of what is new: accuracy has grown.
+    assert found(torch.where(struck, less, 0.9 + noise), torch.where(struck, 1.5, 0.5) + noise, right | ~struck) == []
 
 
 def test_a_class_is_held_after_it_was_found_to_be_struck_and_its_confidence_counts() -> None:

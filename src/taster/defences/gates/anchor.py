@@ -27,10 +27,14 @@ _LITTLE = 0.1
 _RECENT = 60
 """Checks after which an anchor that has not moved up says that the model is level."""
 
+EARLY = "watching: too few steps yet to say whether the model is level"
 LEARNING = "watching: the model is still learning"
 LEVEL = "watching: the model is level"
 DRIFTING = "watching: the model is drifting away from the anchor"
-BELOW = "watching: the model has fallen below the anchor, with no way back; until it has risen less may be lost"
+BELOW = (
+    "watching: the model has fallen below the anchor, with no way back; until it has risen, less may be lost: look at "
+    "what was learned, or load an earlier state"
+)
 UNTRAINED = "watching: the model does no better than chance yet"
 
 
@@ -99,14 +103,14 @@ class Anchor:
         return replace(self, since=self.since + 1, scales=scales, young=young)
 
     def phase(self, fallen: Sums, criteria: HarmCriteria) -> str:
-        """What the model does, by the drops that the audit found from the anchor before it; empty until it is known."""
+        """What the model does, by the drops that the audit found from the anchor before it."""
         if not self.trained:
             return UNTRAINED
         if self.moved and self.since < _RECENT:
             return LEARNING
         if drifting(criteria, fallen):
             return DRIFTING
-        return LEVEL if self.since >= _RECENT else ""  # too early to tell
+        return LEVEL if self.since >= _RECENT else EARLY
 
     def state_dict(self) -> dict[str, Any]:
         """The attributes, by name."""

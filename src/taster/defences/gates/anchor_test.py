@@ -25,17 +25,17 @@ def fallen(
     found = []
     names = quantities(sums)
     # New data costs a model confidence in the old before it pays in accuracy; in the loss it pays at once, and a
-    # loss that falls is a drop. Confidence in a class alone is no such price until accuracy has grown.
-    pays = "loss" in sums and len(names) > 1 and sums["loss"].pvalue() < criteria.alpha / (REFERENCES * len(names))
+    # loss that falls is a drop. In a class whose own loss has risen nothing was paid until accuracy has grown.
+    loss = sums.get("loss") if len(names) > 1 else None
+    pays = loss is not None and loss.pvalue() < criteria.alpha / (REFERENCES * len(names))
     paid = pays and sums[names[0]].gain_pvalue() < criteria.alpha
     for name in names:
         drops = sums[name]
         limits = anchor_limits(criteria, name, drops.groups, frozen, swings) / (2 if below else 1)
-        excused = name != names[0]
-        tested = range(1 if excused and pays else 0, 1 if not classes or (excused and paid) else drops.groups)
-        for group in tested:
+        for group in range(drops.groups if classes else 1):
             drop, limit = drops.drop(group), float(limits[group])
-            if drop > limit:
+            excused = name != names[0] and pays and (group == 0 or paid or (loss is not None and loss.drop(group) > 0))
+            if drop > limit and not excused:
                 p = drops.pvalue(group)
                 if p < criteria.alpha_of_group(drops, group, len(names)):
                     found.append(criteria.evidence(name, group, drop, limit, p, audited=True))

@@ -10,7 +10,7 @@ import numpy as np
 
 from taster.core.step_record import StepRecord
 from taster.core.types import Tensors
-from taster.defences.gates.anchor import Anchor
+from taster.defences.gates.anchor import EARLY, Anchor
 from taster.defences.gates.check_record import LastCheck, Lost, Seen
 from taster.defences.gates.quantities import quantities, watched
 from taster.defences.gates.row_order import FIRST
@@ -34,7 +34,7 @@ class CheckMemory:
         unaudited: forward passes that audits may take by now.
         unchecked: committed steps since the last check.
         alerted: steps left of the alert.
-        phase: what the model does; empty before the first audit.
+        phase: what the model does.
         holdout_refusals: refusals by the samples that are held out.
         floor: what a model measured that was found below its anchor, with no way back; None for one that is not.
         lost: what steps have lost together since the last audit.
@@ -49,7 +49,7 @@ class CheckMemory:
     unaudited: float = 0.0
     unchecked: int = 0
     alerted: int = 0
-    phase: str = ""
+    phase: str = EARLY
     holdout_refusals: int = 0
     floor: Tensors | None = None
     lost: Lost = field(default_factory=Lost)
@@ -59,7 +59,7 @@ class CheckMemory:
         """Forgets all but how much steps swing: for other trusted samples."""
         self.anchor = self.checked = self.floor = None
         self.unchecked = self.alerted = self.holdout_refusals = 0
-        self.phase, self.struck = "", {}
+        self.phase, self.struck = EARLY, {}
         self.was_audited()
 
     def count(self, record: StepRecord, *, refused: bool, alert_steps: int) -> None:
@@ -78,7 +78,9 @@ class CheckMemory:
 
     def was_struck(self, code: int, alert_steps: int) -> None:
         """Counts a class as one by which an update was refused, for some steps."""
-        self.struck[code] = alert_steps
+        self.struck.pop(code, None)
+        if alert_steps:
+            self.struck[code] = alert_steps
 
     def was_checked(self, step: int, measured: Tensors | None) -> None:
         """Counts the state before this step as checked."""
@@ -141,8 +143,8 @@ class CheckMemory:
 
     @property
     def classes_struck(self) -> list[int]:
-        """The classes by which updates were refused lately."""
-        return sorted(self.struck)
+        """The classes by which updates were refused lately, the last one first."""
+        return sorted(self.struck, key=lambda code: (-self.struck[code], code))
 
     @property
     def measured(self) -> list[Tensors]:

@@ -63,7 +63,7 @@ class MemoryUpdate:
         """The owner vouches for the model: it is the new anchor."""
         memory, measured = self.memory, self.measure.reference(view)
         memory.anchor = Anchor.of(measured, self.criteria, memory.swings, young=self.policy.young)
-        memory.floor, memory.alerted = None, 0
+        memory.floor, memory.alerted, memory.struck = None, 0, {}
         memory.was_audited()
 
     def _commit(self, record: StepRecord, view: View, seen: Seen | None) -> None:

@@ -172,11 +172,16 @@ class ProbeAge:
         if abs(change) <= max(_LEAST, _SURE * error):
             return ""
         before, after = (float(part[:, 0].median() / part[:, 1].median()) for part in (self._first, self._last))
-        follows = "follows the stream away from it" if change < 0 else "no longer does on the stream as on the probe"
+        follows = (
+            "follows the stream away from it, or knows the stream's samples by heart, if they come again and again"
+            if change < 0
+            else "no longer does on the stream as on the probe"
+        )
         return (
             f"the probe has grown old: the stream's batches cost the model {after:.2g} times what the probe costs it, "
-            f"{before:.2g} times when it was taken, so that the model {follows}. If the stream is honest, renew the "
-            "probe with new samples (taster.probe.renew, guard.set_trusted_data); if not, look at what was learned"
+            f"{before:.2g} times when it was taken, so that the model {follows}. If the stream is honest and new, "
+            "renew the probe with new samples (taster.probe.renew, guard.set_trusted_data); if not, look at what was "
+            "learned"
         )
 
     def _loss_at(self, reference: Tensors) -> float:

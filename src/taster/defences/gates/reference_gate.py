@@ -65,7 +65,7 @@ class ReferenceGate:
         # What was measured for the step that is being made: `observe` goes on from it.
         self._start: tuple[int, Anchor] | None = None
         self._seen: Seen | None = None
-        self._struck: int | None = None
+        self._struck: set[int] = set()
         self._version: object = None
 
     @property
@@ -90,7 +90,7 @@ class ReferenceGate:
 
     @property
     def phase(self) -> str:
-        """What the model does: learns, is level, drifts; empty before that is known."""
+        """What the model does, in words: learns, is level, drifts, or that it is too early to say."""
         return self._memory.phase
 
     @property
@@ -138,6 +138,7 @@ class ReferenceGate:
         self._criteria.prepare(source.classes(), source.words)
         if self._criteria.labels != labels:
             self._memory.swings.forget_classes(1 + self._criteria.classes)
+            self._memory.struck = {}
         self._seed = view.ranks.gather("the order of the probe", self._seed)[0]
         sizes = {len(rows) for rows in measured.values()}
         self._order = RowOrder(
@@ -156,9 +157,11 @@ class ReferenceGate:
         checked = self._last_check(change)
         if not self._policy.is_due(change, checked, alerted=self._memory.alerted > 0):
             return COMMIT
+        if not change.attempt:
+            self._struck = set()
         verdict = self._judged(change, checked)
         if "class" in verdict.evidence:
-            self._struck = self._criteria.code_of(verdict.evidence["class"])
+            self._struck.add(self._criteria.code_of(verdict.evidence["class"]))
         return verdict
 
     def observe(self, record: StepRecord, view: View) -> None:
@@ -173,13 +176,13 @@ class ReferenceGate:
             seen = self._seen_by_itself(view)
         update = MemoryUpdate(memory, self._policy, self._criteria, self._measure)
         update(record, view, seen, refused=verdict.stage == self.name)
-        if self._struck is not None:
-            memory.was_struck(self._struck, self._policy.alert_steps)
+        for code in sorted(self._struck):
+            memory.was_struck(code, self._policy.alert_steps)
         # A long look of which nothing came would be one again with the same first samples.
         unlucky = self._seen is not None and self._seen.long
         if self._order is not None and (unlucky or self._order.ends_block(record.step)):
             memory.block += 1
-        self._seen, self._struck, self._version = None, None, view.state_version
+        self._seen, self._struck, self._version = None, set(), view.state_version
 
     def state_dict(self) -> dict[str, Any]:
         """What is remembered, the seed of the order, and how old the trusted samples are."""
@@ -195,7 +198,7 @@ class ReferenceGate:
         age.load_state_dict(state["age"])
         self._measure.check_saved(memory.measured)
         self._memory, self._age = memory, age
-        self._start = self._seen = self._struck = self._version = None
+        self._start, self._seen, self._struck, self._version = None, None, set(), None
         if seed != self._seed:
             self._seed = seed
             if self._order is not None:

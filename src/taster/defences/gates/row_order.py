@@ -24,6 +24,9 @@ _RARE = 0.75
 _ROOM = FIRST // 2
 """Samples of such classes for which a first look has room."""
 
+_STRUCK = 4
+"""Classes that the room for those which were struck is shared out over, at most."""
+
 BLOCK = 16
 """Checks, on average, that begin with the same samples."""
 
@@ -53,7 +56,7 @@ class RowOrder:
 
     A first look at a few samples of a rare class would say nothing of it. It has more of each class that has less than
     three quarters of an even share, up to 24 or half of an even share of the first look, and as many as there is room
-    for of a class that was struck before; those count in their class alone. For either there is room for half as many
+    for of classes that were struck before; those count in their class alone. For either there is room for half as many
     samples as the first look has.
 
     Args:
@@ -114,7 +117,7 @@ class RowOrder:
 
         Args:
             block: its number.
-            struck: classes of which the first look has more than of others.
+            struck: classes of which the first look has more than of others: of the first four at most.
         """
         key = block, tuple(struck)
         if self._cached is None or self._cached[0] != key:
@@ -150,7 +153,9 @@ class RowOrder:
         """Samples of rare classes, and of those that were struck, that the first look has beside its own."""
         if self._classes is None:
             return None
-        wanted = {**self._rare, **dict.fromkeys(struck, _ROOM // max(1, len(struck)))}
+        # None of a class that was struck is looked at less than without that.
+        share = _ROOM // max(1, min(len(struck), _STRUCK))
+        wanted = self._rare | {label: max(share, self._rare.get(label, 0)) for label in struck[:_STRUCK]}
         own, after = self._classes[order[:FIRST].numpy()], order[FIRST:]
         classes, found = self._classes[after.numpy()], []
         for label, count in wanted.items():
