@@ -168,21 +168,25 @@ class Crafting:
             loss, view.trainable, terms, settings.normalize if settings.normalize_poisoned else "none"
         )
 
+        still = ~mask.reshape(-1, *[1] * (clean.x.dim() - 1))
+
         def gradient(x: Tensor) -> Tensor:
             found = derivative(x, labels)
             if self._discrepancy is not None:
                 found = found - self._discrepancy_gradient(self._discrepancy, x, view)
-            found[~mask] = 0
-            return found
+            return found.masked_fill(still, 0)
 
-        return pgd(
-            gradient,
-            clean.x,
-            self.budget.ball,
-            steps=settings.pgd_steps if steps is None else steps,
-            step_size=self.step_size,
-            init=self.init(clean, mask) if init is None else init,
-            momentum=settings.pgd_momentum,
+        start = self.init(clean, mask) if init is None else init
+        return self.derivatives.without_waiting(
+            lambda: pgd(
+                gradient,
+                clean.x,
+                self.budget.ball,
+                steps=settings.pgd_steps if steps is None else steps,
+                step_size=self.step_size,
+                init=start,
+                momentum=settings.pgd_momentum,
+            )
         )
 
     def oppose(self, clean: Batch, view: View, gradient: Tensors, mask: Tensor) -> Tensor:

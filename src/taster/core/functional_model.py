@@ -336,6 +336,7 @@ def _cloned(_: str, leaf: Any) -> Any:
 
 def _copies(tensors: Mapping[str, Tensor]) -> Tensors:
     """Copies by name; with a graph to what they are copied from, where one is made."""
-    if torch.is_grad_enabled():
-        return {name: tensor.clone() for name, tensor in tensors.items()}
-    return dict(zip(tensors, cloned_tensors(list(tensors.values())), strict=True))
+    with_graph = torch.is_grad_enabled()
+    found = {name: tensor.clone() for name, tensor in tensors.items() if with_graph and tensor.requires_grad}
+    others = {name: tensor for name, tensor in tensors.items() if name not in found}
+    return found | dict(zip(others, cloned_tensors(list(others.values())), strict=True))

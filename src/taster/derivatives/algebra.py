@@ -10,12 +10,13 @@ A gradient is a dict by parameter name. The inner product of two gradients has o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from taster.core.types import Tensors
+from taster.derivatives.layouts import Layout, layout_for
 
 Normalize = Literal["none", "global", "per_tensor"]
 
@@ -33,51 +34,52 @@ def normalized(a: Mapping[str, Tensor], normalize: Normalize) -> Tensors:
     """A gradient scaled to unit norm, as a whole or tensor by tensor; unchanged for "none"."""
     if normalize == "none":
         return dict(a)
-    norms = _norms(a, normalize)
-    return {name: value / norms[name] for name, value in a.items()}
+    layout = layout_for(a)
+    own = layout.load(a)
+    return layout.unload(layout.scaled(own, 1 / _norms(layout, own, normalize)), a)
 
 
 def weighted_sum(terms: Sequence[tuple[float, Mapping[str, Tensor]]], normalize: Normalize) -> Tensors:
     """V = Σᵢ wᵢ vᵢ, each vᵢ normalized, so that Σᵢ wᵢ inner(g, vᵢ) = `normalized_inner`(g, V) for every g."""
-    parts = [(weight, normalized(direction, normalize)) for weight, direction in terms]
-    return {name: torch.stack([weight * part[name] for weight, part in parts]).sum(0) for name in parts[0][1]}
+    (weight, first), *others = terms
+    total = torch._foreach_mul(list(normalized(first, normalize).values()), weight)
+    for weight, direction in others:
+        part = normalized(direction, normalize)
+        total = torch._foreach_add(total, [part[name] for name in first], alpha=weight)
+    return dict(zip(first, total, strict=True))
 
 
 def normalized_inner(own: Mapping[str, Tensor], towards: Mapping[str, Tensor], normalize: Normalize) -> Tensor:
     """Σₚ ⟨gₚ, Vₚ⟩ / nₚ, where nₚ is the norm of g that p is normalized by; a differentiable scalar."""
-    products = [(own[name] * towards[name]).sum() for name in own]
-    if normalize == "none":
-        return torch.stack(products).sum()
-    norms = _norms(own, normalize)
-    return torch.stack([product / norms[name] for name, product in zip(own, products, strict=True)]).sum()
+    layout = layout_for(own)
+    held = layout.load(own)
+    products = layout.products(held, layout.load({name: towards[name] for name in own}))
+    return (products if normalize == "none" else products / _norms(layout, held, normalize)).sum()
 
 
 def normalized_inner_grad(own: Mapping[str, Tensor], towards: Mapping[str, Tensor], normalize: Normalize) -> Tensors:
     """The gradient of `normalized_inner`(g, V) in g: with n the norm of g, u = V / n − ⟨g, V⟩ g / n³."""
     if normalize == "none":
         return dict(towards)
-    norms = _norms(own, normalize)
-    products = {name: (own[name] * towards[name]).sum() for name in own}
+    layout = layout_for(own)
+    held, target = layout.load(own), layout.load({name: towards[name] for name in own})
+    norms, products = _norms(layout, held, normalize), layout.products(held, target)
     if normalize == "global":
-        whole = torch.stack(list(products.values())).sum()
-        products = dict.fromkeys(own, whole)
+        products = products.sum().expand_as(norms)
     # Divided by n one factor at a time: n³ of a vanishing gradient underflows.
-    return {
-        name: torch.addcmul(towards[name], own[name] / norms[name], products[name] / norms[name], value=-1)
-        / norms[name]
-        for name in own
-    }
+    across = layout.added(target, held, -(products / norms / norms))
+    return layout.unload(layout.scaled(across, 1 / norms), own)
 
 
-def _norms(a: Mapping[str, Tensor], normalize: Normalize) -> Tensors:
-    """The norm that each tensor is divided by, which is never zero.
+def _norms(layout: Layout, held: Any, normalize: Normalize) -> Tensor:
+    """The norm that each tensor is divided by, which is never zero, [tensors].
 
     The norm of a single tensor has the noise of the whole gradient as its floor, which derivatives take as a constant.
     """
-    squares = {name: value.square().sum() for name, value in a.items()}
-    whole = torch.stack(list(squares.values())).sum()
+    squares = layout.products(held, held)
+    whole = squares.sum()
     tiny = torch.finfo(whole.dtype).tiny
     if normalize == "global":
-        return dict.fromkeys(a, (whole + tiny).sqrt())
+        return (whole + tiny).sqrt().expand_as(squares)
     floor = (_NOISE * torch.finfo(whole.dtype).eps) ** 2 * whole.detach() + tiny
-    return {name: (square + floor).sqrt() for name, square in squares.items()}
+    return (squares + floor).sqrt()

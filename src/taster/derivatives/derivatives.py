@@ -11,17 +11,20 @@ from torch import Tensor
 
 from taster.core.batch import Batch, check_tensors
 from taster.core.functional_model import autocast
+from taster.core.host import to_host
 from taster.core.types import Tensors
 from taster.derivatives import autodiff
 from taster.derivatives.activation_pattern import ActivationPatternError
 from taster.derivatives.algebra import Normalize, weighted_sum
 from taster.derivatives.autodiff import Differentiator, LossFn
+from taster.derivatives.finite_differences import FrozenActivationDifferences
 from taster.derivatives.method import DiffMethod
 from taster.errors import BatchError, ModelError, TasterError
 
 logger = logging.getLogger(__name__)
 
 _R = TypeVar("_R", Tensor, Tensors)
+_T = TypeVar("_T")
 
 MIN_SIGN_AGREEMENT = 0.95
 """Fraction of signs, weighted by the size of the exact derivative, that a method has to get right."""
@@ -98,12 +101,14 @@ class Derivatives:
     ) -> Tensors:
         """∇_θ inner(∇_θ L_a(θ), ∇_θ L_b(θ)), by name (Pang et al. 2021, G_t in Eq. 9)."""
         at, there = self._at(loss), self._laid_out(params)
-        return self._compute(
-            f"accumulation direction, {normalize}",
-            lambda a, b: self._chosen.accumulation_direction(at, there, a, b, normalize),
-            lambda a, b: self._plain.accumulation_direction(loss, params, a, b, normalize),
-            a,
-            b,
+        return self.without_waiting(
+            lambda: self._compute(
+                f"accumulation direction, {normalize}",
+                lambda a, b: self._chosen.accumulation_direction(at, there, a, b, normalize),
+                lambda a, b: self._plain.accumulation_direction(loss, params, a, b, normalize),
+                a,
+                b,
+            )
         )
 
     def hessian_vector_product(
@@ -137,6 +142,20 @@ class Derivatives:
             "third derivative",
             lambda: autodiff.accumulation_derivative(loss, params, a, b, direction, normalize, outer),
         )
+
+    def without_waiting(self, compute: Callable[[], _T]) -> _T:
+        """What a function returns that takes many derivatives, of which none waits for the device.
+
+        Whether finite differences were as long as they should be is read at the end, once. Where one was not, the
+        function is called again, with each looked at by itself: so it must give the same both times, random numbers and
+        all.
+        """
+        if not isinstance(self._chosen, FrozenActivationDifferences):
+            return compute()
+        with self._chosen.deferred() as parts:
+            found = compute()
+        good = [each for part in parts for each in part]
+        return found if not good or to_host(torch.stack(good).all())[0] else compute()
 
     def describe(self) -> str:
         """The method and its fallbacks in words."""

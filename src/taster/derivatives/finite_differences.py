@@ -8,14 +8,15 @@ parameters, no graph of a graph. A Hessian-vector product is the same with ∇_�
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor
 
 from taster.core.batch import Batch
-from taster.core.param_vectors import global_norm
+from taster.core.host import to_host
+from taster.core.param_vectors import global_norm_tensor
 from taster.core.types import Tensors
 from taster.derivatives.activation_pattern import ActivationPattern
 from taster.derivatives.algebra import Normalize, normalized_inner_grad
@@ -34,16 +35,35 @@ class FiniteDifferenceStep:
     direction; the right relative change of the gradient only on the number format (`benchmarks/changes.py` measures
     it). So the length is adapted to the change that the last step made, and a step that misses it by far is repeated.
 
+    All of that stays on the device. Whether a step has missed is read at once, or, inside of `deferred`, later and for
+    all of them together.
+
     Args:
         change: the relative change.
 
     Attributes:
-        length: of the last step, relative to the norm of the parameters. None before the first.
+        length: of the next step, relative to the norm of the parameters, []. None before the first.
     """
 
     def __init__(self, change: float) -> None:
         self.change = change
-        self.length: float | None = None
+        self.length: Tensor | None = None
+        self._unread: list[Tensor] | None = None
+
+    @contextmanager
+    def deferred(self) -> Iterator[list[Tensor]]:
+        """Inside, steps are not repeated and nothing waits, but at the first of all.
+
+        Yields:
+            whether each was good, [].
+        """
+        before = self._unread
+        good: list[Tensor] = []
+        self._unread = good
+        try:
+            yield good
+        finally:
+            self._unread = before
 
     def along(
         self,
@@ -52,7 +72,7 @@ class FiniteDifferenceStep:
         here: Tensors,
         there: Callable[[Tensors], Tensors],
     ) -> Tensors:
-        """The derivative of a gradient along a direction.
+        """The derivative of a gradient along a direction; zero where there is none, or that of a vanishing gradient.
 
         Args:
             direction: u, by parameter.
@@ -60,21 +80,30 @@ class FiniteDifferenceStep:
             here: the gradient at θ, any tensors by name.
             there: computes the gradient at other parameters.
         """
-        whole, reach, scale = global_norm(params), global_norm(direction), global_norm(here)
-        if reach == 0 or math.isinf(reach):  # no direction, or that of a vanishing gradient
-            return {name: torch.zeros_like(value) for name, value in here.items()}
-        attempts = 0
+        whole, reach, scale = (global_norm_tensor(tensors).double() for tensors in (params, direction, here))
+        usable = (reach > 0) & reach.isfinite()
+        per_length = torch.where(whole > 0, whole, 1.0) / torch.where(usable, reach, 1.0)
+        first, attempts = self.length is None, 0
+        length = torch.full_like(whole, _INITIAL_LENGTH) if self.length is None else self.length.to(whole)
         while True:
             attempts += 1
-            length = _INITIAL_LENGTH if self.length is None else self.length
-            step = length * (whole or 1.0) / reach
+            step = length * per_length
             moved = _difference(there(shift(params, direction, step)), here)
-            change = global_norm(moved) / scale if scale else self.change
-            if not math.isfinite(change):
-                change = 10 * self.change
-            self.length = length * min(max(self.change / max(change, 1e-12), 0.1), 10.0)
-            if self.change / _TOLERANCE <= change <= self.change * _TOLERANCE or attempts == _MAX_ATTEMPTS:
-                torch._foreach_div_(list(moved.values()), step)
+            change = torch.where(scale > 0, global_norm_tensor(moved).double() / scale, self.change)
+            change = torch.where(change.isfinite(), change, 10 * self.change)
+            good = usable & (change >= self.change / _TOLERANCE) & (change <= self.change * _TOLERANCE)
+            length = length * (self.change / change.clamp_min(1e-12)).clamp(0.1, 10.0)
+            if self._unread is not None and not first:
+                self._unread.append(good)
+                last = True
+            else:
+                possible, last = to_host(usable, good)
+                if not possible:
+                    return {name: torch.zeros_like(value) for name, value in here.items()}
+            if last or attempts == _MAX_ATTEMPTS:
+                self.length = length
+                values = list(moved.values())
+                torch._foreach_div_(values, step.to(values[0].dtype))
                 return moved
             del moved  # possibly as large as the parameters, and the next attempt needs the memory
 
@@ -84,9 +113,10 @@ def _difference(there: Tensors, here: Tensors) -> Tensors:
     return dict(zip(here, moved, strict=True))
 
 
-def shift(params: Mapping[str, Tensor], direction: Mapping[str, Tensor], step: float) -> Tensors:
-    """θ + s u."""
-    moved = torch._foreach_add([params[name] for name in direction], list(direction.values()), alpha=step)
+def shift(params: Mapping[str, Tensor], direction: Mapping[str, Tensor], step: Tensor) -> Tensors:
+    """θ + s u, with s on the device."""
+    moved = torch._foreach_mul(list(direction.values()), step.to(next(iter(direction.values())).dtype))
+    torch._foreach_add_(moved, [params[name] for name in direction])
     return {**params, **dict(zip(direction, moved, strict=True))}
 
 
@@ -101,6 +131,13 @@ class FrozenActivationDifferences:
         self._mixed = FiniteDifferenceStep(change)
         self._product = FiniteDifferenceStep(change)
         self._own, self._other = FiniteDifferenceStep(change), FiniteDifferenceStep(change)
+        self._steps = [self._mixed, self._product, self._own, self._other]
+
+    @contextmanager
+    def deferred(self) -> Iterator[list[list[Tensor]]]:
+        """Inside, nothing waits; yields whether each difference was good, see `FiniteDifferenceStep.deferred`."""
+        with ExitStack() as stack:
+            yield [stack.enter_context(step.deferred()) for step in self._steps]
 
     def mixed_derivative(
         self,

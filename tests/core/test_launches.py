@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from benchmarks.step_counts import StepCounts, counted, loop, probe, yes
+from benchmarks.launches import StepCounts, counted, loop, probe, yes
 from tests.conftest import full_state, same_state, tiny_batch, tiny_learner
 from torch import Tensor
 

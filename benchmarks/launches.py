@@ -1,13 +1,14 @@
-"""Launches and host waits of a guarded step, beside those of a plain one: counts, not times.
+"""Launches and host waits of a guarded step beside those of a plain one, and of crafting: counts, not times.
 
-    python benchmarks/step_counts.py [--models small_cnn resnet18] [--rounds 15]
+    python benchmarks/launches.py [--models small_cnn resnet18] [--rounds 15]
 
 Baseline: `zero_grad; loss.backward(); optimizer.step()` with SGD, momentum 0.9 and `foreach`, as on a GPU. Guarded:
 `taster.Learner` and `taster.Guarded`, with an empty guard, with a gate that only says yes, and with `taster.guard`.
 Counted are the operators that reach a device, by a dispatch mode: views, allocations and metadata are none, and a
 `_foreach_` operator is one where its tensors let it be one, else one for each tensor. Waits are readings of numbers
 from the device: those of `taster.core.host`, and any others. On a GPU the launches and waits that its profiler sees
-stand beside them. Times are ratios of guarded to plain steps, pair by pair, medians.
+stand beside them. Times are ratios of guarded to plain steps, pair by pair, medians. Crafting: a batch of ten PGD steps
+and a direction G, by differences, gradients as they are, with one cosine, and with one for each tensor.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import taster
+from taster.attacks.crafting import Crafting, CraftingSettings
 from taster.core import host
+from taster.derivatives import Normalize, algebra
+from taster.derivatives.layouts import RowLayout
 from taster.models import MODELS
 
 _NOTHING = frozenset(
@@ -172,9 +176,9 @@ def yes(change: taster.CandidateUpdate) -> taster.Verdict:
     return taster.COMMIT
 
 
-def probe(device: torch.device, n: int = 128) -> taster.Batch:
+def probe(device: torch.device, n: int = 128, seed: int = 2) -> taster.Batch:
     """Trusted samples for the models here."""
-    g = torch.Generator().manual_seed(2)
+    g = torch.Generator().manual_seed(seed)
     return taster.Batch(torch.rand(n, 3, 32, 32, generator=g), torch.randint(0, 10, (n,), generator=g)).to(device)
 
 
@@ -223,6 +227,37 @@ def counted(step: Callable[[], object], warm: int = 5) -> StepCounts:
     return counts
 
 
+STEPS = 10
+"""PGD steps of a batch."""
+
+
+@contextmanager
+def as_on_a_gpu() -> Iterator[None]:
+    """Inside, gradients are held as on a GPU, wherever they are."""
+    own, algebra.layout_for = algebra.layout_for, RowLayout.of
+    try:
+        yield
+    finally:
+        algebra.layout_for = own
+
+
+def crafting(
+    model: str | torch.nn.Module, kind: str, normalize: Normalize, device: torch.device, batch: int = 8
+) -> Callable[[], object]:
+    """A function that crafts: a "batch" of `STEPS` PGD steps towards fixed directions, or "G"."""
+    torch.manual_seed(0)
+    net = (MODELS[model]((3, 32, 32), 10) if isinstance(model, str) else model).to(device)
+    view = taster.Learner(net, torch.optim.SGD(net.parameters(), lr=0.1), cross_entropy).view()
+    one, other, poison = (probe(device, batch, seed) for seed in range(3))
+    mine = CraftingSettings(epsilon=0.1, pgd_steps=STEPS, normalize=normalize)
+    craft = Crafting(mine, lambda n: probe(device, n), torch.Generator())
+    if kind == "G":
+        return lambda: craft.derivatives.accumulation_direction(craft.loss(view), view.trainable, one, other, normalize)
+    terms = [(1.0, craft.normalized_gradient(view, one)), (-0.5, craft.normalized_gradient(view, other))]
+    mask = torch.ones(batch, dtype=torch.bool, device=device)
+    return lambda: craft.align(poison, view, terms, mask)
+
+
 def profiled(step: Callable[[], object]) -> dict[str, int]:
     """Launches and waits of one step as CUDA's own profiler sees them."""
     torch.cuda.synchronize()
@@ -266,6 +301,17 @@ def measure(model: str, rounds: int, device: torch.device) -> Iterator[dict[str,
             yield {"model": model, "step": kind, "guard": name, **found, "time_ratio": round(ratio, 3)}
 
 
+def measure_crafting(model: str, device: torch.device) -> Iterator[dict[str, Any]]:
+    """A row for each kind of crafting."""
+    ways: tuple[Normalize, ...] = ("none", "global", "per_tensor")
+    for kind in ("batch", "G"):
+        for normalize in ways:
+            with as_on_a_gpu():
+                step = crafting(model, kind, normalize, device)
+                row = _row(counted(step, 2), step, device)
+            yield {"model": model, "crafting": kind, "normalize": normalize, **row}
+
+
 def _row(counts: StepCounts, step: Callable[[], object], device: torch.device) -> dict[str, Any]:
     row: dict[str, Any] = {
         "launches": counts.launches.total(),
@@ -285,7 +331,7 @@ def main() -> None:
     machine = torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()
     print(json.dumps({"torch": torch.__version__, "machine": machine, "threads": torch.get_num_threads()}))
     for model in options.models:
-        for row in measure(model, options.rounds, device):
+        for row in (*measure_crafting(model, device), *measure(model, options.rounds, device)):
             print(json.dumps(row), flush=True)
 
 
