@@ -65,7 +65,7 @@ def run(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run a recipe: every attack against every defence, with every seed.
+    """Run a recipe, by default quickstart: every attack against every defence, with every seed.
 
     Leaves a directory with recipe.toml, environment.json, steps.jsonl, results.json, figures/, report.html and the
     burnt-in checkpoints, and prints the table of results.

@@ -25,7 +25,7 @@ _IF_MANY = (
 )
 
 _NOT_FINITE = (
-    "a batch with NaN or infinity in it is broken where it was made; a loss or gradient that is not finite comes of "
+    "A batch with NaN or infinity in it is broken where it was made; a loss or gradient that is not finite comes of "
     "too large a step or, in half precision, of too large a scale"
 )
 
