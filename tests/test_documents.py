@@ -125,6 +125,26 @@ def test_the_code_on_probes_runs_and_its_sizes_are_what_is_computed(capsys: pyte
         assert sizes == [f"{probe.size(float(drop), refusals=refusals):,}" for refusals in (0, 20)]
 
 
+def test_the_code_on_data_from_elsewhere_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    data, fresh = tiny_batch(200, seed=9), tiny_batch(20, seed=10)
+    names: dict[str, object] = {
+        "x_train": data.x,
+        "y_train": data.y,
+        "x_test": fresh.x,
+        "y_test": fresh.y,
+        "day": torch.arange(200) % 8,
+        "newest": 7,
+        "pixels": data.x[0].numel(),
+        "classes": 3,
+        "partitions": 20,
+    }
+    for code in blocks("docs/offline.md"):
+        exec(code, names)
+    said = capsys.readouterr().out
+    assert "samples hold" in said
+    assert "days ago or later" in said
+
+
 def test_contributors_examples_run() -> None:
     attack, defence = blocks("CONTRIBUTING.md")
     names: dict[str, object] = {}
@@ -149,6 +169,7 @@ def test_contributors_examples_run() -> None:
         "docs/guard.md",
         "docs/federated.md",
         "docs/probes.md",
+        "docs/offline.md",
         "docs/glossary.md",
         "docs/catalogue.md",
         "results/README.md",
@@ -158,6 +179,7 @@ def test_contributors_examples_run() -> None:
         "results/yang.md",
         "results/federated.md",
         "results/backdoors.md",
+        "results/offline.md",
     ],
 )
 def test_links_lead_somewhere(name: str) -> None:
