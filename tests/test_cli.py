@@ -75,7 +75,7 @@ def test_lists_and_recipes() -> None:
     shown = run_command("show", "quickstart", "--set", "stream.batch_size=40").stdout
     assert tomllib.loads(shown)["stream"]["batch_size"] == 40
     assert run_command("--version").stdout.strip() == taster.__version__
-    for command in ("run", "list", "show", "report", "compare"):
+    for command in ("run", "list", "show", "report", "compare", "results", "quarantine"):
         assert run_command(command, "--help").returncode == 0
 
 
@@ -117,6 +117,9 @@ def mistakes(folder: Path) -> list[tuple[list[str | Path], str]]:
         (["show", "nothing"], "no such recipe"),
         (["report", folder], "not a run directory"),
         (["compare", folder], "results.json cannot be read"),
+        (["results"], "results: no such folder, wanted one with results"),
+        (["results", folder / "thesis"], "no results in it, wanted folders with recipe.toml and environment.json"),
+        (["results", "x" * 5000], "cannot be read: File name too long"),
         (["nonsense"], "nonsense"),
         (["run", "--nonsense"], "nonsense"),
     ]

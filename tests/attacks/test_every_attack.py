@@ -23,6 +23,13 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "foreign": ("ood_images", {"source": "digits", "poison_fraction": 0.5}),
     "labels": ("label_flip", {"poison_fraction": 0.5}),
     "noise l2": ("random_noise", {"epsilon": 0.1, "norm": "l2", "poison_fraction": 0.5}),
+    "adversarial": ("adversarial_poison", {"epsilon": 0.1, "pgd_steps": 5}),
+    "adversarial l2 part": (
+        "adversarial_poison",
+        {"epsilon": 0.1, "norm": "l2", "poison_fraction": 0.5, "pgd_steps": 5, "random_start": False},
+    ),
+    "adversarial targeted": ("adversarial_poison", {"epsilon": 0.1, "pgd_steps": 5, "targeted": True}),
+    "adversarial surrogate": ("adversarial_poison", {"epsilon": 0.1, "pgd_steps": 5, "surrogate": "early"}),
     "vanilla": ("vanilla_trigger", COMMON),
     "vanilla scaled": ("vanilla_trigger", {**COMMON, "loss_scale": 20.0}),
     "vanilla cosine": ("vanilla_trigger", {**COMMON, "normalize_poisoned": True}),

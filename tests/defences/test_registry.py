@@ -30,6 +30,7 @@ def test_all_defences_are_named_by_their_function() -> None:
         "influence_screen",
         "backdoor_screen",
         "probe_gate",
+        "accuracy_monitor",
         "loss_alarm",
         "retry_low_score_half",
         "trusted_replay",

@@ -15,6 +15,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 import taster
 from taster import Batch, Guard, Learner, SnapshotBuffer
 from taster.defences import (
+    accuracy_monitor,
     agem_projection,
     anomaly_screen,
     dagc,
@@ -40,6 +41,7 @@ STAGES: dict[str, Build] = {
     "probe_gate": probe_gate,
     "metric_gate": lambda probe: metric_gate(probe, quality, tolerance=0.1),
     "loss_alarm": lambda probe: loss_alarm(probe, torch.Generator()),
+    "accuracy_monitor": accuracy_monitor,
     "agem_projection": agem_projection,
     "dagc": lambda probe: dagc(probe, reference_model=1, learning_rate=0.1),
     "dsc": lambda probe: dsc(probe, reference_model=1),
@@ -48,7 +50,7 @@ STAGES: dict[str, Build] = {
     "influence_screen": influence_screen,
     "retry": lambda probe: retry_low_score_half(probe, score="influence"),
 }
-CLASSIFIERS = ("guard", "probe_gate", "loss_alarm", "anomaly_screen")
+CLASSIFIERS = ("guard", "probe_gate", "accuracy_monitor", "loss_alarm", "anomaly_screen")
 """Stages that judge classes."""
 
 
@@ -115,7 +117,7 @@ def test_labels_without_an_output_are_errors_before_the_first_step(name: str) ->
         learner(STAGES[name](Batch(probe.x, probe.y + 5)))
 
 
-@pytest.mark.parametrize("name", ["loss_alarm", "anomaly_screen"])
+@pytest.mark.parametrize("name", ["accuracy_monitor", "loss_alarm", "anomaly_screen"])
 def test_a_model_with_one_output_is_an_error_before_the_first_step(name: str) -> None:
     net, probe = nn.Sequential(nn.Flatten(), nn.Linear(36, 1)), easy(60)
     guard = STAGES[name](Batch(probe.x, probe.y % 2))

@@ -10,7 +10,7 @@ import torch
 from taster.data import as_batch, load_images
 from taster.errors import ModelError
 from taster.experiments.scenarios.burn_in import load_weights
-from taster.models import MODELS, lenet, mlp, resnet18, small_cnn, vgg11, vit
+from taster.models import MODELS, lenet, mlp, resnet18, small_cnn, trades_cnn, vgg11, vit
 
 
 @pytest.mark.parametrize("name", list(MODELS))
@@ -47,6 +47,43 @@ def test_lenet_is_the_published_one_and_takes_no_smaller_images() -> None:
     assert isinstance(old.act1, torch.nn.Tanh)
     with pytest.raises(ModelError, match="got images of 8x8, wanted at least 16x16"):
         lenet((1, 8, 8), 10)
+
+
+def test_trades_network_is_the_published_one_and_takes_no_smaller_images() -> None:
+    model = trades_cnn((1, 28, 28), 10)
+    assert {name: tuple(value.shape) for name, value in model.named_parameters() if "weight" in name} == {
+        "feature_extractor.conv1.weight": (32, 1, 3, 3),
+        "feature_extractor.conv2.weight": (32, 32, 3, 3),
+        "feature_extractor.conv3.weight": (64, 32, 3, 3),
+        "feature_extractor.conv4.weight": (64, 64, 3, 3),
+        "classifier.fc1.weight": (200, 1024),
+        "classifier.fc2.weight": (200, 200),
+        "classifier.fc3.weight": (10, 200),
+    }
+    assert sum(p.numel() for p in model.parameters()) == 312_202
+    x = torch.rand(3, 1, 28, 28)
+    assert torch.equal(model(x), torch.zeros(3, 10))  # the last layer starts at zero
+    layers = [type(m).__name__ for m in model.modules() if not list(m.children())]
+    conv, dense = ["Conv2d", "ReLU"], ["Linear", "ReLU"]
+    pool = ["MaxPool2d"]
+    assert layers == [*conv, *conv, *pool, *conv, *conv, *pool, *dense, "Dropout", *dense, "Linear"]
+    assert trades_cnn((3, 32, 32), 10).classifier.fc1.in_features == 64 * 5 * 5
+    assert trades_cnn((1, 16, 20), 4)(torch.rand(2, 1, 16, 20)).shape == (2, 4)
+    with pytest.raises(ModelError, match="got images of 15x28, wanted at least 16x16"):
+        trades_cnn((1, 15, 28), 10)
+
+
+def test_trades_network_draws_its_convolutions_for_relu_and_drops_in_training_alone() -> None:
+    torch.manual_seed(0)
+    model = trades_cnn((1, 28, 28), 10)
+    conv = model.feature_extractor.conv4
+    assert float(conv.weight.detach().std()) == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.02)
+    assert not conv.bias.any()
+    torch.nn.init.normal_(model.classifier.fc3.weight)
+    x = torch.rand(4, 1, 28, 28)
+    assert not torch.equal(model(x), model(x))
+    model.eval()
+    assert torch.equal(model(x), model(x))
 
 
 def test_a_transformer_looks_everywhere() -> None:

@@ -6,6 +6,7 @@ from taster.attacks.crafting_trace import CraftingTrace
 from taster.attacks.guard_simulator import GuardSimulator, SimulatedOutcome
 from taster.attacks.online.accumulative import accumulative
 from taster.attacks.online.adaptive_blend import adaptive_blend
+from taster.attacks.online.adversarial_poison import adversarial_poison
 from taster.attacks.online.blended_backdoor import blended_backdoor
 from taster.attacks.online.borderline import borderline
 from taster.attacks.online.clean_label_backdoor import clean_label_backdoor
@@ -48,6 +49,7 @@ ATTACKS = {
         random_noise,
         label_flip,
         ood_images,
+        adversarial_poison,
         vanilla_trigger,
         accumulative,
         guard_aware,
@@ -108,6 +110,7 @@ __all__ = [
     "accumulative",
     "accumulative_updates",
     "adaptive_blend",
+    "adversarial_poison",
     "after_steps",
     "alie",
     "at_accuracy_floor",

@@ -75,6 +75,23 @@ class CraftingSettings(PerturbationSettings):
             )
 
 
+def model_to_craft_on(surrogate: str | int | None, surrogates: Mapping[str, View], view: View) -> View:
+    """The model that poison is crafted by.
+
+    Args:
+        surrogate: None for the present model; the label of one of the attacker's own; an earlier model, by label or
+            number of steps back.
+        surrogates: the attacker's own models, by label.
+        view: of the present model.
+
+    Raises:
+        SnapshotError: if the learner keeps no such earlier model.
+    """
+    if isinstance(surrogate, str) and surrogate in surrogates:
+        return surrogates[surrogate]
+    return view if surrogate is None else view.steps_ago(surrogate)
+
+
 @dataclass(frozen=True)
 class Crafting:
     """Crafts poison for one attack.
@@ -123,10 +140,7 @@ class Crafting:
 
     def crafting_view(self, view: View) -> View:
         """The model to craft on: the current one, or the surrogate."""
-        surrogate = self.settings.surrogate
-        if isinstance(surrogate, str) and surrogate in self.surrogates:
-            return self.surrogates[surrogate]
-        return view if surrogate is None else view.steps_ago(surrogate)
+        return model_to_craft_on(self.settings.surrogate, self.surrogates, view)
 
     def loss(self, view: View) -> LossFn:
         """L as a function of parameters, samples and labels."""

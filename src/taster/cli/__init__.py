@@ -10,6 +10,7 @@ from taster.cli.compare import compare
 from taster.cli.console import escape_unprintable, print_message
 from taster.cli.quarantine import quarantine
 from taster.cli.report import report
+from taster.cli.results import results
 from taster.cli.run import run
 from taster.cli.show import list_all, show
 from taster.errors import TasterError
@@ -21,6 +22,7 @@ app.command(name="list")(list_all)
 app.command()(show)
 app.command()(report)
 app.command()(compare)
+app.command()(results)
 app.command()(quarantine)
 
 

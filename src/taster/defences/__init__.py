@@ -9,6 +9,7 @@ from taster.defences.corrections.baselines import (
 )
 from taster.defences.corrections.dsc import dsc
 from taster.defences.default_guard import guard
+from taster.defences.gates.accuracy_monitor import accuracy_monitor
 from taster.defences.gates.loss_alarm import loss_alarm
 from taster.defences.gates.metric_gate import metric_gate
 from taster.defences.gates.probe_gate import probe_gate
@@ -42,6 +43,7 @@ DEFENCES = {
         anomaly_screen,
         influence_screen,
         backdoor_screen,
+        accuracy_monitor,
         loss_alarm,
         probe_gate,
         retry_low_score_half,
@@ -52,6 +54,7 @@ DEFENCES = {
 
 __all__ = [
     "DEFENCES",
+    "accuracy_monitor",
     "adversarial_training_correction",
     "agem_projection",
     "anomaly_screen",

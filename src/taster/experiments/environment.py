@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -14,6 +13,7 @@ import torch
 
 import taster
 from taster.errors import RecipeError
+from taster.experiments.checkout import source_checkout
 from taster.experiments.results import Environment
 
 _PACKAGES = ("torch", "numpy", "scikit-learn", "datasets", "safetensors", "pydantic")
@@ -67,22 +67,8 @@ def _version(package: str) -> str | None:
 
 def _commit() -> str | None:
     """The commit of the checkout that taster runs from, with "+" for uncommitted changes; None if it is installed."""
-    here = Path(__file__).resolve().parent
-    try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--dirty=+"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-        inside = subprocess.run(
-            ["git", "ls-files", "--error-unmatch", __file__], cwd=here, capture_output=True, timeout=10, check=False
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip() if inside.returncode == 0 else None
+    checkout = source_checkout()
+    return None if checkout is None else checkout.describe()
 
 
 def _processor() -> str | None:

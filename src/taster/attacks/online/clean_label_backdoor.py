@@ -7,10 +7,10 @@ from typing import Annotated
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from taster.attacks.backdoor import Backdoor, BackdoorSettings, check_target_class, draw_from
 from taster.attacks.online_attack import Budget, OnlineAttack
+from taster.attacks.sample_gradient import cross_entropy_gradient
 from taster.attacks.triggers import named_trigger
 from taster.core.batch import Batch
 from taster.core.view import View
@@ -68,10 +68,7 @@ def clean_label_backdoor(
         return Batch(x, clean.y)
 
     def _unknown(samples: Batch, view: View) -> Tensor:
-        def slope(x: Tensor) -> Tensor:
-            at = x.detach().requires_grad_()
-            return torch.autograd.grad(cross_entropy(view.forward(at), samples.y, reduction="sum"), at)[0]
-
-        return pgd(slope, samples.x, ball, steps=pgd_steps, step_size=2 * epsilon / pgd_steps)
+        gradient = cross_entropy_gradient(view, samples.y)
+        return pgd(gradient, samples.x, ball, steps=pgd_steps, step_size=2 * epsilon / pgd_steps)
 
     return OnlineAttack(budget, accumulate=attack, trigger=attack, backdoor=planted)
