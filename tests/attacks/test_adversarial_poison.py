@@ -115,3 +115,20 @@ def test_a_shift_that_moves_no_class_is_an_error() -> None:
         attack(targeted=True, label_shift=3).poison(tiny_batch(), learner.view(), Phase.ACCUMULATE)
     with pytest.raises(SettingError, match="label_shift"):
         attack(label_shift=0)
+
+
+def accuracy_after(name: str, seed: int, **settings: Any) -> float:
+    """Of a model that has learned a stream poisoned so, on clean samples."""
+    poisoning = make_attack(name, seed=seed, epsilon=0.4, **settings)
+    learner = easy_learner()
+    for i in range(10):
+        clean = easy_batch(30, seed=1000 * seed + 500 + i)
+        learner.step(poisoning.poison(clean, learner.view(), Phase.ACCUMULATE))
+    test = easy_batch(300, seed=99_000)
+    return learner.view().accuracy(test.x, test.y)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_untargeted_stream_harms_more_than_noise_of_the_same_size(seed: int) -> None:
+    poisoned = accuracy_after("adversarial_poison", seed, pgd_steps=10, step_size=0.08)
+    assert poisoned < accuracy_after("random_noise", seed) - 10
