@@ -20,8 +20,9 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -231,14 +232,9 @@ STEPS = 10
 """PGD steps of a batch."""
 
 
-@contextmanager
-def as_on_a_gpu() -> Iterator[None]:
+def as_on_a_gpu() -> AbstractContextManager[object]:
     """Inside, gradients are held as on a GPU, wherever they are."""
-    own, algebra.layout_for = algebra.layout_for, RowLayout.of
-    try:
-        yield
-    finally:
-        algebra.layout_for = own
+    return patch.object(algebra, "layout_for", RowLayout.of)
 
 
 def crafting(

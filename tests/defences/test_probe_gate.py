@@ -94,6 +94,7 @@ def test_calling_the_gate_changes_no_state() -> None:
         "floor": None,
         "lost": [0.0, 0.0],
         "struck": {},
+        "classes": [0, 1, 2],
     }
 
 

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 
 import taster
 from taster import Batch, Learner
+from taster.defences import probe_gate
 from taster.defences.gates.anchor_limits import anchor_limits
 from taster.defences.gates.anchor_test import fallen
 from taster.defences.gates.check_memory import CheckMemory
@@ -21,6 +22,7 @@ from taster.defences.gates.harm_criteria import HarmCriteria
 from taster.defences.gates.probe_comparison import ProbeComparison
 from taster.defences.gates.row_order import FIRST, RowOrder
 from taster.defences.gates.swings import Swings
+from taster.errors import CheckpointError
 
 
 def test_a_first_look_has_more_of_rare_classes_which_count_there_alone() -> None:
@@ -204,3 +206,29 @@ def test_a_class_may_be_traded_by_as_much_as_its_accuracy_says() -> None:
     # What steps seem to swing in a class counts for twice that at most, overall it counts.
     assert limits(0.03) == pytest.approx([0.3, 0.4, 0.2, 0.2])
     assert with_room(criteria, {}, room) == {}
+
+
+def test_a_state_of_other_classes_is_refused_before_anything_is_loaded() -> None:
+    x = torch.randn(300, 20)
+
+    def learner(y: Tensor, **options: float | None) -> Learner:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(20, 8), nn.ReLU(), nn.Linear(8, 10))
+        return Learner(
+            model, torch.optim.SGD(model.parameters(), 0.01), cross_entropy, probe_gate(Batch(x, y), **options)
+        )  # type: ignore[arg-type]
+
+    ten, five = torch.arange(300) % 10, torch.arange(300) % 5
+    saved = learner(ten)
+    saved.step(x[:32], ten[:32])
+    state = saved.state_dict()
+    for other, said in (
+        (learner(five), "the 5 classes 0, 1, 2, 3, 4"),
+        (learner(ten, class_tolerance=None), "no classes"),
+    ):
+        with pytest.raises(CheckpointError, match=rf"tests the 10 classes 0, 1, 2, 3, 4, ..., wanted {said}"):
+            other.load_state_dict(state)
+        assert other.steps == 0
+    again = learner(ten)
+    again.load_state_dict(state)
+    assert again.step(x[:32], ten[:32]).verdict == saved.step(x[:32], ten[:32]).verdict

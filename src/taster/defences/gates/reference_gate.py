@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +26,7 @@ from taster.defences.gates.probe_measurement import ProbeMeasurement
 from taster.defences.gates.quality_source import QualitySource
 from taster.defences.gates.row_order import RowOrder
 from taster.defences.gates.step_check import StepCheck
-from taster.errors import GuardError
+from taster.errors import CheckpointError, GuardError
 
 
 class ReferenceGate:
@@ -60,6 +61,7 @@ class ReferenceGate:
         self._audit = Audit(criteria, self._measure, policy.max_rewind)
         self._seed = secrets.randbits(32) if policy.seed is None else policy.seed
         self._order: RowOrder | None = None
+        self._classes: list[int] = []
         self._memory = CheckMemory()
         self._age = ProbeAge()
         # What was measured for the step that is being made: `observe` goes on from it.
@@ -134,11 +136,13 @@ class ReferenceGate:
         measured = self._measure.check_model(view)
         self._criteria.check_quantities(measured)
         source = self._measure.source
-        labels = self._criteria.labels
         self._criteria.prepare(source.classes(), source.words)
-        if self._criteria.labels != labels:
+        if self._memory.anchor is not None:
+            _check_classes(self._classes, self._criteria.labels)
+        if self._criteria.labels != self._classes:
             self._memory.swings.forget_classes(1 + self._criteria.classes)
             self._memory.struck = {}
+        self._classes = list(self._criteria.labels)
         self._seed = view.ranks.gather("the order of the probe", self._seed)[0]
         sizes = {len(rows) for rows in measured.values()}
         self._order = RowOrder(
@@ -185,18 +189,24 @@ class ReferenceGate:
         self._seen, self._struck, self._version = None, set(), view.state_version
 
     def state_dict(self) -> dict[str, Any]:
-        """What is remembered, the seed of the order, and how old the trusted samples are."""
-        return {**self._memory.state_dict(), "seed": self._seed, "age": self._age.state_dict()}
+        """What is remembered, the classes and the seed of the order, and how old the trusted samples are."""
+        own = {"classes": self._classes, "seed": self._seed, "age": self._age.state_dict()}
+        return {**self._memory.state_dict(), **own}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what was measured.
 
         Raises:
-            CheckpointError: when it was measured on a probe of another size; nothing has been loaded then.
+            CheckpointError: when it was measured on a probe of another size or with other classes; nothing has been
+                loaded then. Of classes that no model has shown yet `check_model` raises it.
         """
         memory, age, seed = CheckMemory.from_state(state), ProbeAge(), state["seed"]
         age.load_state_dict(state["age"])
         self._measure.check_saved(memory.measured)
+        if self._order is not None and memory.anchor is not None:
+            _check_classes(state["classes"], self._criteria.labels)
+        else:
+            self._classes = list(state["classes"])  # compared once the model is known
         self._memory, self._age = memory, age
         self._start, self._seen, self._struck, self._version = None, None, set(), None
         if seed != self._seed:
@@ -270,3 +280,23 @@ class ReferenceGate:
         if before is None:
             return None
         return Seen(view.state_version, self._comparison.drops(before, self._measure.at(view, samples.rows), samples))
+
+
+def _check_classes(saved: Sequence[int], own: Sequence[int]) -> None:
+    """That what was measured by class is of these classes.
+
+    Raises:
+        CheckpointError: otherwise.
+    """
+    if list(saved) != list(own):
+        raise CheckpointError(
+            f"got the state of a gate that tests {_named(saved)}, wanted {_named(own)}: build the guard with the probe "
+            "and the class_tolerance that it had"
+        )
+
+
+def _named(classes: Sequence[int]) -> str:
+    if not classes:
+        return "no classes"
+    few = ", ".join(map(str, classes[:5]))
+    return f"the {len(classes)} classes {few}{', ...' if len(classes) > 5 else ''}"
