@@ -22,7 +22,7 @@ import setting
 import torch
 from torch.nn.functional import cross_entropy
 
-from taster import Batch, Guard, Learner, StepRecord
+from taster import Batch, Guard, StepRecord
 from taster.data import as_batch, load_images
 from taster.defences import (
     adversarial_training_correction,
@@ -71,20 +71,6 @@ GATES: dict[str, Build] = {
 }
 
 
-def burn_in(learner: Learner, samples: Batch, steps: int) -> None:
-    """Trains in the plain way, and leaves nothing behind in the optimizer."""
-    rates = [group["lr"] for group in learner.optimizer.param_groups]
-    learner.model.train()
-    for step in range(steps):
-        for group, rate in zip(learner.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * (10 if step < 0.8 * steps else 1)
-        part = slice(step * SIZE, (step + 1) * SIZE)
-        learner.optimizer.zero_grad()
-        cross_entropy(learner.model(samples.x[part]), samples.y[part]).backward()  # type: ignore[no-untyped-call]
-        learner.optimizer.step()
-    learner.optimizer.state.clear()
-
-
 def main() -> None:
     parser = setting.parser(__doc__)
     parser.add_argument("--earlier", help="weights of the same model at an earlier epoch")
@@ -106,11 +92,18 @@ def main() -> None:
         if options["only"] is None or name in options["only"]
     }
     plain = setting.make_learner(options, images.shape, images.classes)
-    last = torch.arange(len(images.train))[len(images.train) - SIZE * options["burn_in"] :]
     if options["burn_in"]:
-        burn_in(plain, as_batch(images.train.select(last)), options["burn_in"])
-    for learner in learners.values():
-        learner.model.load_state_dict(plain.model.state_dict())
+        last = as_batch(images.train.select(torch.arange(len(images.train))[-SIZE * options["burn_in"] :]))
+        plain.model.train()
+        setting.burn_in(
+            plain.model,
+            plain.optimizer,
+            lambda step: last.select(slice(step * SIZE, (step + 1) * SIZE)),
+            options["burn_in"],
+        )
+        plain.optimizer.state.clear()
+        for learner in learners.values():
+            learner.model.load_state_dict(plain.model.state_dict())
     for learner in (plain, *learners.values()):
         learner.model.train()
     seconds: dict[str, list[float]] = {name: [] for name in ("plain", *learners)}

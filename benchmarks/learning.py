@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from setting import spread
+from setting import burn_in, spread
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -91,18 +91,6 @@ GUARDS: dict[str, Callable[[Batch, int], Guard]] = {
 }
 
 
-def burnt_in(case: Case, model: nn.Module, optimizer: torch.optim.Optimizer, draw: Callable[[int], Batch]) -> None:
-    """Trains in the plain way, at ten times the rate for the first four fifths."""
-    rates = [group["lr"] for group in optimizer.param_groups]
-    for step in range(case.burn_in):
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * (10 if step < 0.8 * case.burn_in else 1)
-        batch = draw(step)
-        optimizer.zero_grad()
-        cross_entropy(model(batch.x), batch.y).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-
-
 def run(
     case: Case, guard: Guard, seed: int, parts: dict[str, Batch], shape: tuple[int, ...], poisoned: bool
 ) -> dict[str, float]:
@@ -115,7 +103,7 @@ def run(
     def draw(step: int) -> Batch:
         return stream.select(torch.arange(step * case.batch, (step + 1) * case.batch) % len(stream))
 
-    burnt_in(case, model, optimizer, draw)
+    burn_in(model, optimizer, draw, case.burn_in)
     learner = Learner(model, optimizer, cross_entropy, guard)
 
     def accuracy() -> float:

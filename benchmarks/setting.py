@@ -6,6 +6,7 @@ import argparse
 import json
 import platform
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +104,15 @@ def about(options: dict[str, Any]) -> dict[str, Any]:
         "machine": platform.machine(),
         "capability": torch.backends.cpu.get_cpu_capability(),
     }
+
+
+def burn_in(model: torch.nn.Module, optimizer: torch.optim.Optimizer, draw: Callable[[int], Batch], steps: int) -> None:
+    """Trains in the plain way, at ten times the rate for the first four fifths."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for step in range(steps):
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * (10 if step < 0.8 * steps else 1)
+        batch = draw(step)
+        optimizer.zero_grad()
+        cross_entropy(model(batch.x), batch.y).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()

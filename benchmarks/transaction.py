@@ -12,26 +12,15 @@ import argparse
 import json
 import platform
 import statistics
-import time
-from collections.abc import Callable
 
 import torch
+from launches import seconds
 from torch.nn.functional import cross_entropy
 
 from taster import Learner
 from taster.core.functional_model import Precision, autocast
 from taster.core.objective import to_float32
 from taster.models import MODELS
-
-
-def seconds(work: Callable[[], object]) -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def measure(name: str, rounds: int, precision: Precision, device: torch.device) -> dict[str, object]:

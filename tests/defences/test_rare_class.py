@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -118,6 +119,15 @@ def test_confidence_in_a_class_counts_where_its_own_loss_has_risen_and_accuracy_
     assert found(torch.where(struck, less, 0.9 + noise), torch.where(struck, 1.5, 0.5) + noise, right | ~struck) == []
 
 
+def learn(model: nn.Module, optimizer: torch.optim.Optimizer, draw: Callable[[int], Batch]) -> None:
+    """Trains in the plain way."""
+    for _ in range(600):
+        batch = draw(64)
+        optimizer.zero_grad()
+        cross_entropy(model(batch.x), batch.y).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+
 def test_a_class_is_held_after_it_was_found_to_be_struck_and_its_confidence_counts() -> None:
     """A fifth of each batch's samples of a class in ten bear another label; each step costs it a point or two."""
     draw = torch.Generator().manual_seed(0)
@@ -129,12 +139,7 @@ def test_a_class_is_held_after_it_was_found_to_be_struck_and_its_confidence_coun
 
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(20, 48), nn.ReLU(), nn.Linear(48, 10))
-    optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
-    for _ in range(600):
-        batch = sample(64)
-        optimizer.zero_grad()
-        cross_entropy(model(batch.x), batch.y).backward()
-        optimizer.step()
+    learn(model, torch.optim.SGD(model.parameters(), 0.05, momentum=0.9), sample)
     probe, test = sample(1000), sample(20_000)
 
     def recall() -> float:
@@ -166,11 +171,7 @@ def test_a_class_of_a_twentieth_is_not_unlearned_by_batches_that_deny_it() -> No
 
     model = nn.Sequential(nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 2))
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
-    for _ in range(600):
-        batch = draw(64)
-        optimizer.zero_grad()
-        cross_entropy(model(batch.x), batch.y).backward()
-        optimizer.step()
+    learn(model, optimizer, draw)
     probe, test = draw(1000), draw(20_000)
 
     def recall() -> float:

@@ -158,11 +158,11 @@ class ReferenceGate:
         """Looks at the probe after the update, if a check is due, and undoes the update if it did harm."""
         if self._order is None:
             self.check_model(change.before)
+        if not change.attempt:
+            self._struck = set()  # of a step that came to no end
         checked = self._last_check(change)
         if not self._policy.is_due(change, checked, alerted=self._memory.alerted > 0):
             return COMMIT
-        if not change.attempt:
-            self._struck = set()
         verdict = self._judged(change, checked)
         if "class" in verdict.evidence:
             self._struck.add(self._criteria.code_of(verdict.evidence["class"]))
