@@ -22,7 +22,7 @@ from taster.stats.paired_sums import PairedSums
 
 _STRICT = 512
 """Samples that an update is judged by at least which may cost little or nothing: any of a model below its anchor, and a
-part of a refused batch."""
+part of a refused batch; and that are looked at before a doubt leads to an audit, since most doubts are chance."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class StepCheck:
                 due = due or is_above_chance(look.right, int(samples_of(look.drops)), self._criteria.chance)
                 break
             if not due and not below:
-                doubted = doubted or self._is_doubtful(fallen, sums, baseline)
+                doubted = self._is_doubtful(fallen, sums, baseline)
             evidence, clear = step_evidence(
                 self._criteria,
                 sums,
@@ -105,7 +105,7 @@ class StepCheck:
             )
             if evidence is not None:
                 return outcome(undo(change, baseline.last_good, evidence.reason, evidence.numbers))
-            if clear and (not strict or samples_of(sums) >= _STRICT):
+            if clear and (not (strict or doubted) or samples_of(sums) >= _STRICT):
                 break
         if anchor.trained and change.attempt and (part := any_drop(self._criteria, sums)) is not None:
             return outcome(undo(change, baseline.last_good, part.reason, part.numbers))
