@@ -144,6 +144,25 @@ def test_a_doubtful_step_is_looked_at_to_the_end_but_for_the_samples_held_out() 
     assert FIRST < len(other.asked[-1]) <= OPEN
 
 
+def test_a_doubt_by_chance_costs_a_few_looks_and_no_audit() -> None:
+    gate = Gate()
+    gate.judge()
+    first = gate.gate._order.looks(gate.gate._memory.block)[0].rows
+    said = gate.before.logits.argmax(1)
+    right = first[said[first] == Y[first]][:6]  # as if the model had fallen by five points
+    said[right] = (Y[right] + 1) % CLASSES
+    assert gate.judge(said).committed
+    assert FIRST < len(gate.asked[-1]) <= OPEN
+    # A fall that more samples confirm does lead to one.
+    other = Gate()
+    for _ in range(12):
+        verdict = other.judge(other.worse_by(0.006))
+        if len(other.asked[-1]) > OPEN:
+            break
+    assert len(other.asked[-1]) > OPEN
+    assert not verdict.committed
+
+
 def test_each_look_is_one_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate()
     gate.judge()
