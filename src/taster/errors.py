@@ -55,6 +55,10 @@ class AttackError(TasterError, ValueError):
     """An attack that was set up with something it cannot work with."""
 
 
+class DefenceError(TasterError, ValueError):
+    """A defence of a training set returned something that is no weight of a sample or no model."""
+
+
 class DataError(TasterError, ValueError):
     """A data set that is missing, unreadable, or is not image classification."""
 

@@ -1,8 +1,18 @@
-"""Attacks, one file each. To add one, write it and add it to `ATTACKS` or `UPDATE_ATTACKS`."""
+"""Attacks, one file each. To add one, write it and add it to `ATTACKS`, `UPDATE_ATTACKS` or
+`DATASET_ATTACKS`."""
+
+from collections.abc import Callable
 
 from taster.attacks.backdoor import Backdoor, BackdoorSettings
 from taster.attacks.crafting import CraftingSettings
 from taster.attacks.crafting_trace import CraftingTrace
+from taster.attacks.dataset_attack import (
+    DatasetAttack,
+    DatasetBudget,
+    DatasetKnowledge,
+    Poison,
+    PoisonedDataset,
+)
 from taster.attacks.guard_simulator import GuardSimulator, SimulatedOutcome
 from taster.attacks.online.accumulative import accumulative
 from taster.attacks.online.adaptive_blend import adaptive_blend
@@ -83,8 +93,12 @@ UPDATE_ATTACKS = {
 }
 """Attacks by clients of a federation on the updates that they send, by name."""
 
+DATASET_ATTACKS: dict[str, Callable[..., DatasetAttack]] = {}
+"""Attacks on training sets, by name. Those on the batches of a stream serve there too."""
+
 __all__ = [
     "ATTACKS",
+    "DATASET_ATTACKS",
     "UPDATE_ATTACKS",
     "AccumulationSettings",
     "Backdoor",
@@ -92,12 +106,17 @@ __all__ = [
     "Budget",
     "CraftingSettings",
     "CraftingTrace",
+    "DatasetAttack",
+    "DatasetBudget",
+    "DatasetKnowledge",
     "GuardSimulator",
     "InjectionSettings",
     "Observation",
     "OnlineAttack",
     "PerturbationSettings",
+    "Poison",
     "PoisonFn",
+    "PoisonedDataset",
     "RoundKnowledge",
     "SampleFn",
     "Schedule",

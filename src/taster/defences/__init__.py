@@ -1,5 +1,7 @@
 """Defences: one file each, each a function that returns a Guard. To add one, write it and name it here."""
 
+from collections.abc import Callable
+
 from taster.defences.corrections.baselines import (
     adversarial_training_correction,
     fat_correction,
@@ -8,6 +10,7 @@ from taster.defences.corrections.baselines import (
     trades_correction,
 )
 from taster.defences.corrections.dsc import dsc
+from taster.defences.dataset_defence import DatasetDefence, RobustTraining, TrainingRun
 from taster.defences.default_guard import guard
 from taster.defences.gates.accuracy_monitor import accuracy_monitor
 from taster.defences.gates.loss_alarm import loss_alarm
@@ -52,8 +55,15 @@ DEFENCES = {
     )
 }
 
+DATASET_DEFENCES: dict[str, Callable[..., DatasetDefence | RobustTraining]] = {}
+"""Defences of training sets, by name. Guards serve there too."""
+
 __all__ = [
+    "DATASET_DEFENCES",
     "DEFENCES",
+    "DatasetDefence",
+    "RobustTraining",
+    "TrainingRun",
     "accuracy_monitor",
     "adversarial_training_correction",
     "agem_projection",

@@ -1,0 +1,39 @@
+"""Training as attacks and defences on data sets see it: a set of samples goes in, a classifier comes out."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from taster.core.batch import Batch
+
+
+class Classifier(Protocol):
+    """A trained model. A `View` is one."""
+
+    def outputs(self, x: Tensor) -> Tensor:
+        """Scores of samples [n, ...], one for each class, [n, classes]; the greatest is the prediction. No graph is
+        kept."""
+
+
+@runtime_checkable
+class CertifiedClassifier(Classifier, Protocol):
+    """A classifier that knows how much poison each of its predictions withstands."""
+
+    def radius(self, x: Tensor) -> Tensor:
+        """The number of poisoned samples that the prediction of each sample withstands, int64 [n]."""
+
+
+class Fit(Protocol):
+    """Trains a classifier on a set of samples, from the same start each time: the same samples, weights and seed give
+    the same classifier."""
+
+    def __call__(self, samples: Batch, /, *, weights: Tensor | None = None, seed: int = 0) -> Classifier:
+        """Trains.
+
+        Args:
+            samples: the training set, x [n, ...] and y int64 [n].
+            weights: of the samples in the loss, [n], at least 0; those of weight 0 are left out. None: 1 each.
+            seed: of the order of the samples and of whatever else the training draws.
+        """

@@ -1,0 +1,1 @@
+"""Defences of training sets, one file each."""
