@@ -11,7 +11,7 @@ from torch import Tensor
 
 from taster.attacks.triggers import TriggerFn
 from taster.core.batch import Batch
-from taster.core.view import View
+from taster.core.fitting import Classifier
 from taster.errors import AttackError
 from taster.utils.settings import settings_group
 
@@ -28,7 +28,7 @@ class Backdoor:
     trigger: TriggerFn
     target_class: int
 
-    def success_rate(self, view: View, test: Batch) -> float:
+    def success_rate(self, model: Classifier, test: Batch) -> float:
         """The attack success rate: of the samples that are not of the target class, the share that the model puts into
         it when the trigger is on, in %.
 
@@ -40,7 +40,7 @@ class Backdoor:
         others = test.y != self.target_class
         if not bool(others.any()):
             raise AttackError(f"got test samples of the target class {self.target_class} alone, wanted some of others")
-        outputs = view.outputs(self.trigger(test.x[others]).clamp(0, 1))
+        outputs = model.outputs(self.trigger(test.x[others]).clamp(0, 1))
         check_target_class(self.target_class, outputs)
         return 100 * float((outputs.argmax(1) == self.target_class).double().mean())
 

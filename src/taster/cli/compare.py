@@ -22,16 +22,16 @@ def compare(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Put runs side by side: the drop of each attack against each defence, mean and standard deviation over seeds."""
+    """Put runs side by side: what each attack did against each defence, mean and standard deviation over seeds."""
     from taster.experiments import RunDirectory
-    from taster.report.compare import compare_runs
+    from taster.report.compare import compare_runs, compared_quantity
 
     results: list[tuple[str, Any]] = [(str(path), RunDirectory(path).results()) for path in directories]
-    lines = compare_runs(results)
+    quantity, lines = compared_quantity(results), compare_runs(results)
     if as_json:
         typer.echo(json.dumps(lines))
         return
-    table = Table(title="drop at the trigger step, points", title_justify="left")
+    table = Table(title=quantity, title_justify="left")
     table.add_column("attack")
     table.add_column("defence")
     for i, path in enumerate(directories):

@@ -16,10 +16,10 @@ from taster.cli.console import message_console, print_message, result_console
 
 if TYPE_CHECKING:
     from taster.experiments import Recipe
-    from taster.experiments.results import CellRow
+    from taster.experiments.results import AnyRow
 
 
-def print_outcome(recipe: Recipe, rows: Sequence[CellRow], page: Path, *, quiet: bool, as_json: bool) -> None:
+def print_outcome(recipe: Recipe, rows: Sequence[AnyRow], page: Path, *, quiet: bool, as_json: bool) -> None:
     """Prints what a run or a report ends with: the table and the page's path, and the rows as JSON if asked for."""
     if as_json:
         typer.echo(json.dumps({"recipe": recipe.name, "rows": rows}))
@@ -29,18 +29,29 @@ def print_outcome(recipe: Recipe, rows: Sequence[CellRow], page: Path, *, quiet:
 
 
 def _print_results(recipe: Recipe, rows: Sequence[Any], console: Console) -> None:
-    from taster.report import legend, result_table, summarize
+    if recipe.offline is None:
+        from taster.report import legend, result_table, summarize
 
+        title, lines = "what one trigger step did", summarize(rows, recipe.published)
+        headings, texts = result_table(lines, narrow=True, published=bool(recipe.published))
+        explained = legend(published=bool(recipe.published), backdoor=any(line.asr is not None for line in lines))
+    else:
+        from taster.report import offline_legend, offline_table, summarize_offline
+
+        labels = [
+            next((e.label for e in entries if e.name == "none"), None) for entries in (recipe.attack, recipe.defence)
+        ]
+        title = "what the poison did"
+        headings, texts = offline_table(summarize_offline(rows, recipe.published, *labels), narrow=True)
+        explained = offline_legend(headings)
     table = Table(
-        title=f"{recipe.name}: what one trigger step did",
+        title=f"{recipe.name}: {title}",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1),
         pad_edge=False,
         collapse_padding=True,
     )
-    lines = summarize(rows, recipe.published)
-    headings, texts = result_table(lines, narrow=True, published=bool(recipe.published))
     for i, heading in enumerate(headings):
         table.add_column(heading, justify="left" if i < 2 else "right", no_wrap=i == 2, overflow="fold")
     attack = ""
@@ -48,5 +59,4 @@ def _print_results(recipe: Recipe, rows: Sequence[Any], console: Console) -> Non
         table.add_row("" if cells[0] == attack else cells[0], *cells[1:])
         attack = cells[0]
     console.print(table)
-    backdoor = any(line.asr is not None for line in lines)
-    message_console().print(legend(published=bool(recipe.published), backdoor=backdoor), style="dim")
+    message_console().print(explained, style="dim")

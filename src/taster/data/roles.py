@@ -11,7 +11,7 @@ from taster.data.images import Images, ImageSet
 from taster.errors import DataError
 from taster.utils.seeds import generator
 
-Role = Literal["burn_in", "stream", "trigger", "validation", "monitor", "probe", "test"]
+Role = Literal["burn_in", "stream", "train", "trigger", "validation", "monitor", "probe", "test"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
 
@@ -23,8 +23,8 @@ def split_roles(
     Args:
         data: the data set. Its test split, if it has one, serves the role "test" only; all other roles are cut from
             train.
-        sizes: number of samples of each role. None takes the rest: allowed for "stream", and for "test" if the data
-            set has a test split.
+        sizes: number of samples of each role; 0, or left out: the role is empty. None takes the rest: allowed for
+            "stream" or "train", and for "test" if the data set has a test split.
         seed: of the random cut.
         burn_in_seed: of the cut that a model was trained on elsewhere: its samples of the role "burn_in", and of that
             alone, stay what they are in a cut by that seed.
@@ -36,14 +36,16 @@ def split_roles(
         DataError: if the roles ask for more samples than there are; the message names the keys.
     """
     cut_from_train = [role for role in ROLES if role != "test" or data.test is None]
-    wanted = {role: sizes[role] for role in cut_from_train}
+    wanted = {role: sizes.get(role, 0) for role in cut_from_train}
     for role, size in wanted.items():
-        if size is None and role != "stream":
+        if size is None and role not in ("stream", "train"):
             raise DataError(f"split.{role}: {data.name} has no test split of its own; wanted a number of samples")
+    if list(wanted.values()).count(None) > 1:
+        raise DataError('split: got the rest for both "stream" and "train", wanted one of them')
     fixed = sum(size for size in wanted.values() if size is not None)
     left = len(data.train) - fixed
     if left < 0 or (None in wanted.values() and left == 0):
-        asked = ", ".join(f"split.{role} = {size}" for role, size in wanted.items() if size is not None)
+        asked = ", ".join(f"split.{role} = {size}" for role, size in wanted.items() if size)
         raise DataError(f"got {asked}: {fixed} samples in all, {data.name} has {len(data.train)}; wanted less")
     order = torch.randperm(
         len(data.train), generator=generator(seed if burn_in_seed is None else burn_in_seed, "split")
@@ -59,7 +61,7 @@ def split_roles(
         roles[role] = data.train.select(order[start : start + size])
         start += size
     if data.test is not None:
-        size = sizes["test"]
+        size = sizes.get("test")
         if size is not None and size > len(data.test):
             raise DataError(f"split.test: got {size}, wanted at most the {len(data.test)} of {data.name}'s test split")
         order = torch.randperm(len(data.test), generator=generator(seed, "split test"))

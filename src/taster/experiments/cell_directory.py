@@ -14,11 +14,11 @@ from torch import Tensor
 from taster.core.checkpoint import save_state, write_atomically
 from taster.errors import RunDirectoryError, TasterError
 from taster.experiments.files import parse_json, read_bytes, read_json, read_state
-from taster.experiments.results import CellContent, CellKey, StepLine
+from taster.experiments.results import AnyContent, AnyLine, CellKey, Content, Line
 
 _TENSORS = ConfigDict(arbitrary_types_allowed=True, strict=True)
-_CONTENT = TypeAdapter(CellContent)
-_LINE = TypeAdapter(StepLine)
+_CONTENT: TypeAdapter[AnyContent] = TypeAdapter(Content)
+_LINE: TypeAdapter[AnyLine] = TypeAdapter(Line)
 _IMAGES = TypeAdapter(dict[str, Tensor], config=_TENSORS)
 _SCORES = TypeAdapter(dict[str, dict[str, dict[str, Tensor]]], config=_TENSORS)
 
@@ -65,7 +65,7 @@ class CellDirectory:
             file.write(line)
 
     def finish(
-        self, content: CellContent, images: Mapping[str, Tensor] | None, scores: Mapping[str, Any] | None
+        self, content: AnyContent, images: Mapping[str, Tensor] | None, scores: Mapping[str, Any] | None
     ) -> None:
         """Writes what is left, cell.json last.
 
@@ -80,7 +80,7 @@ class CellDirectory:
                 save_state(self.path / "scores.safetensors", scores)
             write_atomically(self.path / "cell.json", text.encode())
 
-    def read(self) -> CellContent:
+    def read(self) -> AnyContent:
         """The content of cell.json.
 
         Raises:
@@ -91,7 +91,7 @@ class CellDirectory:
         self._check_key(path, content["row"])
         return content
 
-    def steps(self) -> list[StepLine]:
+    def steps(self) -> list[AnyLine]:
         """The lines of steps.jsonl.
 
         Raises:

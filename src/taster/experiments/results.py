@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import ConfigDict, with_config
+from pydantic import ConfigDict, Discriminator, Tag, with_config
 from typing_extensions import TypedDict
 
 # Keys that a newer or older taster writes besides are kept.
 _SHAPE = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+
+def _holds(key: str, value: Any) -> str:
+    return "offline" if isinstance(value, dict) and key in value else "stream"
+
+
+# Rows, lines and cells of offline recipes are told from those of streams by a key that only they have.
+_BY_ROW = Discriminator(lambda row: _holds("accuracy", row))
+_BY_LINE = Discriminator(lambda line: _holds("epoch", line))
+_BY_CONTENT = Discriminator(lambda content: _holds("accuracy", content.get("row") if isinstance(content, dict) else {}))
 
 
 class CellKey(TypedDict):
@@ -129,11 +139,82 @@ class CellContent(TypedDict):
 
 
 @with_config(_SHAPE)
+class OfflineRow(TypedDict):
+    """A finished cell's row of results.json in an offline recipe. Shares are in %.
+
+    `accuracy` is that of the trained model on the test split, `recall` that on each class (None without samples of it).
+    `samples`, `poisoned` and `inserted` count the training set, `kept` those that the training saw; `precision` and
+    `found` are the share of what a defence left out that was poisoned, and of what was poisoned that it left out.
+    `asr` is the success rate of a backdoor, `target_success` the share of targets in the class that the attacker wants,
+    and `certified` the accuracy that is left at the worst by number of poisoned samples.
+    """
+
+    attack: str
+    defence: str
+    seed: int
+    accuracy: float
+    recall: list[float | None]
+    samples: int
+    poisoned: int
+    inserted: int
+    kept: int
+    precision: float | None
+    found: float | None
+    steps: int
+    refused: int
+    seconds_attack: float
+    seconds_training: float
+    asr: NotRequired[float]
+    target_success: NotRequired[float]
+    certified: NotRequired[dict[str, float]]
+
+
+@with_config(_SHAPE)
+class EpochLine(TypedDict):
+    """One line of steps.jsonl in an offline recipe: the model after an epoch, or after the whole of a training that has
+    none. Accuracies and rates are in %; the losses are those of clean and of poisoned training samples, as they are
+    trained on."""
+
+    attack: str
+    defence: str
+    seed: int
+    epoch: int
+    steps: int
+    refused: int
+    loss_clean: float | None
+    loss_poisoned: float | None
+    test_accuracy: float | None
+    asr: NotRequired[float]
+    target_success: NotRequired[float]
+    stage: NotRequired[str]
+    reason: NotRequired[str]
+
+
+@with_config(_SHAPE)
+class OfflineContent(TypedDict):
+    """A finished cell's cell.json in an offline recipe."""
+
+    row: OfflineRow
+
+
+AnyRow = CellRow | OfflineRow
+AnyLine = StepLine | EpochLine
+AnyContent = CellContent | OfflineContent
+
+
+@with_config(_SHAPE)
 class Results(TypedDict):
-    """The content of results.json."""
+    """The content of results.json; all rows are of one scenario."""
 
     recipe: str
-    rows: list[CellRow]
+    rows: list[Annotated[Annotated[CellRow, Tag("stream")] | Annotated[OfflineRow, Tag("offline")], _BY_ROW]]
+
+
+Content = Annotated[Annotated[CellContent, Tag("stream")] | Annotated[OfflineContent, Tag("offline")], _BY_CONTENT]
+"""The content of a cell.json."""
+
+Line = Annotated[Annotated[StepLine, Tag("stream")] | Annotated[EpochLine, Tag("offline")], _BY_LINE]
+"""A line of a steps.jsonl."""
 
 
 @with_config(_SHAPE)

@@ -18,15 +18,7 @@ from taster.experiments.cell_directory import CellDirectory, json_text, writing
 from taster.experiments.files import read_json
 from taster.experiments.recipes.files import read_recipe
 from taster.experiments.recipes.schema import Recipe
-from taster.experiments.results import (
-    CellContent,
-    CellKey,
-    CellRow,
-    CraftingCourse,
-    Environment,
-    Results,
-    StepLine,
-)
+from taster.experiments.results import AnyLine, AnyRow, CellKey, CraftingCourse, Environment, Results
 from taster.experiments.run_lock import LOCK_NAME, is_locked, lock_directory
 from taster.utils.compact_json import dump_compact
 
@@ -37,8 +29,8 @@ _ENVIRONMENT = TypeAdapter(Environment)
 class FinishedCell(TypedDict):
     """What a finished cell left, for the report."""
 
-    row: CellRow
-    steps: list[StepLine]
+    row: AnyRow
+    steps: list[AnyLine]
     forming: CraftingCourse | None
     cell: CellDirectory
 
@@ -168,13 +160,13 @@ class RunDirectory:
         name = f"{_slug(attack)}--{_slug(defence)}--{digest}--{seed}"
         return CellDirectory(self.path / "cells" / name, CellKey(attack=attack, defence=defence, seed=seed))
 
-    def gather(self, recipe: Recipe) -> list[CellRow]:
+    def gather(self, recipe: Recipe) -> list[AnyRow]:
         """Writes results.json from the finished cells, in the order of the grid; returns its rows."""
         rows = [cell.read()["row"] for cell in self._cells(recipe) if cell.done()]
         self.write_results(recipe, rows)
         return rows
 
-    def write_results(self, recipe: Recipe, rows: Sequence[CellRow]) -> None:
+    def write_results(self, recipe: Recipe, rows: Sequence[AnyRow]) -> None:
         """Writes results.json, a line for each row."""
         self._write("results.json", dump_compact({"recipe": recipe.name, "rows": rows}))
 
@@ -190,7 +182,7 @@ class RunDirectory:
         """
         for cell in self._cells(recipe):
             if cell.done():
-                content: CellContent = cell.read()
+                content: Any = cell.read()
                 yield FinishedCell(row=content["row"], steps=cell.steps(), forming=content.get("forming"), cell=cell)
 
     def _cells(self, recipe: Recipe) -> Iterator[CellDirectory]:

@@ -1,6 +1,17 @@
 """Tables, figures and the page of a run."""
 
+from taster.report.offline_summary import offline_legend, offline_table, summarize_offline
 from taster.report.page import write_report
 from taster.report.summary import MeanStd, SummaryRow, legend, result_table, summarize
 
-__all__ = ["MeanStd", "SummaryRow", "legend", "result_table", "summarize", "write_report"]
+__all__ = [
+    "MeanStd",
+    "SummaryRow",
+    "legend",
+    "offline_legend",
+    "offline_table",
+    "result_table",
+    "summarize",
+    "summarize_offline",
+    "write_report",
+]

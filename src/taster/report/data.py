@@ -12,7 +12,8 @@ from pydantic import BaseModel, ValidationError
 from taster.errors import RunDirectoryError
 from taster.experiments import Recipe, RunDirectory
 from taster.report.defence_ranking import DefenceRank, rank_defences
-from taster.report.details import Details, collect_details
+from taster.report.details import Details, collect_details, collect_offline_details
+from taster.report.offline_summary import OfflineLine, summarize_offline
 from taster.report.sample_pictures import Pictures, collect_pictures
 from taster.report.summary import SummaryRow, summarize
 
@@ -48,6 +49,11 @@ class ReportData:
         """The rows, summarized over seeds."""
         return summarize(self.rows, self.recipe.published)
 
+    @cached_property
+    def offline_lines(self) -> list[OfflineLine]:
+        """The rows of an offline recipe, summarized over seeds."""
+        return summarize_offline(self.rows, self.recipe.published, self.honest, self.undefended)
+
     @property
     def attacks(self) -> list[str]:
         """Labels, in the recipe's order."""
@@ -63,6 +69,11 @@ class ReportData:
         """Of a run that is finished."""
         return len(self.attacks) * len(self.defences) * len(self.recipe.seeds)
 
+    @property
+    def honest(self) -> str | None:
+        """The label of the attack that attacks nothing."""
+        return next((entry.label for entry in self.recipe.attack if entry.name == "none"), None)
+
     @cached_property
     def undefended(self) -> str | None:
         """The label of the defence that defends nothing; in a federation the mean counts as such."""
@@ -72,8 +83,7 @@ class ReportData:
     @cached_property
     def ranks(self) -> list[DefenceRank]:
         """How each defence does over all attacks; empty without controls."""
-        honest = next((entry.label for entry in self.recipe.attack if entry.name == "none"), None)
-        return rank_defences(self.lines, honest, self.undefended)
+        return rank_defences(self.lines, self.honest, self.undefended)
 
 
 def collect_report_data(run: RunDirectory) -> None:
@@ -86,7 +96,10 @@ def collect_report_data(run: RunDirectory) -> None:
     cells = list(run.finished(recipe))
     if not cells:
         raise RunDirectoryError(f"{run.path}: no cell is finished yet, so there is nothing to report")
-    details = collect_details(cells, recipe.defence[0].label, [entry.label for entry in recipe.score])
+    if recipe.offline is None:
+        details = collect_details(cells, recipe.defence[0].label, [entry.label for entry in recipe.score])
+    else:
+        details = collect_offline_details(cells)
     pictures = collect_pictures(cells, [entry.label for entry in recipe.attack])
     run.write_text("details.json", details.to_json())
     run.write_text("pictures.json", pictures.to_json())

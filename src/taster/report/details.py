@@ -71,10 +71,25 @@ class Refusals(_Part):
     reason: str
 
 
+class TrainingCurve(_Part):
+    """One cell of an offline recipe by epoch: test accuracy and success of the attack in %, and the losses of clean and
+    of poisoned training samples; None where it was not measured."""
+
+    attack: str
+    defence: str
+    seed: int
+    epochs: list[int]
+    test_accuracy: list[float | None]
+    success: list[float | None]
+    loss_clean: list[float | None]
+    loss_poisoned: list[float | None]
+
+
 class Details(_Part):
     """The content of details.json; `derivatives` are the attacks by the method that computed their derivatives."""
 
     cells: list[CellCurves] = []
+    trainings: list[TrainingCurve] = []
     histograms: list[ScoreHistogram] = []
     refusals: list[Refusals] = []
     derivatives: dict[str, list[str]] = {}
@@ -98,6 +113,34 @@ def collect_details(cells: Sequence[Mapping[str, Any]], first_defence: str, scor
         histograms=[histogram for histogram in found if histogram is not None],
         refusals=_refusals(cells),
         derivatives=_derivatives(cells),
+    )
+
+
+def collect_offline_details(cells: Sequence[Mapping[str, Any]]) -> Details:
+    """Gathers the details of a run of an offline recipe.
+
+    Args:
+        cells: of `RunDirectory.finished`.
+    """
+    return Details(trainings=[_training(cell) for cell in cells])
+
+
+def _training(cell: Mapping[str, Any]) -> TrainingCurve:
+    row, lines = cell["row"], cell["steps"]
+
+    def rounded(key: str, *others: str) -> list[float | None]:
+        values = [next((line[k] for k in (key, *others) if line.get(k) is not None), None) for line in lines]
+        return [None if value is None else _significant(value) for value in values]
+
+    return TrainingCurve(
+        attack=row["attack"],
+        defence=row["defence"],
+        seed=row["seed"],
+        epochs=[line["epoch"] for line in lines],
+        test_accuracy=rounded("test_accuracy"),
+        success=rounded("asr", "target_success"),
+        loss_clean=rounded("loss_clean"),
+        loss_poisoned=rounded("loss_poisoned"),
     )
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import jinja2
 
 from taster.experiments import RunDirectory
+from taster.report import offline_sections as offline_page
+from taster.report import sections as stream_page
 from taster.report.data import ReportData, collect_report_data
 from taster.report.figure_files import FigureFiles
-from taster.report.figures import accuracy_change_bars, small_png
-from taster.report.sections import SECTIONS
-from taster.report.summary_text import sentences
+from taster.report.figures import small_png
 
 
 def write_report(run: RunDirectory, out: Path | None = None) -> Path:
@@ -37,12 +36,12 @@ def write_report(run: RunDirectory, out: Path | None = None) -> Path:
     data = ReportData.read(run)
     folder = run if out is None else RunDirectory(out)
     figures = FigureFiles(folder)
-    overview = partial(accuracy_change_bars, data.lines, data.attacks, data.defences, "light")
-    folder.write_bytes("overview.png", small_png(overview))
-    written = (section(data, figures) for section in SECTIONS)
+    kind = stream_page if data.recipe.offline is None else offline_page
+    folder.write_bytes("overview.png", small_png(kind.overview(data)))
+    written = (section(data, figures) for section in kind.SECTIONS)
     page = _template().render(
         recipe=data.recipe,
-        sentences=sentences(data.recipe, data.lines, data.ranks, data.undefended),
+        sentences=kind.sentences(data),
         missing=data.expected_rows - len(data.rows),
         expected=data.expected_rows,
         sections=[section for section in written if section is not None],

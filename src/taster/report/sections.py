@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from matplotlib.figure import Figure
+
 from taster.report import attack_defence_table as square
 from taster.report import crafting_curves as crafting
-from taster.report import defence_ranking, scores, summary
+from taster.report import defence_ranking, scores, summary, summary_text
 from taster.report.blocks import (
     ColorLegend,
     Definitions,
@@ -28,7 +30,7 @@ from taster.report.pictures import image_strip
 from taster.report.score_figures import score_panels
 
 _NOTABLE = -2.0  # points: changes of accuracy from here on stand out in the table
-_PHASES = {"accumulate": "a stream batch", "trigger": "the trigger batch"}
+_PHASES = {"accumulate": "a stream batch", "trigger": "the trigger batch", "train": "the training set"}
 
 
 def ranking(data: ReportData, figures: FigureFiles) -> Section | None:
@@ -63,10 +65,12 @@ def results(data: ReportData, figures: FigureFiles) -> Section | None:
     last = len(headings)
     table = Table([*headings, "phase ended by"], rows, left=(0, 1, last), grouped_by=0, bad=bad)
     legend = summary.legend(published=published, backdoor=any(line.asr is not None for line in data.lines))
-    blocks: list[Table | Text] = [table, Text(legend, "soft")]
-    if data.lines[0].seeds < 3:
-        blocks.append(Text("Fewer than three seeds: no effect should be claimed from this.", "bad"))
-    return Section("Results", blocks)
+    return Section("Results", [table, Text(legend, "soft"), *few_seeds(data.lines[0].seeds)])
+
+
+def few_seeds(seeds: int) -> list[Text]:
+    """A warning where there are too few."""
+    return [] if seeds >= 3 else [Text("Fewer than three seeds: no effect should be claimed from this.", "bad")]
 
 
 def bounds(data: ReportData, figures: FigureFiles) -> Section | None:
@@ -196,6 +200,16 @@ def _environment_text(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {version}" for name, version in value.items())
     return "–" if value is None else str(value)
+
+
+def overview(data: ReportData) -> Callable[[], Figure]:
+    """The picture that a run is known by."""
+    return partial(accuracy_change_bars, data.lines, data.attacks, data.defences, "light")
+
+
+def sentences(data: ReportData) -> list[str]:
+    """What was run, and with what outcome."""
+    return summary_text.sentences(data.recipe, data.lines, data.ranks, data.undefended)
 
 
 SECTIONS: tuple[Callable[[ReportData, FigureFiles], Section | None], ...] = (

@@ -45,6 +45,7 @@ def published_text(published: PublishedResult, *, narrow: bool = False) -> str:
     parts += [] if published.cost is None else [f"cost {published.cost:.1f}"]
     parts += [] if published.seconds is None else [f"{published.seconds:g} s"]
     parts += [] if published.loss is None else [f"loss {published.loss:g}"]
+    parts += [] if published.asr is None else [f"ASR {published.asr:g}"]
     return ", ".join(parts) or "–"
 
 

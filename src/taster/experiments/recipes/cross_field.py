@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
-from taster.attacks import UPDATE_ATTACKS
+from taster.attacks import DATASET_ATTACKS, UPDATE_ATTACKS
+from taster.defences import DATASET_DEFENCES
 from taster.experiments.recipes.registry import Kind
-from taster.experiments.recipes.schema import Entry, Federated, Recipe
+from taster.experiments.recipes.schema import (
+    Entry,
+    Federated,
+    HistorySection,
+    Offline,
+    Recipe,
+    ScheduleSection,
+    StreamSection,
+)
 from taster.federated import AGGREGATORS
 
 _VALIDATION_SIZES = ("validation_size", "group_size", "pretraining_size")
@@ -20,6 +29,22 @@ def cross_field_errors(recipe: Recipe) -> list[str]:
     return [fault for check in _CHECKS for fault in check(recipe)]
 
 
+def _roles_have_samples(recipe: Recipe) -> Iterator[str]:
+    split, offline = recipe.split, recipe.offline
+    wanted = ["burn_in", "trigger", "validation", "monitor", "probe"]
+    if offline is not None:
+        wanted = ["validation", "probe", *(["burn_in"] if offline.burns_in else [])]
+    for role in wanted:
+        if not getattr(split, role):
+            yield f"split.{role}: got none, wanted a number of samples"
+    unused = ["train"] if offline is None else ["stream", "trigger", "monitor"]
+    unused += [] if offline is None or offline.burns_in else ["burn_in"]
+    for role in unused:
+        if getattr(split, role):
+            with_or_without = "without" if offline is None else "with"
+            yield f"split.{role}: got {getattr(split, role)} {with_or_without} [offline], wanted none"
+
+
 def _batches_fit_their_splits(recipe: Recipe) -> Iterator[str]:
     split, batch_size = recipe.split, recipe.stream.batch_size
     if split.stream is not None and batch_size > split.stream:
@@ -30,6 +55,10 @@ def _batches_fit_their_splits(recipe: Recipe) -> Iterator[str]:
 
 def _weights_come_from_epochs_or_a_checkpoint(recipe: Recipe) -> Iterator[str]:
     section = recipe.burn_in
+    if recipe.offline is not None and not recipe.offline.burns_in:
+        if section.epochs or section.checkpoint is not None:
+            yield 'burn_in: got one with offline.mode = "scratch", wanted none, or "fine_tune" or "transfer"'
+        return
     if section.epochs and section.checkpoint is not None:
         yield "burn_in.epochs: got epochs to train and a checkpoint, wanted epochs = 0 with burn_in.checkpoint"
     if not section.epochs and section.checkpoint is None:
@@ -132,6 +161,47 @@ def _federated_entries_are_in_a_federation(recipe: Recipe) -> Iterator[str]:
                 yield f"{kind}.{i}.name: got {entry.name!r}, which is for federated learning, without [federated]"
 
 
+def _dataset_entries_are_offline(recipe: Recipe) -> Iterator[str]:
+    if recipe.offline is not None:
+        return
+    for kind, entries, dataset in (
+        ("attack", recipe.attack, set(DATASET_ATTACKS)),
+        ("defence", recipe.defence, set(DATASET_DEFENCES)),
+    ):
+        for i, entry in enumerate(entries):
+            if entry.name in dataset:
+                yield f"{kind}.{i}.name: got {entry.name!r}, which is for training sets, without [offline]"
+
+
+def _of_offline(check: Callable[[Recipe, Offline], Iterator[str]]) -> Callable[[Recipe], Iterator[str]]:
+    """A check of recipes that have the section `[offline]`."""
+    return lambda recipe: iter(()) if recipe.offline is None else check(recipe, recipe.offline)
+
+
+def _offline_there_is_no_stream(recipe: Recipe, section: Offline) -> Iterator[str]:
+    for name, value, default in (
+        ("stream", recipe.stream, StreamSection()),
+        ("schedule", recipe.schedule, ScheduleSection()),
+        ("history", recipe.history, HistorySection()),
+        ("federated", recipe.federated, None),
+        ("score", recipe.score, []),
+        ("surrogate", recipe.surrogate, []),
+    ):
+        if value != default:
+            yield f"{name}: got settings of it with [offline], wanted none (offline.attacker_model is the surrogate)"
+
+
+def _offline_attacks_have_no_step_to_wait_for(recipe: Recipe, section: Offline) -> Iterator[str]:
+    for i, attack in enumerate(recipe.attack):
+        needs = {"trigger", "simulator"} & set(recipe.factory("attack", attack).needs)
+        if attack.name in UPDATE_ATTACKS or needs:
+            what = "clients of a federation" if attack.name in UPDATE_ATTACKS else "the steps of a stream"
+            yield f"attack.{i}.name: got {attack.name!r}, which is for {what}, with [offline]"
+    for i, defence in enumerate(recipe.defence):
+        if defence.name in AGGREGATORS:
+            yield f"defence.{i}.name: got {defence.name!r}, which is for federated learning, with [offline]"
+
+
 def _of_federation(check: Callable[[Recipe, Federated], Iterator[str]]) -> Callable[[Recipe], Iterator[str]]:
     """A check of recipes that have the section `[federated]`."""
     return lambda recipe: iter(()) if recipe.federated is None else check(recipe, recipe.federated)
@@ -177,11 +247,15 @@ def _surrogates(recipe: Recipe) -> list[str]:
 
 
 _CHECKS: tuple[Callable[[Recipe], Iterator[str]], ...] = (
+    _roles_have_samples,
     _batches_fit_their_splits,
     _weights_come_from_epochs_or_a_checkpoint,
     _kept_epochs_are_trained,
     _looked_back_models_are_kept,
     _federated_entries_are_in_a_federation,
+    _dataset_entries_are_offline,
+    _of_offline(_offline_there_is_no_stream),
+    _of_offline(_offline_attacks_have_no_step_to_wait_for),
     _of_federation(_clients_have_samples),
     _of_federation(_clients_share_statistics_of_one_model),
     _of_federation(_servers_see_no_samples),

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from taster.attacks import ATTACKS, UPDATE_ATTACKS
-from taster.defences import DEFENCES
+from taster.attacks import ATTACKS, DATASET_ATTACKS, UPDATE_ATTACKS
+from taster.defences import DATASET_DEFENCES, DEFENCES
 from taster.errors import RecipeError
 from taster.federated import AGGREGATORS
 from taster.models import MODELS
@@ -24,10 +24,10 @@ Kind = Literal["attack", "defence", "model", "score", "aggregator"]
 
 KINDS: dict[Kind, tuple[Mapping[str, Callable[..., Any]], tuple[str, ...]]] = {
     "attack": (
-        {**ATTACKS, **UPDATE_ATTACKS},
+        {**ATTACKS, **UPDATE_ATTACKS, **DATASET_ATTACKS},
         ("trigger", "draw_validation", "generator", "derivatives", "surrogates", "simulator", "learning_rate"),
     ),
-    "defence": ({**DEFENCES, **AGGREGATORS}, ("probe", "training_samples", "generator")),
+    "defence": ({**DEFENCES, **AGGREGATORS, **DATASET_DEFENCES}, ("probe", "training_samples", "generator")),
     "aggregator": (AGGREGATORS, ("probe",)),
     "model": (MODELS, ("shape", "classes")),
     "score": (SCORES, ("probe",)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated, Any, Literal
 
 import tomli_w
@@ -13,8 +14,10 @@ from taster.derivatives import METHOD_NAMES, DiffMethod
 from taster.derivatives.method import Precision
 from taster.errors import SettingError
 from taster.experiments.recipes.registry import Factory, Kind, find_factory
+from taster.offline import Decay, Mode, TrainingSettings
 
 PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 
 _MAX_THREADS = 1024
@@ -86,9 +89,9 @@ class PublishedResult(Section):
     """A result as a paper reports it, shown beside ours.
 
     For an attack and a defence: accuracies in %, the drop in points with its standard deviation `std`, steps, cost, the
-    share of samples screened in %, the seconds that crafting one poisoned sample takes, and the loss of normal samples
-    after it. For an attack and a score: its means on `clean` and `poisoned` samples, and the area under the ROC curve
-    in %."""
+    share of samples screened in %, the seconds that crafting one poisoned sample takes, the loss of normal samples
+    after it, and the success rates of a backdoor and of targets in %. For an attack and a score: its means on `clean`
+    and `poisoned` samples, and the area under the ROC curve in %."""
 
     attack: str
     defence: str | None = None
@@ -102,6 +105,8 @@ class PublishedResult(Section):
     screened: float | None = None
     seconds: float | None = None
     loss: float | None = None
+    asr: float | None = None
+    target_success: float | None = None
     clean: float | None = None
     poisoned: float | None = None
     auc: float | None = None
@@ -139,19 +144,17 @@ class Data(Section):
 
 
 class Split(Section):
-    """Number of samples of each role. `stream` defaults to the rest, `test` to the data set's whole test split."""
+    """Number of samples of each role; 0 for roles that the scenario has no use for. `stream` and, of an offline recipe,
+    `train` default to the rest, `test` to the data set's whole test split."""
 
-    burn_in: PositiveInt
+    burn_in: NonNegativeInt = 0
     stream: PositiveInt | None = None
-    trigger: PositiveInt
-    validation: PositiveInt
-    monitor: PositiveInt
-    probe: PositiveInt
+    train: PositiveInt | None = None
+    trigger: NonNegativeInt = 0
+    validation: NonNegativeInt = 0
+    monitor: NonNegativeInt = 0
+    probe: NonNegativeInt = 0
     test: PositiveInt | None = None
-
-    def sizes(self) -> dict[Role, int | None]:
-        """The sizes by role."""
-        return self.model_dump()  # type: ignore[return-value]
 
 
 class BurnIn(Section):
@@ -243,6 +246,45 @@ class Federated(Section):
     max_weight_ratio: PositiveFloat = 10.0
 
 
+class Offline(Section):
+    """Training on a data set from elsewhere instead of a stream; its samples have the role `train`.
+
+    Attributes:
+        mode: what is trained: a model from random weights ("scratch"), all of the burnt-in model ("fine_tune"), or its
+            last linear layer alone ("transfer").
+        epochs, batch_size, learning_rate, decay, momentum, nesterov, weight_decay, label_smoothing, subsample, crop,
+            flip: see `taster.offline.TrainingSettings`.
+        attacker_model: the model that the attacker supposes and trains from random weights (a surrogate). None: he
+            knows the model (white box).
+        attacker_seed: added to the run's seed wherever the attacker trains, as he does not know it.
+    """
+
+    mode: Mode = "scratch"
+    epochs: PositiveInt = 20
+    batch_size: PositiveInt = 128
+    learning_rate: PositiveFloat = 0.05
+    decay: Decay = "cosine"
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = False
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    subsample: Annotated[float, Field(gt=0, le=1)] = 1.0
+    crop: NonNegativeInt = 0
+    flip: bool = False
+    attacker_model: Named | None = None
+    attacker_seed: NonNegativeInt = 1000
+
+    def training(self) -> TrainingSettings:
+        """The settings of the training."""
+        own = {field.name for field in dataclasses.fields(TrainingSettings)}
+        return TrainingSettings(**{key: value for key, value in self if key in own})
+
+    @property
+    def burns_in(self) -> bool:
+        """Whether a model is trained before."""
+        return self.mode != "scratch"
+
+
 class Compute(Section):
     """Device, precision and threads.
 
@@ -279,8 +321,8 @@ def _labelled(value: Any) -> Any:
 
 
 class Recipe(Section):
-    """A grid of attacks × defences × seeds on one model and data set, in one scenario: online, or federated if it has
-    the section `[federated]`. Scores are measured in every cell."""
+    """A grid of attacks × defences × seeds on one model and data set, in one scenario: online, federated if it has the
+    section `[federated]`, or offline if it has `[offline]`. Scores are measured in every cell of a stream."""
 
     name: Annotated[str, Field(min_length=1), AfterValidator(_folder_name)]
     description: str = ""
@@ -296,12 +338,26 @@ class Recipe(Section):
     schedule: ScheduleSection = ScheduleSection()
     history: HistorySection = HistorySection()
     federated: Federated | None = None
+    offline: Offline | None = None
     compute: Compute = Compute()
     attack: Annotated[list[Entry], Field(min_length=1), BeforeValidator(_labelled)]
     defence: Annotated[list[Defence], Field(min_length=1), BeforeValidator(_labelled)]
     score: Annotated[list[Entry], BeforeValidator(_labelled)] = []
     surrogate: list[Surrogate] = []
     published: list[PublishedResult] = []
+
+    def split_sizes(self) -> dict[Role, int | None]:
+        """The number of samples of each role; None for the rest."""
+        sizes: dict[Role, int | None] = self.split.model_dump()  # type: ignore[assignment]
+        return {**sizes, "stream": 0} if self.offline else {**sizes, "train": 0}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_burn_in_from_scratch(cls, raw: Any) -> Any:
+        offline = raw.get("offline") if isinstance(raw, dict) else None
+        if isinstance(offline, dict) and offline.get("mode", "scratch") == "scratch" and "burn_in" not in raw:
+            return {**raw, "burn_in": {"epochs": 0}}
+        return raw
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain values, defaults filled in. None is left out, as TOML has no null."""

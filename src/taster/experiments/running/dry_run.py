@@ -5,7 +5,7 @@ from __future__ import annotations
 from taster.experiments.recipes.schema import Recipe
 from taster.experiments.running.progress import DecodingProgress, Progress
 from taster.experiments.running.tasks import seed_context
-from taster.experiments.scenarios import scenario_of
+from taster.experiments.scenarios import OfflineCell, scenario_of
 from taster.experiments.scenarios.builders import make_score
 from taster.experiments.scenarios.burn_in import build_model, load_weights, surrogate_recipe
 from taster.experiments.scenarios.context import SeedContext
@@ -21,11 +21,14 @@ def dry_run(recipe: Recipe, progress: Progress) -> SeedContext:
         RecipeError, DataError, ModelError, AttackError, CheckpointError: for faults of the recipe.
     """
     context = seed_context(recipe, recipe.seeds[0], DecodingProgress(progress))
+    if recipe.offline is not None and not recipe.offline.burns_in:
+        OfflineCell.dry_run(context)
+        return context
     model = build_model(recipe, context.data, context.seed, context.device)
     if recipe.burn_in.checkpoint is not None:
         for path in (*recipe.burn_in.earlier.values(), recipe.burn_in.checkpoint):
             load_weights(model, path)
-    scenario_of(recipe).dry_run(context)
+    (scenario_of(recipe) if recipe.offline is None else OfflineCell).dry_run(context)
     for entry in recipe.score:
         make_score(context, entry)
     for section in recipe.surrogate:

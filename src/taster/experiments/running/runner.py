@@ -13,7 +13,7 @@ import torch
 from taster.errors import RecipeError
 from taster.experiments.environment import describe_environment, pick_device
 from taster.experiments.recipes.schema import Recipe
-from taster.experiments.results import CellRow
+from taster.experiments.results import AnyRow
 from taster.experiments.run_directory import RunDirectory
 from taster.experiments.running.claim import Claim
 from taster.experiments.running.dry_run import dry_run
@@ -30,7 +30,7 @@ def run_recipe(
     jobs: int | None = None,
     engine: str | None = None,
     progress: Progress | None = None,
-) -> list[CellRow]:
+) -> list[AnyRow]:
     """Runs every cell of a recipe and leaves all of it in a directory.
 
     Args:
@@ -71,7 +71,7 @@ def run_recipe(
 
 def _run_stages(
     recipe: Recipe, run: RunDirectory, jobs: int, engine: Engine, burn_in_batches: int, progress: Progress
-) -> list[CellRow]:
+) -> list[AnyRow]:
     """Does the burn-ins and the cells that are still to be done."""
     burn_ins, cells = pending_tasks(recipe, run, burn_in_batches)
     with open_engine(engine, jobs, len(cells), Job(recipe, str(run.path))) as workers:

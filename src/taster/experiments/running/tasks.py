@@ -12,9 +12,9 @@ from taster.data import ImageSet, OnProgress, load_images, split_roles
 from taster.errors import DataError, RunDirectoryError
 from taster.experiments.environment import pick_device
 from taster.experiments.recipes.schema import Defence, Entry, Recipe
-from taster.experiments.results import StepLine
+from taster.experiments.results import AnyLine
 from taster.experiments.run_directory import RunDirectory
-from taster.experiments.scenarios import scenario_of
+from taster.experiments.scenarios import OfflineCell, scenario_of
 from taster.experiments.scenarios.burn_in import burn_in, surrogate_recipe
 from taster.experiments.scenarios.burn_in_cache import cached_burn_in
 from taster.experiments.scenarios.context import BurntIn, CellContext, SeedContext
@@ -62,9 +62,9 @@ def pending_tasks(recipe: Recipe, run: RunDirectory, burn_in_batches: int) -> tu
     burn_ins = [
         Task(seed, recipe.burn_in.epochs * burn_in_batches * (1 + len(recipe.surrogate)))
         for seed in recipe.seeds
-        if not run.has_burn_in(seed)
+        if (recipe.offline is None or recipe.offline.burns_in) and not run.has_burn_in(seed)
     ]
-    steps = recipe.schedule.dormant + recipe.schedule.steps + 1
+    steps = recipe.schedule.dormant + recipe.schedule.steps + 1 if recipe.offline is None else recipe.offline.epochs
     cells = [
         Task(seed, steps, a, d)
         for seed in recipe.seeds
@@ -92,7 +92,10 @@ def run_task(task: Task, job: Job, on_step: Callable[[], None], make_scenario: M
             run.write_burn_in(task.seed, _burn_in_with_surrogates(context, on_step))
         else:
             attack, defence = job.recipe.attack[task.attack], job.recipe.defence[task.defence]
-            _run_cell(context, attack, defence, run, on_step, make_scenario or scenario_of(job.recipe))
+            if job.recipe.offline is None:
+                _run_cell(context, attack, defence, run, on_step, make_scenario or scenario_of(job.recipe))
+            else:
+                _run_offline_cell(context, attack, defence, run, on_step)
 
 
 def seed_context(recipe: Recipe, seed: int, on_progress: OnProgress | None = None) -> SeedContext:
@@ -102,7 +105,7 @@ def seed_context(recipe: Recipe, seed: int, on_progress: OnProgress | None = Non
         DataError: if the data cannot be loaded or are too few.
     """
     data = load_recipe_data(recipe, on_progress)
-    roles = split_roles(data, recipe.split.sizes(), seed, burn_in_seed=recipe.burn_in.split_seed)
+    roles = split_roles(data, recipe.split_sizes(), seed, burn_in_seed=recipe.burn_in.split_seed)
     return SeedContext(recipe, data, roles, seed, pick_device(recipe.compute.device))
 
 
@@ -168,9 +171,7 @@ def _run_cell(
     on_step: Callable[[], None],
     make_scenario: MakeScenario,
 ) -> None:
-    burnt_in = run.burn_in(context.seed)
-    if burnt_in is None:
-        raise RunDirectoryError(f"{run.path}: the burn-in of seed {context.seed} is missing; go on with --resume")
+    burnt_in = _burnt_in(context, run)
     cell = CellContext(
         context.recipe, context.data, context.roles, context.seed, context.device, burnt_in, attack, defence
     )
@@ -178,9 +179,33 @@ def _run_cell(
     scenario = make_scenario(cell)
     out.begin()
 
-    def write(line: StepLine) -> None:
+    def write(line: AnyLine) -> None:
         out.append(line)
         on_step()
 
     result = run_cell(cell, scenario, write)
     out.finish(result.content(), result.images, result.scores)
+
+
+def _run_offline_cell(
+    context: SeedContext, attack: Entry, defence: Defence, run: RunDirectory, on_step: Callable[[], None]
+) -> None:
+    section = context.recipe.offline
+    burnt_in = _burnt_in(context, run) if section is not None and section.burns_in else None
+    out = run.cell(attack.label, defence.label, context.seed)
+    out.begin()
+
+    def write(line: AnyLine) -> None:
+        out.append(line)
+        on_step()
+
+    result = OfflineCell(context, burnt_in, attack, defence, write).run()
+    out.finish(result.content, result.images, None)
+
+
+def _burnt_in(context: SeedContext, run: RunDirectory) -> BurntIn:
+    """Raises RunDirectoryError if it is missing."""
+    burnt_in: BurntIn | None = run.burn_in(context.seed)
+    if burnt_in is None:
+        raise RunDirectoryError(f"{run.path}: the burn-in of seed {context.seed} is missing; go on with --resume")
+    return burnt_in

@@ -196,7 +196,7 @@ def make_attack(
     """
     recipe, seed = context.recipe, context.seed
     resources = {
-        "trigger": context.batches["trigger"],
+        "trigger": context.batches.get("trigger"),
         "draw_validation": Sampler(context.roles["validation"].to(context.device), generator(seed, "validation")),
         "generator": generator(seed, "attack"),
         "derivatives": Derivatives(recipe.compute.diff_method),
@@ -237,7 +237,9 @@ def make_schedule(section: ScheduleSection, *, harmless: bool = False) -> Schedu
 
 
 def stream_learning_rate(recipe: Recipe) -> float:
-    """The learning rate of the stream."""
+    """The learning rate of the stream, or of the training of an offline recipe."""
+    if recipe.offline is not None:
+        return recipe.offline.learning_rate
     return recipe.stream.learning_rate or recipe.burn_in.learning_rate
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,18 +42,27 @@ def make_model(recipe: Recipe, shape: tuple[int, ...], classes: int, device: tor
     Raises:
         ModelError: if it cannot be built or is not a module.
     """
-    factory = recipe.factory("model", recipe.model)
-    try:
-        model = factory.make({"shape": shape, "classes": classes}, recipe.model.settings)
-    except ModelError:
-        raise
-    except (Exception, SystemExit) as error:  # a user's factory can raise anything
-        raise ModelError(f"model.name: {recipe.model.name} cannot be built: {type(error).__name__}: {error}") from error
+    model = call_model_function(recipe, shape, classes)
     if not isinstance(model, nn.Module):
         raise ModelError(f"model.name: {recipe.model.name} returned {type(model).__name__}, wanted a torch.nn.Module")
     if recipe.compute.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model.to(device)
+
+
+def call_model_function(recipe: Recipe, shape: tuple[int, ...], classes: int) -> Any:
+    """What the recipe's model function returns.
+
+    Raises:
+        ModelError: if it raises anything.
+    """
+    factory = recipe.factory("model", recipe.model)
+    try:
+        return factory.make({"shape": shape, "classes": classes}, recipe.model.settings)
+    except ModelError:
+        raise
+    except (Exception, SystemExit) as error:  # a user's factory can raise anything
+        raise ModelError(f"model.name: {recipe.model.name} cannot be built: {type(error).__name__}: {error}") from error
 
 
 def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:

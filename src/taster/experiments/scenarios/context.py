@@ -16,7 +16,7 @@ from taster.data import Images, ImageSet, Role, as_batch
 from taster.experiments.recipes.schema import Defence, Entry, Recipe
 from taster.experiments.results import CellKey
 
-_NOT_BATCHES: tuple[Role, ...] = ("burn_in", "stream")
+_NOT_BATCHES: tuple[Role, ...] = ("burn_in", "stream", "train")
 
 
 class BurntIn(TypedDict):
@@ -65,15 +65,22 @@ class SeedContext:
 
     @cached_property
     def batches(self) -> dict[Role, Batch]:
-        """Each role's samples as one batch on the device, those of burn-in and stream excepted."""
+        """Each role's samples as one batch on the device, but for those that are trained on, and roles without any."""
         return {
-            role: as_batch(images).to(self.device) for role, images in self.roles.items() if role not in _NOT_BATCHES
+            role: as_batch(images).to(self.device)
+            for role, images in self.roles.items()
+            if role not in _NOT_BATCHES and len(images)
         }
 
     @cached_property
     def training_samples(self) -> Batch:
         """The samples of the burn-in as one batch on the device."""
         return as_batch(self.roles["burn_in"]).to(self.device)
+
+    @cached_property
+    def training_set(self) -> Batch:
+        """The samples that an offline recipe trains on, before any attack, as one batch on the device."""
+        return as_batch(self.roles["train"]).to(self.device)
 
 
 @dataclass(frozen=True)

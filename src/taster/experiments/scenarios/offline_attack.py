@@ -1,0 +1,121 @@
+"""The attack of an offline cell: it is crafted once for all defences that it is tried against."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from taster.attacks import DatasetAttack, DatasetKnowledge, OnlineAttack, PoisonedDataset
+from taster.attacks.online_attack import poison_mask
+from taster.core.batch import Batch
+from taster.core.learner import Learner
+from taster.core.step_record import Phase
+from taster.core.view import View
+from taster.errors import RecipeError
+from taster.experiments.recipes.schema import Entry
+from taster.experiments.scenarios.builders import make_attack
+from taster.experiments.scenarios.burn_in import IMAGE_RANGE
+from taster.experiments.scenarios.context import BurntIn, SeedContext
+from taster.experiments.scenarios.offline_training import attacker_fit, offline_section
+from taster.experiments.user_code import user_code
+from taster.offline import NetTraining
+from taster.utils.seeds import derived_seed, generator
+
+
+@dataclass(frozen=True, eq=False)
+class CraftedPoison:
+    """An attack and what it made of a training set.
+
+    Attributes:
+        attack: that was made.
+        dataset: the set that is trained on.
+        target: samples that a class is wanted for; None without any.
+        seconds: that crafting took.
+    """
+
+    attack: DatasetAttack | OnlineAttack
+    dataset: PoisonedDataset
+    target: Batch | None
+    seconds: float
+
+
+def make_offline_attack(context: SeedContext, entry: Entry) -> DatasetAttack | OnlineAttack:
+    """Makes an attack on training sets, or one on batches, which serves as well.
+
+    Raises:
+        RecipeError: if its function cannot work with its settings, or returns something else.
+    """
+    made = make_attack(context, entry)
+    if not isinstance(made, DatasetAttack | OnlineAttack):
+        raise RecipeError(
+            f"attack {entry.label}: {entry.name} returned {type(made).__name__}, wanted a DatasetAttack or an "
+            "OnlineAttack"
+        )
+    return made
+
+
+def craft(context: SeedContext, entry: Entry, burnt_in: BurntIn | None) -> CraftedPoison:
+    """The attack's poison for a seed, the same for every defence; the last one is remembered."""
+    key = (context.recipe.to_toml(), entry.label, context.seed)
+    if key not in _crafted:
+        _crafted.clear()  # one at a time: a data set can be large
+        _crafted[key] = _craft(context, entry, burnt_in)
+    return _crafted[key]
+
+
+_crafted: dict[tuple[str, str, int], CraftedPoison] = {}
+
+
+def _craft(context: SeedContext, entry: Entry, burnt_in: BurntIn | None) -> CraftedPoison:
+    attack, clean, target = make_offline_attack(context, entry), context.training_set, None
+    began = time.perf_counter()
+    # What an attack draws beside its generator, the weights of a net say, is the same whatever ran before it.
+    torch.manual_seed(derived_seed(context.seed, "offline attack"))
+    with user_code(entry, context.recipe.model):
+        if isinstance(attack, DatasetAttack):
+            knowledge = _knowledge(context, burnt_in)
+            dataset = attack(clean, knowledge)
+            target = None if attack.target is None else attack.target(knowledge)
+        else:
+            dataset = _poison_in_batches(attack, clean, _view(context, burnt_in), _batch_size(context))
+    return CraftedPoison(attack, dataset, target, time.perf_counter() - began)
+
+
+def _knowledge(context: SeedContext, burnt_in: BurntIn | None) -> DatasetKnowledge:
+    low, high = IMAGE_RANGE
+    return DatasetKnowledge(
+        classes=context.data.classes,
+        own=context.batches["validation"],
+        fit=attacker_fit(context, burnt_in),
+        generator=generator(context.seed, "attack"),
+        low=low,
+        high=high,
+    )
+
+
+def _poison_in_batches(attack: OnlineAttack, clean: Batch, view: View, size: int) -> PoisonedDataset:
+    """Poisons a set as if it came batch after batch while the model stays as it is."""
+    places = torch.split(torch.arange(len(clean), device=clean.x.device), size)
+    parts = [attack.poison(clean.select(some), view, Phase.ACCUMULATE) for some in places]
+    found = Batch(torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts]))
+    return PoisonedDataset(found, poison_mask(found, clean).cpu())
+
+
+def _view(context: SeedContext, burnt_in: BurntIn | None) -> View:
+    """Of the model that the attacker knows, before it is trained; where that is an estimator, of a linear one."""
+    fit = attacker_fit(context, burnt_in)
+    if isinstance(fit, NetTraining):
+        model = fit.make_model()
+    else:
+        values = int(torch.tensor(context.data.shape).prod())
+        model = nn.Sequential(nn.Flatten(), nn.Linear(values, context.data.classes)).to(context.device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=offline_section(context.recipe).learning_rate)
+    return Learner(model.eval(), optimizer, cross_entropy, input_range=IMAGE_RANGE).view()
+
+
+def _batch_size(context: SeedContext) -> int:
+    return offline_section(context.recipe).batch_size

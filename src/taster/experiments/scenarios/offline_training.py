@@ -1,0 +1,75 @@
+"""The trainings of an offline recipe: the victim's, and the one that the attacker supposes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from taster.core.fitting import Fit
+from taster.errors import RecipeError
+from taster.experiments.recipes.schema import Offline, Recipe
+from taster.experiments.scenarios.burn_in import IMAGE_RANGE, build_model, call_model_function
+from taster.experiments.scenarios.context import BurntIn, SeedContext
+from taster.offline import EstimatorTraining, NetTraining
+
+Training = NetTraining | EstimatorTraining
+
+
+def offline_section(recipe: Recipe) -> Offline:
+    """The section `[offline]` of a recipe that has one."""
+    assert recipe.offline is not None
+    return recipe.offline
+
+
+def victim_training(context: SeedContext, burnt_in: BurntIn | None) -> Training:
+    """The training of the recipe, from the seed's weights or from those that were burnt in."""
+    section = offline_section(context.recipe)
+    made = call_model_function(context.recipe, context.data.shape, context.data.classes)
+    if is_estimator(made):
+        if section.burns_in:
+            raise RecipeError(
+                f'offline.mode: got {section.mode!r} with the estimator {context.recipe.model.name}, wanted "scratch"'
+            )
+        return EstimatorTraining(
+            lambda: call_model_function(context.recipe, context.data.shape, context.data.classes),
+            context.data.classes,
+            context.seed,
+        )
+    return _net_training(context, burnt_in)
+
+
+def attacker_fit(context: SeedContext, burnt_in: BurntIn | None) -> Fit:
+    """The training as the attacker makes it: with the victim's model, or with the one that he supposes; with other
+    seeds."""
+    section = offline_section(context.recipe)
+    own = replace(context, seed=context.seed + section.attacker_seed)
+    if section.attacker_model is None:
+        return victim_training(own, burnt_in)
+    recipe = context.recipe.model_copy(
+        update={
+            "model": section.attacker_model,
+            "offline": section.model_copy(update={"mode": "scratch", "attacker_model": None}),
+        }
+    )
+    return victim_training(replace(own, recipe=recipe), None)
+
+
+def is_estimator(made: Any) -> bool:
+    """Whether a model is a scikit-learn estimator and not a net."""
+    return not isinstance(made, nn.Module) and callable(getattr(made, "fit", None))
+
+
+def _net_training(context: SeedContext, burnt_in: BurntIn | None) -> NetTraining:
+    recipe, section = context.recipe, offline_section(context.recipe)
+
+    def make_model() -> nn.Module:
+        model = build_model(recipe, context.data, context.seed, context.device)
+        if burnt_in is not None:
+            model.load_state_dict(burnt_in["model"])
+        return model
+
+    return NetTraining(
+        make_model, section.training(), section.mode, context.seed, recipe.compute.precision, IMAGE_RANGE
+    )

@@ -1,0 +1,32 @@
+"""Training on data sets, from scratch or from trained weights, and what is measured of it."""
+
+from taster.offline.estimator_training import EstimatorTraining, FittedEstimator
+from taster.offline.evaluate import (
+    Removal,
+    accuracy,
+    certified_accuracy,
+    certified_budgets,
+    mean_loss,
+    recall_by_class,
+    target_success,
+)
+from taster.offline.net_training import EpochEnd, Mode, NetTraining, freeze_features
+from taster.offline.training_settings import Decay, TrainingSettings
+
+__all__ = [
+    "Decay",
+    "EpochEnd",
+    "EstimatorTraining",
+    "FittedEstimator",
+    "Mode",
+    "NetTraining",
+    "Removal",
+    "TrainingSettings",
+    "accuracy",
+    "certified_accuracy",
+    "certified_budgets",
+    "freeze_features",
+    "mean_loss",
+    "recall_by_class",
+    "target_success",
+]

@@ -1,0 +1,91 @@
+"""Training of scikit-learn estimators on a data set."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from taster.core.batch import Batch, check_tensors
+from taster.errors import ModelError
+
+
+@dataclass(frozen=True, eq=False)
+class FittedEstimator:
+    """A scikit-learn classifier as taster asks models: a `Classifier`.
+
+    Attributes:
+        estimator: fitted on labels that are numbers of classes.
+        classes: how many there are, whether or not the estimator has seen all of them.
+    """
+
+    estimator: Any
+    classes: int
+
+    def outputs(self, x: Tensor) -> Tensor:
+        """Scores [n, classes]: the estimator's probabilities, or its decision function, or 1 for the predicted class
+        and 0 for others; minus infinity for classes that it has never seen."""
+        flat = as_rows(x)
+        if hasattr(self.estimator, "predict_proba"):
+            scores = np.asarray(self.estimator.predict_proba(flat), dtype=np.float64)
+        elif hasattr(self.estimator, "decision_function"):
+            scores = np.asarray(self.estimator.decision_function(flat), dtype=np.float64)
+            if scores.ndim == 1:
+                scores = np.stack([-scores, scores], axis=1)
+        else:
+            predicted = np.asarray(self.estimator.predict(flat))
+            scores = (predicted[:, None] == np.asarray(self.estimator.classes_)[None]).astype(np.float64)
+        outputs = torch.full((len(x), self.classes), -torch.inf, dtype=torch.float64)
+        outputs[:, torch.as_tensor(np.asarray(self.estimator.classes_, dtype=np.int64))] = torch.from_numpy(scores)
+        return outputs.to(x.device)
+
+
+@dataclass(frozen=True)
+class EstimatorTraining:
+    """Trains a scikit-learn classifier: a `Fit`. Samples are flattened to rows of numbers.
+
+    Attributes:
+        make_estimator: makes a new estimator that has not been fitted.
+        classes: number of classes.
+        seed: becomes the estimator's `random_state` where it has one, together with the one given to a call.
+    """
+
+    make_estimator: Callable[[], Any]
+    classes: int
+    seed: int = 0
+
+    def __call__(self, samples: Batch, /, *, weights: Tensor | None = None, seed: int = 0) -> FittedEstimator:
+        """Trains; see `taster.core.fitting.Fit`.
+
+        Raises:
+            ModelError: if the estimator cannot be fitted, or takes no weights of samples and is given some that differ.
+        """
+        check_tensors(samples, "training")
+        kept = torch.ones(len(samples), dtype=torch.bool) if weights is None else weights.cpu() > 0
+        chosen = samples.select(kept.to(samples.x.device))
+        estimator, given = self.make_estimator(), {}
+        if hasattr(estimator, "get_params") and "random_state" in estimator.get_params():
+            estimator.set_params(random_state=(self.seed * 1_000_003 + seed) % 2**31)
+        if weights is not None and not bool((weights.cpu()[kept] == weights.cpu()[kept][0]).all()):
+            if "sample_weight" not in inspect.signature(estimator.fit).parameters:
+                raise ModelError(
+                    f"model: {type(estimator).__name__} takes no weights of samples, wanted one that does, or a "
+                    "defence that keeps samples or leaves them out"
+                )
+            given["sample_weight"] = weights.cpu()[kept].double().numpy()
+        try:
+            estimator.fit(as_rows(chosen.x), chosen.y.cpu().numpy(), **given)
+        except (ValueError, TypeError) as error:
+            raise ModelError(f"model: {type(estimator).__name__} cannot be fitted: {error}") from error
+        return FittedEstimator(estimator, self.classes)
+
+
+def as_rows(x: Tensor) -> np.ndarray[Any, Any]:
+    """Samples [n, ...] as rows of numbers, [n, d]."""
+    rows: np.ndarray[Any, Any] = x.detach().flatten(1).cpu().numpy()
+    return rows

@@ -1,0 +1,173 @@
+"""Training of a net on a data set, through guarded steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from taster.core.batch import Batch, check_tensors
+from taster.core.functional_model import Precision
+from taster.core.guard import Guard
+from taster.core.learner import Learner
+from taster.core.snapshots import SnapshotBuffer
+from taster.core.step_record import StepRecord
+from taster.core.view import View
+from taster.data import Augment
+from taster.errors import ModelError
+from taster.offline.epochs import Epochs
+from taster.offline.training_settings import TrainingSettings
+from taster.utils.seeds import derived_seed, generator
+
+Mode = Literal["scratch", "fine_tune", "transfer"]
+"""What is trained: a model from random weights, all of a trained model, or its last layer alone."""
+
+
+@dataclass(frozen=True)
+class EpochEnd:
+    """A training after an epoch.
+
+    Attributes:
+        epoch: how many epochs are over.
+        view: of the model.
+        records: of the epoch's steps.
+    """
+
+    epoch: int
+    view: View
+    records: list[StepRecord]
+
+
+@dataclass(frozen=True)
+class NetTraining:
+    """Trains a net, each time from the same weights: a `Fit`.
+
+    Attributes:
+        make_model: makes the model with the weights that training begins with, on its device.
+        settings: how it is trained.
+        mode: "transfer" trains the last linear layer alone, with the statistics of normalization as they are.
+        seed: of the order of the samples, augmentation and dropout, together with the one given to a call.
+        precision: of the forward pass.
+        input_range: the least and greatest value of a sample; None for any.
+    """
+
+    make_model: Callable[[], nn.Module]
+    settings: TrainingSettings
+    mode: Mode = "scratch"
+    seed: int = 0
+    precision: Precision = "float32"
+    input_range: tuple[float, float] | None = None
+
+    def __call__(self, samples: Batch, /, *, weights: Tensor | None = None, seed: int = 0) -> View:
+        """Trains without a guard; see `taster.core.fitting.Fit`."""
+        return self.train(samples, Guard(), weights=weights, seed=seed)
+
+    def train(
+        self,
+        samples: Batch,
+        guard: Guard,
+        *,
+        weights: Tensor | None = None,
+        seed: int = 0,
+        on_epoch: Callable[[EpochEnd], None] | None = None,
+    ) -> View:
+        """Trains behind a guard.
+
+        Args:
+            samples: the training set, x [n, ...] and y int64 [n], on the model's device.
+            guard: the stages that each batch passes.
+            weights: see `taster.offline.epochs.Epochs`; None: equal.
+            seed: one more, so that a set can be trained on several times.
+            on_epoch: called after each epoch.
+
+        Returns:
+            a view of the trained model, in eval mode.
+
+        Raises:
+            ModelError: if a step without a guard comes to no finite loss or gradient, or nothing can be trained.
+        """
+        check_tensors(samples, "training")
+        settings = self.settings
+        weights = torch.ones(len(samples)) if weights is None else weights
+        draws = generator(self.seed, f"offline order {seed}")
+        epochs = Epochs(weights, settings.batch_size, draws, settings.subsample)
+        augment, steps = Augment(settings.crop, settings.flip), settings.epochs * epochs.batches
+        unguarded = not (guard.screens or guard.transforms or guard.gates)
+        done = 0
+        with torch.random.fork_rng(devices=_cuda(samples.x)):
+            learner = self._learner(guard)
+            torch.manual_seed(derived_seed(self.seed, f"offline dropout {seed}"))
+            for epoch in range(1, settings.epochs + 1):
+                records = []
+                for places in epochs:
+                    for group in learner.optimizer.param_groups:
+                        group["lr"] = settings.learning_rate_at(done / steps)
+                    drawn = samples.select(places.to(samples.x.device))
+                    if settings.crop or settings.flip:
+                        drawn = Batch(augment(drawn.x, draws), drawn.y)
+                    record = learner.step(drawn)
+                    if not record.verdict.committed and unguarded:
+                        raise ModelError(
+                            f"the training came to nothing in epoch {epoch}: {record.verdict.reason}; try a smaller "
+                            "learning rate"
+                        )
+                    records.append(record)
+                    done += 1
+                if on_epoch is not None:
+                    on_epoch(EpochEnd(epoch, learner.view(), records))
+        learner.model.eval()
+        return learner.view()
+
+    def check_mode(self) -> None:
+        """Raises ModelError if the model has nothing that the mode could train."""
+        if self.mode == "transfer":
+            freeze_features(self.make_model())
+
+    def _learner(self, guard: Guard) -> Learner:
+        settings, model = self.settings, self.make_model()
+        if self.mode == "transfer":
+            freeze_features(model)
+        else:
+            model.train()
+        optimizer = torch.optim.SGD(
+            [p for p in model.parameters() if p.requires_grad],
+            lr=settings.learning_rate,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov,
+            weight_decay=settings.weight_decay,
+        )
+
+        def loss(outputs: Tensor, y: Tensor) -> Tensor:
+            return cross_entropy(outputs, y, label_smoothing=settings.label_smoothing)
+
+        snapshots = SnapshotBuffer.for_rewind(guard.max_rewind) if guard.max_rewind else None
+        return Learner(
+            model,
+            optimizer,
+            loss if settings.label_smoothing else cross_entropy,
+            guard,
+            snapshots=snapshots,
+            precision=self.precision,
+            input_range=self.input_range,
+        )
+
+
+def freeze_features(model: nn.Module) -> None:
+    """Leaves the last linear layer alone to be trained, and the rest in eval mode.
+
+    Raises:
+        ModelError: if the model has no linear layer.
+    """
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise ModelError('got a model without a linear layer, wanted one whose last layer is, for mode "transfer"')
+    model.eval().requires_grad_(False)
+    linear[-1].requires_grad_(True)
+
+
+def _cuda(x: Tensor) -> list[torch.device]:
+    return [x.device] if x.device.type == "cuda" else []

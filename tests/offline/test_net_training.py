@@ -1,0 +1,105 @@
+"""Training of a net: what it computes, and that it computes it again."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.conftest import TinyNet, tiny_batch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from taster import Batch, Guard
+from taster.core.guard import CandidateUpdate
+from taster.core.verdict import Verdict, reject
+from taster.errors import ModelError
+from taster.offline import EpochEnd, NetTraining, TrainingSettings
+from taster.offline.epochs import Epochs
+from taster.utils.seeds import generator
+
+
+def make_net() -> nn.Module:
+    torch.manual_seed(7)
+    return TinyNet(dropout=0.2)
+
+
+def make_plain_net() -> nn.Module:
+    torch.manual_seed(7)
+    return TinyNet()
+
+
+def training(**settings: object) -> NetTraining:
+    return NetTraining(make_net, TrainingSettings(epochs=2, batch_size=8, **settings), seed=3)
+
+
+SAMPLES = tiny_batch(30)
+
+
+def test_it_is_the_loop_that_one_would_write() -> None:
+    made = NetTraining(
+        make_plain_net,
+        TrainingSettings(epochs=2, batch_size=8, decay="linear", nesterov=True),
+        seed=3,
+    )
+    view = made(SAMPLES)
+    torch.manual_seed(7)
+    model = TinyNet().train()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    epochs = Epochs(torch.ones(30), 8, generator(3, "offline order 0"))
+    for step, places in enumerate(place for _ in range(2) for place in epochs):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.05 * (1 - step / 8)
+        optimizer.zero_grad()
+        cross_entropy(model(SAMPLES.x[places]), SAMPLES.y[places]).backward()
+        optimizer.step()
+    assert all(torch.equal(view.params[name], value) for name, value in model.named_parameters())
+    assert all(torch.equal(view.buffers[name], value) for name, value in model.named_buffers())
+
+
+def test_the_same_again_and_another_with_another_seed() -> None:
+    state = torch.get_rng_state()
+    first, again, other = (training(crop=1, flip=True)(SAMPLES, seed=seed).params for seed in (0, 0, 1))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_left_out_samples_change_nothing() -> None:
+    weights = torch.ones(30)
+    weights[20:] = 0
+    found = training()(SAMPLES, weights=weights).params
+    spoilt = Batch(torch.cat([SAMPLES.x[:20], torch.rand(10, 1, 6, 6)]), SAMPLES.y)
+    assert all(torch.equal(found[name], value) for name, value in training()(spoilt, weights=weights).params.items())
+
+
+def test_transfer_trains_the_last_layer_alone() -> None:
+    view = NetTraining(make_net, TrainingSettings(epochs=1), "transfer")(SAMPLES)
+    before = make_net()
+    changed = {name for name, value in before.named_parameters() if not torch.equal(value, view.params[name])}
+    assert changed == {"fc.weight", "fc.bias"}
+    assert all(torch.equal(view.buffers[name], value) for name, value in before.named_buffers())
+    with pytest.raises(ModelError, match="without a linear layer"):
+        NetTraining(lambda: nn.Conv2d(1, 3, 3), TrainingSettings(), "transfer").check_mode()
+
+
+def test_a_guard_judges_the_steps_and_epochs_are_told() -> None:
+    def refuse(change: CandidateUpdate) -> Verdict:
+        return reject("no")
+
+    ends: list[EpochEnd] = []
+    view = training().train(SAMPLES, Guard(gates=[refuse]), on_epoch=ends.append)
+    before = make_net()
+    assert all(torch.equal(view.params[name], value) for name, value in before.named_parameters())
+    assert [end.epoch for end in ends] == [1, 2]
+    assert [len(end.records) for end in ends] == [4, 4]
+    assert not any(record.verdict.committed for end in ends for record in end.records)
+
+
+def test_a_training_that_comes_to_nothing_is_told() -> None:
+    with pytest.raises(ModelError, match="came to nothing in epoch 1"):
+        training(learning_rate=1e38)(SAMPLES)
+
+
+def test_learning_rates() -> None:
+    for decay, rates in (("none", [1, 1, 1]), ("linear", [1, 0.5, 0]), ("cosine", [1, 0.5, 0])):
+        settings = TrainingSettings(learning_rate=1.0, decay=decay)
+        assert [settings.learning_rate_at(t) for t in (0, 0.5, 1)] == pytest.approx(rates)
