@@ -224,7 +224,7 @@ def run_recipe(recipe: Recipe, out: Path, *, jobs: int = 1, **options: Any) -> R
 
 
 def without_times(rows: Rows) -> Rows:
-    return [{k: v for k, v in row.items() if k not in ("seconds", "cost")} for row in rows]
+    return [{k: v for k, v in row.items() if k != "cost" and not k.startswith("seconds")} for row in rows]
 
 
 def files_without_times(run: Path) -> Rows:

@@ -79,7 +79,7 @@ def test_defaults_are_filled_in_down_to_the_functions_settings() -> None:
         ),
         (("seeds = [0, 1]", "seeds = [1, 1]"), ["seeds: got [1] more than once"]),
         (("seeds = [0, 1]", "seeds = []"), ["seeds: got [], wanted"]),
-        (("probe = 50\n", ""), ["split.probe: got nothing, wanted a value"]),
+        (("probe = 50\n", ""), ["split.probe: got nothing, wanted a number of samples"]),
         (('name = "mlp"', 'name = "mpl"'), ["model.name: got 'mpl', wanted one of mlp, lenet, small_cnn"]),
         (('name = "probe_gate"', 'name = "none"'), ["defence: got the label 'none' 2 times"]),
         (('name = "probe_gate"', 'nam = "probe_gate"'), ["defence.1.name: got nothing"]),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.metrics import log_loss
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import LinearSVC
@@ -27,10 +28,16 @@ def test_scores_predict_what_the_estimator_does(make: type) -> None:
     model = EstimatorTraining(make, 4)(SAMPLES)
     outputs = model.outputs(X)
     assert outputs.shape == (90, 4)
-    assert (outputs[:, 3] == -torch.inf).all()  # a class that was never seen
-    predicted = model.estimator.predict(X.flatten(1).numpy())
+    assert (outputs[:, 3] < -600).all()  # a class that was never seen
+    predicted = model.estimator.predict(X.flatten(1).double().numpy())
     assert np.array_equal(outputs.argmax(1).numpy(), predicted)
     assert accuracy(model, SAMPLES) > 95
+
+
+def test_the_loss_is_that_of_the_probabilities() -> None:
+    model = EstimatorTraining(LogisticRegression, 3)(SAMPLES)
+    by_hand = log_loss(Y.numpy(), model.estimator.predict_proba(X.flatten(1).double().numpy()))
+    assert float(torch.nn.functional.cross_entropy(model.outputs(X), Y)) == pytest.approx(by_hand)
 
 
 def test_two_classes_have_one_decision() -> None:
@@ -44,11 +51,11 @@ def test_weights_are_those_of_the_samples() -> None:
     weights = torch.ones(90)
     weights[::2] = 0
     found = EstimatorTraining(GaussianNB, 3)(SAMPLES, weights=weights).estimator
-    by_hand = GaussianNB().fit(X[1::2].flatten(1).numpy(), Y[1::2].numpy())
+    by_hand = GaussianNB().fit(X[1::2].flatten(1).double().numpy(), Y[1::2].numpy())
     assert np.array_equal(found.theta_, by_hand.theta_)
     weights[1] = 5
     weighted = EstimatorTraining(GaussianNB, 3)(SAMPLES, weights=weights).estimator
-    by_hand = GaussianNB().fit(X[1::2].flatten(1).numpy(), Y[1::2].numpy(), weights[1::2].double().numpy())
+    by_hand = GaussianNB().fit(X[1::2].flatten(1).double().numpy(), Y[1::2].numpy(), weights[1::2].double().numpy())
     assert np.array_equal(weighted.theta_, by_hand.theta_)
     with pytest.raises(ModelError, match="takes no weights"):
         EstimatorTraining(lambda: KNeighborsClassifier(3), 3)(SAMPLES, weights=weights)

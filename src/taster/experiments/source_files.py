@@ -14,6 +14,7 @@ from taster.experiments.recipes.schema import Named, Recipe
 
 _ALWAYS = ("core", "data", "experiments")
 _FEDERATED = ("client_gradients", "federated")
+_OFFLINE = ("offline",)
 _NOT_CODE = "experiments/recipes/library/"
 """Recipes: these are compared by what they resolve to."""
 
@@ -22,11 +23,12 @@ def source_files(recipe: Recipe) -> frozenset[str]:
     """The files that a run of a recipe uses, relative to the package, at a coarse grain.
 
     They are all of `core`, `data` and `experiments` (without the recipe library), of a federation also
-    `client_gradients` and `federated`; and the modules of the functions that the recipe names (attacks, defences with
-    those of `plus`, scores, models of the learner and of surrogates, the aggregator), with every module of taster that
-    these import, directly or through others. Functions of the user's own are not among them.
+    `client_gradients` and `federated`, of an offline recipe `offline`; and the modules of the functions that the recipe
+    names (attacks, defences with those of `plus`, scores, models of the learner, of surrogates and of the attacker, the
+    aggregator), with every module of taster that these import, directly or through others. Functions of the user's own
+    are not among them.
     """
-    folders = (*_ALWAYS, *_FEDERATED) if recipe.federated else _ALWAYS
+    folders = (*_ALWAYS, *(_FEDERATED if recipe.federated else ()), *(_OFFLINE if recipe.offline else ()))
     whole = {
         name
         for folder in folders
@@ -53,6 +55,8 @@ def _modules_named(recipe: Recipe) -> Iterator[Path]:
         entries += [("defence", defence), *(("defence", Named(name=name)) for name in defence.plus or [])]
     entries += [("score", entry) for entry in recipe.score]
     entries += [("model", surrogate.model) for surrogate in recipe.surrogate if surrogate.model]
+    if recipe.offline and recipe.offline.attacker_model:
+        entries.append(("model", recipe.offline.attacker_model))
     if recipe.federated:
         entries.append(("aggregator", recipe.federated.aggregator))
     for kind, entry in entries:

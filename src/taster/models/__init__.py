@@ -1,8 +1,10 @@
-"""Reference architectures, in their usual forms for small images. To add one, write it and add it to `MODELS`."""
+"""Reference architectures, in their usual forms for small images, and estimators of scikit-learn. To add one, write it
+and add it to `MODELS` or `ESTIMATORS`."""
 
 from taster.models.lenet import lenet
 from taster.models.mlp import mlp
 from taster.models.resnet import resnet18
+from taster.models.sklearn_classifier import sklearn
 from taster.models.small_cnn import small_cnn
 from taster.models.trades_cnn import trades_cnn
 from taster.models.vgg import vgg11
@@ -10,4 +12,7 @@ from taster.models.vit import vit
 
 MODELS = {model.__name__: model for model in (mlp, lenet, small_cnn, trades_cnn, resnet18, vgg11, vit)}
 
-__all__ = ["MODELS", "lenet", "mlp", "resnet18", "small_cnn", "trades_cnn", "vgg11", "vit"]
+ESTIMATORS = {"sklearn": sklearn}
+"""Models that are no nets, for offline recipes, by name."""
+
+__all__ = ["ESTIMATORS", "MODELS", "lenet", "mlp", "resnet18", "sklearn", "small_cnn", "trades_cnn", "vgg11", "vit"]

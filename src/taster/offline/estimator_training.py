@@ -14,6 +14,9 @@ from torch import Tensor
 from taster.core.batch import Batch, check_tensors
 from taster.errors import ModelError
 
+_LEAST = 1e-300
+"""What stands for a probability of 0, so that losses stay finite."""
+
 
 @dataclass(frozen=True, eq=False)
 class FittedEstimator:
@@ -28,11 +31,12 @@ class FittedEstimator:
     classes: int
 
     def outputs(self, x: Tensor) -> Tensor:
-        """Scores [n, classes]: the estimator's probabilities, or its decision function, or 1 for the predicted class
-        and 0 for others; minus infinity for classes that it has never seen."""
+        """Scores float64 [n, classes]: logarithms of the estimator's probabilities, so that cross-entropy is what it
+        should be; without these its decision function, or 1 for the predicted class and 0 for others. Classes that it
+        has never seen have the least score of all."""
         flat = as_rows(x)
         if hasattr(self.estimator, "predict_proba"):
-            scores = np.asarray(self.estimator.predict_proba(flat), dtype=np.float64)
+            scores = np.log(np.asarray(self.estimator.predict_proba(flat), dtype=np.float64).clip(_LEAST))
         elif hasattr(self.estimator, "decision_function"):
             scores = np.asarray(self.estimator.decision_function(flat), dtype=np.float64)
             if scores.ndim == 1:
@@ -40,7 +44,7 @@ class FittedEstimator:
         else:
             predicted = np.asarray(self.estimator.predict(flat))
             scores = (predicted[:, None] == np.asarray(self.estimator.classes_)[None]).astype(np.float64)
-        outputs = torch.full((len(x), self.classes), -torch.inf, dtype=torch.float64)
+        outputs = torch.full((len(x), self.classes), float(np.log(_LEAST)), dtype=torch.float64)
         outputs[:, torch.as_tensor(np.asarray(self.estimator.classes_, dtype=np.int64))] = torch.from_numpy(scores)
         return outputs.to(x.device)
 
@@ -87,5 +91,6 @@ class EstimatorTraining:
 
 def as_rows(x: Tensor) -> np.ndarray[Any, Any]:
     """Samples [n, ...] as rows of numbers, [n, d]."""
-    rows: np.ndarray[Any, Any] = x.detach().flatten(1).cpu().numpy()
+    # In double precision: small probabilities would otherwise all be 0, and samples in no order by them.
+    rows: np.ndarray[Any, Any] = x.detach().flatten(1).double().cpu().numpy()
     return rows

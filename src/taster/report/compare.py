@@ -16,11 +16,11 @@ def compared_quantity(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
     Raises:
         RunDirectoryError: if some are of an offline recipe and others are not.
     """
-    offline = {name for name, results in runs if _is_offline(results)}
-    if offline and len(offline) < len(runs):
-        stream = next(name for name, _ in runs if name not in offline)
+    offline = [name for name, results in runs if _is_offline(results)]
+    streams = [name for name, results in runs if not _is_offline(results)]
+    if offline and streams:
         raise RunDirectoryError(
-            f"got {sorted(offline)[0]}, a training on a data set, and {stream}, which learned from a stream; wanted "
+            f"got {offline[0]}, a training on a data set, and {streams[0]}, which learned from a stream; wanted "
             "runs of one kind"
         )
     return "test accuracy after training, %" if offline else "drop at the trigger step, points"

@@ -36,7 +36,7 @@ def _roles_have_samples(recipe: Recipe) -> Iterator[str]:
         wanted = ["validation", "probe", *(["burn_in"] if offline.burns_in else [])]
     for role in wanted:
         if not getattr(split, role):
-            yield f"split.{role}: got none, wanted a number of samples"
+            yield f"split.{role}: got nothing, wanted a number of samples"
     unused = ["train"] if offline is None else ["stream", "trigger", "monitor"]
     unused += [] if offline is None or offline.burns_in else ["burn_in"]
     for role in unused:

@@ -15,7 +15,7 @@ from taster.attacks import ATTACKS, DATASET_ATTACKS, UPDATE_ATTACKS
 from taster.defences import DATASET_DEFENCES, DEFENCES
 from taster.errors import RecipeError
 from taster.federated import AGGREGATORS
-from taster.models import MODELS
+from taster.models import ESTIMATORS, MODELS
 from taster.scores.registry import SCORES
 from taster.utils.import_path import import_callable, is_import_path
 from taster.utils.settings import group_settings, settings_model
@@ -29,7 +29,7 @@ KINDS: dict[Kind, tuple[Mapping[str, Callable[..., Any]], tuple[str, ...]]] = {
     ),
     "defence": ({**DEFENCES, **AGGREGATORS, **DATASET_DEFENCES}, ("probe", "training_samples", "generator")),
     "aggregator": (AGGREGATORS, ("probe",)),
-    "model": (MODELS, ("shape", "classes")),
+    "model": ({**MODELS, **ESTIMATORS}, ("shape", "classes")),
     "score": (SCORES, ("probe",)),
 }
 """For each kind: the functions that come with taster, and the positional arguments that the harness can give them."""

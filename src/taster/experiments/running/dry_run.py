@@ -21,14 +21,16 @@ def dry_run(recipe: Recipe, progress: Progress) -> SeedContext:
         RecipeError, DataError, ModelError, AttackError, CheckpointError: for faults of the recipe.
     """
     context = seed_context(recipe, recipe.seeds[0], DecodingProgress(progress))
-    if recipe.offline is not None and not recipe.offline.burns_in:
+    if recipe.offline is not None:
         OfflineCell.dry_run(context)
-        return context
+        if not recipe.offline.burns_in:
+            return context
     model = build_model(recipe, context.data, context.seed, context.device)
     if recipe.burn_in.checkpoint is not None:
         for path in (*recipe.burn_in.earlier.values(), recipe.burn_in.checkpoint):
             load_weights(model, path)
-    (scenario_of(recipe) if recipe.offline is None else OfflineCell).dry_run(context)
+    if recipe.offline is None:
+        scenario_of(recipe).dry_run(context)
     for entry in recipe.score:
         make_score(context, entry)
     for section in recipe.surrogate:

@@ -50,6 +50,11 @@ def make_offline_attack(context: SeedContext, entry: Entry) -> DatasetAttack | O
         RecipeError: if its function cannot work with its settings, or returns something else.
     """
     made = make_attack(context, entry)
+    if isinstance(made, OnlineAttack) and made.accumulate is None and made.trigger is not None:
+        raise RecipeError(
+            f"attack {entry.label}: {entry.name} poisons the trigger step of a stream alone, wanted an attack on data "
+            "sets or on every batch (greedy = true, where it has that setting)"
+        )
     if not isinstance(made, DatasetAttack | OnlineAttack):
         raise RecipeError(
             f"attack {entry.label}: {entry.name} returned {type(made).__name__}, wanted a DatasetAttack or an "

@@ -1,0 +1,348 @@
+"""Offline recipes: cells, their files, and what is said of recipes that make no sense."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.conftest import files_without_times, run_command, run_recipe, without_times
+from tests.experiments.conftest import Stop
+
+from taster.errors import RecipeError, RunDirectoryError
+from taster.experiments import RunDirectory, read_recipe
+from taster.experiments.running.tasks import seed_context
+from taster.offline import NetTraining, TrainingSettings
+from taster.report import write_report
+from taster.report.compare import compared_quantity
+
+RECIPE = """
+name = "tiny-offline"
+seeds = [0, 1]
+
+[data]
+source = "digits"
+
+[split]
+train = 200
+validation = 60
+probe = 50
+test = 300
+
+[model]
+name = "mlp"
+hidden = [16]
+
+[offline]
+epochs = 3
+batch_size = 20
+learning_rate = 0.1
+
+[compute]
+threads = 1
+
+[[attack]]
+name = "none"
+
+[[attack]]
+name = "label_flip"
+poison_fraction = 0.5
+
+[[attack]]
+name = "patch_backdoor"
+size = 2
+poison_fraction = 0.25
+
+[[defence]]
+name = "none"
+
+[[defence]]
+name = "clipping"
+"""
+
+MODULE = '''
+import torch
+from sklearn.naive_bayes import GaussianNB
+from taster import Batch
+from taster.attacks import DatasetAttack, DatasetBudget, Poison
+from taster.defences import DatasetDefence, RobustTraining
+
+
+def insert_ones(*, poison_fraction: float = 0.1) -> DatasetAttack:
+    """Inserts white images of class 3, and wants the attacker's own samples in it."""
+    budget = DatasetBudget(poison_fraction, insert=True, content="any", labels=True)
+
+    def poison(clean, knowledge):
+        m = budget.max_poisoned(len(clean))
+        x = torch.cat([clean.x, torch.ones_like(clean.x[:m])])
+        return Poison(Batch(x, torch.cat([clean.y, torch.full((m,), 3)])))
+
+    def target(knowledge):
+        return Batch(torch.ones_like(knowledge.own.x[:1]), torch.tensor([3]))
+
+    return DatasetAttack(budget, poison, target=target)
+
+
+def trains_first() -> DatasetAttack:
+    """Changes the samples that a model of the attacker's own is least sure of."""
+    budget = DatasetBudget(0.1, content="none", labels=True)
+
+    def poison(clean, knowledge):
+        outputs = knowledge.fit(clean).outputs(clean.x)
+        first = outputs.max(1).values.argsort()[: budget.max_poisoned(len(clean))]
+        y = clean.y.clone()
+        y[first] = (y[first] + 1) % knowledge.classes
+        return Poison(Batch(clean.x, y))
+
+    return DatasetAttack(budget, poison)
+
+
+def drop_white() -> DatasetDefence:
+    """Leaves out images without a dark pixel."""
+    return DatasetDefence(lambda run: (run.samples.x.flatten(1).min(1).values < 1).float())
+
+
+def drop_all() -> DatasetDefence:
+    """Leaves out everything."""
+    return DatasetDefence(lambda run: torch.zeros(len(run.samples)))
+
+
+class Certain:
+    def __init__(self, model):
+        self._model = model
+
+    def outputs(self, x):
+        return self._model.outputs(x)
+
+    def radius(self, x):
+        return torch.arange(len(x)) % 4
+
+
+def trusted_alone() -> RobustTraining:
+    """Trains on the trusted samples."""
+    return RobustTraining(lambda run: (Certain(run.fit(run.trusted)), torch.zeros(len(run.samples)) + 1))
+
+
+def bayes(shape, classes):
+    return GaussianNB()
+
+
+def nothing():
+    return 5
+'''
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    name = f"offline_{abs(hash(str(tmp_path)))}"
+    (tmp_path / f"{name}.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    return name
+
+
+@pytest.fixture
+def recipe_of(tmp_path: Path) -> Callable[..., Any]:
+    def read(*changes: tuple[str, str], more: str = "", overrides: list[str] | None = None) -> Any:
+        text = RECIPE
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        path = tmp_path / "recipe.toml"
+        path.write_text(text + more)
+        return read_recipe(str(path), overrides or [])
+
+    return read
+
+
+def by_cell(rows: Any) -> dict[tuple[str, str, int], Any]:
+    return {(row["attack"], row["defence"], row["seed"]): row for row in rows}
+
+
+def test_a_run_leaves_rows_lines_and_a_page(recipe_of: Callable[..., Any], tmp_path: Path) -> None:
+    recipe = recipe_of()
+    rows = by_cell(run_recipe(recipe, tmp_path / "run"))
+    assert len(rows) == 12
+    clean, flipped, planted = (rows[name, "none", 0] for name in ("none", "label_flip", "patch_backdoor"))
+    assert clean["poisoned"] == 0
+    assert flipped["poisoned"] == 100
+    assert flipped["accuracy"] < clean["accuracy"] - 3
+    assert planted["asr"] > 60
+    assert "asr" not in clean
+    assert clean["samples"] == clean["kept"] == 200
+    assert clean["steps"] == 30
+    assert len(clean["recall"]) == 10
+    run = RunDirectory(tmp_path / "run")
+    lines = run.cell("label_flip", "none", 0).steps()
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    assert lines[-1]["test_accuracy"] == flipped["accuracy"]
+    assert lines[-1]["loss_poisoned"] > lines[-1]["loss_clean"]
+    assert not (tmp_path / "run" / "burn_in").exists()
+    page = write_report(run).read_text()
+    for text in ("What the poison did", "Accuracy by epoch", "How fast clean and poisoned", "the training set"):
+        assert text in page
+    assert (tmp_path / "run" / "figures" / "losses-1-light.svg").is_file()
+    compared = run_command("compare", tmp_path / "run", tmp_path / "run")
+    assert compared.returncode == 0
+    assert "test accuracy after training" in compared.stdout
+
+
+def test_a_clean_cell_is_the_training_by_itself(recipe_of: Callable[..., Any], tmp_path: Path) -> None:
+    from taster.experiments.scenarios.burn_in import build_model
+
+    recipe = recipe_of(overrides=["seeds=[1]"])
+    rows = by_cell(run_recipe(recipe, tmp_path / "run"))
+    context = seed_context(recipe, 1)
+    settings = TrainingSettings(epochs=3, batch_size=20, learning_rate=0.1)
+    training = NetTraining(lambda: build_model(recipe, context.data, 1, context.device), settings, seed=1)
+    test = context.batches["test"]
+    view = training(context.training_set)
+    assert rows["none", "none", 1]["accuracy"] == pytest.approx(view.accuracy(test.x, test.y))
+
+
+def test_a_stopped_run_goes_on_to_the_same_end(recipe_of: Callable[..., Any], tmp_path: Path) -> None:
+    recipe = recipe_of()
+    whole = run_recipe(recipe, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(recipe, tmp_path / "stopped", jobs=1, progress=Stop(14))
+    resumed = run_recipe(recipe, tmp_path / "stopped", resume=True, jobs=1)
+    assert without_times(whole) == without_times(resumed)
+    assert files_without_times(tmp_path / "whole") == files_without_times(tmp_path / "stopped")
+
+
+@pytest.mark.parametrize("mode", ["fine_tune", "transfer"])
+def test_training_begins_with_what_was_burnt_in(mode: str, recipe_of: Callable[..., Any], tmp_path: Path) -> None:
+    changes = (
+        ("train = 200", "train = 200\nburn_in = 300"),
+        (
+            "[offline]\nepochs = 3",
+            f'[burn_in]\nepochs = 6\nlearning_rate = 0.2\n[offline]\nmode = "{mode}"\nepochs = 1',
+        ),
+    )
+    recipe = recipe_of(*changes, overrides=["seeds=[0]"])
+    rows = by_cell(run_recipe(recipe, tmp_path / "run"))
+    assert rows["none", "none", 0]["accuracy"] > 60  # one epoch on 200 samples alone makes some 20
+    assert (tmp_path / "run" / "burn_in" / "seed-0.safetensors").is_file()
+
+
+def test_attacks_and_defences_of_ones_own(own: str, recipe_of: Callable[..., Any], tmp_path: Path) -> None:
+    more = (
+        f'[[attack]]\nname = "{own}:insert_ones"\nlabel = "ones"\n[[attack]]\nname = "{own}:trains_first"\n'
+        f'[[defence]]\nname = "{own}:drop_white"\nlabel = "white"\n'
+        f'[[defence]]\nname = "{own}:trusted_alone"\nlabel = "trusted"\n'
+        f'[[defence]]\nname = "clipping"\nlabel = "both"\nplus = ["{own}:drop_white"]\n'
+    )
+    rows = by_cell(run_recipe(recipe_of(more=more, overrides=["seeds=[0]"]), tmp_path / "run"))
+    ones = rows["ones", "none", 0]
+    assert (ones["samples"], ones["poisoned"], ones["inserted"], ones["target_success"]) == (220, 20, 20, 100)
+    for label in ("white", "both"):
+        left = rows["ones", label, 0]
+        assert (left["kept"], left["precision"], left["found"]) == (200, 100, 100)
+        assert left["accuracy"] > ones["accuracy"] - 5
+    trusted = rows["label_flip", "trusted", 0]
+    assert trusted["certified"]["0"] == pytest.approx(trusted["accuracy"])
+    assert trusted["certified"]["3"] < trusted["certified"]["0"] / 2
+    assert rows[f"{own}:trains_first", "none", 0]["poisoned"] == 20
+    assert "What is proved" in write_report(RunDirectory(tmp_path / "run")).read_text()
+
+
+def test_estimators_are_trained_as_well(own: str, recipe_of: Callable[..., Any], tmp_path: Path) -> None:
+    bayes = ('name = "mlp"\nhidden = [16]', f'name = "{own}:bayes"')
+    no_guard = ('[[defence]]\nname = "clipping"\n', f'[[defence]]\nname = "{own}:drop_white"\n')
+    rows = by_cell(run_recipe(recipe_of(bayes, no_guard, overrides=["seeds=[0]"]), tmp_path / "run"))
+    assert rows["none", "none", 0]["accuracy"] > 60
+    assert rows["label_flip", "none", 0]["poisoned"] == 100
+    with pytest.raises(RecipeError, match="got a guard with an estimator"):
+        run_recipe(recipe_of(bayes), tmp_path / "other")
+    burnt = ("train = 200", "train = 200\nburn_in = 100")
+    tuned = ("[offline]", '[burn_in]\nepochs = 1\n[offline]\nmode = "fine_tune"')
+    with pytest.raises(RecipeError, match="with the estimator"):
+        run_recipe(recipe_of(bayes, no_guard, burnt, tuned), tmp_path / "third")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ('estimator = "sklearn.svm:LinearSVD"', "sklearn.svm:LinearSVD: cannot be imported"),
+        ('estimator = "sklearn.svm:LinearSVC"\noptions = {c = 1}', "cannot be called with them .* it knows penalty"),
+        ('estimator = "sklearn.preprocessing:StandardScaler"', "has no predict"),
+        ("", "model.estimator: got nothing"),
+    ],
+)
+def test_estimators_that_are_none(model: str, message: str, recipe_of: Callable[..., Any], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        run_recipe(recipe_of(('name = "mlp"\nhidden = [16]', f'name = "sklearn"\n{model}')), tmp_path / "run")
+
+
+def test_an_estimator_by_its_path(recipe_of: Callable[..., Any], tmp_path: Path) -> None:
+    svm = ('name = "mlp"\nhidden = [16]', 'name = "sklearn"\nestimator = "sklearn.svm:SVC"\noptions = {C = 5.0}')
+    recipe = recipe_of(svm, ('[[defence]]\nname = "clipping"\n', ""), overrides=["seeds=[0]"])
+    rows = by_cell(run_recipe(recipe, tmp_path / "run"))
+    assert rows["none", "none", 0]["accuracy"] > 80
+
+
+def test_a_surrogate_is_the_attackers_own_model(own: str, recipe_of: Callable[..., Any], tmp_path: Path) -> None:
+    more = f'[[attack]]\nname = "{own}:trains_first"\nlabel = "first"\n'
+    white = run_recipe(recipe_of(more=more, overrides=["seeds=[0]"]), tmp_path / "white")
+    black_box = ("learning_rate = 0.1", 'learning_rate = 0.1\nattacker_model = {name = "mlp", hidden = [4]}')
+    black = run_recipe(recipe_of(black_box, more=more, overrides=["seeds=[0]"]), tmp_path / "black")
+    assert by_cell(white)["none", "none", 0]["accuracy"] == by_cell(black)["none", "none", 0]["accuracy"]
+    assert by_cell(white)["first", "none", 0]["recall"] != by_cell(black)["first", "none", 0]["recall"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("train = 200", "train = 200\ntrigger = 5"), r"split.trigger: got 5 with \[offline\], wanted none"),
+        (("train = 200", "stream = 200"), r"split.stream: got 200 with \[offline\], wanted none"),
+        (("train = 200", "train = 200\nburn_in = 9"), r"split.burn_in: got 9 with \[offline\]"),
+        (("probe = 50\n", ""), "split.probe: got nothing"),
+        (("epochs = 3", "epochs = 0"), "offline.epochs: got 0"),
+        (("epochs = 3", 'mode = "tune"'), "offline.mode: got 'tune'"),
+        (("[offline]", "[burn_in]\nepochs = 2\n[offline]"), 'burn_in: got one with offline.mode = "scratch"'),
+        (("[offline]", "[schedule]\nsteps = 9\n[offline]"), r"schedule: got settings of it with \[offline\]"),
+        (
+            ('name = "label_flip"', 'name = "vanilla_trigger"\nvalidation_size = 20'),
+            "vanilla_trigger poisons the trigger step",
+        ),
+        (('name = "label_flip"\npoison_fraction = 0.5', 'name = "alie"'), "attack.1.name: got 'alie'"),
+        (('name = "clipping"', 'name = "krum"'), "defence.1.name: got 'krum'"),
+        (("train = 200", "train = 2000"), "split.train = 2000"),
+        (("train = 200", "train = 1"), "split.train: got 1 samples, wanted at least 2"),
+    ],
+)
+def test_recipes_that_make_no_sense_are_told(
+    change: tuple[str, str], message: str, recipe_of: Callable[..., Any], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        run_recipe(recipe_of(change), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_does_not_go_together_is_told(own: str, recipe_of: Callable[..., Any], tmp_path: Path) -> None:
+    def run(defence: str) -> None:
+        run_recipe(recipe_of(more=f"[[defence]]\n{defence}\nlabel = 'own'\n"), tmp_path / "run")
+
+    with pytest.raises(RecipeError, match="returned int, wanted a Guard, a DatasetDefence"):
+        run(f'name = "{own}:nothing"')
+    with pytest.raises(RecipeError, match="a training of its own beside other defences"):
+        run(f'name = "{own}:trusted_alone"\nplus = ["clipping"]')
+    with pytest.raises(ValueError, match="weights: got NaN, infinity, a negative weight or 0 alone"):
+        run(f'name = "{own}:drop_all"')
+
+
+def test_runs_of_two_kinds_are_not_compared() -> None:
+    runs: Any = [("a", {"rows": [{"accuracy": 1.0}]}), ("b", {"rows": [{"acc_after": 1.0}]})]
+    with pytest.raises(RunDirectoryError, match="wanted runs of one kind"):
+        compared_quantity(runs)
+
+
+def test_poison_is_the_same_for_every_defence_and_process(recipe_of: Callable[..., Any], tmp_path: Path) -> None:
+    recipe = recipe_of(overrides=["seeds=[0]"])
+    one, two = (run_recipe(recipe, tmp_path / str(jobs), jobs=jobs) for jobs in (1, 2))
+    assert without_times(one) == without_times(two)
+    images = [RunDirectory(tmp_path / "1").cell("patch_backdoor", d, 0).images() for d in ("none", "clipping")]
+    assert images[0] is not None
+    assert images[1] is not None
+    assert torch.equal(images[0]["train"], images[1]["train"])
