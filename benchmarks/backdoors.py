@@ -139,7 +139,8 @@ def measure(context: SeedContext, burnt_in: Any, attack: str, screen: str, steps
     others = (guard.transforms, guard.gates, guard.salvage)
     learner = make_learner(context, burnt_in, Guard(tuple(counting), *others))
     size = context.recipe.stream.batch_size
-    stream, test = Stream(context.roles["stream"], size, generator(context.seed, "stream")), context.batches[split]  # type: ignore[index]
+    stream = Stream(context.images("stream"), size, generator(context.seed, "stream"))
+    test = context.batches[split]  # type: ignore[index]
     before, began, poison = planted.success_rate(learner.view(), test), time.process_time(), 0
     for _ in range(steps):
         clean = stream.draw()

@@ -224,7 +224,7 @@ def attack_batches(
 
 
 def clean_stream(context: SeedContext) -> Iterator[tuple[Batch, Phase]]:
-    stream = Stream(context.roles["stream"], 100, generator(context.seed, "stream"))
+    stream = Stream(context.images("stream"), 100, generator(context.seed, "stream"))
     for _ in range(context.recipe.schedule.steps):
         yield stream.draw(), Phase.ACCUMULATE
     yield context.batches["trigger"], Phase.TRIGGER

@@ -11,7 +11,7 @@ import torch
 from tests.conftest import files_without_times, run_command, run_recipe, without_times
 from tests.experiments.conftest import Stop
 
-from taster.errors import RecipeError, RunDirectoryError
+from taster.errors import DataError, RecipeError, RunDirectoryError
 from taster.experiments import RunDirectory, read_recipe
 from taster.experiments.running.tasks import seed_context
 from taster.offline import NetTraining, TrainingSettings
@@ -346,3 +346,78 @@ def test_poison_is_the_same_for_every_defence_and_process(recipe_of: Callable[..
     assert images[0] is not None
     assert images[1] is not None
     assert torch.equal(images[0]["train"], images[1]["train"])
+
+
+TABLE = """
+name = "tiny-table"
+seeds = [0]
+
+[data]
+source = "FILE"
+table = {TABLE}
+
+[split]
+validation = 20
+probe = 20
+test = 60
+
+[model]
+name = "sklearn"
+estimator = "sklearn.naive_bayes:MultinomialNB"
+
+[offline]
+
+[[attack]]
+name = "none"
+
+[[attack]]
+name = "label_flip"
+poison_fraction = 0.4
+source_class = 1
+
+[[defence]]
+name = "none"
+"""
+
+
+def messages(rows: int) -> str:
+    words = {"ham": "lunch meet home work later", "spam": "win cash prize now free"}
+    lines = []
+    for i in range(rows):
+        label = "spam" if i % 3 == 0 else "ham"
+        own = words[label].split()
+        lines.append(f"{label}\t{own[i % 5]} {own[(i + 2) % 5]} number{i % 7}")
+    return "\n".join(lines) + "\n"
+
+
+def test_a_table_of_texts(tmp_path: Path) -> None:
+    (tmp_path / "sms.tsv").write_text(messages(240))
+    text = TABLE.replace("FILE", str(tmp_path / "sms.tsv")).replace("TABLE", "label = 0, text = 1")
+    (tmp_path / "recipe.toml").write_text(text)
+    rows = by_cell(run_recipe(read_recipe(str(tmp_path / "recipe.toml")), tmp_path / "run"))
+    assert rows["none", "none", 0]["accuracy"] > 95
+    assert rows["none", "none", 0]["samples"] == 140
+    assert 0 < rows["label_flip", "none", 0]["poisoned"] < 56
+    assert "tiny-table" in write_report(RunDirectory(tmp_path / "run")).read_text()
+
+
+def test_a_table_of_numbers_and_a_net(tmp_path: Path) -> None:
+    g = torch.Generator().manual_seed(0)
+    y = torch.arange(300) % 2
+    x = torch.rand(300, 3, generator=g) + y[:, None]
+    lines = [
+        "a,b,c,kind",
+        *(",".join(f"{v:.4f}" for v in row) + f",k{k}" for row, k in zip(x.tolist(), y.tolist(), strict=True)),
+    ]
+    (tmp_path / "numbers.csv").write_text("\n".join(lines))
+    text = TABLE.replace("FILE", str(tmp_path / "numbers.csv")).replace("TABLE", 'label = "kind"')
+    net = ('name = "sklearn"\nestimator = "sklearn.naive_bayes:MultinomialNB"', 'name = "mlp"\nhidden = [8]')
+    (tmp_path / "recipe.toml").write_text(text.replace(*net))
+    rows = by_cell(run_recipe(read_recipe(str(tmp_path / "recipe.toml")), tmp_path / "run"))
+    assert rows["none", "none", 0]["accuracy"] > 90
+    (tmp_path / "recipe.toml").write_text(text.replace(*net).replace('"kind"', '"kinds"'))
+    with pytest.raises(DataError, match="kinds"):
+        run_recipe(read_recipe(str(tmp_path / "recipe.toml")), tmp_path / "other")
+    (tmp_path / "recipe.toml").write_text(text.replace(*net).replace("[offline]", "[offline]\nflip = true"))
+    with pytest.raises(RecipeError, match="rows are no images"):
+        read_recipe(str(tmp_path / "recipe.toml"))

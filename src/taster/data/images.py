@@ -83,3 +83,8 @@ class ImageSet:
         """Channels, height, width."""
         channels, height, width = self.train.x.shape[1:]
         return channels, height, width
+
+    @property
+    def value_range(self) -> tuple[float, float]:
+        """The smallest and the largest value of a sample as a model gets it."""
+        return 0.0, 1.0

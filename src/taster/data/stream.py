@@ -10,6 +10,7 @@ from torch.nn.functional import pad
 
 from taster.core.batch import Batch
 from taster.data.images import Images
+from taster.data.rows import Rows, Samples
 from taster.errors import DataError
 
 
@@ -85,7 +86,7 @@ class Stream:
 class Sampler:
     """Draws batches of any size without replacement within a batch, such as an attacker's validation data."""
 
-    def __init__(self, images: Images, generator: torch.Generator) -> None:
+    def __init__(self, images: Samples, generator: torch.Generator) -> None:
         self._images = images
         self._generator = generator
 
@@ -101,6 +102,8 @@ class Sampler:
         return as_batch(self._images.select(index.to(self._images.x.device)))
 
 
-def as_batch(images: Images) -> Batch:
-    """All images as one batch, with pixels as float32 in [0, 1]."""
-    return Batch(images.x.to(torch.float32) / 255, images.y)
+def as_batch(samples: Samples) -> Batch:
+    """All samples as one batch: pixels as float32 in [0, 1], rows of numbers as they are."""
+    if isinstance(samples, Rows):
+        return Batch(samples.x, samples.y)
+    return Batch(samples.x.to(torch.float32) / 255, samples.y)

@@ -45,6 +45,19 @@ def _roles_have_samples(recipe: Recipe) -> Iterator[str]:
             yield f"split.{role}: got {getattr(split, role)} {with_or_without} [offline], wanted none"
 
 
+def _tables_are_trained_on_from_scratch(recipe: Recipe) -> Iterator[str]:
+    data, offline = recipe.data, recipe.offline
+    if data.table is None:
+        return
+    if offline is None or offline.burns_in:
+        yield 'data.table: got a table, wanted one with [offline] and mode = "scratch" alone'
+    for key in ("config", "image", "label", "layout"):
+        if getattr(data, key) is not None:
+            yield f"data.{key}: got one with data.table, wanted it for images alone (data.table.label is a table's)"
+    if offline is not None and (offline.crop or offline.flip):
+        yield "offline.crop, offline.flip: got one with data.table, wanted neither, as rows are no images"
+
+
 def _batches_fit_their_splits(recipe: Recipe) -> Iterator[str]:
     split, batch_size = recipe.split, recipe.stream.batch_size
     if split.stream is not None and batch_size > split.stream:
@@ -248,6 +261,7 @@ def _surrogates(recipe: Recipe) -> list[str]:
 
 _CHECKS: tuple[Callable[[Recipe], Iterator[str]], ...] = (
     _roles_have_samples,
+    _tables_are_trained_on_from_scratch,
     _batches_fit_their_splits,
     _weights_come_from_epochs_or_a_checkpoint,
     _kept_epochs_are_trained,

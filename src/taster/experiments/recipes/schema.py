@@ -9,7 +9,7 @@ import tomli_w
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from taster.client_gradients import BatchNormSync
-from taster.data import Layout, Role
+from taster.data import Layout, Role, Scale, WordFeatures
 from taster.derivatives import METHOD_NAMES, DiffMethod
 from taster.derivatives.method import Precision
 from taster.errors import SettingError
@@ -133,14 +133,37 @@ class Surrogate(Section):
     model: Named | None = None
 
 
+Column = str | int
+
+
+class TableSection(Section):
+    """A table in place of images: `data.source` is a file of comma- or tab-separated values, see
+    `taster.data.load_table`; its scales or vocabulary are fitted on the samples that are trained on, see
+    `taster.data.fit_numbers` and `taster.data.fit_words`. `unique` keeps the first of equal rows alone."""
+
+    label: Column = -1
+    text: Column | None = None
+    ignore: list[Column] = []
+    header: bool | None = None
+    delimiter: str | None = None
+    quoted: bool | None = None
+    encoding: str = "utf-8"
+    unique: bool = False
+    scale: Scale = "range"
+    words: WordFeatures = "presence"
+    max_words: PositiveInt | None = None
+    min_rows: PositiveInt = 1
+
+
 class Data(Section):
-    """Where samples come from; see `taster.data.load_images`."""
+    """Where samples come from; see `taster.data.load_images`, and for a file with a table `TableSection`."""
 
     source: str = "digits"
     config: str | None = None
     image: str | None = None
     label: str | None = None
     layout: Layout | None = None
+    table: TableSection | None = None
 
 
 class Split(Section):

@@ -19,6 +19,7 @@ from taster.experiments.scenarios.burn_in import burn_in, surrogate_recipe
 from taster.experiments.scenarios.burn_in_cache import cached_burn_in
 from taster.experiments.scenarios.context import BurntIn, CellContext, SeedContext
 from taster.experiments.scenarios.scenario import Scenario, run_cell
+from taster.experiments.scenarios.tables import load_recipe_table, table_roles
 from taster.utils.logging import suppress_log_messages
 
 MakeScenario = Callable[[CellContext], Scenario]
@@ -104,9 +105,14 @@ def seed_context(recipe: Recipe, seed: int, on_progress: OnProgress | None = Non
     Raises:
         DataError: if the data cannot be loaded or are too few.
     """
+    device, sizes = pick_device(recipe.compute.device), recipe.split_sizes()
+    if recipe.data.table is not None:
+        return SeedContext(
+            recipe, *table_roles(load_recipe_table(recipe), recipe.data.table, sizes, seed), seed, device
+        )
     data = load_recipe_data(recipe, on_progress)
-    roles = split_roles(data, recipe.split_sizes(), seed, burn_in_seed=recipe.burn_in.split_seed)
-    return SeedContext(recipe, data, roles, seed, pick_device(recipe.compute.device))
+    roles = split_roles(data, sizes, seed, burn_in_seed=recipe.burn_in.split_seed)
+    return SeedContext(recipe, data, roles, seed, device)
 
 
 def set_up_torch(threads: int, device: torch.device) -> None:

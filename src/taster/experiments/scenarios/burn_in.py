@@ -13,7 +13,7 @@ from taster.core.checkpoint import load_state
 from taster.core.guard import Guard
 from taster.core.learner import Learner
 from taster.core.snapshots import SnapshotBuffer
-from taster.data import Augment, ImageSet, Stream
+from taster.data import Augment, DataInfo, Stream
 from taster.errors import CheckpointError, ModelError
 from taster.experiments.recipes.schema import Recipe, Surrogate
 from taster.experiments.scenarios.context import BurntIn, SeedContext
@@ -24,7 +24,7 @@ IMAGE_RANGE = (0.0, 1.0)
 """What a learner of images takes: every data set here is scaled to it."""
 
 
-def build_model(recipe: Recipe, data: ImageSet, seed: int, device: torch.device) -> nn.Module:
+def build_model(recipe: Recipe, data: DataInfo, seed: int, device: torch.device) -> nn.Module:
     """Makes the recipe's model with the seed's initial weights.
 
     Raises:
@@ -112,7 +112,7 @@ def burn_in(context: SeedContext, on_step: Callable[[], None] = lambda: None) ->
 
 def _train(context: SeedContext, learner: Learner, history: SnapshotBuffer, on_step: Callable[[], None]) -> None:
     section, seed = context.recipe.burn_in, context.seed
-    images, augment = context.roles["burn_in"].to(context.device), Augment(section.crop, section.flip)
+    images, augment = context.images("burn_in").to(context.device), Augment(section.crop, section.flip)
     stream = Stream(images, section.batch_size, generator(seed, "burn_in"), augment)
     torch.manual_seed(derived_seed(seed, "burn-in dropout"))
     learner.model.train()
@@ -157,18 +157,18 @@ def load_weights(model: nn.Module, path: str) -> None:
     model.load_state_dict(saved)
 
 
-def _check_output(model: nn.Module, name: str, data: ImageSet, device: torch.device) -> None:
+def _check_output(model: nn.Module, name: str, data: DataInfo, device: torch.device) -> None:
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
             output = model(torch.zeros(2, *data.shape, device=device))
     except (Exception, SystemExit) as error:  # whatever a user's model raises on a shape it was not made for
-        raise ModelError(f"model.name: {name} cannot take images of {list(data.shape)}: {error}") from error
+        raise ModelError(f"model.name: {name} cannot take samples of {list(data.shape)}: {error}") from error
     finally:
         model.train(was_training)
     got = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
     if got != [2, data.classes]:
         raise ModelError(
-            f"model.name: {name} returned {got} for two images, wanted [2, {data.classes}]: one number for each class"
+            f"model.name: {name} returned {got} for two samples, wanted [2, {data.classes}]: one number for each class"
         )

@@ -42,7 +42,7 @@ def _unpack(state: Any) -> BurntIn:
 
 
 def _key(context: SeedContext) -> str:
-    recipe, images = context.recipe, context.roles["burn_in"]
+    recipe, images = context.recipe, context.images("burn_in")
     compute = recipe.compute
     facts = [
         recipe.model.model_dump(),

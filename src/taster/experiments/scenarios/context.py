@@ -12,7 +12,7 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from taster.core.batch import Batch
-from taster.data import Images, ImageSet, Role, as_batch
+from taster.data import DataInfo, Images, Role, Samples, as_batch
 from taster.experiments.recipes.schema import Defence, Entry, Recipe
 from taster.experiments.results import CellKey
 
@@ -58,10 +58,16 @@ class SeedContext:
     """
 
     recipe: Recipe
-    data: ImageSet
-    roles: Mapping[Role, Images]
+    data: DataInfo
+    roles: Mapping[Role, Samples]
     seed: int
     device: torch.device
+
+    def images(self, role: Role) -> Images:
+        """The samples of a role, in scenarios whose samples are images."""
+        found = self.roles[role]
+        assert isinstance(found, Images), role
+        return found
 
     @cached_property
     def batches(self) -> dict[Role, Batch]:

@@ -139,7 +139,7 @@ def make_clients(context: SeedContext) -> ClientPool:
         DataError: if there are too few.
     """
     recipe, section = context.recipe, federated_section(context.recipe)
-    images, draws = context.roles["stream"].to(context.device), generator(context.seed, "clients' shares")
+    images, draws = context.images("stream").to(context.device), generator(context.seed, "clients' shares")
     if section.partition == "dirichlet":
         shares = dirichlet_partition(images.y, section.clients, section.alpha, draws)
     else:

@@ -18,7 +18,6 @@ from taster.core.view import View
 from taster.errors import RecipeError
 from taster.experiments.recipes.schema import Entry
 from taster.experiments.scenarios.builders import make_attack
-from taster.experiments.scenarios.burn_in import IMAGE_RANGE
 from taster.experiments.scenarios.context import BurntIn, SeedContext
 from taster.experiments.scenarios.offline_training import attacker_fit, offline_section
 from taster.experiments.user_code import user_code
@@ -91,7 +90,7 @@ def _craft(context: SeedContext, entry: Entry, burnt_in: BurntIn | None) -> Craf
 
 
 def _knowledge(context: SeedContext, burnt_in: BurntIn | None) -> DatasetKnowledge:
-    low, high = IMAGE_RANGE
+    low, high = context.data.value_range
     return DatasetKnowledge(
         classes=context.data.classes,
         own=context.batches["validation"],
@@ -119,7 +118,7 @@ def _view(context: SeedContext, burnt_in: BurntIn | None) -> View:
         values = int(torch.tensor(context.data.shape).prod())
         model = nn.Sequential(nn.Flatten(), nn.Linear(values, context.data.classes)).to(context.device)
     optimizer = torch.optim.SGD(model.parameters(), lr=offline_section(context.recipe).learning_rate)
-    return Learner(model.eval(), optimizer, cross_entropy, input_range=IMAGE_RANGE).view()
+    return Learner(model.eval(), optimizer, cross_entropy).view()
 
 
 def _batch_size(context: SeedContext) -> int:

@@ -10,7 +10,7 @@ from torch import nn
 from taster.core.fitting import Fit
 from taster.errors import RecipeError
 from taster.experiments.recipes.schema import Offline, Recipe
-from taster.experiments.scenarios.burn_in import IMAGE_RANGE, build_model, call_model_function
+from taster.experiments.scenarios.burn_in import build_model, call_model_function
 from taster.experiments.scenarios.context import BurntIn, SeedContext
 from taster.offline import EstimatorTraining, NetTraining
 
@@ -70,6 +70,6 @@ def _net_training(context: SeedContext, burnt_in: BurntIn | None) -> NetTraining
             model.load_state_dict(burnt_in["model"])
         return model
 
-    return NetTraining(
-        make_model, section.training(), section.mode, context.seed, recipe.compute.precision, IMAGE_RANGE
-    )
+    # Rows that scales were not fitted on may lie outside of the range.
+    limits = context.data.value_range if len(context.data.shape) > 1 else None
+    return NetTraining(make_model, section.training(), section.mode, context.seed, recipe.compute.precision, limits)

@@ -54,7 +54,7 @@ class Online:
         self._attack = _make_online_attack(context, context.attack, surrogates, self._simulator)
         self._scores = ScoreTracker({entry: make_score(context, entry) for entry in recipe.score})
         self._stream = Stream(
-            context.roles["stream"].to(context.device),
+            context.images("stream").to(context.device),
             recipe.stream.batch_size,
             generator(context.seed, "stream"),
             Augment(recipe.stream.crop, recipe.stream.flip),
