@@ -76,7 +76,11 @@ def test_lists_and_recipes() -> None:
     assert tomllib.loads(shown)["stream"]["batch_size"] == 40
     assert run_command("--version").stdout.strip() == taster.__version__
     for command in ("run", "list", "show", "report", "compare", "results", "quarantine"):
-        assert run_command(command, "--help").returncode == 0
+        helped = run_command(command, "--help")
+        assert helped.returncode == 0
+        assert "\\" not in helped.stdout
+    assert "[x>=1]" in run_command("run", "--help").stdout
+    assert "RECIPE  [required]" in run_command("show", "--help").stdout
 
 
 def test_the_module_is_the_command_and_answers_without_torch() -> None:
@@ -85,6 +89,16 @@ def test_the_module_is_the_command_and_answers_without_torch() -> None:
     assert run([sys.executable, "-m", "taster", "nonsense"]).returncode == 2
     code = "import sys, taster.cli; sys.exit('torch' in sys.modules)"
     assert run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"), [(["runn"], "run"), (["comapre"], "compare"), (["list", "--threats"], "--threat")]
+)
+def test_a_misspelt_name_is_answered_once(arguments: list[str], wanted: str) -> None:
+    result = run_command(*arguments)
+    assert result.returncode == 2
+    assert result.stderr.count("Did you mean") == 1
+    assert result.stderr.count(f"'{wanted}'") == 1
 
 
 def mistakes(folder: Path) -> list[tuple[list[str | Path], str]]:

@@ -13,6 +13,7 @@ from taster import Guard, Phase, detection_bound, probe
 from taster.attacks import OnlineAttack
 from taster.experiments import shipped_recipes
 from taster.experiments.recipes.catalogue import catalogue, catalogue_markdown
+from taster.experiments.recipes.threats import threats, threats_markdown
 from taster.stats.detection_bound import held_out_samples
 from tests.conftest import TinyNet, tiny_batch, tiny_learner
 
@@ -172,6 +173,7 @@ def test_contributors_examples_run() -> None:
         "docs/offline.md",
         "docs/glossary.md",
         "docs/catalogue.md",
+        "docs/threats.md",
         "results/README.md",
         "results/online.md",
         "results/guard.md",
@@ -196,6 +198,11 @@ def test_the_readme_has_short_lines() -> None:
 def test_the_catalogue_is_what_taster_lists() -> None:
     found = catalogue_markdown(catalogue())
     assert (ROOT / "docs" / "catalogue.md").read_text() == found, "run: taster list --markdown > docs/catalogue.md"
+
+
+def test_the_page_on_threats_is_what_taster_lists() -> None:
+    found = threats_markdown(threats())
+    assert (ROOT / "docs" / "threats.md").read_text() == found, "run: taster list --threat --markdown > docs/threats.md"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def check(model: str, optimizer: str, scheduler: str, failures: list[str], steps
         after = learner.everything()
         if how in ("gate rejects", "loss is NaN"):  # a refusal is a step: it is counted and observed
             for part in (before, after):
-                for key in ("steps", "refusals", "counters", "guard"):
+                for key in ("steps", "refusals", "counters", "alarm", "guard"):
                     del part["learner"][key]
         assert same(before, after), how
     before, beside = learner.honest(50), twin.honest(50)

@@ -108,7 +108,7 @@ def test_alarms_are_logged_and_counted(tmp_path: Path, caplog: pytest.LogCapture
     assert first.getMessage().startswith("step 1: rejected by odd_ones: odd; further refusals of this cause")
     assert second.getMessage() == "step 3: rejected by odd_ones: odd"
     assert learner.counters == {
-        "steps": 4, "committed": 2, "rejected": 2, "rewound": 0, "samples": 32, "dropped": 0, "corrected": 0,
+        "steps": 4, "committed": 2, "rejected": 2, "rewound": 0, "samples": 32, "dropped": 16, "corrected": 0,
         "salvaged": 0,
     }  # fmt: skip
 

@@ -1,5 +1,5 @@
-"""Attacks, one file each. To add one, write it and add it to `ATTACKS`, `UPDATE_ATTACKS` or
-`DATASET_ATTACKS`."""
+"""Attacks, one file each. To add one, write it, say above it what it does (`threat`), and add it to `ATTACKS`,
+`UPDATE_ATTACKS` or `DATASET_ATTACKS`."""
 
 from collections.abc import Callable
 
@@ -51,6 +51,7 @@ from taster.attacks.updates.mimic import mimic
 from taster.attacks.updates.min_max import min_max, min_sum
 from taster.attacks.updates.reverse_trigger import reverse_trigger
 from taster.attacks.updates.sign_flip import sign_flip
+from taster.core.threat import Threat, threat, threat_of
 
 ATTACKS = {
     attack.__name__: attack
@@ -122,6 +123,7 @@ __all__ = [
     "Schedule",
     "SimulatedOutcome",
     "StopCondition",
+    "Threat",
     "UpdateAttack",
     "UpdateBudget",
     "UpdatePoisonFn",
@@ -153,6 +155,8 @@ __all__ = [
     "reverse_trigger",
     "sign_flip",
     "swing_widening",
+    "threat",
+    "threat_of",
     "trigger_backdoor",
     "vanilla_trigger",
     "verdict_steering",

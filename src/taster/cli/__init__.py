@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from taster.cli.app import app
+from taster.cli.app import Command, app
 from taster.cli.compare import compare
 from taster.cli.console import escape_unprintable, print_message
 from taster.cli.quarantine import quarantine
@@ -17,13 +17,13 @@ from taster.errors import TasterError
 
 __all__ = ["app", "main"]
 
-app.command()(run)
-app.command(name="list")(list_all)
-app.command()(show)
-app.command()(report)
-app.command()(compare)
-app.command()(results)
-app.command()(quarantine)
+app.command(cls=Command)(run)
+app.command(name="list", cls=Command)(list_all)
+app.command(cls=Command)(show)
+app.command(cls=Command)(report)
+app.command(cls=Command)(compare)
+app.command(cls=Command)(results)
+app.command(cls=Command)(quarantine)
 
 
 def main() -> None:

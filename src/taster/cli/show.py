@@ -6,6 +6,7 @@ import json
 from typing import Annotated
 
 import typer
+from rich.measure import Measurement
 from rich.table import Table
 
 from taster.cli.app import AsJson
@@ -15,10 +16,20 @@ from taster.cli.console import result_console
 def list_all(
     as_json: AsJson = False,
     as_markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print Markdown on standard output: docs/catalogue.md is made by it.")
+        bool,
+        typer.Option(
+            "--markdown",
+            help="Print Markdown on standard output: docs/catalogue.md (with --threat docs/threats.md) is made by it.",
+        ),
+    ] = False,
+    threat: Annotated[
+        bool, typer.Option("--threat", help="What each attack does and each defence answers, see docs/threats.md.")
     ] = False,
 ) -> None:
-    """List attacks, defences, scores, models and recipes, each with its source."""
+    """List attacks, defences, scores, models and recipes, each with its source; or the threats among them."""
+    if threat:
+        _list_threats(as_json, as_markdown)
+        return
     from taster.experiments.recipes.catalogue import catalogue, catalogue_markdown
 
     entries = catalogue()
@@ -36,6 +47,37 @@ def list_all(
         console.print(table)
         console.print()
     console.print("Your own: package.module:function in place of a name. Settings of a recipe: taster show RECIPE.")
+
+
+def _list_threats(as_json: bool, as_markdown: bool) -> None:
+    from taster.experiments.recipes.threats import threat_table, threats, threats_markdown
+
+    entries = threats()
+    if as_json or as_markdown:
+        typer.echo(json.dumps(entries) if as_json else threats_markdown(entries), nl=as_json)
+        return
+    console = result_console()
+    for layer, rows in entries.items():
+        if not rows:
+            continue
+        headings, texts = threat_table(layer, rows)
+        table = _threat_table(layer, headings, texts)
+        if Measurement.get(console, console.options, table).maximum >= console.width:
+            # Rich would cut the longest words and leave spaces elsewhere.
+            table = _threat_table(layer, headings, [[text.replace(" ", "\n") for text in line] for line in texts])
+        console.print(table)
+        console.print()
+    console.print("The influence of all attacks is causative: they act on training. The words: docs/threats.md.")
+
+
+def _threat_table(layer: str, headings: list[str], texts: list[list[str]]) -> Table:
+    table = Table(title=layer, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading in headings:
+        is_name = heading == "name"
+        table.add_column(heading, style="bold" if is_name else "", no_wrap=is_name, overflow="fold")
+    for line in texts:
+        table.add_row(*line)
+    return table
 
 
 def show(

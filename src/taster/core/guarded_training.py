@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from taster.core.alarm import Alarm
+from taster.core.alarm import Alarm, AlarmState
 from taster.core.batch import Batch
 from taster.core.checkpoint import move_to_device
 from taster.core.client_updates import ClientUpdates
@@ -198,8 +198,9 @@ class GuardedTraining:
         return DryRun(self.state, self.guard)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on: model, optimizers, schedulers, guard, snapshots, scaler, counts, and what joined
-        the transaction. Of frozen weights there is a fingerprint: what does not change is in no checkpoint.
+        """Everything needed to go on: model, optimizers, schedulers, guard, snapshots, scaler, counts, what the log has
+        said of refusals, and what joined the transaction. Of frozen weights there is a fingerprint: what does not
+        change is in no checkpoint.
 
         `taster.save_state` writes it as safetensors. The tensors of the model are the live ones, as in
         `torch.nn.Module.state_dict`. Asked in the middle of a step, by a signal handler for instance, it is the state
@@ -213,7 +214,7 @@ class GuardedTraining:
 
     def guard_state_dict(self) -> dict[str, Any]:
         """The part of `state_dict` that is neither the model's nor the optimizer's, for `load_guard_state_dict`: guard,
-        snapshots, scaler, schedulers and counts."""
+        snapshots, scaler, schedulers, counts and the alarm's part."""
         state = self.state
         transaction = state.transaction
         if transaction is None:
@@ -230,6 +231,7 @@ class GuardedTraining:
             "steps": progress.steps,
             "refusals": progress.refusals.state(),
             "counters": dict(progress.counters),
+            "alarm": progress.alarm.state(),
             "guard": own["guard"],
             "scaler": own["scaler"],
             "snapshots": own["snapshots"],
@@ -282,6 +284,8 @@ class GuardedTraining:
         if set(counters) != set(COUNTERS) or not all(type(n) is int and n >= 0 for n in counters.values()):
             raise CheckpointError(f"got counters {dict(counters)}, wanted whole numbers for {', '.join(COUNTERS)}")
         steps, refusals = state["steps"], RefusalRun.from_state(state["refusals"])
+        # Files of taster 0.1 have none.
+        alarm = AlarmState.from_state(state["alarm"]) if "alarm" in state else AlarmState()
         if type(steps) is not int or steps < 0:
             raise CheckpointError(f"got steps {steps!r}, wanted a whole number of at least 0")
         if own.scaler is not None and state["scaler"]:
@@ -293,13 +297,14 @@ class GuardedTraining:
             )
         for scheduler, entry in zip(self.schedulers, state["schedulers"], strict=True):
             scheduler.load_state_dict(copy.deepcopy(entry))
-        own.progress = Progress(steps, refusals, MappingProxyType({name: counters[name] for name in COUNTERS}))
+        counts = MappingProxyType({name: counters[name] for name in COUNTERS})
+        own.progress = Progress(steps, refusals, counts, alarm)
 
     def alarm(self, record: StepRecord, *batches: Batch | ClientUpdates) -> None:
         """Logs what there is to say of a step, and hands a refusal to `on_refusal`, with each batch of the step, or
         None where it had none."""
         if self.state.ranks.rank == 0:  # one process speaks for all
-            self._alarm.hear(record)
+            self._alarm.hear(self.state.progress.alarm, record)
             for gate in self.guard.gates:
                 if isinstance(advice := getattr(gate, "advice", None), str):
                     self._alarm.advise(stage_name(gate), advice)

@@ -1,4 +1,5 @@
-"""Defences: one file each, each a function that returns a Guard. To add one, write it and name it here."""
+"""Defences: one file each, each a function that returns a Guard. To add one, write it, say above it what it answers
+(`taster.core.threat.countermeasure`), and name it here."""
 
 from collections.abc import Callable
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from taster.core.guard import Guard
+from taster.core.threat import countermeasure
 from taster.core.trusted_data import as_trusted_data
 from taster.defences.gates.evaluate_source import EvaluateFn
 from taster.defences.gates.metric_gate import Tolerance, metric_gate
@@ -18,6 +19,12 @@ from taster.utils.settings import validate_settings
 _MAX_REWIND = 8
 
 
+@countermeasure(
+    "test",
+    "indiscriminate availability",
+    "targeted availability",
+    note="A backdoor costs no accuracy, so that integrity is not answered.",
+)
 @validate_settings
 def guard(
     probe: Any = None,

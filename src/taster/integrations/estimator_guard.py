@@ -299,7 +299,7 @@ class EstimatorGuard:
         if record is None:
             return
         self.records.append(record)
-        self._alarm.hear(record)
+        self._alarm.hear(self._state.progress.alarm, record)
         if record.verdict.committed:
             return
         if self._on_refusal is not None:

@@ -16,6 +16,7 @@ from taster.attacks.online.generative import generative
 from taster.attacks.online_attack import OnlineAttack, SampleFn
 from taster.core.batch import Batch
 from taster.core.step_record import Phase
+from taster.core.threat import threat
 from taster.core.types import Tensors
 from taster.core.view import View
 from taster.derivatives import Derivatives
@@ -26,6 +27,18 @@ TriggerBatch = Literal["clean", "fixed", "recrafted", "optimized"]
 TriggerAttackName = Literal["vanilla", "direct_gradient", "generative"]
 
 
+@threat(
+    "indiscriminate",
+    "availability",
+    "white box",
+    "individual",
+    "bilevel",
+    "accumulative then trigger",
+    note=(
+        "Training is looked ahead to by two steps, to first order; with `victim_class` it is targeted, with "
+        "`surrogate` grey box."
+    ),
+)
 @validate_settings
 def accumulative(
     trigger: Batch,

@@ -14,6 +14,7 @@ from taster.attacks.backdoor import Backdoor, BackdoorSettings
 from taster.attacks.dirty_label import dirty_label_backdoor
 from taster.attacks.online_attack import OnlineAttack
 from taster.attacks.triggers import blended_trigger
+from taster.core.threat import threat
 from taster.errors import AttackError
 from taster.utils.setting_types import Count
 from taster.utils.settings import validate_settings
@@ -22,6 +23,15 @@ _PIECES = 4
 """The trigger is cut into so many pieces each way."""
 
 
+@threat(
+    "targeted",
+    "integrity",
+    "black box",
+    "universal",
+    "none",
+    "stream step",
+    note="The whole trigger is one for all; in training each sample has pieces of its own.",
+)
 @validate_settings
 def adaptive_blend(
     generator: torch.Generator,

@@ -13,6 +13,7 @@ from taster.attacks.crafting import model_to_craft_on
 from taster.attacks.online_attack import OnlineAttack, PerturbationSettings
 from taster.attacks.sample_gradient import cross_entropy_gradient
 from taster.core.batch import Batch
+from taster.core.threat import threat
 from taster.core.view import View
 from taster.errors import AttackError
 from taster.perturbations.pgd import pgd
@@ -20,6 +21,18 @@ from taster.utils.setting_types import ModelRef, PositiveCount
 from taster.utils.settings import validate_settings
 
 
+@threat(
+    "indiscriminate",
+    "availability",
+    "white box",
+    "individual",
+    "feature space",
+    "stream step",
+    note=(
+        "Its family is a matter of opinion: the noise has features of another class under the sample's own "
+        "label, but is found by the loss and not by features; with `surrogate` it is grey box."
+    ),
+)
 @validate_settings
 def adversarial_poison(
     generator: torch.Generator,

@@ -12,10 +12,12 @@ from taster.attacks.backdoor import Backdoor, BackdoorSettings
 from taster.attacks.dirty_label import dirty_label_backdoor
 from taster.attacks.online_attack import OnlineAttack
 from taster.attacks.triggers import blended_trigger
+from taster.core.threat import threat
 from taster.utils.setting_types import Count
 from taster.utils.settings import validate_settings
 
 
+@threat("targeted", "integrity", "black box", "universal", "none", "stream step")
 @validate_settings
 def blended_backdoor(
     generator: torch.Generator,

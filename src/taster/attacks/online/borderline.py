@@ -14,6 +14,7 @@ from taster.attacks.guard_simulator import GuardSimulator, SimulatedOutcome
 from taster.attacks.online_attack import OnlineAttack, SampleFn
 from taster.attacks.strength import at_strength
 from taster.core.batch import Batch
+from taster.core.threat import threat
 from taster.core.types import Tensors
 from taster.core.view import View
 from taster.derivatives import Derivatives
@@ -22,6 +23,15 @@ from taster.utils.settings import validate_settings
 Scale = Annotated[float, Field(gt=0, le=1)]
 
 
+@threat(
+    "indiscriminate",
+    "availability",
+    "white box",
+    "individual",
+    "bilevel",
+    "stream step",
+    note="The attacker also has a copy of the guard.",
+)
 @validate_settings
 def borderline(
     draw_validation: SampleFn,

@@ -13,12 +13,22 @@ from taster.attacks.online_attack import Budget, OnlineAttack
 from taster.attacks.sample_gradient import cross_entropy_gradient
 from taster.attacks.triggers import named_trigger
 from taster.core.batch import Batch
+from taster.core.threat import threat
 from taster.core.view import View
 from taster.perturbations.pgd import LpBall, Norm, pgd
 from taster.utils.setting_types import PositiveCount
 from taster.utils.settings import validate_settings
 
 
+@threat(
+    "targeted",
+    "integrity",
+    "white box",
+    "universal",
+    "none",
+    "stream step",
+    note="What is used is one trigger for all; the perturbation beneath it is each sample's own.",
+)
 @validate_settings
 def clean_label_backdoor(
     generator: torch.Generator,

@@ -12,11 +12,24 @@ from taster.attacks.online_attack import OnlineAttack, SampleFn
 from taster.attacks.poison_init import InjectionSettings, PoisonInit
 from taster.attacks.unrolled_update import UNROLLED_METHOD, UpdateGradient, loss_and_gradient
 from taster.core.batch import Batch
+from taster.core.threat import threat
 from taster.core.view import View
 from taster.derivatives import Derivatives
 from taster.utils.settings import validate_settings
 
 
+@threat(
+    "indiscriminate",
+    "availability",
+    "white box",
+    "individual",
+    "bilevel",
+    "stream step",
+    note=(
+        "The labels are wrong as well, so that it could be counted as label poisoning; what the method "
+        "optimizes is the content."
+    ),
+)
 @validate_settings
 def direct_gradient(
     draw_validation: SampleFn,

@@ -16,6 +16,7 @@ from taster.attacks.online_attack import OnlineAttack, SampleFn
 from taster.attacks.poison_init import InjectionSettings, PoisonInit
 from taster.attacks.unrolled_update import UNROLLED_METHOD, LossAndGradientFn, OneStepUpdate, unrolled_gradient
 from taster.core.batch import Batch
+from taster.core.threat import threat
 from taster.core.view import View
 from taster.derivatives import Derivatives
 from taster.utils.settings import validate_settings
@@ -23,6 +24,7 @@ from taster.utils.settings import validate_settings
 Policy = Literal["normal_data", "unrolled"]
 
 
+@threat("indiscriminate", "availability", "white box", "individual", "generative", "stream step")
 @validate_settings
 def generative(
     draw_validation: SampleFn,

@@ -16,6 +16,7 @@ from taster.attacks.online.accumulative import TriggerBatch, accumulative
 from taster.attacks.online.vanilla_trigger import vanilla_trigger
 from taster.attacks.online_attack import OnlineAttack, SampleFn
 from taster.core.batch import Batch
+from taster.core.threat import threat
 from taster.core.view import View
 from taster.derivatives import Derivatives
 from taster.utils.settings import validate_settings
@@ -24,6 +25,15 @@ Scale = Annotated[float, Field(gt=0, le=1)]
 Goal = Literal["trigger", "immediate"]
 
 
+@threat(
+    "indiscriminate",
+    "availability",
+    "white box",
+    "individual",
+    "bilevel",
+    "accumulative then trigger",
+    note='The attacker also has a copy of the guard; with goal = "immediate" each batch does harm by itself.',
+)
 @validate_settings
 def guard_aware(
     trigger: Batch,

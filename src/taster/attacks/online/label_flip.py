@@ -10,11 +10,21 @@ from pydantic import Field
 from taster.attacks.online_attack import Budget, OnlineAttack
 from taster.attacks.poison_init import wrong_labels
 from taster.core.batch import Batch
+from taster.core.threat import threat
 from taster.core.view import View
 from taster.perturbations.pgd import LpBall
 from taster.utils.settings import validate_settings
 
 
+@threat(
+    "indiscriminate",
+    "availability",
+    "black box",
+    "none",
+    "label",
+    "stream step",
+    note="With `source_class` it is targeted at that class.",
+)
 @validate_settings
 def label_flip(
     generator: torch.Generator,

@@ -12,12 +12,22 @@ from torch.nn.functional import interpolate
 
 from taster.attacks.online_attack import Budget, OnlineAttack
 from taster.core.batch import Batch
+from taster.core.threat import threat
 from taster.core.view import View
 from taster.data import Images, Layout, as_batch, load_images
 from taster.perturbations.pgd import LpBall
 from taster.utils.settings import validate_settings
 
 
+@threat(
+    "indiscriminate",
+    "availability",
+    "black box",
+    "individual",
+    "none",
+    "stream step",
+    note="No malice is meant: it is classed by what such samples could do.",
+)
 @validate_settings
 def ood_images(
     generator: torch.Generator,

@@ -6,10 +6,20 @@ import torch
 
 from taster.attacks.online_attack import OnlineAttack, PerturbationSettings
 from taster.core.batch import Batch
+from taster.core.threat import threat
 from taster.core.view import View
 from taster.utils.settings import validate_settings
 
 
+@threat(
+    "indiscriminate",
+    "availability",
+    "black box",
+    "individual",
+    "none",
+    "stream step",
+    note="A control: noise of the size of an attack's, with no aim.",
+)
 @validate_settings
 def random_noise(
     generator: torch.Generator, *, perturbation: PerturbationSettings = PerturbationSettings()

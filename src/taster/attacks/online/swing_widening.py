@@ -13,11 +13,24 @@ from taster.attacks.guard_simulator import GuardSimulator, SimulatedOutcome
 from taster.attacks.online_attack import OnlineAttack, SampleFn
 from taster.attacks.strength import at_strength, is_committed, strongest
 from taster.core.batch import Batch
+from taster.core.threat import threat
 from taster.core.view import View
 from taster.derivatives import Derivatives
 from taster.utils.settings import validate_settings
 
 
+@threat(
+    "indiscriminate",
+    "availability",
+    "white box",
+    "individual",
+    "bilevel",
+    "accumulative then trigger",
+    note=(
+        "The attacker also has a copy of the guard; what accumulates is the room that it gives, not the "
+        "model's sensitivity."
+    ),
+)
 @validate_settings
 def swing_widening(
     draw_validation: SampleFn,

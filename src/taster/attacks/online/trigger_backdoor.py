@@ -8,9 +8,11 @@ from taster.attacks.backdoor import Backdoor, BackdoorSettings
 from taster.attacks.dirty_label import dirty_label_backdoor
 from taster.attacks.online_attack import OnlineAttack
 from taster.attacks.triggers import named_trigger
+from taster.core.threat import threat
 from taster.utils.settings import validate_settings
 
 
+@threat("targeted", "integrity", "black box", "universal", "none", "stream step")
 @validate_settings
 def trigger_backdoor(
     generator: torch.Generator, *, trigger: str, backdoor: BackdoorSettings = BackdoorSettings()

@@ -9,11 +9,24 @@ import torch
 from taster.attacks.crafting import Crafting, CraftingSettings
 from taster.attacks.online_attack import OnlineAttack, SampleFn
 from taster.core.batch import Batch
+from taster.core.threat import threat
 from taster.core.view import View
 from taster.derivatives import Derivatives
 from taster.utils.settings import validate_settings
 
 
+@threat(
+    "indiscriminate",
+    "availability",
+    "white box",
+    "individual",
+    "bilevel",
+    "stream step",
+    note=(
+        "Training is looked ahead to by one step, to first order; with `victim_class` it is targeted, with "
+        "`surrogate` grey box."
+    ),
+)
 @validate_settings
 def vanilla_trigger(
     draw_validation: SampleFn,

@@ -13,12 +13,22 @@ from taster.attacks.online.vanilla_trigger import vanilla_trigger
 from taster.attacks.online_attack import OnlineAttack, SampleFn
 from taster.attacks.strength import at_strength
 from taster.core.batch import Batch
+from taster.core.threat import threat
 from taster.core.types import Tensors
 from taster.core.view import View
 from taster.derivatives import Derivatives
 from taster.utils.settings import validate_settings
 
 
+@threat(
+    "indiscriminate",
+    "availability",
+    "white box",
+    "individual",
+    "bilevel",
+    "stream step",
+    note="White box as to the model; of the guard the attacker sees the verdicts alone.",
+)
 @validate_settings
 def verdict_steering(
     draw_validation: SampleFn,

@@ -15,6 +15,7 @@ from taster.attacks.updates.recovered_offset import distribute
 from taster.client_gradients import ClientGradients
 from taster.core.batch import Batch
 from taster.core.param_vectors import flatten, unflatten
+from taster.core.threat import threat
 from taster.core.types import BatchNormMode
 from taster.core.view import View
 from taster.derivatives import Derivatives, LossFn, Normalize, normalized
@@ -53,6 +54,15 @@ class AccumulationSettings:
     batch_norm: BatchNormMode | None = None
 
 
+@threat(
+    "indiscriminate",
+    "availability",
+    "white box",
+    "none",
+    "bilevel",
+    "accumulative then trigger",
+    note=("It chooses updates and not data; it is counted as bilevel as its objective is that of `accumulative`."),
+)
 @validate_settings
 def accumulative_updates(
     trigger: Batch,

@@ -9,10 +9,22 @@ from pydantic import Field
 from torch import Tensor
 
 from taster.attacks.update_attack import RoundKnowledge, UpdateAttack
+from taster.core.threat import threat
 from taster.core.view import View
 from taster.utils.settings import validate_settings
 
 
+@threat(
+    "indiscriminate",
+    "availability",
+    "white box",
+    "none",
+    "none",
+    "round",
+    note=(
+        "The paper estimates the others' mean and deviation from the attacker's own clients, which would be grey box."
+    ),
+)
 @validate_settings
 def alie(*, deviations: Annotated[float, Field(gt=0)] | None = None) -> UpdateAttack:
     """All of the attacker's clients send the others' mean minus z standard deviations, coordinate by coordinate.

@@ -9,10 +9,20 @@ from pydantic import Field
 from torch import Tensor
 
 from taster.attacks.update_attack import RoundKnowledge, UpdateAttack
+from taster.core.threat import threat
 from taster.core.view import View
 from taster.utils.settings import validate_settings
 
 
+@threat(
+    "indiscriminate",
+    "availability",
+    "grey box",
+    "none",
+    "none",
+    "round",
+    note="All that it needs is the length of honest updates, for which a client's own will do.",
+)
 @validate_settings
 def gaussian_updates(generator: torch.Generator, *, scale: Annotated[float, Field(gt=0)] = 1.0) -> UpdateAttack:
     """Each of the attacker's clients sends Gaussian noise of s times the mean norm of the other clients' updates.

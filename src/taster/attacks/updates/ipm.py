@@ -8,10 +8,12 @@ from pydantic import Field
 from torch import Tensor
 
 from taster.attacks.update_attack import RoundKnowledge, UpdateAttack
+from taster.core.threat import threat
 from taster.core.view import View
 from taster.utils.settings import validate_settings
 
 
+@threat("indiscriminate", "availability", "white box", "none", "none", "round")
 @validate_settings
 def ipm(*, scale: Annotated[float, Field(gt=0)] = 1.0) -> UpdateAttack:
     """All of the attacker's clients send the mean of the others' updates times −s.

@@ -6,10 +6,20 @@ import torch
 from torch import Tensor
 
 from taster.attacks.update_attack import RoundKnowledge, UpdateAttack
+from taster.core.threat import threat
 from taster.core.view import View
 from taster.utils.settings import validate_settings
 
 
+@threat(
+    "indiscriminate",
+    "availability",
+    "white box",
+    "none",
+    "none",
+    "round",
+    note="Who is harmed most is whoever's data are unlike those of the client that is copied.",
+)
 @validate_settings
 def mimic(generator: torch.Generator) -> UpdateAttack:
     """All of the attacker's clients copy the honest client that is farthest along the direction of largest variance.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from taster.attacks.update_attack import RoundKnowledge, UpdateAttack
+from taster.core.threat import threat
 from taster.core.view import View
 from taster.stats.pairwise import gram_matrix, squared_distances
 from taster.utils.settings import validate_settings
@@ -16,6 +17,7 @@ from taster.utils.settings import validate_settings
 Perturbation = Literal["unit", "deviation", "sign"]
 
 
+@threat("indiscriminate", "availability", "white box", "none", "none", "round")
 @validate_settings
 def min_max(*, perturbation: Perturbation = "deviation") -> UpdateAttack:
     """The others' mean plus γ p, γ the largest with which no distance to them exceeds the largest among them.
@@ -29,6 +31,7 @@ def min_max(*, perturbation: Perturbation = "deviation") -> UpdateAttack:
     return _update_attack(perturbation, _largest_of_each)
 
 
+@threat("indiscriminate", "availability", "white box", "none", "none", "round")
 @validate_settings
 def min_sum(*, perturbation: Perturbation = "deviation") -> UpdateAttack:
     """The others' mean plus γ p, γ the largest with which the sum of squared distances to them exceeds none of theirs.

@@ -7,10 +7,12 @@ from torch import Tensor
 
 from taster.attacks.update_attack import RoundKnowledge, UpdateAttack, UpdateSettings
 from taster.attacks.updates.recovered_offset import distribute
+from taster.core.threat import threat
 from taster.core.view import View
 from taster.utils.settings import validate_settings
 
 
+@threat("indiscriminate", "availability", "white box", "none", "none", "round")
 @validate_settings
 def reverse_trigger(generator: torch.Generator, *, update: UpdateSettings = UpdateSettings()) -> UpdateAttack:
     """Honest rounds, then a trigger whose mean is the clean one's times −s, whatever fraction of clients is malicious.

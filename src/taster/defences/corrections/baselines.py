@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from taster.core.guard import Guard
+from taster.core.threat import countermeasure
 from taster.defences.corrections.loss_descent import Correction, LossDescent
 from taster.perturbations.objectives import SampleLoss, cross_entropy_per_sample, margin, mart_loss, trades_loss
 from taster.perturbations.pgd import LpBall, Norm
@@ -29,6 +30,7 @@ def _correct_all(
     return Guard(screens=[Correction(name, LossDescent(LpBall(norm, epsilon), steps, step_size, loss), patience)])
 
 
+@countermeasure("sanitization", "indiscriminate availability", note="It changes samples and removes none.")
 @validate_settings
 def adversarial_training_correction(
     *,
@@ -52,6 +54,7 @@ def adversarial_training_correction(
     return _correct_all("adversarial_training_correction", cross_entropy_per_sample, epsilon, norm, steps, step_size)
 
 
+@countermeasure("sanitization", "indiscriminate availability", note="It changes samples and removes none.")
 @validate_settings
 def trades_correction(
     *,
@@ -79,6 +82,7 @@ def trades_correction(
     return _correct_all("trades_correction", trades_loss(kl_weight), epsilon, norm, steps, step_size)
 
 
+@countermeasure("sanitization", "indiscriminate availability", note="It changes samples and removes none.")
 @validate_settings
 def mart_correction(
     *,
@@ -104,6 +108,7 @@ def mart_correction(
     return _correct_all("mart_correction", mart_loss(kl_weight), epsilon, norm, steps, step_size)
 
 
+@countermeasure("sanitization", "indiscriminate availability", note="It changes samples and removes none.")
 @validate_settings
 def mma_correction(
     *,
@@ -130,6 +135,7 @@ def mma_correction(
     return _correct_all("mma_correction", _margin, epsilon, norm, steps, step_size)
 
 
+@countermeasure("sanitization", "indiscriminate availability", note="It changes samples and removes none.")
 @validate_settings
 def fat_correction(
     *,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from taster.core.batch import Batch
 from taster.core.guard import Guard
+from taster.core.threat import countermeasure
 from taster.defences.corrections.loss_descent import Granularity, LossDescent, ThresholdCorrection
 from taster.perturbations.pgd import LpBall, Norm
 from taster.scores.memorization_discrepancy import Divergence, MemorizationDiscrepancy
@@ -13,6 +14,7 @@ from taster.utils.setting_types import ModelRef, NonNegative, PositiveCount, Pos
 from taster.utils.settings import validate_settings
 
 
+@countermeasure("sanitization", "indiscriminate availability", note="It changes samples and removes none.")
 @validate_settings
 def dsc(
     probe: Batch,

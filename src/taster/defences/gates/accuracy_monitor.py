@@ -11,6 +11,7 @@ from torch import Tensor
 from taster.core.batch import Batch
 from taster.core.guard import CandidateUpdate, Guard
 from taster.core.step_record import StepRecord
+from taster.core.threat import countermeasure
 from taster.core.verdict import COMMIT, Verdict, reject
 from taster.core.view import View
 from taster.defences.gates.probe_measurement import ProbeMeasurement, nonfinite
@@ -20,6 +21,9 @@ from taster.utils.setting_types import Points
 from taster.utils.settings import validate_settings
 
 
+@countermeasure(
+    "test", "indiscriminate availability", note="With `max_recall_drop` it answers targeted availability too."
+)
 @validate_settings
 def accuracy_monitor(
     probe: Batch,

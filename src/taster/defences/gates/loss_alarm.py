@@ -11,6 +11,7 @@ from torch import Tensor
 from taster.core.batch import Batch
 from taster.core.guard import CandidateUpdate, Guard
 from taster.core.step_record import StepRecord
+from taster.core.threat import countermeasure
 from taster.core.verdict import COMMIT, Verdict, reject
 from taster.core.view import View
 from taster.defences.gates.probe_measurement import ProbeMeasurement
@@ -28,6 +29,7 @@ _DRAWS = 1000
 """Clean batches put together from trusted samples, for the threshold of a batch's loss."""
 
 
+@countermeasure("test", "indiscriminate availability")
 @validate_settings
 def loss_alarm(
     probe: Batch,

@@ -10,6 +10,7 @@ from torch import Tensor
 from taster.core.batch import Batch
 from taster.core.guard import Guard
 from taster.core.step_record import StepRecord
+from taster.core.threat import countermeasure
 from taster.core.view import View
 from taster.defences.gates.check_policy import CheckPolicy
 from taster.defences.gates.harm_criteria import HarmCriteria
@@ -30,6 +31,12 @@ _LARGE = 10_000
 """Samples from which on no probe is small."""
 
 
+@countermeasure(
+    "test",
+    "indiscriminate availability",
+    "targeted availability",
+    note="A backdoor costs no accuracy, so that integrity is not answered.",
+)
 @validate_settings
 def probe_gate(
     probe: Any,

@@ -8,6 +8,7 @@ import torch
 
 from taster.core.batch import Batch
 from taster.core.guard import ChecksModel, Guard, ScreenedBatch, UsesTrustedData
+from taster.core.threat import countermeasure
 from taster.core.trusted_data import check_trusted_data
 from taster.core.view import View
 from taster.scores.base import Score
@@ -22,6 +23,7 @@ _PROBE_SAMPLES = 256
 _NAME = "retry_low_score_half"
 
 
+@countermeasure("sanitization", "indiscriminate availability", note="It sorts a batch that a test has refused.")
 @validate_settings
 def retry_low_score_half(
     probe: Batch, *, min_samples: PositiveCount = 16, score: Literal["loss", "influence"] = "loss"

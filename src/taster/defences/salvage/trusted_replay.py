@@ -8,6 +8,7 @@ import torch
 
 from taster.core.batch import Batch
 from taster.core.guard import Guard, ScreenedBatch
+from taster.core.threat import countermeasure
 from taster.core.trusted_data import as_trusted_data, check_trusted_losses, check_trusted_range
 from taster.core.view import View
 from taster.utils.setting_types import Count
@@ -19,6 +20,11 @@ _CHUNK = 1000
 """Samples that go through the model at a time when they are checked."""
 
 
+@countermeasure(
+    "recovery",
+    "indiscriminate availability",
+    note="It answers the attack on the guard itself: to make it refuse everything.",
+)
 @validate_settings
 def trusted_replay(training_samples: Any, *, seed: Count = 0) -> Guard:
     """When a gate has rejected a batch, learns as many trusted samples in its place, if the gate accepts them.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from taster.core.batch import Batch
 from taster.core.guard import Guard
+from taster.core.threat import countermeasure
 from taster.defences.screens.score_screen import ScoreScreen, ScreenAction
 from taster.scores.base import split_in_half
 from taster.scores.feature_detectors import DetectorName, FeatureAnomalyScore
@@ -12,6 +13,7 @@ from taster.utils.setting_types import PositiveCount, PositiveFloat, Quantile
 from taster.utils.settings import validate_settings
 
 
+@countermeasure("sanitization", "indiscriminate availability")
 @validate_settings
 def anomaly_screen(
     probe: Batch,

@@ -14,6 +14,7 @@ from torch import Tensor
 from taster.core.batch import Batch, check_tensors
 from taster.core.guard import Guard, ScreenedBatch
 from taster.core.step_record import StepRecord
+from taster.core.threat import countermeasure
 from taster.core.trusted_data import check_trusted_data, check_trusted_losses, check_trusted_range
 from taster.core.types import Tensors
 from taster.core.view import View
@@ -30,6 +31,7 @@ _FEW = 20
 """Labels with fewer trusted samples are compared with those of all labels."""
 
 
+@countermeasure("sanitization", "targeted integrity")
 @validate_settings
 def backdoor_screen(
     probe: Batch,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from taster.core.batch import Batch
 from taster.core.guard import Guard
+from taster.core.threat import countermeasure
 from taster.defences.screens.score_screen import ScoreScreen, ScreenAction
 from taster.scores.memorization_discrepancy import Divergence, MemorizationDiscrepancy
 from taster.scores.thresholds import make_threshold
@@ -11,6 +12,7 @@ from taster.utils.setting_types import ModelRef, PositiveCount, Quantile
 from taster.utils.settings import validate_settings
 
 
+@countermeasure("sanitization", "indiscriminate availability")
 @validate_settings
 def discrepancy_screen(
     probe: Batch,

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from taster.core.batch import Batch
 from taster.core.guard import Guard
+from taster.core.threat import countermeasure
 from taster.core.trusted_data import check_trusted_data, check_trusted_losses, check_trusted_range
 from taster.core.types import Tensors
 from taster.core.view import View
@@ -14,6 +15,7 @@ from taster.utils.setting_types import PositiveCount
 from taster.utils.settings import validate_settings
 
 
+@countermeasure("regularization", "indiscriminate availability")
 @validate_settings
 def agem_projection(probe: Batch, *, probe_samples: PositiveCount = 100) -> Guard:
     """Projects the gradient onto the half-space where the loss on trusted samples does not rise.

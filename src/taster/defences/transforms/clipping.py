@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from taster.core.guard import Guard
+from taster.core.threat import countermeasure
 from taster.core.types import Tensors
 from taster.core.view import View
 from taster.perturbations.pgd import Norm
@@ -12,6 +13,7 @@ from taster.utils.setting_types import PositiveFloat
 from taster.utils.settings import validate_settings
 
 
+@countermeasure("regularization", "indiscriminate availability")
 @validate_settings
 def clipping(*, max_norm: PositiveFloat = 1.0, norm: Norm = "l2") -> Guard:
     """Scales a gradient whose norm over all parameters exceeds `max_norm` down to it; its direction stays.

@@ -9,6 +9,7 @@ import torch
 from taster.core.batch import Batch, check_tensors
 from taster.core.guard import Guard
 from taster.core.step_record import StepRecord
+from taster.core.threat import countermeasure
 from taster.core.trusted_data import check_trusted_data, check_trusted_range, trusted_outputs
 from taster.core.types import Tensors
 from taster.core.view import View
@@ -20,6 +21,7 @@ from taster.utils.setting_types import ModelRef, PositiveCount, PositiveFloat, Q
 from taster.utils.settings import validate_settings
 
 
+@countermeasure("regularization", "indiscriminate availability")
 @validate_settings
 def dagc(
     probe: Batch,

@@ -6,6 +6,7 @@ from typing import Any
 
 from taster.core.guard import Guard
 from taster.core.step_record import StepRecord
+from taster.core.threat import countermeasure
 from taster.core.types import Tensors
 from taster.core.view import View
 from taster.defences.transforms.clipping import clip_gradient
@@ -14,6 +15,7 @@ from taster.utils.setting_types import PositiveCount, Quantile, Window
 from taster.utils.settings import validate_settings
 
 
+@countermeasure("regularization", "indiscriminate availability")
 @validate_settings
 def quantile_clipping(*, quantile: Quantile = 0.9, window: Window = 100, warmup_steps: PositiveCount = 10) -> Guard:
     """Scales the gradient down to a quantile of the norms of recent gradients.

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from taster.core.threat import countermeasure
 from taster.federated.aggregators.aggregator import Aggregator
 from taster.utils.settings import validate_settings
 
@@ -16,6 +17,7 @@ NumByzantine = Annotated[int, Field(ge=0)]
 """How many clients of a round a rule assumes to be malicious."""
 
 
+@countermeasure("robust statistics", "indiscriminate availability")
 @validate_settings
 def coordinate_median() -> Aggregator:
     """The unweighted median of each coordinate; the mean of the middle two for an even number of clients.
@@ -25,6 +27,7 @@ def coordinate_median() -> Aggregator:
     return Aggregator("coordinate_median", column_reduce=column_median)
 
 
+@countermeasure("robust statistics", "indiscriminate availability")
 @validate_settings
 def trimmed_mean(*, num_byzantine: NumByzantine = 1) -> Aggregator:
     """The unweighted mean of each coordinate without its largest and smallest values.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from taster.core.batch import Batch
 from taster.core.param_vectors import flatten
+from taster.core.threat import countermeasure
 from taster.core.view import View
 from taster.stats.column_blocks import column_blocks, in_float64
 from taster.stats.pairwise import inner_products, squared_norms
@@ -19,6 +20,14 @@ _CLEAR = 0.1
 """The least total trust for which float32 products, off by some 1e-7 each, are accurate enough."""
 
 
+@countermeasure(
+    "test",
+    "indiscriminate availability",
+    note=(
+        "Each update is tested against the server's own, and weighted by the result; it could be counted as "
+        "sanitization."
+    ),
+)
 @validate_settings
 def fltrust(probe: Batch, *, samples: Annotated[int, Field(ge=1)] = 100) -> FLTrust:
     """Updates weighted by their cosine to the server's own gradient and rescaled to its length.

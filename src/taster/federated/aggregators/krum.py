@@ -8,12 +8,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from taster.core.threat import countermeasure
 from taster.federated.aggregators.aggregator import Aggregator
 from taster.federated.aggregators.coordinate_wise import NumByzantine, mean_around_median
 from taster.stats.pairwise import PairwiseGeometry
 from taster.utils.settings import validate_settings
 
 
+@countermeasure("robust statistics", "indiscriminate availability")
 @validate_settings
 def krum(*, num_byzantine: NumByzantine = 1) -> Aggregator:
     """The update with the smallest sum of squared distances to its nearest neighbors, unweighted.
@@ -30,6 +32,7 @@ def krum(*, num_byzantine: NumByzantine = 1) -> Aggregator:
     return Aggregator("krum", choose, min_clients=2 * num_byzantine + 3)
 
 
+@countermeasure("robust statistics", "indiscriminate availability")
 @validate_settings
 def multi_krum(*, num_byzantine: NumByzantine = 1, keep: Annotated[int, Field(ge=1)] | None = None) -> Aggregator:
     """The unweighted mean of the updates with the best Krum scores.
@@ -51,6 +54,7 @@ def multi_krum(*, num_byzantine: NumByzantine = 1, keep: Annotated[int, Field(ge
     return Aggregator("multi_krum", choose, min_clients=2 * num_byzantine + 3)
 
 
+@countermeasure("robust statistics", "indiscriminate availability")
 @validate_settings
 def bulyan(*, num_byzantine: NumByzantine = 1) -> Aggregator:
     """θ = n − 2f updates selected by repeated Krum; for each coordinate the mean of the θ − 2f values nearest to the

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from taster.core.threat import countermeasure
 from taster.federated.aggregators.aggregator import Aggregator, RowWeights
 from taster.federated.aggregators.coordinate_wise import NumByzantine, coordinate_median, trimmed_mean
 from taster.federated.aggregators.krum import bulyan, krum, multi_krum
@@ -32,6 +33,7 @@ def weighted_mean() -> Aggregator:
     return Aggregator("mean", choose)
 
 
+@countermeasure("robust statistics", "indiscriminate availability")
 @validate_settings
 def nearest_neighbor_mixing(
     *, num_byzantine: NumByzantine = 1, aggregator: AfterMixing = "coordinate_median"
@@ -47,6 +49,7 @@ def nearest_neighbor_mixing(
     return _rule(aggregator, num_byzantine).preceded_by(nearest_neighbor_weights(num_byzantine))
 
 
+@countermeasure("robust statistics", "indiscriminate availability")
 @validate_settings
 def update_clipping(
     *,

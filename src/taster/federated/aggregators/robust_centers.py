@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from taster.core.threat import countermeasure
 from taster.federated.aggregators.aggregator import Aggregator
 from taster.stats.pairwise import PairwiseGeometry
 from taster.utils.settings import validate_settings
@@ -19,6 +20,7 @@ _FEW = 4
 dozen reads) is computed first, which also keeps float32 rounding from accumulating."""
 
 
+@countermeasure("robust statistics", "indiscriminate availability")
 @validate_settings
 def geometric_median(*, max_iterations: Annotated[int, Field(ge=1)] = 1000) -> Aggregator:
     """The point that minimizes the weighted sum of distances to the updates.
@@ -52,6 +54,7 @@ def geometric_median(*, max_iterations: Annotated[int, Field(ge=1)] = 1000) -> A
     return Aggregator("geometric_median", choose)
 
 
+@countermeasure("robust statistics", "indiscriminate availability")
 @validate_settings
 def centered_clipping(
     *, clip_radius: Annotated[float, Field(gt=0)] = 1.0, iterations: Annotated[int, Field(ge=1)] = 3
