@@ -6,10 +6,17 @@ from collections.abc import Callable
 from taster.attacks.backdoor import Backdoor, BackdoorSettings
 from taster.attacks.crafting import CraftingSettings
 from taster.attacks.crafting_trace import CraftingTrace
+from taster.attacks.dataset.back_gradient import back_gradient
+from taster.attacks.dataset.convex_models import ConvexSettings
+from taster.attacks.dataset.influence_selection import influence_selection
+from taster.attacks.dataset.machine_teaching import machine_teaching
+from taster.attacks.dataset.svm_poisoning import svm_poisoning
+from taster.attacks.dataset.unrolled_training import UnrolledSettings
 from taster.attacks.dataset_attack import (
     DatasetAttack,
     DatasetBudget,
     DatasetKnowledge,
+    DatasetPoisonSettings,
     Poison,
     PoisonedDataset,
 )
@@ -94,7 +101,15 @@ UPDATE_ATTACKS = {
 }
 """Attacks by clients of a federation on the updates that they send, by name."""
 
-DATASET_ATTACKS: dict[str, Callable[..., DatasetAttack]] = {}
+DATASET_ATTACKS: dict[str, Callable[..., DatasetAttack]] = {
+    attack.__name__: attack
+    for attack in (
+        svm_poisoning,
+        machine_teaching,
+        back_gradient,
+        influence_selection,
+    )
+}
 """Attacks on training sets, by name. Those on the batches of a stream serve there too."""
 
 __all__ = [
@@ -105,11 +120,13 @@ __all__ = [
     "Backdoor",
     "BackdoorSettings",
     "Budget",
+    "ConvexSettings",
     "CraftingSettings",
     "CraftingTrace",
     "DatasetAttack",
     "DatasetBudget",
     "DatasetKnowledge",
+    "DatasetPoisonSettings",
     "GuardSimulator",
     "InjectionSettings",
     "Observation",
@@ -124,6 +141,7 @@ __all__ = [
     "SimulatedOutcome",
     "StopCondition",
     "Threat",
+    "UnrolledSettings",
     "UpdateAttack",
     "UpdateBudget",
     "UpdatePoisonFn",
@@ -136,6 +154,7 @@ __all__ = [
     "alie",
     "at_accuracy_floor",
     "at_loss_amplification",
+    "back_gradient",
     "blended_backdoor",
     "borderline",
     "clean_label_backdoor",
@@ -143,8 +162,10 @@ __all__ = [
     "gaussian_updates",
     "generative",
     "guard_aware",
+    "influence_selection",
     "ipm",
     "label_flip",
+    "machine_teaching",
     "mimic",
     "min_max",
     "min_sum",
@@ -154,6 +175,7 @@ __all__ = [
     "random_noise",
     "reverse_trigger",
     "sign_flip",
+    "svm_poisoning",
     "swing_widening",
     "threat",
     "threat_of",

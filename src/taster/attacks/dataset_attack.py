@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 import torch
@@ -50,7 +50,9 @@ class DatasetBudget:
         poison_fraction: poisoned samples, changed and inserted ones together, over the samples of the clean set,
             rounded down.
         insert: whether samples may be inserted. Otherwise the attacker changes those that are there.
-        content: what may become of a changed sample's content; of an inserted one, measured from `Poisoned.base`.
+        content: what may become of a changed sample's content; of an inserted one, measured from `Poison.base`. The
+            range of the data is that of `DatasetKnowledge`, whatever the ball says: a budget is made before the data
+            are known.
         labels: whether labels may be wrong: a changed sample may have another label than it had, and an inserted one
             any. Otherwise a changed sample keeps its label, and an inserted one has that of its base.
     """
@@ -154,12 +156,13 @@ def enforce(budget: DatasetBudget, poison: Poison, clean: Batch, knowledge: Data
         raise AttackError(f"the attack inserted {inserted} samples, wanted none: its budget has insert = False")
     base = _base(budget, poison, clean, inserted)
     x, y = found.x.detach().to(clean.x.device), found.y.to(clean.y.device)
-    if isinstance(budget.content, LpBall):
-        x = budget.content.project(x, base.x)
-    elif budget.content == "none":
+    if budget.content == "none":
         x = base.x.clone()
     else:
-        x = torch.nan_to_num(x, nan=knowledge.low).clamp(knowledge.low, knowledge.high)
+        if isinstance(budget.content, LpBall):
+            x = replace(budget.content, low=knowledge.low, high=knowledge.high).project(x, base.x)
+        else:
+            x = torch.nan_to_num(x, nan=knowledge.low).clamp(knowledge.low, knowledge.high)
         # What was not touched stays, also where the data leave the range that the attacker was told.
         same = (found.x[:n].to(x.device) == clean.x).flatten(1).all(1)
         x[:n][same] = clean.x[same]

@@ -1,0 +1,87 @@
+"""Solves linear systems with the Hessian of a linear classifier: exactly, or by conjugate gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from taster.errors import AttackError
+
+
+def exact_solve(x: Tensor, curvature: Tensor, l2: float, right: Tensor) -> Tensor:
+    """V with H V = B, where H = Σᵢ Cᵢ ⊗ xᵢ xᵢᵀ + λ I, by Cholesky decomposition.
+
+    Args:
+        x: samples, [n, D].
+        curvature: C, [n, K, K], or [n, K] for diagonal ones.
+        l2: λ, above 0.
+        right: B, [K, D].
+
+    Raises:
+        AttackError: if rounding makes H indefinite.
+    """
+    K, D = right.shape
+    if curvature.dim() == 2:
+        blocks = torch.stack([x.T @ (curvature[:, k, None] * x) for k in range(K)])
+        factor = _cholesky(blocks + l2 * torch.eye(D, dtype=x.dtype, device=x.device))
+        return torch.cholesky_solve(right[:, :, None], factor)[:, :, 0]
+    H = torch.empty(K, D, K, D, dtype=x.dtype, device=x.device)
+    for a in range(K):
+        for b in range(a + 1):
+            block = x.T @ (curvature[:, a, b, None] * x)  # symmetric
+            H[a, :, b, :] = block
+            H[b, :, a, :] = block
+    whole = H.reshape(K * D, K * D)
+    whole.diagonal().add_(l2)
+    return torch.cholesky_solve(right.reshape(-1, 1), _cholesky(whole)).reshape(K, D)
+
+
+def conjugate_gradients(
+    product: Callable[[Tensor], Tensor], right: Tensor, *, tolerance: float, max_iterations: int
+) -> Tensor:
+    """V with H V = B, for a positive definite H that is known by its products.
+
+    Args:
+        product: H V of V [K, D].
+        right: B, [K, D].
+        tolerance: of the residual's norm, relative to that of B.
+        max_iterations: products at most.
+
+    Raises:
+        AttackError: if the residual is still greater then.
+
+    Source: Hestenes and Stiefel 1952.
+    """
+    found = torch.zeros_like(right)
+    residual = right.clone()
+    direction = residual.clone()
+    left = float((residual * residual).sum())
+    goal = tolerance**2 * left
+    for _ in range(max_iterations):
+        if left <= goal:
+            return found
+        image = product(direction)
+        step = left / float((direction * image).sum())
+        found += step * direction
+        residual -= step * image
+        before, left = left, float((residual * residual).sum())
+        direction = residual + left / before * direction
+    if left <= goal:
+        return found
+    raise AttackError(
+        f"conjugate gradients: got a relative residual of {(left / goal) ** 0.5 * tolerance:.1e} after "
+        f"{max_iterations} products, wanted {tolerance:.0e}: raise l2 or damping, or scale the samples"
+    )
+
+
+def _cholesky(matrix: Tensor) -> Tensor:
+    factor: Tensor
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    if bool(failed.any()):
+        raise AttackError(
+            "training the attack's model: got a Hessian that is not positive definite in float64, wanted one that is: "
+            "raise l2, or scale the samples to about 1"
+        )
+    return factor
