@@ -35,7 +35,7 @@ Perturbation = Literal["label_flip", "noise", "gradient"]
     "none",
     "influence",
     "before training",
-    note='The learner is the attacker\'s own; with perturbation = "noise" or "gradient" samples are changed, each in its own way.',
+    note='With perturbation = "noise" or "gradient" samples are changed, each in its own way.',
 )
 @validate_settings
 def influence_selection(

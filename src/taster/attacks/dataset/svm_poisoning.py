@@ -31,7 +31,7 @@ from taster.utils.settings import validate_settings
     "individual",
     "bilevel",
     "before training",
-    note="The machine is the attacker's own, on the training set that he knows: against another learner it is grey box.",
+    note="The machine is the attacker's own: against another learner it is grey box.",
 )
 @validate_settings
 def svm_poisoning(
