@@ -76,10 +76,10 @@ compute where the border will be; against exploratory ones to hide information a
 Taster's defences are of these and later kinds. *Regularization* bounds what one update may do. *Sanitization* drops,
 weights down or changes suspicious samples before they are learned. A *test* measures the updated model on trusted
 samples and undoes what does harm (the "reject on negative impact" of Nelson et al. 2008 tests so sample by sample).
-*Robust statistics* take a center of the clients' updates that a minority cannot move far. An *ensemble* lets models
-vote that have each seen a part of the data. *Recovery* keeps a model learning that refuses much. No defence here rests
-on randomization or on hiding alone, but the tests hide information: nobody but the owner has the probe, and the order
-in which it is looked at is random.
+*Robust statistics* are what a minority cannot move far: a center of the clients' updates, a loss without its largest
+terms. An *ensemble* lets models vote that have each seen a part of the data. *Recovery* keeps a model learning that
+refuses much. No defence here rests on randomization or on hiding alone, but the tests hide information: nobody but the
+owner has the probe, and the order in which it is looked at is random.
 
 "Answers" says which harm a defence is made for, not that it succeeds: that is measured, see the
 [results](../results/README.md). The tests do not see a breach of integrity that costs no accuracy, such as a backdoor.
