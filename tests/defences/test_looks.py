@@ -62,8 +62,10 @@ def with_wrong(share: float, seed: int = 0) -> torch.Tensor:
 class Gate:
     """A gate before its first step, and the models that it judged."""
 
-    def __init__(self, **options: Any) -> None:
-        (self.gate,) = probe_gate(PROBE, task="classification", seed=5, class_tolerance=None, **options).gates
+    def __init__(self, n: int = N, **options: Any) -> None:
+        (self.gate,) = probe_gate(
+            PROBE.select(slice(0, n)), task="classification", seed=5, class_tolerance=None, **options
+        ).gates
         self.before, self._view = model_and_view(with_wrong(0.05, seed=9))
         self.asked: list[list[int]] = []
         self.step = 0
@@ -153,7 +155,16 @@ def test_a_doubt_by_chance_costs_a_few_looks_and_no_audit() -> None:
     said[right] = (Y[right] + 1) % CLASSES
     assert gate.judge(said).committed
     assert FIRST < len(gate.asked[-1]) <= OPEN
-    # A fall that more samples confirm does lead to one.
+    # Fewer samples do not clear a doubt.
+    few = Gate(n=3000)
+    few.judge()
+    first = few.gate._order.looks(few.gate._memory.block)[0].rows
+    said = few.before.logits.argmax(1)
+    right = first[said[first] == Y[first]][:6]
+    said[right] = (Y[right] + 1) % CLASSES
+    assert few.judge(said).committed
+    assert len(set(few.asked[-1])) == 3000
+    # A fall that more samples confirm does lead to an audit.
     other = Gate()
     for _ in range(12):
         verdict = other.judge(other.worse_by(0.006))
