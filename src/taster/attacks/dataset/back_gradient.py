@@ -66,7 +66,7 @@ def back_gradient(
     Raises (when it poisons):
         AttackError: for a share that is no sample, and for data with one class.
 
-    Source: Muñoz-González et al. 2017, Algorithms 1 and 2 (error-generic attack).
+    Source: Muñoz-González et al. 2017 (error-generic attack, back-gradient descent).
     """
     budget = DatasetBudget(poison.poison_fraction, insert=insert, content="any", labels=True)
 

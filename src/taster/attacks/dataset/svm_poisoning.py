@@ -68,7 +68,7 @@ def svm_poisoning(
         AttackError: for more than two classes of which these two are not named, the same class twice, a class that is
             not there or without samples, and a share that is no sample.
 
-    Source: Biggio, Nelson and Laskov 2012, Algorithm 1 and Eq. 10; several points one after the other Section 4.2.
+    Source: Biggio, Nelson and Laskov 2012, Algorithm 1 and Eq. 10; several points greedily, one after the other.
     """
     budget = DatasetBudget(poison.poison_fraction, insert=True, content="any", labels=True)
 

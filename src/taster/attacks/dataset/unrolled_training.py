@@ -84,7 +84,7 @@ class UnrolledTraining:
             labels: int64 [k].
             outer: ∇F at θ_T.
 
-        Source: Muñoz-González et al. 2017, Algorithm 2 (after Maclaurin et al. 2015 and Domke 2012).
+        Source: Muñoz-González et al. 2017, back-gradient descent (after Maclaurin et al. 2015 and Domke 2012).
         """
         eta, stored = self.settings.learning_rate, self.settings.iterates == "stored"
         params, along, found = kept[-1], outer, torch.zeros_like(points)

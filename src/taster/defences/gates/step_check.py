@@ -27,9 +27,9 @@ _STRICT = 512
 part of a refused batch."""
 
 _CLEARS = 2048
-"""Samples by which a doubt can be cleared. Most doubts of a look at a few are chance, and of many samples an audit takes
-as long as many steps. Fewer do not clear one: with 512 steps of a point each, which audits see, were let through until
-ten points were lost."""
+"""Samples by which a doubt can be cleared. Most doubts of a look at a few are chance, and an audit of many samples
+takes as long as many steps. Fewer do not clear one: with 512 steps of a point each, which audits see, were let through
+until ten points were lost."""
 
 
 @dataclass(frozen=True)
