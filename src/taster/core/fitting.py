@@ -37,3 +37,18 @@ class Fit(Protocol):
             weights: of the samples in the loss, [n], at least 0; those of weight 0 are left out. None: 1 each.
             seed: of the order of the samples and of whatever else the training draws.
         """
+
+
+@runtime_checkable
+class ResumableFit(Fit, Protocol):
+    """A training that can also go on from a classifier that it has trained before."""
+
+    def resume(
+        self, classifier: Classifier, samples: Batch, /, *, weights: Tensor | None = None, seed: int = 0
+    ) -> Classifier:
+        """Trains from a classifier of this training on, which stays as it is.
+
+        Args:
+            classifier: where to start.
+            samples, weights, seed: as in `Fit`.
+        """

@@ -11,6 +11,13 @@ from taster.defences.corrections.baselines import (
     trades_correction,
 )
 from taster.defences.corrections.dsc import dsc
+from taster.defences.dataset.influence_sanitation import influence_sanitation
+from taster.defences.dataset.nearest_neighbours import nearest_neighbour_sanitation
+from taster.defences.dataset.negative_impact import reject_on_negative_impact
+from taster.defences.dataset.partition_training import finite_aggregation_training, partition_aggregation_training
+from taster.defences.dataset.score_filter import score_filter
+from taster.defences.dataset.trim import TrimmedRidge, trim_ridge
+from taster.defences.dataset.trimmed_loss import trimmed_loss
 from taster.defences.dataset_defence import DatasetDefence, RobustTraining, TrainingRun
 from taster.defences.default_guard import guard
 from taster.defences.gates.accuracy_monitor import accuracy_monitor
@@ -56,7 +63,15 @@ DEFENCES = {
     )
 }
 
-DATASET_DEFENCES: dict[str, Callable[..., DatasetDefence | RobustTraining]] = {}
+DATASET_DEFENCES: dict[str, Callable[..., DatasetDefence | RobustTraining]] = {
+    "trimmed_loss": trimmed_loss,
+    "reject_on_negative_impact": reject_on_negative_impact,
+    "nearest_neighbour_sanitation": nearest_neighbour_sanitation,
+    "influence_sanitation": influence_sanitation,
+    "score_filter": score_filter,
+    "partition_aggregation_training": partition_aggregation_training,
+    "finite_aggregation_training": finite_aggregation_training,
+}
 """Defences of training sets, by name. Guards serve there too."""
 
 __all__ = [
@@ -65,6 +80,7 @@ __all__ = [
     "DatasetDefence",
     "RobustTraining",
     "TrainingRun",
+    "TrimmedRidge",
     "accuracy_monitor",
     "adversarial_training_correction",
     "agem_projection",
@@ -75,16 +91,24 @@ __all__ = [
     "discrepancy_screen",
     "dsc",
     "fat_correction",
+    "finite_aggregation_training",
     "guard",
+    "influence_sanitation",
     "influence_screen",
     "loss_alarm",
     "mart_correction",
     "metric_gate",
     "mma_correction",
+    "nearest_neighbour_sanitation",
     "none",
+    "partition_aggregation_training",
     "probe_gate",
     "quantile_clipping",
+    "reject_on_negative_impact",
     "retry_low_score_half",
+    "score_filter",
     "trades_correction",
+    "trim_ridge",
+    "trimmed_loss",
     "trusted_replay",
 ]
