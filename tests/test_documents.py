@@ -182,6 +182,7 @@ def test_contributors_examples_run() -> None:
         "results/federated.md",
         "results/backdoors.md",
         "results/offline.md",
+        "results/spam.md",
     ],
 )
 def test_links_lead_somewhere(name: str) -> None:

@@ -60,7 +60,7 @@ class DefenceError(TasterError, ValueError):
 
 
 class DataError(TasterError, ValueError):
-    """A data set that is missing, unreadable, or is not image classification."""
+    """A data set that is missing, unreadable, or not of the kind that was asked for."""
 
 
 class RecipeError(TasterError, ValueError):

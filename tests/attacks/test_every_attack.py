@@ -16,11 +16,17 @@ YANG = ("direct_gradient", "generative")
 
 COMMON = {"pgd_steps": 3, "epsilon": 0.1, "validation_size": 10}
 
+TAMPERING = {"draws": 5, "pool_size": 40, "validation_size": 20}
+
 
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "none": ("none", {}),
     "noise": ("random_noise", {"epsilon": 0.1}),
     "foreign": ("ood_images", {"source": "digits", "poison_fraction": 0.5}),
+    "tampering": ("p_tampering_stream", {"poison_fraction": 0.5, **TAMPERING}),
+    "tampering by loss": ("p_tampering_stream", {"poison_fraction": 0.5, "choice": "loss", **TAMPERING}),
+    "tampering any class": ("p_tampering_stream", {"poison_fraction": 0.5, "any_class": True, **TAMPERING}),
+    "resetting": ("p_tampering_stream", {"poison_fraction": 0.75, "reset": True, **TAMPERING}),
     "labels": ("label_flip", {"poison_fraction": 0.5}),
     "noise l2": ("random_noise", {"epsilon": 0.1, "norm": "l2", "poison_fraction": 0.5}),
     "adversarial": ("adversarial_poison", {"epsilon": 0.1, "pgd_steps": 5}),
@@ -128,13 +134,17 @@ def test_every_attack_is_pure_repeatable_and_within_its_budget(row: str) -> None
     ratio = settings.get("poison_fraction", 1.0) + settings.get("cover_fraction", 0.0)
     norm = settings.get("norm", "linf") if name != "clean_label_backdoor" else "linf"
     relabels = name in ("label_flip", "patch_backdoor", "blended_backdoor", "trigger_backdoor", "adaptive_blend", *YANG)
+    relabels |= settings.get("any_class", False)
     for batch, clean in zip(fed, [tiny_batch(seed=70), tiny_batch(seed=71), tiny_batch(8, seed=50)], strict=True):
         struck = batch is fed[2] and "trigger_attack" in settings
         assert relabels or struck or torch.equal(batch.y, clean.y)
         assert bool(((batch.x >= 0) & (batch.x <= 1)).all())
         change = (batch.x - clean.x).flatten(1)
         size = change.abs().amax(1) if norm == "linf" else change.norm(dim=1)
-        replaces = name in ("ood_images", "patch_backdoor", "trigger_backdoor", "clean_label_backdoor") or struck
+        replaces = (
+            name in ("ood_images", "p_tampering_stream", "patch_backdoor", "trigger_backdoor", "clean_label_backdoor")
+            or struck
+        )
         blends = {"blended_backdoor": settings.get("opacity"), "adaptive_blend": 0.2}.get(name)
         radius = 1.0 if replaces else blends or settings.get("epsilon", 1.0 if name in YANG else 0.1)
         assert bool((size <= radius + 1e-5).all())

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from taster import Batch, Guard
+from taster.core.fitting import ResumableFit
 from taster.core.guard import CandidateUpdate
 from taster.core.verdict import Verdict, reject
 from taster.errors import ModelError
@@ -79,6 +80,19 @@ def test_transfer_trains_the_last_layer_alone() -> None:
     assert all(torch.equal(view.buffers[name], value) for name, value in before.named_buffers())
     with pytest.raises(ModelError, match="without a linear layer"):
         NetTraining(lambda: nn.Conv2d(1, 3, 3), TrainingSettings(), "transfer").check_mode()
+
+
+def test_it_goes_on_from_where_it_was() -> None:
+    plain = NetTraining(make_plain_net, TrainingSettings(epochs=1, batch_size=30, decay="none", momentum=0.0), seed=3)
+    once = plain(SAMPLES)
+    again = plain.resume(once, SAMPLES)
+    twice = NetTraining(make_plain_net, TrainingSettings(epochs=2, batch_size=30, decay="none", momentum=0.0))(SAMPLES)
+    # One batch holds all samples, so that their order hardly matters.
+    assert all(torch.allclose(twice.params[name], value, atol=1e-5) for name, value in again.params.items())
+    assert all(torch.allclose(twice.buffers[name], value, atol=1e-5) for name, value in again.buffers.items())
+    assert isinstance(plain, ResumableFit)
+    with pytest.raises(ModelError, match="wanted a model that this training made"):
+        plain.resume(object(), SAMPLES)  # type: ignore[arg-type]
 
 
 def test_a_guard_judges_the_steps_and_epochs_are_told() -> None:

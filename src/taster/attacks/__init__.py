@@ -8,8 +8,17 @@ from taster.attacks.crafting import CraftingSettings
 from taster.attacks.crafting_trace import CraftingTrace
 from taster.attacks.dataset.back_gradient import back_gradient
 from taster.attacks.dataset.convex_models import ConvexSettings
+from taster.attacks.dataset.dictionary_attack import dictionary_attack
+from taster.attacks.dataset.focused_attack import focused_attack
 from taster.attacks.dataset.influence_selection import influence_selection
 from taster.attacks.dataset.machine_teaching import machine_teaching
+from taster.attacks.dataset.malicious_noise import (
+    indistinguishable_error,
+    malicious_noise,
+    malicious_noise_limit,
+)
+from taster.attacks.dataset.p_resetting import p_resetting
+from taster.attacks.dataset.p_tampering import p_tampering
 from taster.attacks.dataset.svm_poisoning import svm_poisoning
 from taster.attacks.dataset.unrolled_training import UnrolledSettings
 from taster.attacks.dataset_attack import (
@@ -33,6 +42,7 @@ from taster.attacks.online.guard_aware import guard_aware
 from taster.attacks.online.label_flip import label_flip
 from taster.attacks.online.no_attack import none
 from taster.attacks.online.ood_images import ood_images
+from taster.attacks.online.p_tampering_stream import p_tampering_stream
 from taster.attacks.online.patch_backdoor import patch_backdoor
 from taster.attacks.online.random_noise import random_noise
 from taster.attacks.online.swing_widening import swing_widening
@@ -49,6 +59,7 @@ from taster.attacks.schedule import (
     at_accuracy_floor,
     at_loss_amplification,
 )
+from taster.attacks.tampering import TamperingSettings
 from taster.attacks.update_attack import RoundKnowledge, UpdateAttack, UpdateBudget, UpdatePoisonFn, UpdateSettings
 from taster.attacks.updates.accumulative_updates import AccumulationSettings, accumulative_updates
 from taster.attacks.updates.alie import alie
@@ -67,6 +78,7 @@ ATTACKS = {
         random_noise,
         label_flip,
         ood_images,
+        p_tampering_stream,
         adversarial_poison,
         vanilla_trigger,
         accumulative,
@@ -108,6 +120,11 @@ DATASET_ATTACKS: dict[str, Callable[..., DatasetAttack]] = {
         machine_teaching,
         back_gradient,
         influence_selection,
+        dictionary_attack,
+        focused_attack,
+        p_tampering,
+        p_resetting,
+        malicious_noise,
     )
 }
 """Attacks on training sets, by name. Those on the batches of a stream serve there too."""
@@ -140,6 +157,7 @@ __all__ = [
     "Schedule",
     "SimulatedOutcome",
     "StopCondition",
+    "TamperingSettings",
     "Threat",
     "UnrolledSettings",
     "UpdateAttack",
@@ -158,19 +176,27 @@ __all__ = [
     "blended_backdoor",
     "borderline",
     "clean_label_backdoor",
+    "dictionary_attack",
     "direct_gradient",
+    "focused_attack",
     "gaussian_updates",
     "generative",
     "guard_aware",
+    "indistinguishable_error",
     "influence_selection",
     "ipm",
     "label_flip",
     "machine_teaching",
+    "malicious_noise",
+    "malicious_noise_limit",
     "mimic",
     "min_max",
     "min_sum",
     "none",
     "ood_images",
+    "p_resetting",
+    "p_tampering",
+    "p_tampering_stream",
     "patch_backdoor",
     "random_noise",
     "reverse_trigger",

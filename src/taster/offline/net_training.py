@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from taster.core.batch import Batch, check_tensors
+from taster.core.fitting import Classifier
 from taster.core.functional_model import Precision
 from taster.core.guard import Guard
 from taster.core.learner import Learner
@@ -66,6 +67,19 @@ class NetTraining:
         """Trains without a guard; see `taster.core.fitting.Fit`."""
         return self.train(samples, Guard(), weights=weights, seed=seed)
 
+    def resume(
+        self, classifier: Classifier, samples: Batch, /, *, weights: Tensor | None = None, seed: int = 0
+    ) -> View:
+        """Trains on from a model that this training has made, with a new optimizer; see
+        `taster.core.fitting.ResumableFit`.
+
+        Raises:
+            ModelError: for another model.
+        """
+        if not isinstance(classifier, View):
+            raise ModelError(f"got a {type(classifier).__name__} to go on from, wanted a model that this training made")
+        return self.train(samples, Guard(), weights=weights, seed=seed, start=classifier)
+
     def train(
         self,
         samples: Batch,
@@ -74,6 +88,7 @@ class NetTraining:
         weights: Tensor | None = None,
         seed: int = 0,
         on_epoch: Callable[[EpochEnd], None] | None = None,
+        start: View | None = None,
     ) -> View:
         """Trains behind a guard.
 
@@ -83,6 +98,7 @@ class NetTraining:
             weights: see `taster.offline.epochs.Epochs`; None: equal.
             seed: one more, so that a set can be trained on several times.
             on_epoch: called after each epoch.
+            start: has the weights to begin with in place of the model's own.
 
         Returns:
             a view of the trained model, in eval mode.
@@ -99,7 +115,7 @@ class NetTraining:
         unguarded = not (guard.screens or guard.transforms or guard.gates)
         done = 0
         with torch.random.fork_rng(devices=_cuda(samples.x)):
-            learner = self._learner(guard)
+            learner = self._learner(guard, start)
             torch.manual_seed(derived_seed(self.seed, f"offline dropout {seed}"))
             for epoch in range(1, settings.epochs + 1):
                 records = []
@@ -127,8 +143,10 @@ class NetTraining:
         if self.mode == "transfer":
             freeze_features(self.make_model())
 
-    def _learner(self, guard: Guard) -> Learner:
+    def _learner(self, guard: Guard, start: View | None) -> Learner:
         settings, model = self.settings, self.make_model()
+        if start is not None:
+            model.load_state_dict({**model.state_dict(), **start.params, **start.buffers})
         if self.mode == "transfer":
             freeze_features(model)
         else:

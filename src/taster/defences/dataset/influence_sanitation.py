@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from taster.core.threat import countermeasure
 from taster.defences.dataset.readings import Space, check_space, fitted_rows
 from taster.defences.dataset.run_checks import check_run, check_trusted, kept_weights, part_of, smallest
 from taster.defences.dataset.softmax_regression import fit_softmax, removal_gains
@@ -21,6 +22,7 @@ from taster.utils.settings import validate_settings
 _NAME = "influence_sanitation"
 
 
+@countermeasure("sanitization", "indiscriminate availability")
 @validate_settings
 def influence_sanitation(
     *,

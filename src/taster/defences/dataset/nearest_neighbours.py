@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from taster.core.fitting import Classifier
+from taster.core.threat import countermeasure
 from taster.defences.dataset.readings import Space, check_space, fitted_rows
 from taster.defences.dataset.run_checks import check_run, kept_weights
 from taster.defences.dataset_defence import DatasetDefence, RobustTraining, TrainingRun
@@ -23,6 +24,12 @@ _AT_ONCE = 2**22
 """Distances in memory at a time."""
 
 
+@countermeasure(
+    "sanitization",
+    "indiscriminate availability",
+    "targeted integrity",
+    note="Paudice et al. are after flipped labels, Peri et al. after poison with a target.",
+)
 @validate_settings
 def nearest_neighbour_sanitation(
     *,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from taster.core.batch import Batch
 from taster.core.fitting import Classifier, Fit
+from taster.core.threat import countermeasure
 from taster.defences.dataset.readings import class_outputs
 from taster.defences.dataset.run_checks import check_run, check_trusted, kept_weights
 from taster.defences.dataset_defence import DatasetDefence, TrainingRun
@@ -40,6 +41,11 @@ class _Settings:
         return self.trials * (1 + groups + self.calibration)
 
 
+@countermeasure(
+    "test",
+    "indiscriminate availability",
+    note="It tests samples before they are learned, and could be counted as sanitization.",
+)
 @validate_settings
 def reject_on_negative_impact(
     *,

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from taster.core.fitting import Classifier
+from taster.core.threat import countermeasure
 from taster.defences.dataset.run_checks import check_run
 from taster.defences.dataset_defence import RobustTraining, TrainingRun
 from taster.defences.training.partition_aggregation import (
@@ -30,6 +31,13 @@ from taster.utils.settings import validate_settings
 Widths = list[Annotated[int, Field(ge=1)]]
 
 
+@countermeasure(
+    "ensemble",
+    "indiscriminate availability",
+    "targeted integrity",
+    "targeted availability",
+    note="A certificate holds for each prediction, whatever the poison is for.",
+)
 @validate_settings
 def partition_aggregation_training(
     *,
@@ -69,6 +77,13 @@ def partition_aggregation_training(
     return RobustTraining(train)
 
 
+@countermeasure(
+    "ensemble",
+    "indiscriminate availability",
+    "targeted integrity",
+    "targeted availability",
+    note="A certificate holds for each prediction, whatever the poison is for.",
+)
 @validate_settings
 def finite_aggregation_training(
     *,

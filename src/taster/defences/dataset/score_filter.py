@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from taster.core.threat import countermeasure
 from taster.core.view import View
 from taster.defences.dataset.readings import feature_rows, no_features
 from taster.defences.dataset.run_checks import Share, check_run, kept_weights, part_of, smallest
@@ -25,6 +26,7 @@ _SCORES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+@countermeasure("sanitization", "targeted integrity")
 @validate_settings
 def score_filter(
     *,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from taster.core.fitting import Classifier, ResumableFit
+from taster.core.threat import countermeasure
 from taster.defences.dataset.readings import sample_losses
 from taster.defences.dataset.run_checks import Share, check_run, kept_weights, part_of, smallest
 from taster.defences.dataset_defence import RobustTraining, TrainingRun
@@ -18,6 +19,7 @@ from taster.utils.settings import validate_settings
 Restart = Literal["fresh", "warm"]
 
 
+@countermeasure("robust statistics", "indiscriminate availability")
 @validate_settings
 def trimmed_loss(*, keep: Share = 0.8, rounds: PositiveCount = 5, restart: Restart = "fresh") -> RobustTraining:
     """Trains again and again on the samples with the smallest loss under the last model (ITLM).
