@@ -183,6 +183,7 @@ def test_contributors_examples_run() -> None:
         "results/backdoors.md",
         "results/offline.md",
         "results/spam.md",
+        "results/training-sets.md",
     ],
 )
 def test_links_lead_somewhere(name: str) -> None:
