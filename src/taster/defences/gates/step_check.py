@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from taster.core.guard import CandidateUpdate
 from taster.core.verdict import Verdict
 from taster.defences.gates.anchor import is_above_chance
@@ -25,11 +23,6 @@ from taster.stats.paired_sums import PairedSums
 _STRICT = 512
 """Samples that an update is judged by at least which may cost little or nothing: any of a model below its anchor, and a
 part of a refused batch."""
-
-_CLEARS = 2048
-"""Samples by which a doubt can be cleared. Most doubts of a look at a few are chance, and an audit of many samples
-takes as long as many steps. Fewer do not clear one: with 512 steps of a point each, which audits see, were let through
-until ten points were lost."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +73,6 @@ class StepCheck:
         anchor, below = baseline.anchor, baseline.below
         sums: dict[str, PairedSums] = {}
         strict, doubted, gain = change.attempt > 0 or below, False, None
-        clears = sum(len(samples.rows) for samples in looks if isinstance(samples.rows, Tensor)) >= _CLEARS
-        least = _STRICT if strict else 0
         fallen: dict[str, PairedSums] = {}
         number = 0
 
@@ -103,9 +94,7 @@ class StepCheck:
                 due = due or is_above_chance(look.right, int(samples_of(look.drops)), self._criteria.chance)
                 break
             if not due and not below:
-                doubted = self._is_doubtful(fallen, sums, baseline) or (doubted and not clears)
-                if doubted and clears:
-                    least = _CLEARS
+                doubted = doubted or self._is_doubtful(fallen, sums, baseline)
             evidence, clear = step_evidence(
                 self._criteria,
                 sums,
@@ -116,7 +105,7 @@ class StepCheck:
             )
             if evidence is not None:
                 return outcome(undo(change, baseline.last_good, evidence.reason, evidence.numbers))
-            if clear and samples_of(sums) >= least:
+            if clear and (not strict or samples_of(sums) >= _STRICT):
                 break
         if anchor.trained and change.attempt and (part := any_drop(self._criteria, sums)) is not None:
             return outcome(undo(change, baseline.last_good, part.reason, part.numbers))
