@@ -63,17 +63,21 @@ _COLUMNS = {
 """Columns and what they say."""
 
 
+_WIDE = {"lowest class", "poisoned", "precision", "refused", "attack, s", "training, s"}
+"""Columns of the page alone."""
+
+
 def offline_table(lines: Sequence[OfflineLine], *, narrow: bool = False) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of the table; columns that no line has anything for are left out.
 
     Args:
         lines: of all attacks and defences.
-        narrow: show the standard deviation of the accuracy alone, and no times.
+        narrow: show the standard deviation of the accuracy alone, and no more columns than a console has room for.
     """
     rows = [_cells(line, narrow=narrow) for line in lines]
     shown = [any(row[i] for row in rows) for i in range(len(_COLUMNS))]
-    kept = [i for i, there in enumerate(shown) if there]
     headings = list(_COLUMNS)
+    kept = [i for i, there in enumerate(shown) if there and not (narrow and headings[i] in _WIDE)]
     return [headings[i] for i in kept], [[row[i] or "–" for i in kept] for row in rows]
 
 
@@ -102,8 +106,8 @@ def _cells(line: OfflineLine, *, narrow: bool) -> list[str]:
         text(line.found),
         where_any(line.refused),
         "" if line.certified_radius is None else str(line.certified_radius),
-        "" if narrow else text(MeanStd(line.seconds_attack.mean, None)),
-        "" if narrow else text(MeanStd(line.seconds_training.mean, None)),
+        text(MeanStd(line.seconds_attack.mean, None)),
+        text(MeanStd(line.seconds_training.mean, None)),
         _published(line.published),
     ]
 
