@@ -116,3 +116,16 @@ def test_the_places_that_a_budget_draws() -> None:
     assert places.tolist() == sorted(set(places.tolist()))
     with pytest.raises(AttackError, match="poison_fraction"):
         DatasetBudget(1.5)
+
+
+def test_what_an_attack_writes_into_the_clean_set_is_poison() -> None:
+    clean = clean_set()
+    before = clean.x.clone()
+
+    def in_place(samples: Batch, known: DatasetKnowledge) -> Poison:
+        samples.x[:2] = 1 - samples.x[:2]
+        return Poison(samples)
+
+    found = DatasetAttack(DatasetBudget(0.2, content="any"), in_place)(clean, knowledge())
+    assert torch.equal(clean.x, before)
+    assert found.poisoned.nonzero().flatten().tolist() == [0, 1]

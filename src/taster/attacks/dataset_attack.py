@@ -139,7 +139,9 @@ class DatasetAttack:
         check_tensors(clean, "dataset attack")
         if self.poison is None:
             return PoisonedDataset(clean, torch.zeros(len(clean), dtype=torch.bool))
-        return enforce(self.budget, self.poison(clean, knowledge), clean, knowledge)
+        # A copy, so that what an attack writes into it is compared with the clean set, and held to the budget.
+        copied = Batch(clean.x.clone(), clean.y.clone())
+        return enforce(self.budget, self.poison(copied, knowledge), clean, knowledge)
 
 
 def enforce(budget: DatasetBudget, poison: Poison, clean: Batch, knowledge: DatasetKnowledge) -> PoisonedDataset:

@@ -67,7 +67,9 @@ class OfflineDefence:
         on_epoch: Callable[[EpochEnd], None],
     ) -> Trained:
         """Trains a model on samples that may be poisoned."""
-        run = TrainingRun(samples, trusted, training, classes, derived_seed(seed, "defence") % 10**9)
+        # A copy for defences that look at the set: other cells train on it too, whatever one of them writes into it.
+        looked_at = samples if self.training is None and not self.weighers else _copied(samples)
+        run = TrainingRun(looked_at, _copied(trusted), training, classes, derived_seed(seed, "defence") % 10**9)
         if self.training is not None:
             model, weights = self.training.train(run)
             return Trained(model, None if weights is None else check_weights(weights, len(samples)), epochs=False)
@@ -118,6 +120,10 @@ def check_fits_training(entry: Defence, defence: OfflineDefence, training: Train
             f"defence {entry.label}: got a guard with an estimator, which makes no steps that it could judge; wanted a "
             "defence of data sets, or a net"
         )
+
+
+def _copied(samples: Batch) -> Batch:
+    return Batch(samples.x.clone(), samples.y.clone())
 
 
 def all_kept(samples: int) -> Tensor:
