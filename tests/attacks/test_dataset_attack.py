@@ -129,3 +129,19 @@ def test_what_an_attack_writes_into_the_clean_set_is_poison() -> None:
     found = DatasetAttack(DatasetBudget(0.2, content="any"), in_place)(clean, knowledge())
     assert torch.equal(clean.x, before)
     assert found.poisoned.nonzero().flatten().tolist() == [0, 1]
+
+
+def test_a_base_is_a_sample_that_there_could_be() -> None:
+    clean = clean_set()
+    x, y = torch.cat([clean.x, clean.x[:1]]), torch.cat([clean.y, clean.y[:1]])
+    budget = DatasetBudget(0.2, insert=True, content="none")
+    for base in (Batch(clean.x[:1] + float("nan"), clean.y[:1]), Batch(clean.x[:1], torch.tensor([7]))):
+        with pytest.raises(AttackError, match="base: got NaN, or labels from"):
+            poisoned_by(budget, x, y, base)
+    far = poisoned_by(budget, x, y, Batch(clean.x[:1] + 1e6, clean.y[:1]))
+    assert far.samples.x[N:].max() <= 1
+
+
+def test_a_share_that_is_no_sample_is_told() -> None:
+    with pytest.raises(AttackError, match="which is no sample of 10"):
+        poisoned_by(DatasetBudget(0.05), clean_set().x, clean_set().y)

@@ -11,9 +11,10 @@ import torch
 from tests.conftest import files_without_times, run_command, run_recipe, without_times
 from tests.experiments.conftest import Stop
 
-from taster.errors import DataError, RecipeError, RunDirectoryError
+from taster.errors import AttackError, DataError, RecipeError, RunDirectoryError
 from taster.experiments import RunDirectory, read_recipe
 from taster.experiments.running.tasks import seed_context
+from taster.experiments.scenarios.offline_attack import craft
 from taster.offline import NetTraining, TrainingSettings
 from taster.report import write_report
 from taster.report.compare import compared_quantity
@@ -102,6 +103,21 @@ def trains_first() -> DatasetAttack:
 def drop_white() -> DatasetDefence:
     """Leaves out images without a dark pixel."""
     return DatasetDefence(lambda run: (run.samples.x.flatten(1).min(1).values < 1).float())
+
+
+def writes() -> DatasetDefence:
+    """Writes into the set that it is shown."""
+    def weigh(run):
+        run.samples.x.zero_()
+        return torch.rand(len(run.samples)) + 0.5
+
+    return DatasetDefence(weigh)
+
+
+def wants_class_99() -> DatasetAttack:
+    """Wants a class that there is not."""
+    budget = DatasetBudget(0.1)
+    return DatasetAttack(budget, Poison, target=lambda known: Batch(known.own.x[:1], torch.tensor([99])))
 
 
 def drop_all() -> DatasetDefence:
@@ -294,6 +310,7 @@ def test_a_surrogate_is_the_attackers_own_model(own: str, recipe_of: Callable[..
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (("epochs = 3", "epoch = 3"), "offline.epoch: got an unknown key, wanted one of mode, epochs, batch_size"),
         (("train = 200", "train = 200\ntrigger = 5"), r"split.trigger: got 5 with \[offline\], wanted none"),
         (("train = 200", "stream = 200"), r"split.stream: got 200 with \[offline\], wanted none"),
         (("train = 200", "train = 200\nburn_in = 9"), r"split.burn_in: got 9 with \[offline\]"),
@@ -421,3 +438,41 @@ def test_a_table_of_numbers_and_a_net(tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text(text.replace(*net).replace("[offline]", "[offline]\nflip = true"))
     with pytest.raises(RecipeError, match="rows are no images"):
         read_recipe(str(tmp_path / "recipe.toml"))
+
+
+def test_what_a_defence_writes_or_draws_is_its_own_cells_alone(
+    own: str, recipe_of: Callable[..., Any], tmp_path: Path
+) -> None:
+    writes = f'[[defence]]\nname = "{own}:writes"\nlabel = "writes"\n'
+    found = []
+    for text in (writes, '[[defence]]\nname = "clipping"\nlabel = "before"\n' + writes):
+        recipe = recipe_of(
+            ('[[defence]]\nname = "none"\n\n[[defence]]\nname = "clipping"\n', text), overrides=["seeds=[0]"]
+        )
+        found.append(by_cell(run_recipe(recipe, tmp_path / str(len(found)), jobs=1)))
+    assert found[0]["none", "writes", 0]["accuracy"] == found[1]["none", "writes", 0]["accuracy"]
+    after = recipe_of(
+        ('name = "none"\n\n[[defence]]\nname = "clipping"', f'name = "{own}:writes"\n\n[[defence]]\nname = "none"')
+    )
+    rows = by_cell(run_recipe(after, tmp_path / "after", jobs=1))
+    assert rows["none", "none", 0]["accuracy"] > rows["none", f"{own}:writes", 0]["accuracy"] - 5
+    assert rows["none", "none", 0]["accuracy"] > 30
+
+
+def test_targets_are_of_classes_that_there_are(own: str, recipe_of: Callable[..., Any], tmp_path: Path) -> None:
+    with pytest.raises(AttackError, match="wanted in class 99, wanted 0 to 9"):
+        run_recipe(recipe_of(more=f'[[attack]]\nname = "{own}:wants_class_99"\n'), tmp_path / "run")
+
+
+def test_attacks_on_batches_keep_to_the_range_of_a_table(tmp_path: Path) -> None:
+    lines = ["a,kind", *(f"{v / 10},{v % 2}" for v in range(300))]
+    (tmp_path / "numbers.csv").write_text("\n".join(lines))
+    text = TABLE.replace("FILE", str(tmp_path / "numbers.csv")).replace("TABLE", 'label = "kind", scale = "none"')
+    (tmp_path / "recipe.toml").write_text(text)
+    recipe = read_recipe(str(tmp_path / "recipe.toml"))
+    context = seed_context(recipe, 0)
+    crafted = craft(context, recipe.attack[1], None)
+    assert torch.equal(crafted.dataset.samples.x, context.training_set.x)
+    assert 0 < int(crafted.dataset.poisoned.sum()) < 88
+    (tmp_path / "numbers.csv").write_text("\n".join([*lines, "9,0"]))
+    assert len(seed_context(recipe, 0).roles["train"]) == len(context.roles["train"]) + 1

@@ -67,8 +67,8 @@ MODEL = 'name = "mlp"\nhidden = [16]'
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        ("narrow", r"returned \[2, 7\] for two images, wanted \[2, 10\]"),
-        ("picky", "cannot take images of"),
+        ("narrow", r"returned \[2, 7\] for two samples, wanted \[2, 10\]"),
+        ("picky", "cannot take samples of"),
         ("nothing", "returned NoneType, wanted a torch.nn.Module"),
         ("broken", "RuntimeError: no luck"),
     ],

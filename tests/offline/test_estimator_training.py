@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LinearRegression, LogisticRegression, RidgeClassifier
 from sklearn.metrics import log_loss
 from sklearn.naive_bayes import GaussianNB
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.svm import LinearSVC
+from sklearn.neighbors import KNeighborsClassifier, RadiusNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC, LinearSVC
 
 from taster import Batch
 from taster.errors import ModelError
@@ -67,10 +70,29 @@ def test_an_estimator_that_cannot_be_fitted_is_told() -> None:
 
 
 def test_the_seed_decides() -> None:
-    from sklearn.ensemble import RandomForestClassifier
-
     def scores(seed: int) -> torch.Tensor:
         return EstimatorTraining(lambda: RandomForestClassifier(5), 3, seed)(SAMPLES).outputs(X)
 
     assert torch.equal(scores(1), scores(1))
     assert not torch.equal(scores(1), scores(2))
+
+
+def test_votes_of_pairs_are_no_scores_of_classes() -> None:
+    four = Batch(torch.cat([X, X[:30] + 2]), torch.cat([Y, torch.full((30,), 3)]))
+    model = EstimatorTraining(lambda: SVC(decision_function_shape="ovo"), 4)(four)
+    assert accuracy(model, four) > 95
+
+
+def test_the_seed_decides_in_a_pipeline_too() -> None:
+    def scores() -> torch.Tensor:
+        forest = EstimatorTraining(lambda: make_pipeline(StandardScaler(), RandomForestClassifier(3, max_depth=2)), 3)
+        return forest(SAMPLES).outputs(X)
+
+    assert torch.equal(scores(), scores())
+
+
+def test_what_is_no_classifier_is_told() -> None:
+    with pytest.raises(ModelError, match="LinearRegression, which has no classes_"):
+        EstimatorTraining(LinearRegression, 3)(SAMPLES)
+    with pytest.raises(ModelError, match="cannot predict"):
+        EstimatorTraining(lambda: RadiusNeighborsClassifier(1e-9), 3)(SAMPLES).outputs(X + 1)

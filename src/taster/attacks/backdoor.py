@@ -28,9 +28,14 @@ class Backdoor:
     trigger: TriggerFn
     target_class: int
 
-    def success_rate(self, model: Classifier, test: Batch) -> float:
+    def success_rate(self, model: Classifier, test: Batch, value_range: tuple[float, float] = (0.0, 1.0)) -> float:
         """The attack success rate: of the samples that are not of the target class, the share that the model puts into
         it when the trigger is on, in %.
+
+        Args:
+            model: that was poisoned.
+            test: samples with their true classes.
+            value_range: the smallest and the largest value of a sample; triggered ones are clamped to it.
 
         Raises:
             AttackError: if all samples are of the target class, or the model has no such output.
@@ -40,7 +45,7 @@ class Backdoor:
         others = test.y != self.target_class
         if not bool(others.any()):
             raise AttackError(f"got test samples of the target class {self.target_class} alone, wanted some of others")
-        outputs = model.outputs(self.trigger(test.x[others]).clamp(0, 1))
+        outputs = model.outputs(self.trigger(test.x[others]).clamp(*value_range))
         check_target_class(self.target_class, outputs)
         return 100 * float((outputs.argmax(1) == self.target_class).double().mean())
 

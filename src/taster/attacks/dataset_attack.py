@@ -139,6 +139,11 @@ class DatasetAttack:
         check_tensors(clean, "dataset attack")
         if self.poison is None:
             return PoisonedDataset(clean, torch.zeros(len(clean), dtype=torch.bool))
+        if not self.budget.max_poisoned(len(clean)):
+            raise AttackError(
+                f"poison_fraction: got {self.budget.poison_fraction}, which is no sample of {len(clean)}; wanted at "
+                f"least {1 / len(clean):.2g}"
+            )
         # A copy, so that what an attack writes into it is compared with the clean set, and held to the budget.
         copied = Batch(clean.x.clone(), clean.y.clone())
         return enforce(self.budget, self.poison(copied, knowledge), clean, knowledge)
@@ -156,7 +161,7 @@ def enforce(budget: DatasetBudget, poison: Poison, clean: Batch, knowledge: Data
     inserted = _check_form(found, clean, knowledge.classes)
     if inserted and not budget.insert:
         raise AttackError(f"the attack inserted {inserted} samples, wanted none: its budget has insert = False")
-    base = _base(budget, poison, clean, inserted)
+    base = _base(budget, poison, clean, inserted, knowledge.classes)
     x, y = found.x.detach().to(clean.x.device), found.y.to(clean.y.device)
     if budget.content == "none":
         x = base.x.clone()
@@ -168,6 +173,7 @@ def enforce(budget: DatasetBudget, poison: Poison, clean: Batch, knowledge: Data
         # What was not touched stays, also where the data leave the range that the attacker was told.
         same = (found.x[:n].to(x.device) == clean.x).flatten(1).all(1)
         x[:n][same] = clean.x[same]
+    x[n:] = x[n:].clamp(knowledge.low, knowledge.high)  # also of a base that lies outside
     y = y.clone() if budget.labels else base.y.clone()
     samples = Batch(x, y)
     changed = poison_mask(samples.select(slice(0, n)), clean)
@@ -206,7 +212,7 @@ def _check_form(found: Batch, clean: Batch, classes: int) -> int:
     return inserted
 
 
-def _base(budget: DatasetBudget, poison: Poison, clean: Batch, inserted: int) -> Batch:
+def _base(budget: DatasetBudget, poison: Poison, clean: Batch, inserted: int, classes: int) -> Batch:
     """What each sample was made of: itself when it was clean, or the base of an inserted one."""
     if not inserted:
         return clean
@@ -220,6 +226,11 @@ def _base(budget: DatasetBudget, poison: Poison, clean: Batch, inserted: int) ->
         base = poison.samples.select(slice(len(clean), None))
     if base.x.shape != (inserted, *clean.x.shape[1:]) or base.y.shape != (inserted,):
         raise AttackError(f"base: got {list(base.x.shape)}, wanted {[inserted, *clean.x.shape[1:]]}")
+    if bool(base.x.isnan().any()) or int(base.y.min()) < 0 or int(base.y.max()) >= classes:
+        raise AttackError(
+            f"base: got NaN, or labels from {int(base.y.min())} to {int(base.y.max())}, wanted samples of the "
+            f"attacker's own, with labels from 0 to {classes - 1}"
+        )
     return Batch(torch.cat([clean.x, base.x.to(clean.x)]), torch.cat([clean.y, base.y.to(clean.y)]))
 
 

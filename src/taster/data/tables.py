@@ -152,11 +152,10 @@ def _read(path: str | Path, encoding: str) -> str:
         raise DataError(f"{path}: cannot be read as a file: {error}") from error
     try:
         content = raw.decode(encoding).removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
+    except UnicodeError as error:
+        line = raw[: getattr(error, "start", 0)].count(b"\n") + 1
         raise DataError(
-            f"{path}: line {line} is not {encoding} ({error.reason}); wanted the file's encoding, such as "
-            'encoding="latin-1"'
+            f'{path}: line {line} is not {encoding} ({error}); wanted the file\'s encoding, such as encoding="latin-1"'
         ) from error
     except LookupError as error:
         raise DataError(f"encoding: got {encoding!r}, wanted one that Python knows, such as utf-8") from error
@@ -245,7 +244,7 @@ def _labels(path: str | Path, found: list[tuple[int, str]]) -> tuple[Tensor, tup
     if len(distinct) == len(found) > 2:
         raise DataError(f"{path}: got {len(found)} labels, each of them once; wanted a column of classes: label=...")
     as_numbers = {name: _parsed(name) for name in distinct}
-    numeric = all(value is not None for value in as_numbers.values())
+    numeric = all(value is not None and math.isfinite(value) for value in as_numbers.values())
     names = sorted(distinct, key=lambda name: (as_numbers[name] or 0.0, name) if numeric else (0.0, name))
     places = {name: place for place, name in enumerate(names)}
     return torch.tensor([places[name] for _, name in found]), tuple(names)

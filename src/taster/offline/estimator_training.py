@@ -34,19 +34,27 @@ class FittedEstimator:
         """Scores float64 [n, classes]: logarithms of the estimator's probabilities, so that cross-entropy is what it
         should be; without these its decision function, or 1 for the predicted class and 0 for others. Classes that it
         has never seen have the least score of all."""
-        flat = as_rows(x)
-        if hasattr(self.estimator, "predict_proba"):
-            scores = np.log(np.asarray(self.estimator.predict_proba(flat), dtype=np.float64).clip(_LEAST))
-        elif hasattr(self.estimator, "decision_function"):
-            scores = np.asarray(self.estimator.decision_function(flat), dtype=np.float64)
-            if scores.ndim == 1:
-                scores = np.stack([-scores, scores], axis=1)
-        else:
-            predicted = np.asarray(self.estimator.predict(flat))
-            scores = (predicted[:, None] == np.asarray(self.estimator.classes_)[None]).astype(np.float64)
+        try:
+            scores = self._scores(as_rows(x))
+        except (ValueError, TypeError) as error:
+            raise ModelError(f"model: {type(self.estimator).__name__} cannot predict: {error}") from error
         outputs = torch.full((len(x), self.classes), float(np.log(_LEAST)), dtype=torch.float64)
         outputs[:, torch.as_tensor(np.asarray(self.estimator.classes_, dtype=np.int64))] = torch.from_numpy(scores)
         return outputs.to(x.device)
+
+    def _scores(self, flat: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """One for each class that the estimator has seen."""
+        seen = np.asarray(self.estimator.classes_)
+        if hasattr(self.estimator, "predict_proba"):
+            probabilities = np.asarray(self.estimator.predict_proba(flat), dtype=np.float64)
+            return np.asarray(np.log(probabilities.clip(_LEAST)))
+        # With "ovo" a decision function has one value for each pair of classes.
+        pairs = getattr(self.estimator, "decision_function_shape", None) == "ovo" and len(seen) > 2
+        if hasattr(self.estimator, "decision_function") and not pairs:
+            scores = np.asarray(self.estimator.decision_function(flat), dtype=np.float64)
+            return np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores
+        predicted = np.asarray(self.estimator.predict(flat))
+        return np.asarray(predicted[:, None] == seen[None], dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -73,8 +81,10 @@ class EstimatorTraining:
         kept = torch.ones(len(samples), dtype=torch.bool) if weights is None else weights.cpu() > 0
         chosen = samples.select(kept.to(samples.x.device))
         estimator, given = self.make_estimator(), {}
-        if hasattr(estimator, "get_params") and "random_state" in estimator.get_params():
-            estimator.set_params(random_state=(self.seed * 1_000_003 + seed) % 2**31)
+        if hasattr(estimator, "get_params"):
+            # Those of a pipeline's steps too.
+            states = [name for name in estimator.get_params() if name.rpartition("__")[2] == "random_state"]
+            estimator.set_params(**dict.fromkeys(states, (self.seed * 1_000_003 + seed) % 2**31))
         if weights is not None and not bool((weights.cpu()[kept] == weights.cpu()[kept][0]).all()):
             if "sample_weight" not in inspect.signature(estimator.fit).parameters:
                 raise ModelError(
@@ -86,6 +96,8 @@ class EstimatorTraining:
             estimator.fit(as_rows(chosen.x), chosen.y.cpu().numpy(), **given)
         except (ValueError, TypeError) as error:
             raise ModelError(f"model: {type(estimator).__name__} cannot be fitted: {error}") from error
+        if not hasattr(estimator, "classes_"):
+            raise ModelError(f"model: got {type(estimator).__name__}, which has no classes_, wanted a classifier")
         return FittedEstimator(estimator, self.classes)
 
 

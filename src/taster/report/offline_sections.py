@@ -44,10 +44,16 @@ def sentences(data: ReportData) -> list[str]:
         return [done]
     alone = [line for line in attacked if line.defence == data.undefended] or attacked
     worst = min(alone, key=lambda line: line.change.mean if line.change else 0.0)
-    came = f"“{worst.attack}” changed the accuracy of {worst.defence} most: by {_points(worst.change)} points"
+    behind = "Without a defence" if worst.defence == data.undefended else f"Behind {worst.defence}"
+    came = f"{behind} “{worst.attack}” cost most accuracy: {_points(worst.change)} points"
     others = [line for line in attacked if line.attack == worst.attack and line.defence != worst.defence]
     held = "; ".join(f"behind {line.defence} by {_points(line.change)}" for line in others[:4])
-    return [done, f"{came}{'; ' + held if held else ''}."]
+    found = [done, f"{came}{'; ' + held if held else ''}."]
+    planted = [(line.asr or line.target_success, line) for line in alone if line.asr or line.target_success]
+    if planted:
+        success, line = max(planted, key=lambda one: one[0].mean if one[0] else 0.0)
+        found.append(f"“{line.attack}” succeeded in {success.text() if success else '–'} % of cases.")
+    return found
 
 
 def _points(value: MeanStd | None) -> str:

@@ -38,7 +38,8 @@ class OfflineLine:
         without a certificate."""
         if not self.certified:
             return None
-        return max(budget for budget, left in self.certified.items() if left >= self.certified[0] / 2)
+        half = [budget for budget, left in self.certified.items() if left >= self.certified[0] / 2 and left > 0]
+        return max(half, default=0)
 
 
 _COLUMNS = {
@@ -173,7 +174,7 @@ def _line(
         defence=defence,
         seeds=len(rows),
         accuracy=over("accuracy"),
-        change=MeanStd.of(changes) if changes else None,
+        change=MeanStd.of(changes) if len(changes) == len(rows) else None,
         lowest_recall=MeanStd.of([min(value for value in row["recall"] if value is not None) for row in rows]),
         poisoned=over("poisoned"),
         removed=MeanStd.of([row["samples"] - row["kept"] for row in rows]),

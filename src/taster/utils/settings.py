@@ -208,7 +208,9 @@ def _keys_of(model: type[BaseModel], location: tuple[int | str, ...]) -> list[st
     """The keys of the section at a path."""
     for part in location:
         section = model.model_fields[str(part)].annotation
-        if not (isinstance(section, type) and issubclass(section, BaseModel)):
+        choices = [section, *typing.get_args(section)]  # of an optional section it is one of them
+        sections = [choice for choice in choices if isinstance(choice, type) and issubclass(choice, BaseModel)]
+        if not sections:
             return []
-        model = section
+        model = sections[0]
     return list(model.model_fields)

@@ -127,7 +127,8 @@ def test_the_same_seed_makes_the_same_poison_and_no_budget_none() -> None:
         settings = {"word_share": 0.5} if name == "dictionary_attack" else {}
         first, second = (attacked(name, clean, seed=4, **settings) for _ in range(2))
         assert torch.equal(first.samples.x, second.samples.x)
-        assert not bool(attacked(name, clean, fraction=0.005).poisoned.any())
+        with pytest.raises(AttackError, match="which is no sample of 100"):
+            attacked(name, clean, fraction=0.005)
 
 
 def test_what_is_no_spam_filter_is_told() -> None:

@@ -163,7 +163,7 @@ def _surrogates_have_no_past_to_evade(recipe: Recipe) -> Iterator[str]:
 
 
 def _federated_entries_are_in_a_federation(recipe: Recipe) -> Iterator[str]:
-    if recipe.federated is not None:
+    if recipe.federated is not None or recipe.offline is not None:
         return
     for kind, entries, federated in (
         ("attack", recipe.attack, UPDATE_ATTACKS),

@@ -37,6 +37,7 @@ from taster.offline import (
     recall_by_class,
     target_success,
 )
+from taster.utils.seeds import derived_seed
 
 _SHOWN = 6
 """Samples kept for the page's pictures."""
@@ -99,6 +100,8 @@ class OfflineCell:
             self._on_line(self._line(end.epoch, end.view, crafted, end, shown=shown))
             measuring += time.perf_counter() - start
 
+        # What is drawn outside of generators is the same whatever ran before.
+        torch.manual_seed(derived_seed(context.seed, "offline defence"))
         with user_code(self._defence, recipe.model):
             defence = make_offline_defence(context, self._defence)
             trained = defence.train(
@@ -142,7 +145,7 @@ class OfflineCell:
     def _successes(self, model: Classifier, crafted: CraftedPoison) -> dict[str, float]:
         found, backdoor = {}, crafted.attack.backdoor
         if backdoor is not None:
-            found["asr"] = backdoor.success_rate(model, self._test)
+            found["asr"] = backdoor.success_rate(model, self._test, self._context.data.value_range)
         if crafted.target is not None:
             found["target_success"] = target_success(model, crafted.target)
         return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ from taster.core.batch import Batch
 from taster.core.learner import Learner
 from taster.core.step_record import Phase
 from taster.core.view import View
-from taster.errors import RecipeError
+from taster.errors import AttackError, RecipeError
 from taster.experiments.recipes.schema import Entry
 from taster.experiments.scenarios.builders import make_attack
 from taster.experiments.scenarios.context import BurntIn, SeedContext
@@ -83,8 +83,11 @@ def _craft(context: SeedContext, entry: Entry, burnt_in: BurntIn | None) -> Craf
         if isinstance(attack, DatasetAttack):
             knowledge = _knowledge(context, burnt_in)
             dataset = attack(clean, knowledge)
-            target = None if attack.target is None else attack.target(knowledge)
+            target = (
+                None if attack.target is None else _checked_target(entry, attack.target(knowledge), clean, knowledge)
+            )
         else:
+            attack = _in_range(attack, *context.data.value_range)
             dataset = _poison_in_batches(attack, clean, _view(context, burnt_in), _batch_size(context))
     return CraftedPoison(attack, dataset, target, time.perf_counter() - began)
 
@@ -99,6 +102,27 @@ def _knowledge(context: SeedContext, burnt_in: BurntIn | None) -> DatasetKnowled
         low=low,
         high=high,
     )
+
+
+def _checked_target(entry: Entry, target: Batch, clean: Batch, knowledge: DatasetKnowledge) -> Batch:
+    """Raises AttackError for targets of another shape, or wanted in a class that there is not."""
+    if target.x.shape[1:] != clean.x.shape[1:] or target.y.shape != target.x.shape[:1]:
+        raise AttackError(
+            f"attack {entry.label}: got targets {list(target.x.shape)} with {list(target.y.shape)} classes, wanted "
+            f"[k, {', '.join(map(str, clean.x.shape[1:]))}] and [k]"
+        )
+    if int(target.y.min()) < 0 or int(target.y.max()) >= knowledge.classes:
+        raise AttackError(
+            f"attack {entry.label}: got targets wanted in class {int(target.y.max())}, wanted 0 to "
+            f"{knowledge.classes - 1}"
+        )
+    return target
+
+
+def _in_range(attack: OnlineAttack, low: float, high: float) -> OnlineAttack:
+    """The attack with its budget in the range of the data, as it was made before that was known."""
+    ball = replace(attack.budget.ball, low=low, high=high)
+    return replace(attack, budget=replace(attack.budget, ball=ball))
 
 
 def _poison_in_batches(attack: OnlineAttack, clean: Batch, view: View, size: int) -> PoisonedDataset:

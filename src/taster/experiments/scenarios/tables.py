@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
+from pathlib import Path
 
 from taster.data import Role, Rows, Samples, Table, TableSet, fit_numbers, fit_words, load_table, split_indices
 from taster.errors import DataError
@@ -18,13 +19,13 @@ def load_recipe_table(recipe: Recipe) -> Table:
     """
     assert recipe.data.table is not None
     try:
-        return _load(recipe.data.source, recipe.data.table.model_dump_json())
+        return _load(recipe.data.source, _written(recipe.data.source), recipe.data.table.model_dump_json())
     except DataError as error:
         raise DataError(f"data.source: {error}") from error
 
 
 @lru_cache(maxsize=1)  # one at a time: a table can be large
-def _load(source: str, section: str) -> Table:
+def _load(source: str, written: tuple[int, int] | None, section: str) -> Table:
     asked = TableSection.model_validate_json(section)
     table = load_table(
         source,
@@ -37,6 +38,15 @@ def _load(source: str, section: str) -> Table:
         encoding=asked.encoding,
     )
     return table.without_repeats() if asked.unique else table
+
+
+def _written(source: str) -> tuple[int, int] | None:
+    """When a file was last written, and its size, so that it is read again once it has changed."""
+    try:
+        found = Path(source).expanduser().stat()
+    except (OSError, RuntimeError, ValueError):
+        return None  # loading it says what is wrong
+    return found.st_mtime_ns, found.st_size
 
 
 def table_roles(
