@@ -13,7 +13,7 @@ from taster.attacks.dataset.ascent import ascend
 from taster.attacks.dataset.convex_losses import LOSSES, ConvexLoss
 from taster.attacks.dataset.convex_models import train_convex, with_one
 from taster.attacks.dataset.flat_samples import flat_samples, poisoned_count, with_changed
-from taster.attacks.dataset.linear_systems import conjugate_gradients
+from taster.attacks.dataset.linear_systems import iterative_solve
 from taster.attacks.dataset_attack import DatasetBudget
 from taster.errors import AttackError, BatchError
 from taster.perturbations.pgd import LpBall
@@ -58,7 +58,7 @@ def test_conjugate_gradients_find_what_cholesky_finds(loss: ConvexLoss) -> None:
     torch.testing.assert_close(iterative.solve(right), exact.solve(right), atol=1e-8, rtol=1e-8)
     assert float(exact.solve(right, damping=1.0).norm()) < float(exact.solve(right).norm())
     with pytest.raises(AttackError, match=r"conjugate gradients: got a relative residual of .* after 1 products"):
-        conjugate_gradients(
+        iterative_solve(
             lambda v: v @ torch.diag(torch.tensor([1.0, 9.0])), torch.ones(1, 2), tolerance=1e-6, max_iterations=1
         )
 

@@ -19,7 +19,8 @@ from tests.defences.dataset.conftest import (
 )
 
 from taster.defences import influence_sanitation
-from taster.defences.dataset.softmax_regression import conjugate_gradients, fit_softmax, removal_gains
+from taster.defences.dataset.softmax_regression import fit_softmax, removal_gains
+from taster.derivatives.conjugate_gradients import conjugate_gradients
 from taster.errors import BatchError, DefenceError, SettingError
 
 
@@ -68,9 +69,9 @@ def test_conjugate_gradients_solve_a_system() -> None:
     g = torch.Generator().manual_seed(0)
     root, b = torch.randn(12, 12, generator=g).double(), torch.randn(4, 3, generator=g).double()
     a = root @ root.T + torch.eye(12)
-    found = conjugate_gradients(lambda v: (a @ v.flatten()).view(4, 3), b, tolerance=1e-10)
+    found = conjugate_gradients(lambda v: (a @ v.flatten()).view(4, 3), b, tolerance=1e-10, max_iterations=12).x
     torch.testing.assert_close(found.flatten(), torch.linalg.solve(a, b.flatten()), rtol=1e-6, atol=1e-8)
-    assert not bool(conjugate_gradients(lambda v: v, torch.zeros(3), tolerance=0.1).any())
+    assert not bool(conjugate_gradients(lambda v: v, torch.zeros(3), tolerance=0.1, max_iterations=3).x.any())
 
 
 @pytest.mark.parametrize("fit", [LogisticFit(c=10.0), NetFit(steps=40)], ids=["logistic", "net"])

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from taster.attacks.dataset.convex_losses import LOSSES, ConvexLoss, LossTerms
-from taster.attacks.dataset.linear_systems import conjugate_gradients, exact_solve
+from taster.attacks.dataset.linear_systems import exact_solve, iterative_solve
 from taster.errors import AttackError
 from taster.utils.setting_types import PositiveCount, PositiveFloat
 from taster.utils.settings import settings_group
@@ -204,7 +204,7 @@ def _solve(
     def product(along: Tensor) -> Tensor:
         return _apply(curvature, x @ along.T).T @ x + l2 * along
 
-    return conjugate_gradients(product, right, tolerance=tolerance, max_iterations=max(100, 10 * right.numel()))
+    return iterative_solve(product, right, tolerance=tolerance, max_iterations=max(100, 10 * right.numel()))
 
 
 def _apply(curvature: Tensor, values: Tensor) -> Tensor:

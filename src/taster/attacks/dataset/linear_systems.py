@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from taster.derivatives.conjugate_gradients import conjugate_gradients
 from taster.errors import AttackError
 
 
@@ -38,42 +39,21 @@ def exact_solve(x: Tensor, curvature: Tensor, l2: float, right: Tensor) -> Tenso
     return torch.cholesky_solve(right.reshape(-1, 1), _cholesky(whole)).reshape(K, D)
 
 
-def conjugate_gradients(
+def iterative_solve(
     product: Callable[[Tensor], Tensor], right: Tensor, *, tolerance: float, max_iterations: int
 ) -> Tensor:
-    """V with H V = B, for a positive definite H that is known by its products.
-
-    Args:
-        product: H V of V [K, D].
-        right: B, [K, D].
-        tolerance: of the residual's norm, relative to that of B.
-        max_iterations: products at most.
+    """V with H V = B; see `taster.derivatives.conjugate_gradients`.
 
     Raises:
-        AttackError: if the residual is still greater then.
-
-    Source: Hestenes and Stiefel 1952.
+        AttackError: if the residual is greater than the tolerance after so many iterations.
     """
-    found = torch.zeros_like(right)
-    residual = right.clone()
-    direction = residual.clone()
-    left = float((residual * residual).sum())
-    goal = tolerance**2 * left
-    for _ in range(max_iterations):
-        if left <= goal:
-            return found
-        image = product(direction)
-        step = left / float((direction * image).sum())
-        found += step * direction
-        residual -= step * image
-        before, left = left, float((residual * residual).sum())
-        direction = residual + left / before * direction
-    if left <= goal:
-        return found
-    raise AttackError(
-        f"conjugate gradients: got a relative residual of {(left / goal) ** 0.5 * tolerance:.1e} after "
-        f"{max_iterations} products, wanted {tolerance:.0e}: raise l2 or damping, or scale the samples"
-    )
+    found = conjugate_gradients(product, right, tolerance=tolerance, max_iterations=max_iterations)
+    if not found.converged:
+        raise AttackError(
+            f"conjugate gradients: got a relative residual of {found.residual:.1e} after {max_iterations} products, "
+            f"wanted {tolerance:.0e}: raise l2 or damping, or scale the samples"
+        )
+    return found.x
 
 
 def _cholesky(matrix: Tensor) -> Tensor:

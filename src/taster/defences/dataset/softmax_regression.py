@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from taster.derivatives.conjugate_gradients import conjugate_gradients
+
 _CHUNK = 4096
 _STEPS = 100
 
@@ -54,7 +56,7 @@ def fit_softmax(rows: Tensor, labels: Tensor, classes: int, penalty: float) -> S
         size = float(gradient.norm())
         if size < 1e-9:
             break
-        step = conjugate_gradients(_curvature(model, rows), gradient, tolerance=min(0.1, size**0.5))
+        step = _solved(_curvature(model, rows), gradient, tolerance=min(0.1, size**0.5))
         model = _descended(model, rows, labels, step, float((gradient * step).sum()))
     return model
 
@@ -76,7 +78,7 @@ def removal_gains(model: SoftmaxRegression, rows: Tensor, labels: Tensor, held: 
     Source: Koh and Liang 2017, Eq. 2, of which this is −1/n times.
     """
     gradient = _back(held, model.residuals(held, held_labels)) / len(held)
-    direction = conjugate_gradients(_curvature(model, rows), gradient, tolerance=1e-8)
+    direction = _solved(_curvature(model, rows), gradient, tolerance=1e-8)
 
     def gains(some: Tensor, some_labels: Tensor) -> Tensor:
         return -(_through(some, direction) * model.residuals(some, some_labels)).sum(1) / len(rows)
@@ -87,27 +89,9 @@ def removal_gains(model: SoftmaxRegression, rows: Tensor, labels: Tensor, held: 
 Gains = Callable[[Tensor, Tensor], Tensor]
 
 
-def conjugate_gradients(multiply: Callable[[Tensor], Tensor], target: Tensor, tolerance: float) -> Tensor:
-    """The X with A X = B, for a positive definite A.
-
-    Args:
-        multiply: A.
-        target: B.
-        tolerance: ‖A X − B‖ over ‖B‖ at the end, if it takes no more steps than B has entries.
-    """
-    found, residual = torch.zeros_like(target), target.clone()
-    direction, square = residual.clone(), float(residual.square().sum())
-    enough = tolerance**2 * square
-    for _ in range(target.numel()):
-        if square <= enough:
-            break
-        image = multiply(direction)
-        length = square / float((direction * image).sum())
-        found += length * direction
-        residual -= length * image
-        before, square = square, float(residual.square().sum())
-        direction = residual + square / before * direction
-    return found
+def _solved(multiply: Callable[[Tensor], Tensor], target: Tensor, tolerance: float) -> Tensor:
+    """The solution after as many steps as the target has entries at most."""
+    return conjugate_gradients(multiply, target, tolerance=tolerance, max_iterations=target.numel()).x
 
 
 def _curvature(model: SoftmaxRegression, rows: Tensor) -> Callable[[Tensor], Tensor]:
