@@ -36,13 +36,11 @@ def _print_results(recipe: Recipe, rows: Sequence[Any], console: Console) -> Non
         headings, texts = result_table(lines, narrow=True, published=bool(recipe.published))
         explained = legend(published=bool(recipe.published), backdoor=any(line.asr is not None for line in lines))
     else:
-        from taster.report import offline_legend, offline_table, summarize_offline
+        from taster.report import honest_label, offline_legend, offline_table, summarize_offline, undefended_label
 
-        labels = [
-            next((e.label for e in entries if e.name == "none"), None) for entries in (recipe.attack, recipe.defence)
-        ]
         title = "what the poison did"
-        headings, texts = offline_table(summarize_offline(rows, recipe.published, *labels), narrow=True)
+        controls = honest_label(recipe), undefended_label(recipe)
+        headings, texts = offline_table(summarize_offline(rows, recipe.published, *controls), narrow=True)
         explained = offline_legend(headings)
     table = Table(
         title=f"{recipe.name}: {title}",

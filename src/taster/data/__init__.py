@@ -6,12 +6,13 @@ from taster.data.roles import ROLES, Role, split_indices, split_roles
 from taster.data.rows import DataInfo, Rows, Samples
 from taster.data.stream import Augment, Sampler, Stream, as_batch
 from taster.data.table_set import Scale, TableSet, WordFeatures, fit_numbers, fit_words
-from taster.data.tables import Table, load_table
+from taster.data.tables import Column, Table, load_table
 from taster.data.torch_dataset import Layout, OnProgress
 
 __all__ = [
     "ROLES",
     "Augment",
+    "Column",
     "DataInfo",
     "ImageSet",
     "Images",

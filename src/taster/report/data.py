@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from taster.errors import RunDirectoryError
 from taster.experiments import Recipe, RunDirectory
+from taster.report.controls import honest_label, undefended_label
 from taster.report.defence_ranking import DefenceRank, rank_defences
 from taster.report.details import Details, collect_details, collect_offline_details
 from taster.report.offline_summary import OfflineLine, summarize_offline
@@ -72,13 +73,12 @@ class ReportData:
     @property
     def honest(self) -> str | None:
         """The label of the attack that attacks nothing."""
-        return next((entry.label for entry in self.recipe.attack if entry.name == "none"), None)
+        return honest_label(self.recipe)
 
     @cached_property
     def undefended(self) -> str | None:
         """The label of the defence that defends nothing; in a federation the mean counts as such."""
-        alone = [entry for entry in self.recipe.defence if not entry.plus]
-        return next((entry.label for name in ("none", "mean") for entry in alone if entry.name == name), None)
+        return undefended_label(self.recipe)
 
     @cached_property
     def ranks(self) -> list[DefenceRank]:

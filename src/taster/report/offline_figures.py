@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -54,39 +55,44 @@ def accuracy_bars(
 
 def training_curves(curves: Sequence[TrainingCurve], attacks: Sequence[str], defence: str, theme: Theme) -> Figure:
     """Test accuracy by epoch behind one defence, a line for each seed; broken lines are the attack's success rate."""
-    figure = Figure(figsize=(4.2, 3.0), layout="constrained")
-    axes = figure.subplots()
-    style_axes(axes, theme)
-    for index, attack in enumerate(attacks):
-        for curve in (c for c in curves if (c.attack, c.defence) == (attack, defence)):
-            for values, style in ((curve.test_accuracy, "-"), (curve.success, "--")):
-                known = [(epoch, value) for epoch, value in zip(curve.epochs, values, strict=True) if value is not None]
-                if known:
-                    mark = "o" if len(known) == 1 else ""
-                    axes.plot(*zip(*known, strict=True), style + mark, color=attack_color(index), linewidth=1.3)
+    figure, axes = _by_epoch(curves, attacks, defence, theme, lambda curve: (curve.test_accuracy, curve.success))
     axes.set_ylim(0, 101)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("epoch")
     axes.set_ylabel("test accuracy, %")
     return figure
 
 
 def loss_curves(curves: Sequence[TrainingCurve], attacks: Sequence[str], defence: str, theme: Theme) -> Figure:
     """The loss of training samples by epoch behind one defence: clean ones full, poisoned ones broken."""
+    figure, axes = _by_epoch(curves, attacks, defence, theme, lambda curve: (curve.loss_clean, curve.loss_poisoned))
+    axes.set_yscale("log")
+    axes.set_ylabel("loss of training samples")
+    return figure
+
+
+_Values = list[float | None]
+
+
+def _by_epoch(
+    curves: Sequence[TrainingCurve],
+    attacks: Sequence[str],
+    defence: str,
+    theme: Theme,
+    full_and_broken: Callable[[TrainingCurve], tuple[_Values, _Values]],
+) -> tuple[Figure, Axes]:
+    """Two lines for each cell behind one defence; a single epoch is a dot."""
     figure = Figure(figsize=(4.2, 3.0), layout="constrained")
     axes = figure.subplots()
     style_axes(axes, theme)
     for index, attack in enumerate(attacks):
         for curve in (c for c in curves if (c.attack, c.defence) == (attack, defence)):
-            for values, style in ((curve.loss_clean, "-"), (curve.loss_poisoned, "--")):
+            for values, style in zip(full_and_broken(curve), ("-", "--"), strict=True):
                 known = [(epoch, value) for epoch, value in zip(curve.epochs, values, strict=True) if value is not None]
                 if known:
-                    axes.plot(*zip(*known, strict=True), style, color=attack_color(index), linewidth=1.3)
-    axes.set_yscale("log")
+                    mark = "o" if len(known) == 1 else ""
+                    axes.plot(*zip(*known, strict=True), style + mark, color=attack_color(index), linewidth=1.3)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch")
-    axes.set_ylabel("loss of training samples")
-    return figure
+    return figure, axes
 
 
 def certified_curves(certified: Mapping[tuple[str, str], Mapping[int, float]], theme: Theme) -> Figure:

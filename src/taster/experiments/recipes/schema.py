@@ -9,7 +9,7 @@ import tomli_w
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from taster.client_gradients import BatchNormSync
-from taster.data import Layout, Role, Scale, WordFeatures
+from taster.data import Column, Layout, Role, Scale, WordFeatures
 from taster.derivatives import METHOD_NAMES, DiffMethod
 from taster.derivatives.method import Precision
 from taster.errors import SettingError
@@ -131,9 +131,6 @@ class Surrogate(Section):
     label: Label
     seed_offset: Annotated[int, Field(ge=0)] = 1000
     model: Named | None = None
-
-
-Column = str | int
 
 
 class TableSection(Section):
@@ -269,6 +266,9 @@ class Federated(Section):
     max_weight_ratio: PositiveFloat = 10.0
 
 
+_TRAINING = TrainingSettings()
+
+
 class Offline(Section):
     """Training on a data set from elsewhere instead of a stream; its samples have the role `train`.
 
@@ -283,17 +283,17 @@ class Offline(Section):
     """
 
     mode: Mode = "scratch"
-    epochs: PositiveInt = 20
-    batch_size: PositiveInt = 128
-    learning_rate: PositiveFloat = 0.05
-    decay: Decay = "cosine"
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    nesterov: bool = False
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    subsample: Annotated[float, Field(gt=0, le=1)] = 1.0
-    crop: NonNegativeInt = 0
-    flip: bool = False
+    epochs: PositiveInt = _TRAINING.epochs
+    batch_size: PositiveInt = _TRAINING.batch_size
+    learning_rate: PositiveFloat = _TRAINING.learning_rate
+    decay: Decay = _TRAINING.decay
+    momentum: Annotated[float, Field(ge=0, lt=1)] = _TRAINING.momentum
+    nesterov: bool = _TRAINING.nesterov
+    weight_decay: Annotated[float, Field(ge=0)] = _TRAINING.weight_decay
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = _TRAINING.label_smoothing
+    subsample: Annotated[float, Field(gt=0, le=1)] = _TRAINING.subsample
+    crop: NonNegativeInt = _TRAINING.crop
+    flip: bool = _TRAINING.flip
     attacker_model: Named | None = None
     attacker_seed: NonNegativeInt = 1000
 

@@ -10,6 +10,7 @@ import torch
 
 from taster.data import ImageSet, OnProgress, load_images, split_roles
 from taster.errors import DataError, RunDirectoryError
+from taster.experiments.cell_directory import CellDirectory
 from taster.experiments.environment import pick_device
 from taster.experiments.recipes.schema import Defence, Entry, Recipe
 from taster.experiments.results import AnyLine
@@ -183,12 +184,7 @@ def _run_cell(
     )
     out = run.cell(attack.label, defence.label, context.seed)
     scenario = make_scenario(cell)
-    out.begin()
-
-    def write(line: AnyLine) -> None:
-        out.append(line)
-        on_step()
-
+    write = _begin(out, on_step)
     result = run_cell(cell, scenario, write)
     out.finish(result.content(), result.images, result.scores)
 
@@ -199,14 +195,20 @@ def _run_offline_cell(
     section = context.recipe.offline
     burnt_in = _burnt_in(context, run) if section is not None and section.burns_in else None
     out = run.cell(attack.label, defence.label, context.seed)
+    write = _begin(out, on_step)
+    result = OfflineCell(context, burnt_in, attack, defence, write).run()
+    out.finish(result.content, result.images, None)
+
+
+def _begin(out: CellDirectory, on_step: Callable[[], None]) -> Callable[[AnyLine], None]:
+    """Begins a cell's files; returns what writes a line of it and counts the step."""
     out.begin()
 
     def write(line: AnyLine) -> None:
         out.append(line)
         on_step()
 
-    result = OfflineCell(context, burnt_in, attack, defence, write).run()
-    out.finish(result.content, result.images, None)
+    return write
 
 
 def _burnt_in(context: SeedContext, run: RunDirectory) -> BurntIn:

@@ -20,7 +20,6 @@ from taster.experiments.scenarios.burn_in import build_model
 from taster.experiments.scenarios.context import BurntIn, SeedContext
 from taster.experiments.scenarios.offline_attack import CraftedPoison, craft, make_offline_attack
 from taster.experiments.scenarios.offline_defence import (
-    all_kept,
     check_fits_training,
     make_offline_defence,
 )
@@ -152,7 +151,7 @@ class OfflineCell:
 
     def _row(self, model: Classifier, weights: Tensor | None, crafted: CraftedPoison, seconds: float) -> Any:
         dataset, clean = crafted.dataset, self._context.training_set
-        removal = Removal.of(all_kept(len(dataset.samples)) if weights is None else weights, dataset.poisoned)
+        removal = Removal.of(torch.ones(len(dataset.samples)) if weights is None else weights, dataset.poisoned)
         row: dict[str, Any] = {
             **self._key,
             "accuracy": accuracy(model, self._test),

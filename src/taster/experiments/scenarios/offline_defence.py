@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from taster.core.batch import Batch
@@ -124,8 +123,3 @@ def check_fits_training(entry: Defence, defence: OfflineDefence, training: Train
 
 def _copied(samples: Batch) -> Batch:
     return Batch(samples.x.clone(), samples.y.clone())
-
-
-def all_kept(samples: int) -> Tensor:
-    """Equal weights [n]."""
-    return torch.ones(samples)
