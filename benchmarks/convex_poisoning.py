@@ -173,7 +173,8 @@ def measure(
                 flipped = error(flips(clean, share, classes, seed), test)
                 yield {"data": data, "victim": victim, "attack": "random flips", "share": share, "error": flipped}
             for name, make in attacks.items():
-                knowledge = DatasetKnowledge(classes, own, no_fit, torch.Generator().manual_seed(seed), o.low, o.high)
+                draws = torch.Generator().manual_seed(seed)
+                knowledge = DatasetKnowledge(classes, own, (no_fit,), draws, o.low, o.high)
                 began = time.perf_counter()
                 found = make(share)(clean, knowledge)
                 row = {

@@ -70,7 +70,7 @@ class Messages:
 
     def knowledge(self) -> DatasetKnowledge:
         generator = torch.Generator().manual_seed(self.seed)
-        return DatasetKnowledge(2, self.own, EstimatorTraining(lambda: SpamBayes(), 2), generator)
+        return DatasetKnowledge(2, self.own, (EstimatorTraining(lambda: SpamBayes(), 2),), generator)
 
     def attacked(self, attack: DatasetAttack) -> Batch:
         return attack(self.train, self.knowledge()).samples

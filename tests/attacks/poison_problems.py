@@ -27,7 +27,7 @@ def gaussians(n: int, seed: int, *, classes: int = 2, d: int = 3, spread: float 
 
 
 def knows(own: Batch, classes: int, seed: int = 0, low: float = -4.0, high: float = 4.0) -> DatasetKnowledge:
-    return DatasetKnowledge(classes, own, no_fit, torch.Generator().manual_seed(seed), low, high)
+    return DatasetKnowledge(classes, own, (no_fit,), torch.Generator().manual_seed(seed), low, high)
 
 
 def digit_roles(seed: int, *sizes: int, of: tuple[int, ...] = tuple(range(10))) -> list[Batch]:

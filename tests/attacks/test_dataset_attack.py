@@ -25,7 +25,7 @@ def knowledge() -> DatasetKnowledge:
         raise AssertionError("nobody trains here")
 
     own = Batch(torch.full((4, 1, 2, 2), 0.5), torch.tensor([0, 1, 2, 0]))
-    return DatasetKnowledge(CLASSES, own, fit, torch.Generator().manual_seed(1))
+    return DatasetKnowledge(CLASSES, own, (fit,), torch.Generator().manual_seed(1))
 
 
 def poisoned_by(budget: DatasetBudget, x: torch.Tensor, y: torch.Tensor, base: Batch | None = None) -> Any:

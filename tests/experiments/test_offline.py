@@ -11,11 +11,12 @@ import torch
 from tests.conftest import files_without_times, run_command, run_recipe, without_times
 from tests.experiments.conftest import Stop
 
+from taster.core.training_settings import TrainingSettings
 from taster.errors import AttackError, DataError, RecipeError, RunDirectoryError
 from taster.experiments import RunDirectory, read_recipe
 from taster.experiments.running.tasks import seed_context
 from taster.experiments.scenarios.offline_attack import craft
-from taster.offline import NetTraining, TrainingSettings
+from taster.offline import NetTraining
 from taster.report import write_report
 from taster.report.compare import compared_quantity
 
@@ -211,7 +212,7 @@ def test_a_clean_cell_is_the_training_by_itself(recipe_of: Callable[..., Any], t
     rows = by_cell(run_recipe(recipe, tmp_path / "run"))
     context = seed_context(recipe, 1)
     settings = TrainingSettings(epochs=3, batch_size=20, learning_rate=0.1)
-    training = NetTraining(lambda: build_model(recipe, context.data, 1, context.device), settings, seed=1)
+    training = NetTraining(lambda seed: build_model(recipe, context.data, 1, context.device), settings, seed=1)
     test = context.batches["test"]
     view = training(context.training_set)
     assert rows["none", "none", 1]["accuracy"] == pytest.approx(view.accuracy(test.x, test.y))
@@ -301,7 +302,7 @@ def test_an_estimator_by_its_path(recipe_of: Callable[..., Any], tmp_path: Path)
 def test_a_surrogate_is_the_attackers_own_model(own: str, recipe_of: Callable[..., Any], tmp_path: Path) -> None:
     more = f'[[attack]]\nname = "{own}:trains_first"\nlabel = "first"\n'
     white = run_recipe(recipe_of(more=more, overrides=["seeds=[0]"]), tmp_path / "white")
-    black_box = ("learning_rate = 0.1", 'learning_rate = 0.1\nattacker_model = {name = "mlp", hidden = [4]}')
+    black_box = ("learning_rate = 0.1", 'learning_rate = 0.1\nattacker_models = [{name = "mlp", hidden = [4]}]')
     black = run_recipe(recipe_of(black_box, more=more, overrides=["seeds=[0]"]), tmp_path / "black")
     assert by_cell(white)["none", "none", 0]["accuracy"] == by_cell(black)["none", "none", 0]["accuracy"]
     assert by_cell(white)["first", "none", 0]["recall"] != by_cell(black)["first", "none", 0]["recall"]

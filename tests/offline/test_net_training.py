@@ -9,22 +9,23 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from taster import Batch, Guard
+from taster.core.epochs import Epochs
 from taster.core.fitting import ResumableFit
 from taster.core.guard import CandidateUpdate
+from taster.core.training_settings import TrainingSettings
 from taster.core.verdict import Verdict, reject
 from taster.errors import ModelError
-from taster.offline import EpochEnd, NetTraining, TrainingSettings
-from taster.offline.epochs import Epochs
+from taster.offline import EpochEnd, NetTraining
 from taster.utils.seeds import generator
 
 
-def make_net() -> nn.Module:
-    torch.manual_seed(7)
+def make_net(seed: int = 0) -> nn.Module:
+    torch.manual_seed(7 + seed)
     return TinyNet(dropout=0.2)
 
 
-def make_plain_net() -> nn.Module:
-    torch.manual_seed(7)
+def make_plain_net(seed: int = 0) -> nn.Module:
+    torch.manual_seed(7 + seed)
     return TinyNet()
 
 
@@ -79,7 +80,7 @@ def test_transfer_trains_the_last_layer_alone() -> None:
     assert changed == {"fc.weight", "fc.bias"}
     assert all(torch.equal(view.buffers[name], value) for name, value in before.named_buffers())
     with pytest.raises(ModelError, match="without a linear layer"):
-        NetTraining(lambda: nn.Conv2d(1, 3, 3), TrainingSettings(), "transfer").check_mode()
+        NetTraining(lambda seed: nn.Conv2d(1, 3, 3), TrainingSettings(), "transfer").check_mode()
 
 
 def test_it_goes_on_from_where_it_was() -> None:

@@ -29,17 +29,23 @@ class DatasetKnowledge:
     Attributes:
         classes: number of classes.
         own: samples of the attacker's own, drawn as the training set was, x [m, ...] and y [m]; none of them is in it.
-        fit: trains a model as the victim does (white box), or as the attacker supposes that he does (a surrogate).
+        fits: each trains a model as the victim does (white box), or as the attacker supposes that he may
+            (surrogates).
         low, high: the range of the data.
         generator: whatever the attack draws, it draws from this.
     """
 
     classes: int
     own: Batch
-    fit: Fit
+    fits: tuple[Fit, ...]
     generator: torch.Generator
     low: float = 0.0
     high: float = 1.0
+
+    @property
+    def fit(self) -> Fit:
+        """The first of the trainings, for attacks on one."""
+        return self.fits[0]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,12 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from taster.core.batch import Batch
+from taster.core.epochs import Epochs
+from taster.core.learner import Learner
+from taster.core.losses import AnyLoss
+from taster.core.step_record import StepRecord
+from taster.core.training_settings import TrainingSettings
+from taster.core.view import View
 
 
 class Classifier(Protocol):
@@ -51,4 +57,34 @@ class ResumableFit(Fit, Protocol):
         Args:
             classifier: where to start.
             samples, weights, seed: as in `Fit`.
+        """
+
+
+@runtime_checkable
+class NetFit(Fit, Protocol):
+    """The training of a net, whose epochs can also be made one at a time, on a set that changes between them."""
+
+    @property
+    def settings(self) -> TrainingSettings:
+        """How the net is trained."""
+
+    def __call__(self, samples: Batch, /, *, weights: Tensor | None = None, seed: int = 0) -> View:
+        """Trains; see `Fit`. The view is differentiable in samples and parameters."""
+
+    def learner(self, seed: int = 0, *, loss: AnyLoss | None = None) -> Learner:
+        """A net before its first step, with its optimizer.
+
+        Args:
+            seed: of the first weights, where these are random. 0: those that a whole training begins with.
+            loss: that is descended. None: the training's own.
+        """
+
+    def train_epoch(self, learner: Learner, samples: Batch, order: Epochs, done: int) -> list[StepRecord]:
+        """Trains a net for one epoch.
+
+        Args:
+            learner: changes.
+            samples: x [n, ...] and y int64 [n].
+            order: of the n samples; its generator also draws the augmentation.
+            done: epochs of the training that are over, from which the learning rate follows.
         """

@@ -55,8 +55,8 @@ def _modules_named(recipe: Recipe) -> Iterator[Path]:
         entries += [("defence", defence), *(("defence", Named(name=name)) for name in defence.plus or [])]
     entries += [("score", entry) for entry in recipe.score]
     entries += [("model", surrogate.model) for surrogate in recipe.surrogate if surrogate.model]
-    if recipe.offline and recipe.offline.attacker_model:
-        entries.append(("model", recipe.offline.attacker_model))
+    if recipe.offline:
+        entries += [("model", model) for model in recipe.offline.attacker_models]
     if recipe.federated:
         entries.append(("aggregator", recipe.federated.aggregator))
     for kind, entry in entries:

@@ -11,17 +11,14 @@ from taster.offline.evaluate import (
     target_success,
 )
 from taster.offline.net_training import EpochEnd, Mode, NetTraining, freeze_features
-from taster.offline.training_settings import Decay, TrainingSettings
 
 __all__ = [
-    "Decay",
     "EpochEnd",
     "EstimatorTraining",
     "FittedEstimator",
     "Mode",
     "NetTraining",
     "Removal",
-    "TrainingSettings",
     "accuracy",
     "certified_accuracy",
     "certified_budgets",

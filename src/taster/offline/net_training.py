@@ -11,17 +11,18 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from taster.core.batch import Batch, check_tensors
+from taster.core.epochs import Epochs
 from taster.core.fitting import Classifier
 from taster.core.functional_model import Precision
 from taster.core.guard import Guard
 from taster.core.learner import Learner
+from taster.core.losses import AnyLoss
 from taster.core.snapshots import SnapshotBuffer
 from taster.core.step_record import StepRecord
+from taster.core.training_settings import TrainingSettings
 from taster.core.view import View
 from taster.data import Augment
 from taster.errors import ModelError
-from taster.offline.epochs import Epochs
-from taster.offline.training_settings import TrainingSettings
 from taster.utils.seeds import derived_seed, generator
 
 Mode = Literal["scratch", "fine_tune", "transfer"]
@@ -45,10 +46,11 @@ class EpochEnd:
 
 @dataclass(frozen=True)
 class NetTraining:
-    """Trains a net, each time from the same weights: a `Fit`.
+    """Trains a net, each time from the same weights: a `NetFit`.
 
     Attributes:
-        make_model: makes the model with the weights that training begins with, on its device.
+        make_model: makes the model with the weights that training begins with, on its device; of a seed that is not 0,
+            with other weights where these are random.
         settings: how it is trained.
         mode: "transfer" trains the last linear layer alone, with the statistics of normalization as they are.
         seed: of the order of the samples, augmentation and dropout, together with the one given to a call.
@@ -56,7 +58,7 @@ class NetTraining:
         input_range: the least and greatest value of a sample; None for any.
     """
 
-    make_model: Callable[[], nn.Module]
+    make_model: Callable[[int], nn.Module]
     settings: TrainingSettings
     mode: Mode = "scratch"
     seed: int = 0
@@ -95,7 +97,7 @@ class NetTraining:
         Args:
             samples: the training set, x [n, ...] and y int64 [n], on the model's device.
             guard: the stages that each batch passes.
-            weights: see `taster.offline.epochs.Epochs`; None: equal.
+            weights: see `taster.core.epochs.Epochs`; None: equal.
             seed: one more, so that a set can be trained on several times.
             on_epoch: called after each epoch.
             start: has the weights to begin with in place of the model's own.
@@ -110,41 +112,49 @@ class NetTraining:
         settings = self.settings
         weights = torch.ones(len(samples)) if weights is None else weights
         draws = generator(self.seed, f"offline order {seed}")
-        epochs = Epochs(weights, settings.batch_size, draws, settings.subsample)
-        augment, steps = Augment(settings.crop, settings.flip), settings.epochs * epochs.batches
+        order = Epochs(weights, settings.batch_size, draws, settings.subsample)
         unguarded = not (guard.screens or guard.transforms or guard.gates)
-        done = 0
         with torch.random.fork_rng(devices=_cuda(samples.x)):
             learner = self._learner(guard, start)
             torch.manual_seed(derived_seed(self.seed, f"offline dropout {seed}"))
             for epoch in range(1, settings.epochs + 1):
-                records = []
-                for places in epochs:
-                    for group in learner.optimizer.param_groups:
-                        group["lr"] = settings.learning_rate_at(done / steps)
-                    drawn = samples.select(places.to(samples.x.device))
-                    if settings.crop or settings.flip:
-                        drawn = Batch(augment(drawn.x, draws), drawn.y)
-                    record = learner.step(drawn)
-                    if not record.verdict.committed and unguarded:
-                        raise ModelError(
-                            f"the training came to nothing in epoch {epoch}: {record.verdict.reason}; try a smaller "
-                            "learning rate"
-                        )
-                    records.append(record)
-                    done += 1
+                records = self.train_epoch(learner, samples, order, epoch - 1)
+                refused = [record.verdict for record in records if not record.verdict.committed]
+                if refused and unguarded:
+                    raise ModelError(
+                        f"the training came to nothing in epoch {epoch}: {refused[0].reason}; try a smaller learning "
+                        "rate"
+                    )
                 if on_epoch is not None:
                     on_epoch(EpochEnd(epoch, learner.view(), records))
         learner.model.eval()
         return learner.view()
 
+    def learner(self, seed: int = 0, *, loss: AnyLoss | None = None) -> Learner:
+        """A net before its first step; see `taster.core.fitting.NetFit`."""
+        with torch.random.fork_rng():  # making a model seeds torch's own generator
+            return self._learner(Guard(), None, seed, loss)
+
+    def train_epoch(self, learner: Learner, samples: Batch, order: Epochs, done: int) -> list[StepRecord]:
+        """Trains a net for one epoch; see `taster.core.fitting.NetFit`."""
+        settings, records, steps = self.settings, [], self.settings.epochs * order.batches
+        augment = Augment(settings.crop, settings.flip)
+        for number, places in enumerate(order):
+            for group in learner.optimizer.param_groups:
+                group["lr"] = settings.learning_rate_at((done * order.batches + number) / steps)
+            drawn = samples.select(places.to(samples.x.device))
+            if settings.crop or settings.flip:
+                drawn = Batch(augment(drawn.x, order.generator), drawn.y)
+            records.append(learner.step(drawn))
+        return records
+
     def check_mode(self) -> None:
         """Raises ModelError if the model has nothing that the mode could train."""
         if self.mode == "transfer":
-            freeze_features(self.make_model())
+            freeze_features(self.make_model(0))
 
-    def _learner(self, guard: Guard, start: View | None) -> Learner:
-        settings, model = self.settings, self.make_model()
+    def _learner(self, guard: Guard, start: View | None, seed: int = 0, loss: AnyLoss | None = None) -> Learner:
+        settings, model = self.settings, self.make_model(seed)
         if start is not None:
             model.load_state_dict({**model.state_dict(), **start.params, **start.buffers})
         if self.mode == "transfer":
@@ -159,14 +169,14 @@ class NetTraining:
             weight_decay=settings.weight_decay,
         )
 
-        def loss(outputs: Tensor, y: Tensor) -> Tensor:
+        def smoothed(outputs: Tensor, y: Tensor) -> Tensor:
             return cross_entropy(outputs, y, label_smoothing=settings.label_smoothing)
 
         snapshots = SnapshotBuffer.for_rewind(guard.max_rewind) if guard.max_rewind else None
         return Learner(
             model,
             optimizer,
-            loss if settings.label_smoothing else cross_entropy,
+            loss or (smoothed if settings.label_smoothing else cross_entropy),
             guard,
             snapshots=snapshots,
             precision=self.precision,

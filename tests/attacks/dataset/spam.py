@@ -32,7 +32,7 @@ def knowledge(seed: int = 0, fit: Fit | None = None, **changes: Any) -> DatasetK
         **{
             "classes": 2,
             "own": mail(150, seed=1000 + seed),
-            "fit": fit or EstimatorTraining(lambda: SpamBayes(), 2),
+            "fits": (fit or EstimatorTraining(lambda: SpamBayes(), 2),),
             "generator": torch.Generator().manual_seed(seed),
             **changes,
         }

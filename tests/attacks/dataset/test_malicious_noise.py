@@ -29,7 +29,7 @@ def line(n: int, seed: int) -> Batch:
 
 
 def knowledge(seed: int, own: Batch | None = None) -> DatasetKnowledge:
-    return DatasetKnowledge(2, own or line(1000, 1000 + seed), FIT, torch.Generator().manual_seed(seed))
+    return DatasetKnowledge(2, own or line(1000, 1000 + seed), (FIT,), torch.Generator().manual_seed(seed))
 
 
 def noisy(clean: Batch, seed: int, share: float, own: Batch | None = None, **settings: object) -> Batch:
@@ -75,7 +75,7 @@ def test_the_pair_of_classes_is_the_one_that_is_hardest_to_tell_apart() -> None:
     means = torch.tensor([[0.1, 0.5], [0.6, 0.5], [0.75, 0.5]])
     x = (means[y] + 0.06 * torch.randn(600, 2, generator=g)).clamp(0, 1)
     fit = EstimatorTraining(lambda: LogisticRegression(C=100.0), 3)
-    known = DatasetKnowledge(3, Batch(x[300:], y[300:]), fit, g)
+    known = DatasetKnowledge(3, Batch(x[300:], y[300:]), (fit,), g)
     found = DATASET_ATTACKS["malicious_noise"]()(Batch(x[:300], y[:300]), known)
     shown = found.samples.select(found.poisoned)
     assert set(shown.y.tolist()) in ({1}, {2})

@@ -47,7 +47,7 @@ def world(n: int, seed: int) -> Batch:
 
 
 def knowledge(seed: int, own: Batch | None = None, fit: Any = fit_centroids) -> DatasetKnowledge:
-    return DatasetKnowledge(2, own or world(60, 1000 + seed), fit, torch.Generator().manual_seed(seed))
+    return DatasetKnowledge(2, own or world(60, 1000 + seed), (fit,), torch.Generator().manual_seed(seed))
 
 
 def made(name: str, **settings: Any) -> DatasetAttack:

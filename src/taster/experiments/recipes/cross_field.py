@@ -201,7 +201,7 @@ def _offline_there_is_no_stream(recipe: Recipe, section: Offline) -> Iterator[st
         ("surrogate", recipe.surrogate, []),
     ):
         if value != default:
-            yield f"{name}: got settings of it with [offline], wanted none (offline.attacker_model is the surrogate)"
+            yield f"{name}: got settings of it with [offline], wanted none (offline.attacker_models are the surrogates)"
 
 
 def _offline_attacks_have_no_step_to_wait_for(recipe: Recipe, section: Offline) -> Iterator[str]:

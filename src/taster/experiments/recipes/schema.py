@@ -9,12 +9,13 @@ import tomli_w
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from taster.client_gradients import BatchNormSync
+from taster.core.training_settings import Decay, TrainingSettings
 from taster.data import Column, Layout, Role, Scale, WordFeatures
 from taster.derivatives import METHOD_NAMES, DiffMethod
 from taster.derivatives.method import Precision
 from taster.errors import SettingError
 from taster.experiments.recipes.registry import Factory, Kind, find_factory
-from taster.offline import Decay, Mode, TrainingSettings
+from taster.offline import Mode
 
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -276,9 +277,9 @@ class Offline(Section):
         mode: what is trained: a model from random weights ("scratch"), all of the burnt-in model ("fine_tune"), or its
             last linear layer alone ("transfer").
         epochs, batch_size, learning_rate, decay, momentum, nesterov, weight_decay, label_smoothing, subsample, crop,
-            flip: see `taster.offline.TrainingSettings`.
-        attacker_model: the model that the attacker supposes and trains from random weights (a surrogate). None: he
-            knows the model (white box).
+            flip: see `taster.core.training_settings.TrainingSettings`.
+        attacker_models: the models that the attacker supposes and trains from random weights (surrogates); attacks on
+            one model take the first. None: he knows the model (white box).
         attacker_seed: added to the run's seed wherever the attacker trains, as he does not know it.
     """
 
@@ -294,7 +295,7 @@ class Offline(Section):
     subsample: Annotated[float, Field(gt=0, le=1)] = _TRAINING.subsample
     crop: NonNegativeInt = _TRAINING.crop
     flip: bool = _TRAINING.flip
-    attacker_model: Named | None = None
+    attacker_models: list[Named] = []
     attacker_seed: NonNegativeInt = 1000
 
     def training(self) -> TrainingSettings:

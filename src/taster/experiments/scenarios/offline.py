@@ -23,7 +23,7 @@ from taster.experiments.scenarios.offline_defence import (
     check_fits_training,
     make_offline_defence,
 )
-from taster.experiments.scenarios.offline_training import attacker_fit, offline_section, victim_training
+from taster.experiments.scenarios.offline_training import attacker_fits, offline_section, victim_training
 from taster.experiments.user_code import user_code
 from taster.offline import (
     EpochEnd,
@@ -182,7 +182,7 @@ class OfflineCell:
         """
         recipe, section = context.recipe, offline_section(context.recipe)
         training = victim_training(context, None)
-        attacker_fit(context, None)
+        attacker_fits(context, None)
         if len(context.roles["train"]) < 2:
             raise RecipeError(f"split.train: got {len(context.roles['train'])} samples, wanted at least 2")
         for entry in recipe.defence:

@@ -19,7 +19,7 @@ from taster.errors import AttackError, RecipeError
 from taster.experiments.recipes.schema import Entry
 from taster.experiments.scenarios.builders import make_attack
 from taster.experiments.scenarios.context import BurntIn, SeedContext
-from taster.experiments.scenarios.offline_training import attacker_fit, offline_section
+from taster.experiments.scenarios.offline_training import attacker_fits, offline_section
 from taster.experiments.user_code import user_code
 from taster.offline import NetTraining
 from taster.utils.seeds import derived_seed, generator
@@ -97,7 +97,7 @@ def _knowledge(context: SeedContext, burnt_in: BurntIn | None) -> DatasetKnowled
     return DatasetKnowledge(
         classes=context.data.classes,
         own=context.batches["validation"],
-        fit=attacker_fit(context, burnt_in),
+        fits=tuple(attacker_fits(context, burnt_in)),
         generator=generator(context.seed, "attack"),
         low=low,
         high=high,
@@ -135,9 +135,9 @@ def _poison_in_batches(attack: OnlineAttack, clean: Batch, view: View, size: int
 
 def _view(context: SeedContext, burnt_in: BurntIn | None) -> View:
     """Of the model that the attacker knows, before it is trained; where that is an estimator, of a linear one."""
-    fit = attacker_fit(context, burnt_in)
+    fit = attacker_fits(context, burnt_in)[0]
     if isinstance(fit, NetTraining):
-        model = fit.make_model()
+        model = fit.make_model(0)
     else:
         values = int(torch.tensor(context.data.shape).prod())
         model = nn.Sequential(nn.Flatten(), nn.Linear(values, context.data.classes)).to(context.device)

@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import nn
 
-from taster.core.fitting import Fit
 from taster.errors import RecipeError
 from taster.experiments.recipes.schema import Offline, Recipe
 from taster.experiments.scenarios.burn_in import build_model, call_model_function
 from taster.experiments.scenarios.context import BurntIn, SeedContext
 from taster.offline import EstimatorTraining, NetTraining
+from taster.utils.seeds import derived_seed
 
 Training = NetTraining | EstimatorTraining
 
@@ -40,20 +40,18 @@ def victim_training(context: SeedContext, burnt_in: BurntIn | None) -> Training:
     return _net_training(context, burnt_in)
 
 
-def attacker_fit(context: SeedContext, burnt_in: BurntIn | None) -> Fit:
-    """The training as the attacker makes it: with the victim's model, or with the one that he supposes; with other
+def attacker_fits(context: SeedContext, burnt_in: BurntIn | None) -> list[Training]:
+    """The training as the attacker makes it: with the victim's model, or with those that he supposes; with other
     seeds."""
     section = offline_section(context.recipe)
     own = replace(context, seed=context.seed + section.attacker_seed)
-    if section.attacker_model is None:
-        return victim_training(own, burnt_in)
-    recipe = context.recipe.model_copy(
-        update={
-            "model": section.attacker_model,
-            "offline": section.model_copy(update={"mode": "scratch", "attacker_model": None}),
-        }
-    )
-    return victim_training(replace(own, recipe=recipe), None)
+    if not section.attacker_models:
+        return [victim_training(own, burnt_in)]
+    scratch = section.model_copy(update={"mode": "scratch", "attacker_models": []})
+    recipes = [
+        context.recipe.model_copy(update={"model": model, "offline": scratch}) for model in section.attacker_models
+    ]
+    return [victim_training(replace(own, recipe=recipe), None) for recipe in recipes]
 
 
 def is_estimator(made: Any) -> bool:
@@ -64,8 +62,9 @@ def is_estimator(made: Any) -> bool:
 def _net_training(context: SeedContext, burnt_in: BurntIn | None) -> NetTraining:
     recipe, section = context.recipe, offline_section(context.recipe)
 
-    def make_model() -> nn.Module:
-        model = build_model(recipe, context.data, context.seed, context.device)
+    def make_model(seed: int) -> nn.Module:
+        drawn = derived_seed(context.seed, f"weights {seed}") if seed else context.seed
+        model = build_model(recipe, context.data, drawn, context.device)
         if burnt_in is not None:
             model.load_state_dict(burnt_in["model"])
         return model

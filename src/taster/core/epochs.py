@@ -20,6 +20,10 @@ class Epochs:
         batch_size: at most so many in a batch; batches differ by one sample at most.
         generator: of the order.
         subsample: share of the samples of some weight that is drawn once and for all.
+
+    Attributes:
+        batches: in an epoch.
+        generator: of the order.
     """
 
     def __init__(self, weights: Tensor, batch_size: int, generator: torch.Generator, subsample: float = 1.0) -> None:
@@ -30,7 +34,7 @@ class Epochs:
         self._kept = kept
         self._weights = weights.cpu()[kept].double()
         self._equal = bool((self._weights == self._weights[0]).all())
-        self._generator = generator
+        self.generator = generator
         self.batches = math.ceil(len(kept) / batch_size)
 
     @property
@@ -41,7 +45,7 @@ class Epochs:
     def __iter__(self) -> Iterator[Tensor]:
         """One epoch: the places of the samples of each batch, int64."""
         if self._equal:
-            order = torch.randperm(self.samples, generator=self._generator)
+            order = torch.randperm(self.samples, generator=self.generator)
         else:
-            order = torch.multinomial(self._weights, self.samples, replacement=True, generator=self._generator)
+            order = torch.multinomial(self._weights, self.samples, replacement=True, generator=self.generator)
         yield from self._kept[order].tensor_split(self.batches)

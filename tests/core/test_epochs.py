@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from taster.offline.epochs import Epochs
+from taster.core.epochs import Epochs
 
 
 def drawn(epochs: Epochs, times: int = 1) -> list[list[int]]:

@@ -1,0 +1,1 @@
+"""Attacks on training sets that are after the class of certain samples."""
