@@ -171,6 +171,7 @@ def test_contributors_examples_run() -> None:
         "docs/federated.md",
         "docs/probes.md",
         "docs/offline.md",
+        "docs/unlearnable.md",
         "docs/glossary.md",
         "docs/catalogue.md",
         "docs/threats.md",
@@ -184,6 +185,7 @@ def test_contributors_examples_run() -> None:
         "results/offline.md",
         "results/spam.md",
         "results/training-sets.md",
+        "results/unlearnable.md",
     ],
 )
 def test_links_lead_somewhere(name: str) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from taster.attacks.dataset_attack import DatasetKnowledge
-from taster.attacks.surrogate import Surrogate, net_fits
+from taster.attacks.surrogate import Surrogate, augmentation, net_fits, trained
 from taster.core.batch import Batch
 from taster.core.training_settings import TrainingSettings
 from taster.errors import AttackError
@@ -67,3 +67,43 @@ def test_estimators_have_no_gradients() -> None:
     with pytest.raises(AttackError, match="gradient_matching: got the training of an estimator"):
         net_fits(known, "gradient_matching")
     assert net_fits(DatasetKnowledge(3, SAMPLES, (FIT,), torch.Generator()), "any") == (FIT,)
+
+
+def test_a_single_step_has_the_first_learning_rate_and_is_no_epoch() -> None:
+    surrogate = Surrogate(FIT, 20, 0, torch.Generator().manual_seed(0))
+    batch = SAMPLES.select(slice(0, 6))
+    before, slope = surrogate.view.params, surrogate.view.loss_gradient(batch.x, batch.y)
+    surrogate.step(batch)
+    assert surrogate.epochs == 0
+    settings = FIT.settings
+    for name, value in surrogate.view.params.items():
+        decayed = slope[name] + settings.weight_decay * before[name]
+        torch.testing.assert_close(value, before[name] - settings.learning_rate * decayed)
+
+
+def test_a_single_step_that_comes_to_nothing_is_told() -> None:
+    surrogate = Surrogate(FIT, 20, 0, torch.Generator())
+    with pytest.raises(AttackError, match="came to nothing in epoch 1"):
+        surrogate.step(Batch(SAMPLES.x[:6] * float("inf"), SAMPLES.y[:6]))
+
+
+def test_augmentation_is_the_trainings_own() -> None:
+    assert augmentation(FIT, torch.Generator()) is None
+    flipping = NetTraining(make_net, TrainingSettings(flip=True), seed=5)
+    transform = augmentation(flipping, torch.Generator().manual_seed(0))
+    assert transform is not None
+    x = torch.rand(50, 1, 2, 2, requires_grad=True)
+    found = transform(x)
+    mirrored = (found == x.flip(3)).flatten(1).all(1)
+    assert 10 < int(mirrored.sum()) < 40
+    (slope,) = torch.autograd.grad(found.sum(), x)
+    assert bool((slope == 1).all())
+
+
+def test_part_of_a_training() -> None:
+    whole = trained(FIT, SAMPLES, torch.Generator())
+    assert all(torch.equal(whole.params[name], value) for name, value in FIT(SAMPLES).params.items())
+    once = trained(FIT, SAMPLES, torch.Generator().manual_seed(0), 1)
+    surrogate = Surrogate(FIT, 20, 0, torch.Generator().manual_seed(0))
+    surrogate.train(SAMPLES)
+    assert all(torch.equal(once.params[name], value) for name, value in surrogate.view.params.items())

@@ -60,6 +60,15 @@ from taster.attacks.schedule import (
     at_loss_amplification,
 )
 from taster.attacks.tampering import TamperingSettings
+from taster.attacks.unlearnable.error_maximising_noise import error_maximising_noise
+from taster.attacks.unlearnable.error_minimising_noise import error_minimising_noise
+from taster.attacks.unlearnable.gradient_alignment import gradient_alignment
+from taster.attacks.unlearnable.ntga import ntga
+from taster.attacks.unlearnable.random_class_noise import random_class_noise
+from taster.attacks.unlearnable.robust_minimising_noise import robust_minimising_noise
+from taster.attacks.unlearnable.synthetic_noise import synthetic_noise
+from taster.attacks.unlearnable.tensor_clog import tensor_clog
+from taster.attacks.unlearnable.universal_noise import universal_noise
 from taster.attacks.update_attack import RoundKnowledge, UpdateAttack, UpdateBudget, UpdatePoisonFn, UpdateSettings
 from taster.attacks.updates.accumulative_updates import AccumulationSettings, accumulative_updates
 from taster.attacks.updates.alie import alie
@@ -125,6 +134,15 @@ DATASET_ATTACKS: dict[str, Callable[..., DatasetAttack]] = {
         p_tampering,
         p_resetting,
         malicious_noise,
+        error_minimising_noise,
+        error_maximising_noise,
+        synthetic_noise,
+        universal_noise,
+        random_class_noise,
+        robust_minimising_noise,
+        gradient_alignment,
+        tensor_clog,
+        ntga,
     )
 }
 """Attacks on training sets, by name. Those on the batches of a stream serve there too."""
@@ -178,9 +196,12 @@ __all__ = [
     "clean_label_backdoor",
     "dictionary_attack",
     "direct_gradient",
+    "error_maximising_noise",
+    "error_minimising_noise",
     "focused_attack",
     "gaussian_updates",
     "generative",
+    "gradient_alignment",
     "guard_aware",
     "indistinguishable_error",
     "influence_selection",
@@ -193,19 +214,25 @@ __all__ = [
     "min_max",
     "min_sum",
     "none",
+    "ntga",
     "ood_images",
     "p_resetting",
     "p_tampering",
     "p_tampering_stream",
     "patch_backdoor",
+    "random_class_noise",
     "random_noise",
     "reverse_trigger",
+    "robust_minimising_noise",
     "sign_flip",
     "svm_poisoning",
     "swing_widening",
+    "synthetic_noise",
+    "tensor_clog",
     "threat",
     "threat_of",
     "trigger_backdoor",
+    "universal_noise",
     "vanilla_trigger",
     "verdict_steering",
 ]

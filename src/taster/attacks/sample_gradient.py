@@ -1,4 +1,4 @@
-"""The gradient that adversarial samples are made by."""
+"""The gradients that adversarial samples are made by."""
 
 from __future__ import annotations
 
@@ -9,19 +9,63 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from taster.core.view import View
+from taster.errors import AttackError
 
 
-def cross_entropy_gradient(view: View, y: Tensor) -> Callable[[Tensor], Tensor]:
+def cross_entropy_gradient(
+    view: View, y: Tensor, transform: Callable[[Tensor], Tensor] | None = None
+) -> Callable[[Tensor], Tensor]:
     """∇ₓ CE(f(x; θ_t), y), sample by sample, as a function of the samples [n, ...].
 
     Args:
         view: of the model, which is taken in eval mode.
         y: labels, [n].
+        transform: of the samples before the model sees them, differentiable, [n, ...] to [n, ...].
     """
 
     def gradient(x: Tensor) -> Tensor:
         at = x.detach().requires_grad_()
+        seen = at if transform is None else transform(at)
         # The sum, so that no sample's gradient depends on how many there are.
-        return torch.autograd.grad(cross_entropy(view.forward(at), y, reduction="sum"), at)[0]
+        return torch.autograd.grad(cross_entropy(view.forward(seen), y, reduction="sum"), at)[0]
 
     return gradient
+
+
+def error_maximising_gradient(
+    view: View, y: Tensor, label_shift: int | None, transform: Callable[[Tensor], Tensor] | None = None
+) -> Callable[[Tensor], Tensor]:
+    """The gradient that error-maximising noise ascends, as a function of the samples [n, ...]: ∇ₓ CE(f(x; θ_t), y), or
+    −∇ₓ CE(f(x; θ_t), g(y)) with g(y) = (y + s) mod K.
+
+    Args:
+        view: of the model, which is taken in eval mode.
+        y: labels, [n].
+        label_shift: s; None ascends from the labels in place of descending towards others.
+        transform: see `cross_entropy_gradient`.
+
+    Raises (when called):
+        AttackError: for a shift that leaves every class in its place.
+
+    Source: Fowl et al. 2021 ("Adversarial examples make strong poisons").
+    """
+
+    def gradient(x: Tensor) -> Tensor:
+        at = x.detach().requires_grad_()
+        logits = view.forward(at if transform is None else transform(at))
+        loss = cross_entropy(logits, _shifted(y, label_shift, logits.shape[1]), reduction="sum")
+        return torch.autograd.grad(loss if label_shift is None else -loss, at)[0]
+
+    return gradient
+
+
+def _shifted(y: Tensor, shift: int | None, classes: int) -> Tensor:
+    """g(y), [n]; y without a shift."""
+    if shift is None:
+        return y
+    if shift % classes == 0:
+        raise AttackError(
+            f"label_shift: got {shift} with a model of {classes} classes, wanted no multiple of that: every class "
+            "would be its own target"
+        )
+    return (y + shift) % classes

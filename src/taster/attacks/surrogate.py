@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+from torch import Tensor
 
 from taster.attacks.dataset_attack import DatasetKnowledge
 from taster.core.batch import Batch
 from taster.core.epochs import Epochs
 from taster.core.fitting import NetFit
+from taster.core.step_record import StepRecord
 from taster.core.view import View
+from taster.data import Augment
 from taster.errors import AttackError
 
 
@@ -54,13 +59,28 @@ class Surrogate:
         """
         for _ in range(epochs):
             done = min(self.epochs, self.fit.settings.epochs - 1)
-            for record in self.fit.train_epoch(self._learner, samples, self._order, done):
-                if not record.verdict.committed:
-                    raise AttackError(
-                        f"the attacker's training came to nothing in epoch {self.epochs + 1}: {record.verdict.reason}; "
-                        "try a smaller offline.learning_rate"
-                    )
+            self._check(self.fit.train_epoch(self._learner, samples, self._order, done))
             self.epochs += 1
+
+    def step(self, batch: Batch) -> None:
+        """One step at the training's first learning rate, which counts as no epoch.
+
+        Args:
+            batch: at most a batch of the training's, x [b, ...] and y int64 [b].
+
+        Raises:
+            AttackError: if it comes to no finite loss or gradient.
+        """
+        order = Epochs(torch.ones(len(batch)), len(batch), self._order.generator)
+        self._check(self.fit.train_epoch(self._learner, batch, order, 0))
+
+    def _check(self, records: list[StepRecord]) -> None:
+        refused = [record.verdict for record in records if not record.verdict.committed]
+        if refused:
+            raise AttackError(
+                f"the attacker's training came to nothing in epoch {self.epochs + 1}: {refused[0].reason}; try a "
+                "smaller offline.learning_rate"
+            )
 
 
 def net_fits(knowledge: DatasetKnowledge, name: str) -> tuple[NetFit, ...]:
@@ -80,3 +100,36 @@ def net_fits(knowledge: DatasetKnowledge, name: str) -> tuple[NetFit, ...]:
             "may name one"
         )
     return found
+
+
+def augmentation(fit: NetFit, generator: torch.Generator) -> Callable[[Tensor], Tensor] | None:
+    """A training's random crops and flips, differentiable in the images [n, c, h, w]; None where it makes none.
+
+    Args:
+        fit: the training.
+        generator: of the augmentation.
+    """
+    crop, flip = fit.settings.crop, fit.settings.flip
+    if not crop and not flip:
+        return None
+    augment = Augment(crop, flip)
+    return lambda x: augment(x, generator)
+
+
+def trained(fit: NetFit, samples: Batch, generator: torch.Generator, epochs: int | None = None) -> View:
+    """A net after a training, or after some of its epochs.
+
+    Args:
+        fit: the training.
+        samples: x [n, ...] and y int64 [n].
+        generator: of the order of the samples and of augmentation, where `epochs` are given.
+        epochs: how many. None: the training as a whole.
+
+    Raises:
+        AttackError: see `Surrogate.train`.
+    """
+    if epochs is None:
+        return fit(samples)
+    surrogate = Surrogate(fit, len(samples), 0, generator)
+    surrogate.train(samples, epochs)
+    return surrogate.view

@@ -7,15 +7,13 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from taster.attacks.crafting import model_to_craft_on
 from taster.attacks.online_attack import OnlineAttack, PerturbationSettings
-from taster.attacks.sample_gradient import cross_entropy_gradient
+from taster.attacks.sample_gradient import error_maximising_gradient
 from taster.core.batch import Batch
 from taster.core.threat import threat
 from taster.core.view import View
-from taster.errors import AttackError
 from taster.perturbations.pgd import pgd
 from taster.utils.setting_types import ModelRef, PositiveCount
 from taster.utils.settings import validate_settings
@@ -82,13 +80,12 @@ def adversarial_poison(
 
     def attack(clean: Batch, view: View) -> Batch:
         by = model_to_craft_on(surrogate, surrogates or {}, view)
-        aim = _shifted(clean, by, label_shift) if targeted else clean.y
         chosen = budget.draw_mask(len(clean), generator).to(clean.x.device)
         x = clean.x.clone()
         if bool(chosen.any()):
-            start, ascend = clean.x[chosen], cross_entropy_gradient(by, aim[chosen])
+            start = clean.x[chosen]
             x[chosen] = pgd(
-                (lambda at: -ascend(at)) if targeted else ascend,
+                error_maximising_gradient(by, clean.y[chosen], label_shift if targeted else None),
                 start,
                 budget.ball,
                 steps=pgd_steps,
@@ -98,15 +95,3 @@ def adversarial_poison(
         return Batch(x, clean.y)
 
     return OnlineAttack(budget, accumulate=attack, trigger=attack)
-
-
-def _shifted(clean: Batch, view: View, shift: int) -> Tensor:
-    """g(y), [n]."""
-    classes = view.outputs(clean.x[:1]).shape[1]
-    if shift % classes == 0:
-        raise AttackError(
-            f"label_shift: got {shift} with a model of {classes} classes, wanted no multiple of that: every class "
-            "would be its own target"
-        )
-    y: Tensor = clean.y
-    return (y + shift) % classes
