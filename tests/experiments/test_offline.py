@@ -11,10 +11,12 @@ import torch
 from tests.conftest import files_without_times, run_command, run_recipe, without_times
 from tests.experiments.conftest import Stop
 
+from taster import Guard
 from taster.core.training_settings import TrainingSettings
 from taster.errors import AttackError, DataError, RecipeError, RunDirectoryError
 from taster.experiments import RunDirectory, read_recipe
 from taster.experiments.running.tasks import seed_context
+from taster.experiments.scenarios.burn_in import build_model
 from taster.experiments.scenarios.offline_attack import craft
 from taster.offline import NetTraining
 from taster.report import write_report
@@ -206,8 +208,6 @@ def test_a_run_leaves_rows_lines_and_a_page(recipe_of: Callable[..., Any], tmp_p
 
 
 def test_a_clean_cell_is_the_training_by_itself(recipe_of: Callable[..., Any], tmp_path: Path) -> None:
-    from taster.experiments.scenarios.burn_in import build_model
-
     recipe = recipe_of(overrides=["seeds=[1]"])
     rows = by_cell(run_recipe(recipe, tmp_path / "run"))
     context = seed_context(recipe, 1)
@@ -226,6 +226,38 @@ def test_a_stopped_run_goes_on_to_the_same_end(recipe_of: Callable[..., Any], tm
     resumed = run_recipe(recipe, tmp_path / "stopped", resume=True, jobs=1)
     assert without_times(whole) == without_times(resumed)
     assert files_without_times(tmp_path / "whole") == files_without_times(tmp_path / "stopped")
+
+
+@pytest.mark.parametrize("name", ["patch_backdoor", "blended_backdoor", "clean_label_backdoor", "label_flip"])
+def test_a_share_is_one_of_the_set_and_not_of_each_batch(name: str, recipe_of: Callable[..., Any]) -> None:
+    # Of a batch of 20 it would be no sample.
+    more = f'[[attack]]\nname = "{name}"\nlabel = "few"\npoison_fraction = 0.03\n'
+    recipe = recipe_of(more=more)
+    context = seed_context(recipe, 0)
+    assert int(craft(context, recipe.attack[-1], None).dataset.poisoned.sum()) == 6
+
+
+def test_only_attackers_that_look_at_a_model_train_one(recipe_of: Callable[..., Any]) -> None:
+    more = '[[attack]]\nname = "adversarial_poison"\nepsilon = 0.1\n'
+    recipe = recipe_of(more=more)
+    context, trained = seed_context(recipe, 0), []
+
+    def counting(self: NetTraining, *args: Any, **options: Any) -> Any:
+        trained.append(self.seed)
+        return self.train(args[0], Guard(), **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NetTraining, "__call__", counting)
+        for attack in recipe.attack[:3]:
+            craft(context, attack, None)
+        assert not trained
+        found = craft(context, recipe.attack[-1], None).dataset
+    assert len(trained) == 1
+    assert trained[0] != context.seed  # the victim's own seed is not the attacker's
+    # Adversarial for what is learned, and so for another net of the kind; for the untrained one it is noise.
+    clean, settings = context.training_set, TrainingSettings(epochs=3, batch_size=20, learning_rate=0.1)
+    view = NetTraining(lambda seed: build_model(recipe, context.data, 0, context.device), settings)(clean)
+    assert view.accuracy(found.samples.x, clean.y) < view.accuracy(clean.x, clean.y) - 10
 
 
 @pytest.mark.parametrize("mode", ["fine_tune", "transfer"])

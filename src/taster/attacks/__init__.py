@@ -10,6 +10,7 @@ from taster.attacks.dataset.back_gradient import back_gradient
 from taster.attacks.dataset.convex_models import ConvexSettings
 from taster.attacks.dataset.dictionary_attack import dictionary_attack
 from taster.attacks.dataset.focused_attack import focused_attack
+from taster.attacks.dataset.hidden_trigger import hidden_trigger_backdoor
 from taster.attacks.dataset.influence_selection import influence_selection
 from taster.attacks.dataset.machine_teaching import machine_teaching
 from taster.attacks.dataset.malicious_noise import (
@@ -129,6 +130,7 @@ DATASET_ATTACKS: dict[str, Callable[..., DatasetAttack]] = {
         machine_teaching,
         back_gradient,
         influence_selection,
+        hidden_trigger_backdoor,
         dictionary_attack,
         focused_attack,
         p_tampering,
@@ -203,6 +205,7 @@ __all__ = [
     "generative",
     "gradient_alignment",
     "guard_aware",
+    "hidden_trigger_backdoor",
     "indistinguishable_error",
     "influence_selection",
     "ipm",

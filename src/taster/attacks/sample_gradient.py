@@ -11,6 +11,9 @@ from torch.nn.functional import cross_entropy
 from taster.core.view import View
 from taster.errors import AttackError
 
+_CHUNK = 1000
+"""Samples that pass the net at a time: a training set is poisoned as a whole."""
+
 
 def cross_entropy_gradient(
     view: View, y: Tensor, transform: Callable[[Tensor], Tensor] | None = None
@@ -24,10 +27,13 @@ def cross_entropy_gradient(
     """
 
     def gradient(x: Tensor) -> Tensor:
-        at = x.detach().requires_grad_()
-        seen = at if transform is None else transform(at)
-        # The sum, so that no sample's gradient depends on how many there are.
-        return torch.autograd.grad(cross_entropy(view.forward(seen), y, reduction="sum"), at)[0]
+        found: list[Tensor] = []
+        for some, labels in zip(torch.split(x.detach(), _CHUNK), torch.split(y, _CHUNK), strict=True):
+            at = some.clone().requires_grad_()
+            seen = at if transform is None else transform(at)
+            # The sum, so that no sample's gradient depends on how many there are.
+            found += torch.autograd.grad(cross_entropy(view.forward(seen), labels, reduction="sum"), at)
+        return torch.cat(found)
 
     return gradient
 

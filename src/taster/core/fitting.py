@@ -6,10 +6,12 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from taster.core.backward import online_gradient
 from taster.core.batch import Batch
 from taster.core.epochs import Epochs
 from taster.core.learner import Learner
 from taster.core.losses import AnyLoss
+from taster.core.step import GradientFn
 from taster.core.step_record import StepRecord
 from taster.core.training_settings import TrainingSettings
 from taster.core.view import View
@@ -71,15 +73,24 @@ class NetFit(Fit, Protocol):
     def __call__(self, samples: Batch, /, *, weights: Tensor | None = None, seed: int = 0) -> View:
         """Trains; see `Fit`. The view is differentiable in samples and parameters."""
 
-    def learner(self, seed: int = 0, *, loss: AnyLoss | None = None) -> Learner:
-        """A net before its first step, with its optimizer.
+    def learner(self, seed: int = 0, *, loss: AnyLoss | None = None, start: View | None = None) -> Learner:
+        """A net before its first step, with a new optimizer.
 
         Args:
             seed: of the first weights, where these are random. 0: those that a whole training begins with.
             loss: that is descended. None: the training's own.
+            start: of a net of this training, whose weights are those to begin with in place of the seed's.
         """
 
-    def train_epoch(self, learner: Learner, samples: Batch, order: Epochs, done: int) -> list[StepRecord]:
+    def train_epoch(
+        self,
+        learner: Learner,
+        samples: Batch,
+        order: Epochs,
+        done: int,
+        *,
+        gradient: GradientFn[Batch] = online_gradient,
+    ) -> list[StepRecord]:
         """Trains a net for one epoch.
 
         Args:
@@ -87,4 +98,5 @@ class NetFit(Fit, Protocol):
             samples: x [n, ...] and y int64 [n].
             order: of the n samples; its generator also draws the augmentation.
             done: epochs of the training that are over, from which the learning rate follows.
+            gradient: computes that of a step, by default in one backward pass.
         """

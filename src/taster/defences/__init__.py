@@ -11,6 +11,8 @@ from taster.defences.corrections.baselines import (
     trades_correction,
 )
 from taster.defences.corrections.dsc import dsc
+from taster.defences.dataset.anti_backdoor_learning import anti_backdoor_learning
+from taster.defences.dataset.gradient_shaping import gradient_shaping
 from taster.defences.dataset.influence_sanitation import influence_sanitation
 from taster.defences.dataset.nearest_neighbours import nearest_neighbour_sanitation
 from taster.defences.dataset.negative_impact import reject_on_negative_impact
@@ -69,6 +71,8 @@ DATASET_DEFENCES: dict[str, Callable[..., DatasetDefence | RobustTraining]] = {
     "nearest_neighbour_sanitation": nearest_neighbour_sanitation,
     "influence_sanitation": influence_sanitation,
     "score_filter": score_filter,
+    "anti_backdoor_learning": anti_backdoor_learning,
+    "gradient_shaping": gradient_shaping,
     "partition_aggregation_training": partition_aggregation_training,
     "finite_aggregation_training": finite_aggregation_training,
 }
@@ -85,6 +89,7 @@ __all__ = [
     "adversarial_training_correction",
     "agem_projection",
     "anomaly_screen",
+    "anti_backdoor_learning",
     "backdoor_screen",
     "clipping",
     "dagc",
@@ -92,6 +97,7 @@ __all__ = [
     "dsc",
     "fat_correction",
     "finite_aggregation_training",
+    "gradient_shaping",
     "guard",
     "influence_sanitation",
     "influence_screen",

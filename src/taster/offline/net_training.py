@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from taster.core.backward import online_gradient
 from taster.core.batch import Batch, check_tensors
 from taster.core.epochs import Epochs
 from taster.core.fitting import Classifier
@@ -18,6 +19,7 @@ from taster.core.guard import Guard
 from taster.core.learner import Learner
 from taster.core.losses import AnyLoss
 from taster.core.snapshots import SnapshotBuffer
+from taster.core.step import GradientFn
 from taster.core.step_record import StepRecord
 from taster.core.training_settings import TrainingSettings
 from taster.core.view import View
@@ -130,12 +132,20 @@ class NetTraining:
         learner.model.eval()
         return learner.view()
 
-    def learner(self, seed: int = 0, *, loss: AnyLoss | None = None) -> Learner:
+    def learner(self, seed: int = 0, *, loss: AnyLoss | None = None, start: View | None = None) -> Learner:
         """A net before its first step; see `taster.core.fitting.NetFit`."""
         with torch.random.fork_rng():  # making a model seeds torch's own generator
-            return self._learner(Guard(), None, seed, loss)
+            return self._learner(Guard(), start, seed, loss)
 
-    def train_epoch(self, learner: Learner, samples: Batch, order: Epochs, done: int) -> list[StepRecord]:
+    def train_epoch(
+        self,
+        learner: Learner,
+        samples: Batch,
+        order: Epochs,
+        done: int,
+        *,
+        gradient: GradientFn[Batch] = online_gradient,
+    ) -> list[StepRecord]:
         """Trains a net for one epoch; see `taster.core.fitting.NetFit`."""
         settings, records, steps = self.settings, [], self.settings.epochs * order.batches
         augment = Augment(settings.crop, settings.flip)
@@ -145,7 +155,7 @@ class NetTraining:
             drawn = samples.select(places.to(samples.x.device))
             if settings.crop or settings.flip:
                 drawn = Batch(augment(drawn.x, order.generator), drawn.y)
-            records.append(learner.step(drawn))
+            records.append(learner.run(drawn, gradient))
         return records
 
     def check_mode(self) -> None:

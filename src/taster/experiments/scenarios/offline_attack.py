@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from taster.attacks import DatasetAttack, DatasetKnowledge, OnlineAttack, PoisonedDataset
 from taster.attacks.online_attack import poison_mask
 from taster.core.batch import Batch
-from taster.core.learner import Learner
 from taster.core.step_record import Phase
+from taster.core.threat import threat_of
 from taster.core.view import View
 from taster.errors import AttackError, RecipeError
+from taster.experiments.recipes.registry import find_factory
 from taster.experiments.recipes.schema import Entry
 from taster.experiments.scenarios.builders import make_attack
 from taster.experiments.scenarios.context import BurntIn, SeedContext
@@ -88,7 +88,11 @@ def _craft(context: SeedContext, entry: Entry, burnt_in: BurntIn | None) -> Craf
             )
         else:
             attack = _in_range(attack, *context.data.value_range)
-            dataset = _poison_in_batches(attack, clean, _view(context, burnt_in), _batch_size(context))
+            blind = attack.accumulate is None or _is_blind(entry)
+            view = _view(context, burnt_in, None if blind else clean)
+            # Whole where it can be, so that the share is that of the set and not of each batch, rounded down.
+            size = len(clean) if blind or attack.backdoor is not None else offline_section(context.recipe).batch_size
+            dataset = _poison_in_batches(attack, clean, view, size)
     return CraftedPoison(attack, dataset, target, time.perf_counter() - began)
 
 
@@ -133,17 +137,30 @@ def _poison_in_batches(attack: OnlineAttack, clean: Batch, view: View, size: int
     return PoisonedDataset(found, poison_mask(found, clean).cpu())
 
 
-def _view(context: SeedContext, burnt_in: BurntIn | None) -> View:
-    """Of the model that the attacker knows, before it is trained; where that is an estimator, of a linear one."""
+def _is_blind(entry: Entry) -> bool:
+    """Whether an attack says of itself that it does not look at the model."""
+    said = threat_of(find_factory("attack", entry.name).function)
+    return said is not None and said.knowledge == "black box"
+
+
+def _view(context: SeedContext, burnt_in: BurntIn | None, clean: Batch | None) -> View:
+    """Of the model that the attacker knows.
+
+    Where training goes on from a trained model it is that one. From scratch it is one that the attacker trains on the
+    clean set, as adversarial samples for a model with random weights say nothing of a trained one; an estimator's place
+    is taken by a linear net. Without the clean set, for attacks that do not look at it, it is not trained.
+    """
     fit = attacker_fits(context, burnt_in)[0]
-    if isinstance(fit, NetTraining):
-        model = fit.make_model(0)
-    else:
-        values = int(torch.tensor(context.data.shape).prod())
-        model = nn.Sequential(nn.Flatten(), nn.Linear(values, context.data.classes)).to(context.device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=offline_section(context.recipe).learning_rate)
-    return Learner(model.eval(), optimizer, cross_entropy).view()
+    if not isinstance(fit, NetTraining):
+        fit = NetTraining(lambda seed: _linear_net(context, seed), offline_section(context.recipe).training())
+    if clean is not None and fit.mode == "scratch":
+        return fit(clean)
+    learner = fit.learner()
+    learner.model.eval()
+    return learner.view()
 
 
-def _batch_size(context: SeedContext) -> int:
-    return offline_section(context.recipe).batch_size
+def _linear_net(context: SeedContext, seed: int) -> nn.Module:
+    torch.manual_seed(derived_seed(context.seed, f"linear net {seed}"))
+    values = int(torch.tensor(context.data.shape).prod())
+    return nn.Sequential(nn.Flatten(), nn.Linear(values, context.data.classes)).to(context.device)
