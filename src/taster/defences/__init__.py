@@ -13,7 +13,9 @@ from taster.defences.corrections.baselines import (
 from taster.defences.corrections.dsc import dsc
 from taster.defences.dataset.anti_backdoor_learning import anti_backdoor_learning
 from taster.defences.dataset.gradient_shaping import gradient_shaping
+from taster.defences.dataset.image_squeezing import grey, jpeg
 from taster.defences.dataset.influence_sanitation import influence_sanitation
+from taster.defences.dataset.mixed_images import cutmix, cutout, gaussian_noise, mixup
 from taster.defences.dataset.nearest_neighbours import nearest_neighbour_sanitation
 from taster.defences.dataset.negative_impact import reject_on_negative_impact
 from taster.defences.dataset.partition_training import finite_aggregation_training, partition_aggregation_training
@@ -75,6 +77,12 @@ DATASET_DEFENCES: dict[str, Callable[..., DatasetDefence | RobustTraining]] = {
     "gradient_shaping": gradient_shaping,
     "partition_aggregation_training": partition_aggregation_training,
     "finite_aggregation_training": finite_aggregation_training,
+    "grey": grey,
+    "jpeg": jpeg,
+    "mixup": mixup,
+    "cutmix": cutmix,
+    "cutout": cutout,
+    "gaussian_noise": gaussian_noise,
 }
 """Defences of training sets, by name. Guards serve there too."""
 
@@ -92,18 +100,24 @@ __all__ = [
     "anti_backdoor_learning",
     "backdoor_screen",
     "clipping",
+    "cutmix",
+    "cutout",
     "dagc",
     "discrepancy_screen",
     "dsc",
     "fat_correction",
     "finite_aggregation_training",
+    "gaussian_noise",
     "gradient_shaping",
+    "grey",
     "guard",
     "influence_sanitation",
     "influence_screen",
+    "jpeg",
     "loss_alarm",
     "mart_correction",
     "metric_gate",
+    "mixup",
     "mma_correction",
     "nearest_neighbour_sanitation",
     "none",

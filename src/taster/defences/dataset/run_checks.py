@@ -35,6 +35,27 @@ def check_run(run: TrainingRun, name: str) -> Batch:
     return run.samples
 
 
+def check_images(run: TrainingRun, name: str) -> Batch:
+    """The training set, after a look at it, where its samples are images within 0 to 1.
+
+    Args:
+        run: what a defence works with.
+        name: of the defence, for messages.
+
+    Raises:
+        BatchError, LabelError, DataError: see `check_run`.
+        DefenceError: unless samples are floating point [n, 1 or 3, h, w] within 0 to 1.
+    """
+    samples = check_run(run, name)
+    x = samples.x
+    if x.dim() != 4 or x.shape[1] not in (1, 3) or not x.is_floating_point():
+        raise DefenceError(f"{name}: got samples {list(x.shape[1:])} of {x.dtype}, wanted images [1 or 3, h, w]")
+    low, high = float(x.min()), float(x.max())
+    if low < 0 or high > 1:
+        raise DefenceError(f"{name}: got pixels from {low:g} to {high:g}, wanted 0 to 1: normalize inside the model")
+    return samples
+
+
 def check_trusted(run: TrainingRun, name: str, *, least: int) -> Batch:
     """The trusted samples, on the device of the training set, after a look at them.
 
