@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -28,7 +28,8 @@ def run_pages(root: Path) -> Iterator[tuple[str, Path]]:
         if unknown := names - {folder.name for folder in kept}:
             raise SystemExit(f"{CHOICE}: got {', '.join(sorted(unknown))}, wanted names of folders in results/")
         kept = [folder for folder in kept if folder.name in names]
-    target = Path(tempfile.mkdtemp(prefix="taster-site-"))
+    target = root / "build/runs"
+    shutil.rmtree(target, ignore_errors=True)
     with ProcessPoolExecutor() as pool:
         for folder, made in zip(kept, pool.map(_write, kept, [target] * len(kept)), strict=True):
             for path in sorted(made.rglob("*")):

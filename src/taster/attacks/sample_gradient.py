@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -25,17 +26,7 @@ def cross_entropy_gradient(
         y: labels, [n].
         transform: of the samples before the model sees them, differentiable, [n, ...] to [n, ...].
     """
-
-    def gradient(x: Tensor) -> Tensor:
-        found: list[Tensor] = []
-        for some, labels in zip(torch.split(x.detach(), _CHUNK), torch.split(y, _CHUNK), strict=True):
-            at = some.clone().requires_grad_()
-            seen = at if transform is None else transform(at)
-            # The sum, so that no sample's gradient depends on how many there are.
-            found += torch.autograd.grad(cross_entropy(view.forward(seen), labels, reduction="sum"), at)
-        return torch.cat(found)
-
-    return gradient
+    return _gradient(view, y, transform, _own)
 
 
 def error_maximising_gradient(
@@ -56,19 +47,36 @@ def error_maximising_gradient(
     Source: Fowl et al. 2021 ("Adversarial examples make strong poisons").
     """
 
+    if label_shift is None:
+        return cross_entropy_gradient(view, y, transform)
+    towards = _gradient(view, y, transform, partial(_shifted, shift=label_shift))
+    return lambda x: -towards(x)
+
+
+def _gradient(
+    view: View, y: Tensor, transform: Callable[[Tensor], Tensor] | None, aim: Callable[[Tensor, int], Tensor]
+) -> Callable[[Tensor], Tensor]:
+    """∇ₓ CE(f(x; θ_t), aim(y, classes)), sample by sample."""
+
     def gradient(x: Tensor) -> Tensor:
-        at = x.detach().requires_grad_()
-        logits = view.forward(at if transform is None else transform(at))
-        loss = cross_entropy(logits, _shifted(y, label_shift, logits.shape[1]), reduction="sum")
-        return torch.autograd.grad(loss if label_shift is None else -loss, at)[0]
+        found: list[Tensor] = []
+        for some, labels in zip(torch.split(x.detach(), _CHUNK), torch.split(y, _CHUNK), strict=True):
+            at = some.clone().requires_grad_()
+            logits = view.forward(at if transform is None else transform(at))
+            # The sum, so that no sample's gradient depends on how many there are.
+            loss = cross_entropy(logits, aim(labels, logits.shape[1]), reduction="sum")
+            found += torch.autograd.grad(loss, at)
+        return torch.cat(found)
 
     return gradient
 
 
-def _shifted(y: Tensor, shift: int | None, classes: int) -> Tensor:
-    """g(y), [n]; y without a shift."""
-    if shift is None:
-        return y
+def _own(y: Tensor, classes: int) -> Tensor:
+    return y
+
+
+def _shifted(y: Tensor, classes: int, *, shift: int) -> Tensor:
+    """g(y), [n]."""
     if shift % classes == 0:
         raise AttackError(
             f"label_shift: got {shift} with a model of {classes} classes, wanted no multiple of that: every class "

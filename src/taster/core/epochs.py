@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import chain, repeat
 
 import torch
 from torch import Tensor
@@ -49,3 +50,7 @@ class Epochs:
         else:
             order = torch.multinomial(self._weights, self.samples, replacement=True, generator=self.generator)
         yield from self._kept[order].tensor_split(self.batches)
+
+    def endless(self) -> Iterator[Tensor]:
+        """One epoch after the other, without end; see `__iter__`."""
+        return chain.from_iterable(repeat(self))

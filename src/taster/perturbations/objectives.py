@@ -59,6 +59,13 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     return logits.scatter(1, y[:, None], float("-inf")).amax(1) - own
 
 
+def reversed_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """−log(1 − p_y), [n], of logits [n, classes] and labels [n]; by the logits of the other classes, as p_y rounds to
+    1."""
+    others = logits.scatter(1, y[:, None], float("-inf"))
+    return logits.logsumexp(1) - others.logsumexp(1)
+
+
 def divergence(reference: Tensor, logits: Tensor, kind: Literal["kl", "js"] = "kl") -> Tensor:
     """Divergence of the predictions of `logits` from those of `reference`, both [n, classes]: [n], in nats.
 

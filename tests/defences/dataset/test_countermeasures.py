@@ -13,8 +13,10 @@ from tests.defences.dataset.conftest import LogisticFit, accuracy, digit_sets, r
 from torch import Tensor, nn
 
 from taster import Batch
+from taster.core.backward import online_gradient
 from taster.core.epochs import Epochs
 from taster.core.learner import Learner
+from taster.core.step import GradientFn
 from taster.core.step_record import StepRecord
 from taster.core.training_settings import TrainingSettings
 from taster.defences import RobustTraining, cutmix, cutout, gaussian_noise, grey, jpeg, mixup
@@ -27,9 +29,17 @@ from taster.offline import NetTraining
 class Recorded(NetTraining):
     """Keeps the samples of each epoch."""
 
-    def train_epoch(self, learner: Learner, samples: Batch, order: Epochs, done: int) -> list[StepRecord]:
+    def train_epoch(
+        self,
+        learner: Learner,
+        samples: Batch,
+        order: Epochs,
+        done: int,
+        *,
+        gradient: GradientFn[Batch] = online_gradient,
+    ) -> list[StepRecord]:
         self.__dict__.setdefault("seen", []).append(samples)
-        return super().train_epoch(learner, samples, order, done)
+        return super().train_epoch(learner, samples, order, done, gradient=gradient)
 
 
 def make_net(seed: int = 0) -> nn.Module:

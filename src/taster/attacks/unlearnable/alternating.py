@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import chain, repeat
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -53,7 +52,7 @@ def alternate(
         δ ← proj(δ − α sign ∇ₓ CE(f(x + δ; θ), y))  T steps, for every protected sample
 
     Args:
-        noise: of the protected samples; changes.
+        noise: of the protected samples; changes. Class-wise noise begins at random.
         knowledge: of the attacker, whose trainings' nets all take part.
         settings: see `AlternatingSettings`.
         name: of the attack.
@@ -67,9 +66,11 @@ def alternate(
         AttackError: see `net_fits` and `Surrogate.step`.
     """
     generator = knowledge.generator
+    if noise.class_wise:
+        noise.draw(generator)
     own, fits = noise.own, net_fits(knowledge, name)
     nets = [Surrogate(fit, len(own), 0, generator) for fit in fits]
-    batches = [_endless(Epochs(torch.ones(len(own)), fit.settings.batch_size, generator)) for fit in fits]
+    batches = [Epochs(torch.ones(len(own)), fit.settings.batch_size, generator).endless() for fit in fits]
     size = noise.ball.epsilon / 10 if settings.step_size is None else settings.step_size
     for _ in range(settings.max_rounds):
         for net, places in zip(nets, batches, strict=True):
@@ -85,10 +86,6 @@ def alternate(
         if all(_error(net, noise, worst) <= settings.stop_error for net in nets):
             break
     return nets
-
-
-def _endless(order: Epochs) -> Iterator[Tensor]:
-    return chain.from_iterable(repeat(order))
 
 
 def _error(net: Surrogate, noise: SetNoise, worst: Worst | None) -> float:

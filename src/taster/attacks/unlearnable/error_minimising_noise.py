@@ -45,8 +45,6 @@ def error_minimising_noise(
     """
 
     def make(noise: SetNoise, knowledge: DatasetKnowledge) -> None:
-        if class_wise:
-            noise.draw(knowledge.generator)
         alternate(noise, knowledge, alternating, "error_minimising_noise")
 
     return noise_attack("error_minimising_noise", perturbation, make, class_wise=class_wise)

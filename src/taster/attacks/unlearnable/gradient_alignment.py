@@ -14,6 +14,7 @@ from taster.core.threat import threat
 from taster.core.types import Tensors
 from taster.core.view import View
 from taster.derivatives import Derivatives, LossFn
+from taster.perturbations.objectives import reversed_cross_entropy
 from taster.utils.settings import validate_settings
 
 
@@ -54,12 +55,6 @@ def gradient_alignment(
         make_gradient_noise(noise, knowledge, gradients, "gradient_alignment", slope_of)
 
     return noise_attack("gradient_alignment", perturbation, make)
-
-
-def reversed_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """−log(1 − p_y), [n], of logits [n, classes] and labels [n]."""
-    others = logits.scatter(1, y[:, None], float("-inf"))
-    return logits.logsumexp(1) - others.logsumexp(1)
 
 
 def mean_gradient(derivatives: Derivatives, loss: LossFn, params: Tensors, samples: Batch, chunk: int = 256) -> Tensors:

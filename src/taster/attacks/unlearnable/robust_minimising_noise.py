@@ -68,8 +68,6 @@ def robust_minimising_noise(
         def worst(view: View, x: Tensor, y: Tensor) -> Tensor:
             return pgd(cross_entropy_gradient(view, y), x, ball, steps=adversary_steps, step_size=size)
 
-        if class_wise:
-            noise.draw(knowledge.generator)
         alternate(noise, knowledge, alternating, "robust_minimising_noise", worst if adversary else None)
 
     return noise_attack("robust_minimising_noise", perturbation, make, class_wise=class_wise)

@@ -28,22 +28,19 @@ class SetNoise:
         classes: for one perturbation a class, how many there are; None for one a sample.
 
     Attributes:
+        ball: the budget, in the range of the data.
+        class_wise: whether there is one perturbation a class.
         own: the protected samples as they were.
         values: the perturbations, [m, ...] or [classes, ...]; all 0 at first.
     """
 
     def __init__(self, clean: Batch, rows: Tensor, ball: LpBall, *, classes: int | None = None) -> None:
-        self._clean, self._rows, self._ball = clean, rows.to(clean.x.device), ball
-        self._class_wise = classes is not None
+        self._clean, self._rows, self.ball = clean, rows.to(clean.x.device), ball
+        self.class_wise = classes is not None
         self.own = clean.select(self._rows)
         self.values = clean.x.new_zeros(len(rows) if classes is None else classes, *clean.x.shape[1:])
         width = ball.high - ball.low
         self._around_zero = replace(ball, low=-width, high=width)
-
-    @property
-    def ball(self) -> LpBall:
-        """The budget, in the range of the data."""
-        return self._ball
 
     @property
     def perturbed(self) -> Batch:
@@ -60,8 +57,8 @@ class SetNoise:
     def perturbed_at(self, places: Tensor) -> Batch:
         """Some of the protected samples with their noise; `places` int64 [k] among the m."""
         part = self.own.select(places)
-        noise = self.values[part.y if self._class_wise else places]
-        return Batch(self._ball.project(part.x + noise, part.x), part.y)
+        noise = self.values[part.y if self.class_wise else places]
+        return Batch(self.ball.project(part.x + noise, part.x), part.y)
 
     def apply(self, x: Tensor, y: Tensor) -> Tensor:
         """New samples with the noise of their classes, [k, ...].
@@ -74,7 +71,7 @@ class SetNoise:
             AttackError: where each sample has a perturbation of its own, and for samples of another shape or classes
                 that there are not.
         """
-        if not self._class_wise:
+        if not self.class_wise:
             raise AttackError(
                 "got noise that was made for each sample by itself, wanted class-wise noise, which serves new samples; "
                 "make it with class_wise = true"
@@ -86,7 +83,7 @@ class SetNoise:
             )
         if len(y) and (int(y.min()) < 0 or int(y.max()) >= len(self.values)):
             raise AttackError(f"got classes from {int(y.min())} to {int(y.max())}, wanted 0 to {len(self.values) - 1}")
-        return self._ball.project(x + self.values[y].to(x), x)
+        return self.ball.project(x + self.values[y].to(x), x)
 
     def set(self, values: Tensor) -> None:
         """Takes other perturbations, shaped as `values`, projected into the ball around 0."""
@@ -110,14 +107,14 @@ class SetNoise:
                 the gradient looks at the batch as a whole.
         """
         for places in torch.split(torch.arange(len(self.own), device=self.own.x.device), batch_size):
-            if self._class_wise:
+            if self.class_wise:
                 self._ascend_classes(slope, places, steps, step_size)
             else:
                 part = self.own.select(places)
                 moved = pgd(
                     lambda x, y=part.y: slope(x, y),  # type: ignore[misc]
                     part.x,
-                    self._ball,
+                    self.ball,
                     steps=steps,
                     step_size=step_size,
                     init=part.x + self.values[places],

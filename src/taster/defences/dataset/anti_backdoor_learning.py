@@ -15,16 +15,18 @@ from taster.core.batch import Batch
 from taster.core.epochs import Epochs
 from taster.core.fitting import Classifier, NetFit
 from taster.core.learner import Learner
-from taster.core.step_record import StepRecord
 from taster.core.threat import countermeasure
+from taster.defences.dataset.net_epochs import check_steps, net_fit
 from taster.defences.dataset.readings import class_outputs
 from taster.defences.dataset.run_checks import check_run, kept_weights, part_of, smallest
 from taster.defences.dataset_defence import RobustTraining, TrainingRun
 from taster.errors import DefenceError
+from taster.perturbations.objectives import reversed_cross_entropy
 from taster.utils.setting_types import NonNegative, PositiveFloat
 from taster.utils.settings import validate_settings
 
 _NAME = "anti_backdoor_learning"
+_ADVICE = "a smaller learning rate or unlearning_rate"
 
 Part = Annotated[float, Field(gt=0, lt=1)]
 
@@ -83,9 +85,7 @@ def anti_backdoor_learning(
     """
 
     def train(run: TrainingRun) -> tuple[Classifier, Tensor]:
-        samples, fit = check_run(run, _NAME), run.fit
-        if not isinstance(fit, NetFit):
-            raise DefenceError(f"{_NAME}: got a training whose epochs cannot be made one by one, wanted one of a net")
+        samples, fit = check_run(run, _NAME), net_fit(run, _NAME)
         total = fit.settings.epochs
         if total < 2:
             raise DefenceError(f"{_NAME}: got a training of {total} epoch, wanted at least 2: to isolate, and after")
@@ -138,9 +138,7 @@ def _apart(by: Unlearn) -> Callable[[Tensor, Tensor], Tensor]:
         kept = cross_entropy(outputs[~bad], label[~bad])
         if by == "ascent":
             return kept - cross_entropy(outputs[bad], label[bad])
-        # 1 − p by the outputs of the other classes, as p itself rounds to 1.
-        rest = outputs[bad].scatter(1, label[bad, None], -torch.inf)
-        return kept + (outputs[bad].logsumexp(1) - rest.logsumexp(1)).mean()
+        return kept + reversed_cross_entropy(outputs[bad], label[bad]).mean()
 
     return loss
 
@@ -155,8 +153,7 @@ def _train(
 ) -> None:
     order = Epochs(weights, fit.settings.batch_size, draws, fit.settings.subsample)
     for epoch in epochs:
-        for record in fit.train_epoch(learner, samples, order, epoch):
-            _check_step(record)
+        check_steps(fit.train_epoch(learner, samples, order, epoch), _NAME, advice=_ADVICE)
 
 
 def _unlearn(
@@ -171,28 +168,18 @@ def _unlearn(
 ) -> None:
     good = Epochs(kept.to(torch.float32), fit.settings.batch_size, draws)
     bad = Epochs((~kept).to(torch.float32), fit.settings.batch_size, draws)
-    isolated, parts = samples.select(~kept), iter(bad)
+    isolated, parts = samples.select(~kept), bad.endless()
     for _ in range(epochs):
         for places in good:
             if enough < math.inf and float(_losses(learner, isolated, classes).mean()) >= enough:
                 return
-            others = next(parts, None)
-            if others is None:
-                parts = iter(bad)
-                others = next(parts)
-            clean, poison = samples.select(places.to(kept.device)), _to_unlearn(samples.select(others.to(kept.device)))
-            _check_step(learner.step(Batch(torch.cat([clean.x, poison.x]), torch.cat([clean.y, poison.y]))))
+            clean = samples.select(places.to(kept.device))
+            poison = _to_unlearn(samples.select(next(parts).to(kept.device)))
+            joined = Batch(torch.cat([clean.x, poison.x]), torch.cat([clean.y, poison.y]))
+            check_steps([learner.step(joined)], _NAME, advice=_ADVICE)
 
 
 def _losses(learner: Learner, samples: Batch, classes: int) -> Tensor:
     """The cross-entropy of each sample, [n], whatever the learner descends."""
     losses = cross_entropy(class_outputs(learner.view(), samples.x, classes), samples.y, reduction="none")
     return losses.nan_to_num(nan=torch.inf)
-
-
-def _check_step(record: StepRecord) -> None:
-    """Raises DefenceError if a step was refused."""
-    if not record.verdict.committed:
-        raise DefenceError(
-            f"{_NAME}: a step came to nothing: {record.verdict.reason}; try a smaller learning rate or unlearning_rate"
-        )

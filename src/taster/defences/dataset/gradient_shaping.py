@@ -8,16 +8,16 @@ from torch import Tensor
 from taster.client_gradients import ClientGradients
 from taster.core.batch import Batch
 from taster.core.epochs import Epochs
-from taster.core.fitting import Classifier, NetFit
+from taster.core.fitting import Classifier
 from taster.core.guard import ScreenedBatch
 from taster.core.param_vectors import unflatten
 from taster.core.state import LearnerState
 from taster.core.step import GradientFn
 from taster.core.threat import countermeasure
 from taster.core.types import Tensors
+from taster.defences.dataset.net_epochs import net_fit, train_by_epochs
 from taster.defences.dataset.run_checks import check_run
 from taster.defences.dataset_defence import RobustTraining, TrainingRun
-from taster.errors import DefenceError
 from taster.utils.setting_types import NonNegative, PositiveFloat
 from taster.utils.settings import validate_settings
 
@@ -49,23 +49,11 @@ def gradient_shaping(*, max_norm: PositiveFloat = 1.0, noise: NonNegative = 0.0)
     """
 
     def train(run: TrainingRun) -> tuple[Classifier, None]:
-        samples, fit = check_run(run, _NAME), run.fit
-        if not isinstance(fit, NetFit):
-            raise DefenceError(f"{_NAME}: got a training whose epochs cannot be made one by one, wanted one of a net")
+        samples, fit = check_run(run, _NAME), net_fit(run, _NAME)
         draws = torch.Generator().manual_seed(run.seed)
         order = Epochs(torch.ones(len(samples)), fit.settings.batch_size, draws, fit.settings.subsample)
         shaped = shaped_gradient(max_norm, noise, draws)
-        with torch.random.fork_rng():
-            torch.manual_seed(run.seed)
-            learner = fit.learner()
-            for epoch in range(fit.settings.epochs):
-                for record in fit.train_epoch(learner, samples, order, epoch, gradient=shaped):
-                    if not record.verdict.committed:
-                        raise DefenceError(
-                            f"{_NAME}: a step came to nothing: {record.verdict.reason}; try a smaller learning rate"
-                        )
-            learner.model.eval()
-        return learner.view(), None
+        return train_by_epochs(fit, lambda: samples, order, _NAME, seed=run.seed, gradient=shaped), None
 
     return RobustTraining(train)
 

@@ -10,11 +10,11 @@ from torch.nn.functional import one_hot
 
 from taster.core.batch import Batch
 from taster.core.epochs import Epochs
-from taster.core.fitting import Classifier, NetFit
+from taster.core.fitting import Classifier
 from taster.core.threat import countermeasure
+from taster.defences.dataset.net_epochs import net_fit, train_by_epochs
 from taster.defences.dataset.run_checks import check_images
 from taster.defences.dataset_defence import RobustTraining, TrainingRun
-from taster.errors import DefenceError
 from taster.utils.seeds import derived_seed, generator
 from taster.utils.setting_types import NonNegative, PositiveCount, PositiveFloat
 from taster.utils.settings import validate_settings
@@ -122,27 +122,12 @@ def gaussian_noise(*, sigma: NonNegative = 0.05) -> RobustTraining:
 
 def _trained_by_epoch(name: str, change: Change) -> RobustTraining:
     def train(run: TrainingRun) -> tuple[Classifier, None]:
-        samples, fit = check_images(run, name), run.fit
-        if not isinstance(fit, NetFit):
-            raise DefenceError(
-                f"{name}: got a training whose epochs cannot be made one at a time, wanted that of a net; grey and "
-                "jpeg take any training"
-            )
+        samples = check_images(run, name)
+        fit = net_fit(run, name, "that of a net; grey and jpeg take any training")
         draws, order = generator(run.seed, f"{name} images"), generator(run.seed, f"{name} order")
         epochs = Epochs(torch.ones(len(samples)), fit.settings.batch_size, order, fit.settings.subsample)
-        devices = [samples.x.device] if samples.x.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            learner = fit.learner()
-            torch.manual_seed(derived_seed(run.seed, f"{name} dropout"))
-            for done in range(fit.settings.epochs):
-                for record in fit.train_epoch(learner, change(samples, run.classes, draws), epochs, done):
-                    if not record.verdict.committed:
-                        raise DefenceError(
-                            f"{name}: the training came to nothing in epoch {done + 1}: {record.verdict.reason}; try "
-                            "a smaller learning rate"
-                        )
-        learner.model.eval()
-        return learner.view(), None
+        seed = derived_seed(run.seed, f"{name} dropout")
+        return train_by_epochs(fit, lambda: change(samples, run.classes, draws), epochs, name, seed=seed), None
 
     return RobustTraining(train)
 

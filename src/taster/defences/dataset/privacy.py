@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import torch
+
+from taster.core.epochs import Epochs
 from taster.core.training_settings import TrainingSettings
 from taster.errors import ExtraError, SettingError
 
@@ -40,8 +43,8 @@ def privacy_spent(settings: TrainingSettings, samples: int, noise: float, delta:
         raise ExtraError('privacy_spent needs dp-accounting, wanted pip install "taster[privacy]"') from error
     if noise == 0:
         return float("inf")
-    kept = max(1, round(settings.subsample * samples))
-    share = min(1.0, settings.batch_size / kept)
-    steps = settings.epochs * -(-kept // settings.batch_size)
+    order = Epochs(torch.ones(samples), settings.batch_size, torch.Generator(), settings.subsample)
+    share = min(1.0, settings.batch_size / order.samples)
+    steps = settings.epochs * order.batches
     event = dp_accounting.PoissonSampledDpEvent(share, dp_accounting.GaussianDpEvent(noise))
     return float(RdpAccountant().compose(event, steps).get_epsilon(delta))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -65,13 +67,23 @@ def make_offline_attack(context: SeedContext, entry: Entry) -> DatasetAttack | O
 def craft(context: SeedContext, entry: Entry, burnt_in: BurntIn | None) -> CraftedPoison:
     """The attack's poison for a seed, the same for every defence; the last one is remembered."""
     key = (context.recipe.to_toml(), entry.label, context.seed)
-    if key not in _crafted:
-        _crafted.clear()  # one at a time: a data set can be large
-        _crafted[key] = _craft(context, entry, burnt_in)
-    return _crafted[key]
+    return _remembered(_crafted, key, lambda: _craft(context, entry, burnt_in))
 
 
 _crafted: dict[tuple[str, str, int], CraftedPoison] = {}
+
+_trained: dict[tuple[str, int], View] = {}
+"""Models that an attacker has trained on the clean set, by recipe and seed: all attacks that look at one share it."""
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+
+def _remembered(known: dict[_K, _V], key: _K, make: Callable[[], _V]) -> _V:
+    if key not in known:
+        known.clear()  # one at a time: a data set can be large
+        known[key] = make()
+    return known[key]
 
 
 def _craft(context: SeedContext, entry: Entry, burnt_in: BurntIn | None) -> CraftedPoison:
@@ -154,7 +166,7 @@ def _view(context: SeedContext, burnt_in: BurntIn | None, clean: Batch | None) -
     if not isinstance(fit, NetTraining):
         fit = NetTraining(lambda seed: _linear_net(context, seed), offline_section(context.recipe).training())
     if clean is not None and fit.mode == "scratch":
-        return fit(clean)
+        return _remembered(_trained, (context.recipe.to_toml(), context.seed), lambda: fit(clean))
     learner = fit.learner()
     learner.model.eval()
     return learner.view()
