@@ -48,7 +48,7 @@ def linked_catalogue(markdown: str) -> str:
 
 def _page(root: Path, factory: Factory, recipes: list[str]) -> str:
     function = factory.function
-    parts = [f"# {factory.name}", factory.summary, *_said(factory)]
+    parts = [f"# {factory.name}", *_said(factory)]
     parts.append(f"::: {function.__module__}.{function.__name__}\n    options:\n      show_root_heading: false")
     if recipes:
         kept = [name for name in recipes if (root / "results" / name).is_dir()]
