@@ -8,6 +8,7 @@ from taster.attacks.crafting import CraftingSettings
 from taster.attacks.crafting_trace import CraftingTrace
 from taster.attacks.dataset.back_gradient import back_gradient
 from taster.attacks.dataset.convex_models import ConvexSettings
+from taster.attacks.dataset.defence_aware import defence_aware
 from taster.attacks.dataset.dictionary_attack import dictionary_attack
 from taster.attacks.dataset.focused_attack import focused_attack
 from taster.attacks.dataset.hidden_trigger import hidden_trigger_backdoor
@@ -130,6 +131,7 @@ DATASET_ATTACKS: dict[str, Callable[..., DatasetAttack]] = {
         machine_teaching,
         back_gradient,
         influence_selection,
+        defence_aware,
         hidden_trigger_backdoor,
         dictionary_attack,
         focused_attack,
@@ -196,6 +198,7 @@ __all__ = [
     "blended_backdoor",
     "borderline",
     "clean_label_backdoor",
+    "defence_aware",
     "dictionary_attack",
     "direct_gradient",
     "error_maximising_noise",

@@ -41,4 +41,5 @@ def report(
     with progress_display(quiet) as progress:
         progress.add_task("report", total=None)
         page = write_report(run, out)
-    print_outcome(recipe, run.results()["rows"], page, quiet=quiet, as_json=as_json)
+    found = run.results()
+    print_outcome(recipe, found["rows"], page, quiet=quiet, as_json=as_json, failed=found.get("failed", []))

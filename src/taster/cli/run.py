@@ -67,6 +67,8 @@ def run(
 ) -> None:
     """Run a recipe, by default quickstart: every attack against every defence, with every seed.
 
+    Ends with 1 if a cell of an offline recipe came to no result; the others are there.
+
     Leaves a directory with recipe.toml, environment.json, steps.jsonl, results.json, figures/, report.html and the
     burnt-in checkpoints, and prints the table of results.
     """
@@ -85,10 +87,15 @@ def run(
         except KeyboardInterrupt:
             print_message(f"stopped; go on with: taster run ... --resume --out {directory}")
             raise typer.Exit(130) from None
-        task = progress.add_task("report", total=None)
-        page = write_report(RunDirectory(directory))
-        progress.remove_task(task)
-    print_outcome(chosen, rows, page, quiet=quiet, as_json=as_json)
+        failed = RunDirectory(directory).failures(chosen)
+        page = None
+        if rows or not failed:
+            task = progress.add_task("report", total=None)
+            page = write_report(RunDirectory(directory))
+            progress.remove_task(task)
+    print_outcome(chosen, rows, page, quiet=quiet, as_json=as_json, failed=failed)
+    if failed:
+        raise typer.Exit(1)
 
 
 def _choose_recipe(recipe: str | None, overrides: list[str], out: Path | None, resume: bool) -> Recipe:

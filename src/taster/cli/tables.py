@@ -16,19 +16,31 @@ from taster.cli.console import message_console, print_message, result_console
 
 if TYPE_CHECKING:
     from taster.experiments import Recipe
-    from taster.experiments.results import AnyRow
+    from taster.experiments.results import AnyRow, FailedCell
 
 
-def print_outcome(recipe: Recipe, rows: Sequence[AnyRow], page: Path, *, quiet: bool, as_json: bool) -> None:
-    """Prints what a run or a report ends with: the table and the page's path, and the rows as JSON if asked for."""
+def print_outcome(
+    recipe: Recipe,
+    rows: Sequence[AnyRow],
+    page: Path | None,
+    *,
+    quiet: bool,
+    as_json: bool,
+    failed: Sequence[FailedCell] = (),
+) -> None:
+    """Prints what a run or a report ends with: the table and the page's path, and the rows as JSON if asked for; also
+    where it is quiet, which cells failed."""
     if as_json:
-        typer.echo(json.dumps({"recipe": recipe.name, "rows": rows}))
-    if not quiet:
-        _print_results(recipe, rows, message_console() if as_json else result_console())
+        typer.echo(json.dumps({"recipe": recipe.name, "rows": rows, **({"failed": list(failed)} if failed else {})}))
+    if not quiet and rows:
+        _print_results(recipe, rows, message_console() if as_json else result_console(), failed)
+    for cell in failed:
+        print_message(f"failed: {cell['attack']} × {cell['defence']}, seed {cell['seed']}: {cell['reason']}")
+    if not quiet and page is not None:
         print_message(f"The page: {page}")
 
 
-def _print_results(recipe: Recipe, rows: Sequence[Any], console: Console) -> None:
+def _print_results(recipe: Recipe, rows: Sequence[Any], console: Console, failed: Sequence[FailedCell]) -> None:
     if recipe.offline is None:
         from taster.report import legend, result_table, summarize
 
@@ -40,7 +52,7 @@ def _print_results(recipe: Recipe, rows: Sequence[Any], console: Console) -> Non
 
         title = "what the poison did"
         controls = honest_label(recipe), undefended_label(recipe)
-        headings, texts = offline_table(summarize_offline(rows, recipe.published, *controls), narrow=True)
+        headings, texts = offline_table(summarize_offline(rows, recipe.published, *controls), failed, narrow=True)
         explained = offline_legend(headings)
     table = Table(
         title=f"{recipe.name}: {title}",

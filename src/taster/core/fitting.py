@@ -47,6 +47,23 @@ class Fit(Protocol):
         """
 
 
+class DefendedFit(Protocol):
+    """Trains as the victim does behind its defence: what an attacker who knows the defence tries his poison on."""
+
+    def __call__(self, samples: Batch, /, *, trusted: Batch, seed: int = 0) -> tuple[Classifier, Tensor | None]:
+        """Trains.
+
+        Args:
+            samples: the training set, x [n, ...] and y int64 [n].
+            trusted: what the defence trusts in place of its own trusted samples, which the attacker does not have.
+            seed: as in `Fit`, and of what the defence draws.
+
+        Returns:
+            the classifier, and the weight that each sample had at the end [n], 0 where it was left out; None where
+            samples are not told apart.
+        """
+
+
 @runtime_checkable
 class ResumableFit(Fit, Protocol):
     """A training that can also go on from a classifier that it has trained before."""

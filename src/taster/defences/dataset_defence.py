@@ -37,9 +37,12 @@ class DatasetDefence:
 
     Attributes:
         weigh: weights of the samples [n], at least 0; those of weight 0 are left out.
+        check: given how many samples there are and how many trusted ones, raises DefenceError where they are too few
+            whatever they are, so that it is known before any training. None: any number may do.
     """
 
     weigh: Callable[[TrainingRun], Tensor]
+    check: Callable[[int, int], None] | None = None
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,12 @@ from torch import Tensor
 from taster.core.checkpoint import save_state, write_atomically
 from taster.errors import RunDirectoryError, TasterError
 from taster.experiments.files import parse_json, read_bytes, read_json, read_state
-from taster.experiments.results import AnyContent, AnyLine, CellKey, Content, Line
+from taster.experiments.results import AnyContent, AnyLine, CellKey, Content, FailedCell, Line
 
 _TENSORS = ConfigDict(arbitrary_types_allowed=True, strict=True)
 _CONTENT: TypeAdapter[AnyContent] = TypeAdapter(Content)
 _LINE: TypeAdapter[AnyLine] = TypeAdapter(Line)
+_FAILED: TypeAdapter[FailedCell] = TypeAdapter(FailedCell)
 _IMAGES = TypeAdapter(dict[str, Tensor], config=_TENSORS)
 _SCORES = TypeAdapter(dict[str, dict[str, dict[str, Tensor]]], config=_TENSORS)
 
@@ -30,6 +31,7 @@ class CellDirectory:
         images.safetensors   clean and poisoned samples for the report
         scores.safetensors   every sample's scores
         cell.json            the row and what the report needs besides; written last
+        failed.json          in place of cell.json: why the cell came to no result
 
     Args:
         path: the folder.
@@ -52,6 +54,7 @@ class CellDirectory:
         """
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / "failed.json").unlink(missing_ok=True)
             (self.path / "steps.jsonl").write_text("", encoding="utf-8")
 
     def append(self, step: Mapping[str, Any]) -> None:
@@ -79,6 +82,28 @@ class CellDirectory:
             if scores is not None:
                 save_state(self.path / "scores.safetensors", scores)
             write_atomically(self.path / "cell.json", text.encode())
+
+    def fail(self, reason: str) -> None:
+        """Writes why the cell came to no result. It is not done: a run that is resumed tries it again.
+
+        Raises:
+            RunDirectoryError: if it cannot be written.
+        """
+        with writing(self.path):
+            write_atomically(self.path / "failed.json", json_text({**self.key, "reason": reason}).encode())
+
+    def failure(self) -> FailedCell | None:
+        """Why the cell came to no result; None if it did not fail.
+
+        Raises:
+            RunDirectoryError: if failed.json cannot be read, has another shape, or is of another cell.
+        """
+        path = self.path / "failed.json"
+        if self.done() or not path.is_file():
+            return None
+        found = read_json(path, _FAILED)
+        self._check_key(path, found)
+        return found
 
     def read(self) -> AnyContent:
         """The content of cell.json.

@@ -197,6 +197,17 @@ class OfflineContent(TypedDict):
     row: OfflineRow
 
 
+@with_config(_SHAPE)
+class FailedCell(TypedDict):
+    """A cell of an offline recipe that came to no result, because its attack or its defence cannot work with what it
+    was given: too few trusted samples, say, or one class that is left. `reason` is what it said."""
+
+    attack: str
+    defence: str
+    seed: int
+    reason: str
+
+
 AnyRow = CellRow | OfflineRow
 AnyLine = StepLine | EpochLine
 AnyContent = CellContent | OfflineContent
@@ -204,9 +215,10 @@ AnyContent = CellContent | OfflineContent
 
 @with_config(_SHAPE)
 class Results(TypedDict):
-    """The content of results.json; all rows are of one scenario."""
+    """The content of results.json; all rows are of one scenario. `failed` is there if a cell failed."""
 
     recipe: str
+    failed: NotRequired[list[FailedCell]]
     rows: list[Annotated[Annotated[CellRow, Tag("stream")] | Annotated[OfflineRow, Tag("offline")], _BY_ROW]]
 
 

@@ -18,7 +18,7 @@ from taster.experiments.cell_directory import CellDirectory, json_text, writing
 from taster.experiments.files import read_json
 from taster.experiments.recipes.files import read_recipe
 from taster.experiments.recipes.schema import Recipe
-from taster.experiments.results import AnyLine, AnyRow, CellKey, CraftingCourse, Environment, Results
+from taster.experiments.results import AnyLine, AnyRow, CellKey, CraftingCourse, Environment, FailedCell, Results
 from taster.experiments.run_lock import LOCK_NAME, is_locked, lock_directory
 from taster.utils.compact_json import dump_compact
 
@@ -166,9 +166,17 @@ class RunDirectory:
         self.write_results(recipe, rows)
         return rows
 
+    def failures(self, recipe: Recipe) -> list[FailedCell]:
+        """The cells that came to no result, in the order of the grid."""
+        return [found for cell in self._cells(recipe) if (found := cell.failure()) is not None]
+
     def write_results(self, recipe: Recipe, rows: Sequence[AnyRow]) -> None:
-        """Writes results.json, a line for each row."""
-        self._write("results.json", dump_compact({"recipe": recipe.name, "rows": rows}))
+        """Writes results.json, a line for each row, and which cells failed."""
+        failed = self.failures(recipe)
+        self._write(
+            "results.json",
+            dump_compact({"recipe": recipe.name, "rows": rows, **({"failed": failed} if failed else {})}),
+        )
 
     def gather_steps(self, recipe: Recipe) -> None:
         """Writes steps.jsonl from the finished cells, in the order of the grid."""

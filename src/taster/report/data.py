@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from taster.errors import RunDirectoryError
 from taster.experiments import Recipe, RunDirectory
+from taster.experiments.results import FailedCell
 from taster.report.controls import honest_label, undefended_label
 from taster.report.defence_ranking import DefenceRank, rank_defences
 from taster.report.details import Details, collect_details, collect_offline_details
@@ -30,6 +31,7 @@ class ReportData:
     rows: Sequence[Mapping[str, Any]]
     details: Details
     pictures: Pictures
+    failed: Sequence[FailedCell] = ()
 
     @classmethod
     def read(cls, run: RunDirectory) -> ReportData:
@@ -39,11 +41,12 @@ class ReportData:
             RunDirectoryError: when a file is missing or is not what taster writes, or no cell is finished.
         """
         recipe = run.recipe()
-        rows = run.results()["rows"] if (run.path / "results.json").exists() else []
+        found = run.results() if (run.path / "results.json").exists() else None
+        rows, failed = (found["rows"], found.get("failed", [])) if found is not None else ([], [])
         if not rows:
             raise RunDirectoryError(f"{run.path}: no cell is finished yet, so there is nothing to report")
         details, pictures = _read(run, "details.json", Details), _read(run, "pictures.json", Pictures)
-        return cls(recipe, run.environment(), rows, details, pictures)
+        return cls(recipe, run.environment(), rows, details, pictures, failed)
 
     @cached_property
     def lines(self) -> list[SummaryRow]:

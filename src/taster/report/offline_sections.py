@@ -73,14 +73,24 @@ def bars(data: ReportData, figures: FigureFiles) -> Section | None:
 
 def results(data: ReportData, figures: FigureFiles) -> Section | None:
     """The table of all attacks and defences."""
-    headings, rows = offline_table(data.offline_lines)
+    headings, rows = offline_table(data.offline_lines, data.failed)
     bad: frozenset[tuple[int, int]] = frozenset()
     if "change" in headings:
         column = headings.index("change")
-        notable = [i for i, line in enumerate(data.offline_lines) if line.change and line.change.mean <= _NOTABLE]
-        bad = frozenset((i, column) for i in notable)
+        notable = {
+            (line.attack, line.defence) for line in data.offline_lines if line.change and line.change.mean <= _NOTABLE
+        }
+        bad = frozenset((i, column) for i, row in enumerate(rows) if (row[0], row[1]) in notable)
     table = Table(headings, rows, left=(0, 1), grouped_by=0, bad=bad)
     return Section("Results", [table, Text(offline_legend(headings), "soft"), *few_seeds(data.offline_lines[0].seeds)])
+
+
+def failures(data: ReportData, figures: FigureFiles) -> Section | None:
+    """The cells that came to no result, and why."""
+    if not data.failed:
+        return None
+    rows = [[cell["attack"], cell["defence"], str(cell["seed"]), cell["reason"]] for cell in data.failed]
+    return Section("What failed", [Table(["attack", "defence", "seed", "why"], rows, left=(0, 1, 3), wrapped=(3,))])
 
 
 def accuracy(data: ReportData, figures: FigureFiles) -> Section | None:
@@ -150,6 +160,7 @@ def _curves(
 SECTIONS: tuple[Callable[[ReportData, FigureFiles], Section | None], ...] = (
     bars,
     results,
+    failures,
     certificates,
     accuracy,
     losses,

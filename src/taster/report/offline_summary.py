@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from taster.experiments import PublishedResult
+from taster.experiments.results import FailedCell
 from taster.report.summary import MeanStd
 
 
@@ -68,14 +70,25 @@ _WIDE = {"lowest class", "poisoned", "precision", "refused", "attack, s", "train
 """Columns of the page alone."""
 
 
-def offline_table(lines: Sequence[OfflineLine], *, narrow: bool = False) -> tuple[list[str], list[list[str]]]:
+def offline_table(
+    lines: Sequence[OfflineLine], failed: Sequence[FailedCell] = (), *, narrow: bool = False
+) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of the table; columns that no line has anything for are left out.
 
     Args:
         lines: of all attacks and defences.
+        failed: cells that came to no result. Where no seed did, the row says so; else how many did.
         narrow: show the standard deviation of the accuracy alone, and no more columns than a console has room for.
     """
     rows = [_cells(line, narrow=narrow) for line in lines]
+    for key, count in Counter((cell["attack"], cell["defence"]) for cell in failed).items():
+        own = next((row for row in rows if (row[0], row[1]) == key), None)
+        if own is None:
+            after = [i for i, row in enumerate(rows) if row[0] == key[0]]
+            empty = [""] * (len(_COLUMNS) - 3)
+            rows.insert(after[-1] + 1 if after else len(rows), [*key, "failed", *empty])
+        else:
+            own[2] += f", {count} failed"
     shown = [any(row[i] for row in rows) for i in range(len(_COLUMNS))]
     headings = list(_COLUMNS)
     kept = [i for i, there in enumerate(shown) if there and not (narrow and headings[i] in _WIDE)]

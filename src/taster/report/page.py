@@ -42,7 +42,7 @@ def write_report(run: RunDirectory, out: Path | None = None) -> Path:
     page = _template().render(
         recipe=data.recipe,
         sentences=kind.sentences(data),
-        missing=data.expected_rows - len(data.rows),
+        missing=data.expected_rows - len(data.rows) - len(data.failed),
         expected=data.expected_rows,
         sections=[section for section in written if section is not None],
     )

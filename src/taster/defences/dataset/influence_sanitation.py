@@ -66,14 +66,17 @@ def influence_sanitation(
     """
     check_space(space, layer, _NAME)
 
+    def check(samples: int, trusted: int) -> None:
+        if share is None and alpha * (trusted // 2 + 1) < 1 - 1e-9:
+            raise DefenceError(
+                f"{_NAME}: got {trusted} trusted samples, wanted at least {2 * round(1 / alpha)} for alpha {alpha}: "
+                "half of them say which gains are large"
+            )
+
     def weigh(run: TrainingRun) -> Tensor:
         samples, trusted = check_run(run, _NAME), check_trusted(run, _NAME, least=2)
+        check(len(samples), len(trusted))
         kept_back = len(trusted) // 2 if share is None else 0
-        if share is None and alpha * (kept_back + 1) < 1 - 1e-9:
-            raise DefenceError(
-                f"{_NAME}: got {len(trusted)} trusted samples, wanted at least {2 * round(1 / alpha)} for alpha "
-                f"{alpha}: half of them say which gains are large"
-            )
         order = torch.randperm(len(trusted), generator=generator(run.seed, _NAME))
         make_rows = fitted_rows(run, space, layer, _NAME)
         own, others = _standardised(make_rows(samples.x), make_rows(trusted.x[order]))
@@ -87,7 +90,7 @@ def influence_sanitation(
             removed = smallest(-found, part_of(share, len(samples))) & (found > 0)
         return kept_weights(~removed, samples.y, _NAME)
 
-    return DatasetDefence(weigh)
+    return DatasetDefence(weigh, check)
 
 
 def _standardised(own: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:

@@ -36,6 +36,10 @@ class _Settings:
     alpha: float
     max_fits: int
 
+    def pool(self, trusted: int) -> int:
+        """How many of the trusted samples are left for validation beside a base set and those for calibration."""
+        return trusted - trusted // 3 - (self.base_size if self.base == "trusted" else 0)
+
     def fits(self, groups: int) -> int:
         """How many trainings it takes."""
         return self.trials * (1 + groups + self.calibration)
@@ -92,7 +96,11 @@ def reject_on_negative_impact(
     def weigh(run: TrainingRun) -> Tensor:
         return _weigh(run, settings)
 
-    return DatasetDefence(weigh)
+    def check(samples: int, trusted: int) -> None:
+        known = trusted // 3
+        _check(settings, _group_size(settings, samples), samples, known=known, pool=settings.pool(trusted))
+
+    return DatasetDefence(weigh, check)
 
 
 def group_impacts(
@@ -120,13 +128,13 @@ def group_impacts(
 
 def _weigh(run: TrainingRun, settings: _Settings) -> Tensor:
     samples = check_run(run, _NAME)
-    from_trusted = settings.base_size if settings.base == "trusted" else 0
+    from_trusted = settings.base == "trusted"
     trusted = check_trusted(run, _NAME, least=3)
     draw = generator(run.seed, _NAME)
     order = torch.randperm(len(trusted), generator=draw)
     known, pool = trusted.select(order[: len(order) // 3]), trusted.select(order[len(order) // 3 :])
     size = _group_size(settings, len(samples))
-    _check(settings, size, len(samples), known=len(known), pool=len(pool) - from_trusted)
+    _check(settings, size, len(samples), known=len(known), pool=settings.pool(len(trusted)))
     parts = random_groups(len(samples), size, draw)
     if settings.fits(len(parts)) > settings.max_fits:
         raise DefenceError(

@@ -25,7 +25,16 @@ Kind = Literal["attack", "defence", "model", "score", "aggregator"]
 KINDS: dict[Kind, tuple[Mapping[str, Callable[..., Any]], tuple[str, ...]]] = {
     "attack": (
         {**ATTACKS, **UPDATE_ATTACKS, **DATASET_ATTACKS},
-        ("trigger", "draw_validation", "generator", "derivatives", "surrogates", "simulator", "learning_rate"),
+        (
+            "trigger",
+            "draw_validation",
+            "generator",
+            "derivatives",
+            "surrogates",
+            "simulator",
+            "learning_rate",
+            "defended",
+        ),
     ),
     "defence": ({**DEFENCES, **AGGREGATORS, **DATASET_DEFENCES}, ("probe", "training_samples", "generator")),
     "aggregator": (AGGREGATORS, ("probe",)),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from taster.data import ImageSet, OnProgress, load_images, split_roles
-from taster.errors import DataError, RunDirectoryError
+from taster.errors import AttackError, BatchError, DataError, DefenceError, RunDirectoryError
 from taster.experiments.cell_directory import CellDirectory
 from taster.experiments.environment import pick_device
 from taster.experiments.recipes.schema import Defence, Entry, Recipe
@@ -196,7 +196,12 @@ def _run_offline_cell(
     burnt_in = _burnt_in(context, run) if section is not None and section.burns_in else None
     out = run.cell(attack.label, defence.label, context.seed)
     write = _begin(out, on_step)
-    result = OfflineCell(context, burnt_in, attack, defence, write).run()
+    try:
+        result = OfflineCell(context, burnt_in, attack, defence, write).run()
+    except (AttackError, BatchError, DataError, DefenceError) as error:
+        # What this attack leaves is nothing that this defence can work with; others can, and go on.
+        out.fail(str(error))
+        return
     out.finish(result.content, result.images, None)
 
 

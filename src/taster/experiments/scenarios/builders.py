@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from taster.attacks import GuardSimulator, Schedule, after_steps, at_accuracy_floor, at_loss_amplification
 from taster.core.batch import Batch
+from taster.core.fitting import DefendedFit
 from taster.core.guard import Guard
 from taster.core.learner import Learner
 from taster.core.snapshots import SnapshotBuffer
@@ -179,6 +180,7 @@ def make_attack(
     attack: Entry,
     surrogates: Mapping[str, View] | None = None,
     simulator: GuardSimulator | None = None,
+    defended: DefendedFit | None = None,
 ) -> Any:
     """Calls the function of an attack with the samples that are the attacker's.
 
@@ -187,6 +189,7 @@ def make_attack(
         attack: the entry.
         surrogates: the attacker's own models; without them the attack can be made but not run.
         simulator: the attacker's copy of the guarded learner, for attacks that need it; likewise.
+        defended: the training of an offline recipe behind its defence, for attacks that try it; likewise.
 
     Returns:
         what the function returned.
@@ -203,6 +206,7 @@ def make_attack(
         "surrogates": surrogates or {},
         "simulator": simulator,
         "learning_rate": stream_learning_rate(recipe),
+        "defended": defended,
     }
     return _make(recipe, "attack", attack, resources, attack.settings)
 

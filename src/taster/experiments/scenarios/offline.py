@@ -21,6 +21,7 @@ from taster.experiments.scenarios.context import BurntIn, SeedContext
 from taster.experiments.scenarios.offline_attack import CraftedPoison, craft, make_offline_attack
 from taster.experiments.scenarios.offline_defence import (
     check_fits_training,
+    check_sizes,
     make_offline_defence,
 )
 from taster.experiments.scenarios.offline_training import attacker_fits, offline_section, victim_training
@@ -85,7 +86,7 @@ class OfflineCell:
     def run(self) -> OfflineResult:
         """Crafts the poison, trains behind the defence, and measures."""
         context, recipe = self._context, self._context.recipe
-        crafted = craft(context, self._attack, self._burnt_in)
+        crafted = craft(context, self._attack, self._burnt_in, self._defence)
         training = victim_training(context, self._burnt_in)
         samples = crafted.dataset.samples
         began = time.perf_counter()
@@ -188,6 +189,7 @@ class OfflineCell:
         for entry in recipe.defence:
             defence = make_offline_defence(context, entry)
             check_fits_training(entry, defence, training)
+            check_sizes(entry, defence, len(context.roles["train"]), len(context.roles["probe"]))
             if isinstance(training, NetTraining):
                 check_guard(
                     recipe, build_model(recipe, context.data, context.seed, context.device), entry, defence.guard

@@ -8,19 +8,21 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from taster.attacks import DatasetAttack, DatasetKnowledge, OnlineAttack, PoisonedDataset
 from taster.attacks.online_attack import poison_mask
 from taster.core.batch import Batch
+from taster.core.fitting import Classifier, DefendedFit
 from taster.core.step_record import Phase
 from taster.core.threat import threat_of
 from taster.core.view import View
 from taster.errors import AttackError, RecipeError
 from taster.experiments.recipes.registry import find_factory
-from taster.experiments.recipes.schema import Entry
+from taster.experiments.recipes.schema import Defence, Entry
 from taster.experiments.scenarios.builders import make_attack
 from taster.experiments.scenarios.context import BurntIn, SeedContext
+from taster.experiments.scenarios.offline_defence import check_fits_training, make_offline_defence
 from taster.experiments.scenarios.offline_training import attacker_fits, offline_section
 from taster.experiments.user_code import user_code
 from taster.offline import NetTraining
@@ -44,13 +46,20 @@ class CraftedPoison:
     seconds: float
 
 
-def make_offline_attack(context: SeedContext, entry: Entry) -> DatasetAttack | OnlineAttack:
+def make_offline_attack(
+    context: SeedContext, entry: Entry, defended: DefendedFit | None = None
+) -> DatasetAttack | OnlineAttack:
     """Makes an attack on training sets, or one on batches, which serves as well.
+
+    Args:
+        context: of the seed.
+        entry: the attack.
+        defended: see `make_attack`.
 
     Raises:
         RecipeError: if its function cannot work with its settings, or returns something else.
     """
-    made = make_attack(context, entry)
+    made = make_attack(context, entry, defended=defended)
     if isinstance(made, OnlineAttack) and made.accumulate is None and made.trigger is not None:
         raise RecipeError(
             f"attack {entry.label}: {entry.name} poisons the trigger step of a stream alone, wanted an attack on data "
@@ -64,13 +73,16 @@ def make_offline_attack(context: SeedContext, entry: Entry) -> DatasetAttack | O
     return made
 
 
-def craft(context: SeedContext, entry: Entry, burnt_in: BurntIn | None) -> CraftedPoison:
-    """The attack's poison for a seed, the same for every defence; the last one is remembered."""
-    key = (context.recipe.to_toml(), entry.label, context.seed)
-    return _remembered(_crafted, key, lambda: _craft(context, entry, burnt_in))
+def craft(context: SeedContext, entry: Entry, burnt_in: BurntIn | None, defence: Defence) -> CraftedPoison:
+    """The attack's poison for a seed, the same for every defence unless the attack asks for it; the last one is
+    remembered."""
+    knows = "defended" in context.recipe.factory("attack", entry).needs
+    key = (context.recipe.to_toml(), entry.label, context.seed, defence.label if knows else None)
+    defended = _defended(context, burnt_in, defence) if knows else None
+    return _remembered(_crafted, key, lambda: _craft(context, entry, burnt_in, defended))
 
 
-_crafted: dict[tuple[str, str, int], CraftedPoison] = {}
+_crafted: dict[tuple[str, str, int, str | None], CraftedPoison] = {}
 
 _trained: dict[tuple[str, int], View] = {}
 """Models that an attacker has trained on the clean set, by recipe and seed: all attacks that look at one share it."""
@@ -86,8 +98,23 @@ def _remembered(known: dict[_K, _V], key: _K, make: Callable[[], _V]) -> _V:
     return known[key]
 
 
-def _craft(context: SeedContext, entry: Entry, burnt_in: BurntIn | None) -> CraftedPoison:
-    attack, clean, target = make_offline_attack(context, entry), context.training_set, None
+def _defended(context: SeedContext, burnt_in: BurntIn | None, defence: Defence) -> DefendedFit:
+    """The training as the attacker makes it, behind a defence of the victim's kind that he makes as well."""
+    training = attacker_fits(context, burnt_in)[0]
+
+    def train(samples: Batch, /, *, trusted: Batch, seed: int = 0) -> tuple[Classifier, Tensor | None]:
+        with user_code(defence, context.recipe.model):
+            own = make_offline_defence(context, defence, trusted, f"rehearsal {seed}")
+            check_fits_training(defence, own, training)
+            seeds = context.seed + offline_section(context.recipe).attacker_seed + seed
+            found = own.train(training, samples, trusted, classes=context.data.classes, seed=seeds)
+        return found.model, found.weights
+
+    return train
+
+
+def _craft(context: SeedContext, entry: Entry, burnt_in: BurntIn | None, defended: DefendedFit | None) -> CraftedPoison:
+    attack, clean, target = make_offline_attack(context, entry, defended), context.training_set, None
     began = time.perf_counter()
     # What an attack draws beside its generator, the weights of a net say, is the same whatever ran before it.
     torch.manual_seed(derived_seed(context.seed, "offline attack"))

@@ -12,7 +12,7 @@ from taster.core.fitting import Classifier
 from taster.core.guard import Guard
 from taster.defences import DatasetDefence, RobustTraining, TrainingRun
 from taster.defences.dataset_defence import check_weights
-from taster.errors import RecipeError
+from taster.errors import DefenceError, RecipeError
 from taster.experiments.recipes.schema import Defence
 from taster.experiments.scenarios.builders import join_guards, make_guard_parts
 from taster.experiments.scenarios.context import SeedContext
@@ -63,7 +63,7 @@ class OfflineDefence:
         *,
         classes: int,
         seed: int,
-        on_epoch: Callable[[EpochEnd], None],
+        on_epoch: Callable[[EpochEnd], None] | None = None,
     ) -> Trained:
         """Trains a model on samples that may be poisoned."""
         # A copy for defences that look at the set: other cells train on it too, whatever one of them writes into it.
@@ -82,8 +82,16 @@ class OfflineDefence:
         return Trained(model, weights, epochs=True)
 
 
-def make_offline_defence(context: SeedContext, entry: Defence) -> OfflineDefence:
+def make_offline_defence(
+    context: SeedContext, entry: Defence, probe: Batch | None = None, draws: str = "defence"
+) -> OfflineDefence:
     """Makes a defence and those of its `plus`.
+
+    Args:
+        context: of the seed.
+        entry: the defence.
+        probe: trusted samples, for guards. None: those of the recipe.
+        draws: names the generator that they share.
 
     Raises:
         RecipeError: if a function cannot work with its settings or returns no defence, or parts do not go together.
@@ -91,7 +99,7 @@ def make_offline_defence(context: SeedContext, entry: Defence) -> OfflineDefence
     guards: list[Guard] = []
     weighers: list[DatasetDefence] = []
     trainings: list[RobustTraining] = []
-    for made in make_guard_parts(context, entry, context.batches["probe"]):
+    for made in make_guard_parts(context, entry, context.batches["probe"] if probe is None else probe, draws):
         if isinstance(made, Guard):
             guards.append(made)
         elif isinstance(made, DatasetDefence):
@@ -110,6 +118,16 @@ def make_offline_defence(context: SeedContext, entry: Defence) -> OfflineDefence
             "decides by itself what it trains on, and how"
         )
     return OfflineDefence(guard, weighers, trainings[0] if trainings else None)
+
+
+def check_sizes(entry: Defence, defence: OfflineDefence, samples: int, trusted: int) -> None:
+    """Raises RecipeError where the samples are too few for a defence, whatever they are."""
+    for weigher in defence.weighers:
+        try:
+            if weigher.check is not None:
+                weigher.check(samples, trusted)
+        except DefenceError as error:
+            raise RecipeError(f"defence {entry.label}: {error}") from error
 
 
 def check_fits_training(entry: Defence, defence: OfflineDefence, training: Training) -> None:
