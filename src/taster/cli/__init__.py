@@ -6,6 +6,7 @@ import os
 import sys
 
 from taster.cli.app import Command, app
+from taster.cli.audit import audit
 from taster.cli.compare import compare
 from taster.cli.console import escape_unprintable, print_message
 from taster.cli.quarantine import quarantine
@@ -18,6 +19,7 @@ from taster.errors import TasterError
 __all__ = ["app", "main"]
 
 app.command(cls=Command)(run)
+app.command(cls=Command)(audit)
 app.command(name="list", cls=Command)(list_all)
 app.command(cls=Command)(show)
 app.command(cls=Command)(report)

@@ -34,6 +34,10 @@ def print_message(text: str, *, style: str | None = None) -> None:
     message_console().print(text, style=style, soft_wrap=True)
 
 
+def print_nothing(text: str) -> None:
+    """What a quiet command says."""
+
+
 def escape_unprintable() -> None:
     """Has both streams print what their encoding does not have, or what is no text at all, as escapes."""
     for stream in (sys.stdout, sys.stderr):

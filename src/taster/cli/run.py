@@ -78,7 +78,7 @@ def run(
 
     retain_freed_memory()
     chosen = _choose_recipe(recipe, [*(overrides or []), *([] if seeds is None else [f"seeds={seeds}"])], out, resume)
-    directory = _choose_directory(chosen.name, out, resume)
+    directory = choose_directory(chosen.name, out, resume)
     with progress_display(quiet) as progress:
         try:
             rows = run_recipe(
@@ -107,7 +107,7 @@ def _choose_recipe(recipe: str | None, overrides: list[str], out: Path | None, r
     return read_recipe("quickstart" if recipe is None else recipe, overrides)
 
 
-def _choose_directory(name: str, out: Path | None, resume: bool) -> Path:
+def choose_directory(name: str, out: Path | None, resume: bool) -> Path:
     """The directory asked for, or the next free (to resume: the last used) of runs/NAME, runs/NAME-2, ..."""
     from taster.experiments import RunDirectory
 

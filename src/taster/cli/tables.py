@@ -33,29 +33,44 @@ def print_outcome(
     if as_json:
         typer.echo(json.dumps({"recipe": recipe.name, "rows": rows, **({"failed": list(failed)} if failed else {})}))
     if not quiet and rows:
-        _print_results(recipe, rows, message_console() if as_json else result_console(), failed)
+        print_table(recipe, rows, message_console() if as_json else result_console(), failed)
     for cell in failed:
         print_message(f"failed: {cell['attack']} × {cell['defence']}, seed {cell['seed']}: {cell['reason']}")
     if not quiet and page is not None:
         print_message(f"The page: {page}")
 
 
-def _print_results(recipe: Recipe, rows: Sequence[Any], console: Console, failed: Sequence[FailedCell]) -> None:
+def print_table(
+    recipe: Recipe,
+    rows: Sequence[Any],
+    console: Console,
+    failed: Sequence[FailedCell] = (),
+    title: str | None = None,
+) -> None:
+    """Prints the table of results, and what its columns mean.
+
+    Args:
+        recipe: of the run.
+        rows: of its results.
+        console: to print to.
+        failed: cells without a result.
+        title: beside the recipe's name. Default: what the table is of.
+    """
     if recipe.offline is None:
         from taster.report import legend, result_table, summarize
 
-        title, lines = "what one trigger step did", summarize(rows, recipe.published)
+        told, lines = "what one trigger step did", summarize(rows, recipe.published)
         headings, texts = result_table(lines, narrow=True, published=bool(recipe.published))
         explained = legend(published=bool(recipe.published), backdoor=any(line.asr is not None for line in lines))
     else:
         from taster.report import honest_label, offline_legend, offline_table, summarize_offline, undefended_label
 
-        title = "what the poison did"
+        told = "what the poison did"
         controls = honest_label(recipe), undefended_label(recipe)
         headings, texts = offline_table(summarize_offline(rows, recipe.published, *controls), failed, narrow=True)
         explained = offline_legend(headings)
     table = Table(
-        title=f"{recipe.name}: {title}",
+        title=f"{recipe.name}: {title or told}",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1),

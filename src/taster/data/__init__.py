@@ -1,5 +1,6 @@
 """Data sets, roles and streams."""
 
+from taster.data.image_form import Color
 from taster.data.images import Images, ImageSet
 from taster.data.load import load_images
 from taster.data.roles import ROLES, Role, split_indices, split_roles
@@ -12,6 +13,7 @@ from taster.data.torch_dataset import Layout, OnProgress
 __all__ = [
     "ROLES",
     "Augment",
+    "Color",
     "Column",
     "DataInfo",
     "ImageSet",

@@ -14,7 +14,7 @@ from taster.data.images import Images, ImageSet
 from taster.errors import TasterError
 
 # Incremented when images are decoded differently, which invalidates the caches.
-_DECODER = 1
+_DECODER = 2
 
 logger = logging.getLogger(__name__)
 
@@ -29,18 +29,23 @@ def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "taster"
 
 
-def content_key(path: Path, *choices: str | None) -> str:
+def content_key(path: Path, *choices: object) -> str:
     """A digest of a file, or of the names and contents of all files in a folder, and of the choices made."""
-    digest = hashlib.sha256(repr((_DECODER, choices)).encode())
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    for file in files:
-        digest.update(str(file.relative_to(path)).encode())
+    return files_key({str(file.relative_to(path)): file for file in files}, *choices)
+
+
+def files_key(files: Mapping[str, Path], *choices: object) -> str:
+    """A digest of the names and contents of files, in their order, and of the choices made."""
+    digest = hashlib.sha256(repr((_DECODER, choices)).encode())
+    for name, file in files.items():
+        digest.update(name.encode())
         with open(file, "rb") as content:
             digest.update(hashlib.file_digest(content, "sha256").digest())
     return digest.hexdigest()[:32]
 
 
-def splits_key(splits: Mapping[str, Any], *choices: str | None) -> str:
+def splits_key(splits: Mapping[str, Any], *choices: object) -> str:
     """`content_key` for a data set of the hub, by the fingerprints that `datasets` keeps of its splits."""
     prints = {name: split._fingerprint for name, split in sorted(splits.items())}
     return hashlib.sha256(repr((_DECODER, choices, prints)).encode()).hexdigest()[:32]
@@ -51,13 +56,13 @@ def cached_image_set(key: str, name: str, load: Callable[[], ImageSet]) -> Image
 
     def pack(loaded: ImageSet) -> dict[str, Any]:
         parts = [None if part is None else {"x": part.x, "y": part.y} for part in (loaded.train, loaded.test)]
-        return {"parts": parts, "classes": loaded.classes}
+        return {"parts": parts, "classes": loaded.classes, "class_names": list(loaded.class_names)}
 
     def unpack(state: Any) -> ImageSet:
         train, test = (None if part is None else Images(part["x"], part["y"]) for part in state["parts"])
         if train is None:
             raise ValueError("it has no images to train with")
-        return ImageSet(name, train, test, classes=state["classes"])
+        return ImageSet(name, train, test, state["classes"], tuple(state["class_names"]))
 
     return cached_file(cache_directory() / f"{key}.safetensors", "decoded data set", load, pack, unpack)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from taster.data.image_form import ImageForm
 from taster.data.images import Images, ImageSet
 from taster.data.torch_dataset import Layout, OnProgress, decode_images
 from taster.errors import DataError
@@ -42,6 +43,7 @@ def from_splits(
     label: str | None = None,
     layout: Layout | None = None,
     on_progress: OnProgress | None = None,
+    form: ImageForm | None = None,
 ) -> ImageSet:
     """The train and test (or validation) split of a `datasets.DatasetDict`, decoded.
 
@@ -52,6 +54,7 @@ def from_splits(
         label: column of the labels. Default: the one whose feature is a class label, or else a whole number.
         layout: see `taster.data.torch_dataset.decode_images`.
         on_progress: called as images are decoded.
+        form: what images are converted to.
 
     Raises:
         DataError: if there is no train split, no image or label column, or an image or label cannot be read.
@@ -68,13 +71,14 @@ def from_splits(
     image_column = _column(name, train.features, image, "Image", "image")
     label_column = _column(name, train.features, label, "ClassLabel", "label")
     parts = [
-        None if split is None else _decode(name, split, image_column, label_column, layout, on_progress)
+        None if split is None else _decode(name, split, image_column, label_column, layout, on_progress, form)
         for split in (train, test)
     ]
     assert parts[0] is not None
     feature = train.features[label_column]
     highest = max(int(part.y.max()) for part in parts if part is not None)
-    return ImageSet(name, parts[0], parts[1], classes=getattr(feature, "num_classes", None) or highest + 1)
+    classes = getattr(feature, "num_classes", None) or highest + 1
+    return ImageSet(name, parts[0], parts[1], classes, class_names=tuple(getattr(feature, "names", None) or ()))
 
 
 def _column(name: str, features: Mapping[str, Any], wanted: str | None, kind: str, key: str) -> str:
@@ -98,7 +102,13 @@ def _column(name: str, features: Mapping[str, Any], wanted: str | None, kind: st
 
 
 def _decode(
-    name: str, split: Any, image: str, label: str, layout: Layout | None, on_progress: OnProgress | None
+    name: str,
+    split: Any,
+    image: str,
+    label: str,
+    layout: Layout | None,
+    on_progress: OnProgress | None,
+    form: ImageForm | None,
 ) -> Images:
     class Rows:
         def __len__(self) -> int:
@@ -110,7 +120,7 @@ def _decode(
 
     split_name = getattr(split, "split", None)  # a data set made from a dict has none
     where = f"{name}{'' if split_name is None else f', split {split_name}'}, columns {image!r} and {label!r}"
-    return decode_images(Rows(), where, on_progress, layout)
+    return decode_images(Rows(), where, on_progress, layout, form)
 
 
 def _kind(feature: Any) -> str:

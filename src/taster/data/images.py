@@ -54,17 +54,22 @@ class ImageSet:
         train: images that the roles are cut from.
         test: the data set's own test images. None: it has none.
         classes: number of classes.
+        class_names: their names, for people; empty if they have none.
 
     Raises:
-        DataError: for an empty part, labels outside of the classes, or test images of another shape.
+        DataError: for an empty part, labels outside of the classes, test images of another shape, or another number
+            of names than of classes.
     """
 
     name: str
     train: Images
     test: Images | None
     classes: int
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.class_names and len(self.class_names) != self.classes:
+            raise DataError(f"{self.name}: got {len(self.class_names)} class names, wanted {self.classes}")
         for part in (self.train, self.test):
             if part is None:
                 continue

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from taster.data.image_form import ImageForm
 from taster.data.images import Images
 from taster.errors import DataError
 
@@ -22,7 +23,11 @@ _MOST_CLASSES = 2**31 - 1
 
 
 def decode_images(
-    dataset: Any, name: str, on_progress: OnProgress | None = None, layout: Layout | None = None
+    dataset: Any,
+    name: str,
+    on_progress: OnProgress | None = None,
+    layout: Layout | None = None,
+    form: ImageForm | None = None,
 ) -> Images:
     """Every image of a data set as uint8, and every label.
 
@@ -33,6 +38,7 @@ def decode_images(
         on_progress: called after every thousand images.
         layout: of arrays and tensors with three axes. Default: tensors have their channels first; arrays have them
             where the shape leaves no doubt, which is along the one outer axis of length 1 or 3.
+        form: what each image is converted to. Default: it stays as it is.
 
     Raises:
         DataError: if the data set is not of this form, with the row at fault.
@@ -49,15 +55,20 @@ def decode_images(
         try:
             image, label = dataset[row]
         except Exception as error:  # whatever the user's code or a decoder raises
+            if isinstance(error, DataError):
+                raise
             raise DataError(
                 f"{name}: row {row} cannot be read as (image, label): {type(error).__name__}: {error}"
             ) from error
-        images.append(to_bytes(image, f"{name}: row {row}", layout))
+        decoded = to_bytes(image, f"{name}: row {row}", layout)
+        images.append(decoded if form is None else form.apply(decoded, f"{name}: row {row}"))
         labels.append(_label(label, f"{name}: row {row}"))
         if images[-1].shape != images[0].shape:
+            same_size = images[-1].shape[1:] == images[0].shape[1:]
+            hint = "colors: data.color = 'gray' or 'rgb'" if same_size else "sizes: data.resize = [height, width]"
             raise DataError(
                 f"{name}: row {row} is an image of {list(images[-1].shape)}, row 0 of {list(images[0].shape)}; "
-                "wanted all of one size: resize them beforehand"
+                f"wanted all of one shape, which mends their {hint}"
             )
         if on_progress is not None and (row % 1000 == 999 or row == total - 1):
             on_progress(row + 1, total)

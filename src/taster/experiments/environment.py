@@ -38,6 +38,11 @@ def pick_device(wanted: str) -> torch.device:
     return device
 
 
+def available_cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def describe_environment(
     device: torch.device, threads: int, jobs: int, engine: Literal["local", "flower"] = "local"
 ) -> Environment:

@@ -51,7 +51,7 @@ def _tables_are_trained_on_from_scratch(recipe: Recipe) -> Iterator[str]:
         return
     if offline is None or offline.burns_in:
         yield 'data.table: got a table, wanted one with [offline] and mode = "scratch" alone'
-    for key in ("config", "image", "label", "layout"):
+    for key in ("config", "image", "label", "layout", "resize", "color"):
         if getattr(data, key) is not None:
             yield f"data.{key}: got one with data.table, wanted it for images alone (data.table.label is a table's)"
     if offline is not None and (offline.crop or offline.flip):

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from taster.client_gradients import BatchNormSync
 from taster.core.training_settings import Decay, TrainingSettings
-from taster.data import Column, Layout, Role, Scale, WordFeatures
+from taster.data import Color, Column, Layout, Role, Scale, WordFeatures
 from taster.derivatives import METHOD_NAMES, DiffMethod
 from taster.derivatives.method import Precision
 from taster.errors import SettingError
@@ -154,13 +154,17 @@ class TableSection(Section):
 
 
 class Data(Section):
-    """Where samples come from; see `taster.data.load_images`, and for a file with a table `TableSection`."""
+    """Where samples come from; see `taster.data.load_images`, and for a file with a table `TableSection`.
+    `class_names` are for people: what the page calls the classes."""
 
     source: str = "digits"
     config: str | None = None
     image: str | None = None
     label: str | None = None
     layout: Layout | None = None
+    resize: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2, max_length=2)] | None = None
+    color: Color | None = None
+    class_names: list[Label] | None = None
     table: TableSection | None = None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 
 from taster.errors import RecipeError
-from taster.experiments.environment import describe_environment, pick_device
+from taster.experiments.environment import available_cores, describe_environment, pick_device
 from taster.experiments.recipes.schema import Recipe
 from taster.experiments.results import AnyRow
 from taster.experiments.run_directory import RunDirectory
@@ -115,7 +114,7 @@ def _same_recipe(recipe: Recipe, run: RunDirectory) -> Recipe:
 
 def _share_cores(recipe: Recipe, device: torch.device, jobs: int | None) -> tuple[Recipe, int]:
     """Decides the number of processes and of threads in each, if left open."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     threads = recipe.compute.threads
     if jobs is None:
         jobs = 1 if device.type != "cpu" or threads is None else max(1, cores // threads)

@@ -108,9 +108,9 @@ def seed_context(recipe: Recipe, seed: int, on_progress: OnProgress | None = Non
     """
     device, sizes = pick_device(recipe.compute.device), recipe.split_sizes()
     if recipe.data.table is not None:
-        return SeedContext(
-            recipe, *table_roles(load_recipe_table(recipe), recipe.data.table, sizes, seed), seed, device
-        )
+        table = load_recipe_table(recipe)
+        check_class_names(recipe, len(table.class_names))
+        return SeedContext(recipe, *table_roles(table, recipe.data.table, sizes, seed), seed, device)
     data = load_recipe_data(recipe, on_progress)
     roles = split_roles(data, sizes, seed, burn_in_seed=recipe.burn_in.split_seed)
     return SeedContext(recipe, data, roles, seed, device)
@@ -127,7 +127,7 @@ def set_up_torch(threads: int, device: torch.device) -> None:
         torch.backends.cuda.matmul.allow_tf32 = False
 
 
-_loaded: dict[tuple[str | None, ...], ImageSet] = {}
+_loaded: dict[str, ImageSet] = {}
 
 
 def load_recipe_data(recipe: Recipe, on_progress: OnProgress | None = None) -> ImageSet:
@@ -137,7 +137,7 @@ def load_recipe_data(recipe: Recipe, on_progress: OnProgress | None = None) -> I
         DataError: see `taster.data.load_images`.
     """
     section = recipe.data
-    key = (section.source, section.config, section.image, section.label, section.layout)
+    key = section.model_dump_json(exclude={"class_names"})
     if key not in _loaded:
         try:
             found = load_images(
@@ -146,13 +146,23 @@ def load_recipe_data(recipe: Recipe, on_progress: OnProgress | None = None) -> I
                 image=section.image,
                 label=section.label,
                 layout=section.layout,
+                resize=None if section.resize is None else (section.resize[0], section.resize[1]),
+                color=section.color,
                 on_progress=on_progress,
             )
         except DataError as error:
             raise DataError(f"data.source: {error}") from error
         _loaded.clear()  # one at a time: a data set can be large
         _loaded[key] = found
+    check_class_names(recipe, _loaded[key].classes)
     return _loaded[key]
+
+
+def check_class_names(recipe: Recipe, classes: int) -> None:
+    """Raises DataError if the recipe names more or fewer classes than the data have."""
+    names = recipe.data.class_names
+    if names is not None and len(names) != classes:
+        raise DataError(f"data.class_names: got {len(names)} names, wanted one for each of the {classes} classes")
 
 
 def _burn_in_with_surrogates(context: SeedContext, on_step: Callable[[], None]) -> BurntIn:
