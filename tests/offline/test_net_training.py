@@ -13,8 +13,8 @@ from taster.core.epochs import Epochs
 from taster.core.fitting import ResumableFit
 from taster.core.guard import CandidateUpdate
 from taster.core.training_settings import TrainingSettings
-from taster.core.verdict import Verdict, reject
-from taster.errors import ModelError
+from taster.core.verdict import COMMIT, Verdict, reject
+from taster.errors import BatchError, ModelError
 from taster.offline import EpochEnd, NetTraining
 from taster.utils.seeds import generator
 
@@ -118,3 +118,60 @@ def test_learning_rates() -> None:
     for decay, rates in (("none", [1, 1, 1]), ("linear", [1, 0.5, 0]), ("cosine", [1, 0.5, 0])):
         settings = TrainingSettings(learning_rate=1.0, decay=decay)
         assert [settings.learning_rate_at(t) for t in (0, 0.5, 1)] == pytest.approx(rates)
+
+
+class Cut(nn.Module):
+    """A net that ends with its last linear layer, or with something behind it."""
+
+    def __init__(self, *, ends: bool = True) -> None:
+        super().__init__()
+        self.first, self.last, self.ends = nn.Linear(36, 10), nn.Linear(10, 3), ends
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.last(self.first(x.flatten(1)).relu())
+        return out if self.ends else out.tanh()
+
+
+def make_cut(seed: int = 0, *, ends: bool = True) -> nn.Module:
+    torch.manual_seed(3)
+    return Cut(ends=ends)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_features_computed_once_come_to_the_same_as_the_loop(ends: bool) -> None:
+    settings = TrainingSettings(epochs=4, batch_size=7, learning_rate=0.2, label_smoothing=0.1)
+    made = NetTraining(lambda seed: make_cut(ends=ends), settings, "transfer", seed=3)
+    weights = torch.ones(30)
+    weights[4:9] = 0
+    seen: list[EpochEnd] = []
+    view = made.train(SAMPLES, Guard(), weights=weights, on_epoch=seen.append)
+    learner = made.learner()  # the plain loop
+    order = Epochs(weights, 7, generator(3, "offline order 0"))
+    for epoch in range(4):
+        assert len(made.train_epoch(learner, SAMPLES, order, epoch)) == len(seen[epoch].records) == 4
+    plain = learner.view()
+    for name, value in plain.params.items():
+        torch.testing.assert_close(view.params[name], value, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(view.outputs(SAMPLES.x), plain.outputs(SAMPLES.x), rtol=1e-4, atol=1e-5)
+    assert not torch.equal(view.params["last.weight"], make_cut().state_dict()["last.weight"])
+    torch.testing.assert_close(seen[-1].view.outputs(SAMPLES.x), view.outputs(SAMPLES.x))
+
+
+def test_what_a_step_refuses_is_refused_in_transfer_learning_too() -> None:
+    made = NetTraining(make_cut, TrainingSettings(epochs=1), "transfer", input_range=(0.0, 1.0))
+    made(Batch(SAMPLES.x.clamp(0, 1), SAMPLES.y))
+    with pytest.raises(BatchError, match=r"wanted \[0.0, 1.0\]"):
+        made(Batch(SAMPLES.x.clamp(0, 1) + 5, SAMPLES.y))
+
+
+def test_a_guard_of_a_transfer_sees_the_whole_net() -> None:
+    shapes = set()
+
+    def looks(change: CandidateUpdate) -> Verdict:
+        assert isinstance(change.batch, Batch)
+        shapes.add(change.batch.x.shape[1:])
+        return COMMIT
+
+    made = NetTraining(make_cut, TrainingSettings(epochs=1), "transfer")
+    made.train(SAMPLES, Guard(gates=[looks]))
+    assert shapes == {torch.Size([1, 6, 6])}

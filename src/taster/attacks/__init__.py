@@ -62,6 +62,13 @@ from taster.attacks.schedule import (
     at_loss_amplification,
 )
 from taster.attacks.tampering import TamperingSettings
+from taster.attacks.targeted.bullseye_polytope import bullseye_polytope
+from taster.attacks.targeted.convex_polytope import convex_polytope
+from taster.attacks.targeted.feature_collision import feature_collision
+from taster.attacks.targeted.polytope import PolytopeSettings
+from taster.attacks.targeted.random_bases import random_bases
+from taster.attacks.targeted.surrogate_features import SurrogateSettings
+from taster.attacks.targeted.targets import TargetSettings
 from taster.attacks.unlearnable.error_maximising_noise import error_maximising_noise
 from taster.attacks.unlearnable.error_minimising_noise import error_minimising_noise
 from taster.attacks.unlearnable.gradient_alignment import gradient_alignment
@@ -147,6 +154,10 @@ DATASET_ATTACKS: dict[str, Callable[..., DatasetAttack]] = {
         gradient_alignment,
         tensor_clog,
         ntga,
+        feature_collision,
+        convex_polytope,
+        bullseye_polytope,
+        random_bases,
     )
 }
 """Attacks on training sets, by name. Those on the batches of a stream serve there too."""
@@ -174,12 +185,15 @@ __all__ = [
     "Poison",
     "PoisonFn",
     "PoisonedDataset",
+    "PolytopeSettings",
     "RoundKnowledge",
     "SampleFn",
     "Schedule",
     "SimulatedOutcome",
     "StopCondition",
+    "SurrogateSettings",
     "TamperingSettings",
+    "TargetSettings",
     "Threat",
     "UnrolledSettings",
     "UpdateAttack",
@@ -197,12 +211,15 @@ __all__ = [
     "back_gradient",
     "blended_backdoor",
     "borderline",
+    "bullseye_polytope",
     "clean_label_backdoor",
+    "convex_polytope",
     "defence_aware",
     "dictionary_attack",
     "direct_gradient",
     "error_maximising_noise",
     "error_minimising_noise",
+    "feature_collision",
     "focused_attack",
     "gaussian_updates",
     "generative",
@@ -226,6 +243,7 @@ __all__ = [
     "p_tampering",
     "p_tampering_stream",
     "patch_backdoor",
+    "random_bases",
     "random_class_noise",
     "random_noise",
     "reverse_trigger",

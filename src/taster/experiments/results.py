@@ -145,8 +145,8 @@ class OfflineRow(TypedDict):
     `accuracy` is that of the trained model on the test split, `recall` that on each class (None without samples of it).
     `samples`, `poisoned` and `inserted` count the training set, `kept` those that the training saw; `precision` and
     `found` are the share of what a defence left out that was poisoned, and of what was poisoned that it left out.
-    `asr` is the success rate of a backdoor, `target_success` the share of targets in the class that the attacker wants,
-    and `certified` the accuracy that is left at the worst by number of poisoned samples.
+    `asr` is the success rate of a backdoor, `target_success` the share of the `targets` in the class that the attacker
+    wants, and `certified` the accuracy that is left at the worst by number of poisoned samples.
     """
 
     attack: str
@@ -166,6 +166,7 @@ class OfflineRow(TypedDict):
     seconds_training: float
     asr: NotRequired[float]
     target_success: NotRequired[float]
+    targets: NotRequired[int]
     certified: NotRequired[dict[str, float]]
 
 

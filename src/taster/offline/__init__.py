@@ -10,7 +10,9 @@ from taster.offline.evaluate import (
     recall_by_class,
     target_success,
 )
-from taster.offline.net_training import EpochEnd, Mode, NetTraining, freeze_features
+from taster.offline.last_layer import freeze_features
+from taster.offline.many_victims import train_victims
+from taster.offline.net_training import EpochEnd, Mode, NetTraining
 
 __all__ = [
     "EpochEnd",
@@ -26,4 +28,5 @@ __all__ = [
     "mean_loss",
     "recall_by_class",
     "target_success",
+    "train_victims",
 ]

@@ -25,6 +25,7 @@ from taster.core.training_settings import TrainingSettings
 from taster.core.view import View
 from taster.data import Augment
 from taster.errors import ModelError
+from taster.offline.last_layer import ends_with, features_of, freeze_features, last_linear
 from taster.utils.seeds import derived_seed, generator
 
 Mode = Literal["scratch", "fine_tune", "transfer"]
@@ -54,7 +55,9 @@ class NetTraining:
         make_model: makes the model with the weights that training begins with, on its device; of a seed that is not 0,
             with other weights where these are random.
         settings: how it is trained.
-        mode: "transfer" trains the last linear layer alone, with the statistics of normalization as they are.
+        mode: "transfer" trains the last linear layer alone, with the statistics of normalization as they are. Without
+            a guard and augmentation its features are computed once, where the net ends with that layer; what comes out
+            is that of the plain loop up to rounding.
         seed: of the order of the samples, augmentation and dropout, together with the one given to a call.
         precision: of the forward pass.
         input_range: the least and greatest value of a sample; None for any.
@@ -117,7 +120,10 @@ class NetTraining:
         order = Epochs(weights, settings.batch_size, draws, settings.subsample)
         unguarded = not (guard.screens or guard.transforms or guard.gates)
         with torch.random.fork_rng(devices=_cuda(samples.x)):
-            learner = self._learner(guard, start)
+            learner = whole = self._learner(guard, start)
+            if unguarded and self.learns_from_features(whole, samples):
+                samples = features_of(whole.view(), samples)
+                learner = self._learner_of(last_linear(whole.model), guard)  # the net's own layer
             torch.manual_seed(derived_seed(self.seed, f"offline dropout {seed}"))
             for epoch in range(1, settings.epochs + 1):
                 records = self.train_epoch(learner, samples, order, epoch - 1)
@@ -128,9 +134,9 @@ class NetTraining:
                         "rate"
                     )
                 if on_epoch is not None:
-                    on_epoch(EpochEnd(epoch, learner.view(), records))
-        learner.model.eval()
-        return learner.view()
+                    on_epoch(EpochEnd(epoch, self._view(whole, learner), records))
+        whole.model.eval()
+        return self._view(whole, learner)
 
     def learner(self, seed: int = 0, *, loss: AnyLoss | None = None, start: View | None = None) -> Learner:
         """A net before its first step; see `taster.core.fitting.NetFit`."""
@@ -158,19 +164,50 @@ class NetTraining:
             records.append(learner.run(drawn, gradient))
         return records
 
+    def learns_from_features(self, whole: Learner, samples: Batch) -> bool:
+        """Whether training the last layer on features that are computed once comes to the same, without a guard.
+
+        Args:
+            whole: the net before its first step.
+            samples: that it is to be trained on.
+        """
+        if self.mode != "transfer" or self.settings.crop or self.settings.flip:
+            return False
+        low, high = self.input_range or (-torch.inf, torch.inf)
+        within = bool(((samples.x >= low) & (samples.x <= high)).all())  # a step refuses what is not
+        return within and ends_with(last_linear(whole.model), whole.model, whole.view(), samples.x)
+
     def check_mode(self) -> None:
         """Raises ModelError if the model has nothing that the mode could train."""
         if self.mode == "transfer":
             freeze_features(self.make_model(0))
 
     def _learner(self, guard: Guard, start: View | None, seed: int = 0, loss: AnyLoss | None = None) -> Learner:
-        settings, model = self.settings, self.make_model(seed)
+        model = self.make_model(seed)
         if start is not None:
             model.load_state_dict({**model.state_dict(), **start.params, **start.buffers})
         if self.mode == "transfer":
             freeze_features(model)
         else:
             model.train()
+        return self._learner_of(model, guard, loss, self.input_range)
+
+    def _view(self, whole: Learner, learner: Learner) -> View:
+        """Of a net, of which the learner may train the last layer alone: then the net's own has not seen it change."""
+        return (
+            learner.view()
+            if learner is whole
+            else self._learner_of(whole.model, Guard(), None, self.input_range).view()
+        )
+
+    def _learner_of(
+        self,
+        model: nn.Module,
+        guard: Guard,
+        loss: AnyLoss | None = None,
+        input_range: tuple[float, float] | None = None,
+    ) -> Learner:
+        settings = self.settings
         optimizer = torch.optim.SGD(
             [p for p in model.parameters() if p.requires_grad],
             lr=settings.learning_rate,
@@ -190,21 +227,8 @@ class NetTraining:
             guard,
             snapshots=snapshots,
             precision=self.precision,
-            input_range=self.input_range,
+            input_range=input_range,
         )
-
-
-def freeze_features(model: nn.Module) -> None:
-    """Leaves the last linear layer alone to be trained, and the rest in eval mode.
-
-    Raises:
-        ModelError: if the model has no linear layer.
-    """
-    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    if not linear:
-        raise ModelError('got a model without a linear layer, wanted one whose last layer is, for mode "transfer"')
-    model.eval().requires_grad_(False)
-    linear[-1].requires_grad_(True)
 
 
 def _cuda(x: Tensor) -> list[torch.device]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from taster.errors import RunDirectoryError
-from taster.report.offline_summary import summarize_offline
+from taster.report.offline_summary import OfflineLine, summarize_offline
 from taster.report.summary import MeanStd, summarize
 
 
@@ -34,7 +34,7 @@ def compare_runs(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> list[dict[str
 
     Returns:
         for each attack and defence of any run: an entry for each run (None if it lacks them), with mean, std,
-        seeds, text, and the difference of the means.
+        seeds, text (with the targets hit, where there are any), and the difference of the means.
     """
     tables = [_values(results) for _, results in runs]
     keys = list(dict.fromkeys(key for table in tables for key in table))
@@ -70,8 +70,14 @@ def _values(results: Mapping[str, Any]) -> dict[tuple[str, str], tuple[MeanStd, 
     """What is compared of each attack and defence, of how many seeds, and how it is written."""
     if _is_offline(results):
         lines = summarize_offline(results["rows"])
-        return {(x.attack, x.defence): (x.accuracy, x.seeds, x.accuracy.text()) for x in lines}
+        return {(x.attack, x.defence): (x.accuracy, x.seeds, _with_hits(x)) for x in lines}
     return {
         (x.attack, x.defence): (x.accuracy_change, x.seeds, x.accuracy_change.text(sign=True))
         for x in summarize(results["rows"])
     }
+
+
+def _with_hits(line: OfflineLine) -> str:
+    """The accuracy, and what an attack with targets hit of them."""
+    accuracy = line.accuracy.text()
+    return accuracy if line.hits is None else f"{accuracy}; targets hit {line.hits.text()} %"

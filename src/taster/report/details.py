@@ -126,7 +126,8 @@ def collect_offline_details(cells: Sequence[Mapping[str, Any]]) -> Details:
 
 
 def _training(cell: Mapping[str, Any]) -> TrainingCurve:
-    row, lines = cell["row"], cell["steps"]
+    row = cell["row"]
+    lines = [line for line in cell["steps"] if line["test_accuracy"] is not None]  # what was measured at all
 
     def rounded(key: str, *others: str) -> list[float | None]:
         values = [next((line[k] for k in (key, *others) if line.get(k) is not None), None) for line in lines]

@@ -52,7 +52,8 @@ def sentences(data: ReportData) -> list[str]:
     planted = [(line.asr or line.target_success, line) for line in alone if line.asr or line.target_success]
     if planted:
         success, line = max(planted, key=lambda one: one[0].mean if one[0] else 0.0)
-        found.append(f"“{line.attack}” succeeded in {success.text() if success else '–'} % of cases.")
+        cases = line.hits.text() if line.hits and not line.asr else success.text() if success else "–"
+        found.append(f"“{line.attack}” succeeded in {cases} % of cases.")
     return found
 
 

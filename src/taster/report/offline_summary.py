@@ -10,6 +10,7 @@ from typing import Any
 from taster.experiments import PublishedResult
 from taster.experiments.results import FailedCell
 from taster.report.summary import MeanStd
+from taster.stats.proportion import Proportion
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,10 @@ class OfflineLine:
     refused: MeanStd
     asr: MeanStd | None
     target_success: MeanStd | None
+    hits: Proportion | None
     certified: dict[int, float]
     seconds_attack: MeanStd
+    seconds_a_poison: MeanStd | None
     seconds_training: MeanStd
     published: PublishedResult | None
 
@@ -52,13 +55,15 @@ _COLUMNS = {
     "lowest class": "recall of the class that is recognised least, in %",
     "ASR": "attack success rate, the share of test samples of other classes that the model puts into the target class "
     "when they bear the backdoor trigger, in %",
-    "targets hit": "the share of targets in the class that the attacker wants, in %",
+    "targets hit": "the share of targets, of all seeds together, in the class that the attacker wants, in %, with its "
+    "binomial (Clopper-Pearson) interval of 95 % confidence, as if targets were independent",
     "poisoned": "samples changed or inserted",
     "left out": "samples that the defence did not train on",
     "precision": "the share of these that was poisoned, in %",
     "found": "the share of the poisoned samples that was left out, in %",
     "refused": "steps that a guard undid",
     "certified": "the number of poisoned samples at which half of the accuracy is still proved",
+    "s/poison": "seconds of crafting by poisoned sample",
     "attack, s": "seconds of crafting",
     "training, s": "seconds of training behind the defence",
     "published": "the paper's figures, in its own setting",
@@ -113,13 +118,14 @@ def _cells(line: OfflineLine, *, narrow: bool) -> list[str]:
         text(line.change, sign=True),
         text(line.lowest_recall),
         text(line.asr),
-        text(line.target_success),
+        text(line.target_success) if line.hits is None else line.hits.text(),
         where_any(line.poisoned),
         where_any(line.removed),
         text(line.precision),
         text(line.found),
         where_any(line.refused),
         "" if line.certified_radius is None else str(line.certified_radius),
+        text(None if line.seconds_a_poison is None else MeanStd(line.seconds_a_poison.mean, None), digits=2),
         text(MeanStd(line.seconds_attack.mean, None)),
         text(MeanStd(line.seconds_training.mean, None)),
         _published(line.published),
@@ -196,11 +202,30 @@ def _line(
         refused=over("refused"),
         asr=where_known("asr"),
         target_success=where_known("target_success"),
+        hits=_hits(rows),
         certified=_certified(rows),
         seconds_attack=over("seconds_attack"),
+        seconds_a_poison=_seconds_a_poison(rows),
         seconds_training=over("seconds_training"),
         published=published,
     )
+
+
+def _hits(rows: Sequence[Mapping[str, Any]]) -> Proportion | None:
+    """Of all targets of all seeds together; None where it is not known how many there were."""
+    counted = [row for row in rows if row.get("targets")]
+    if not counted or len(counted) < len(rows):
+        return None
+    return Proportion(
+        sum(round(row["target_success"] / 100 * row["targets"]) for row in counted),
+        sum(row["targets"] for row in counted),
+    )
+
+
+def _seconds_a_poison(rows: Sequence[Mapping[str, Any]]) -> MeanStd | None:
+    """Of attacks with targets alone, which are compared by it."""
+    values = [row["seconds_attack"] / row["poisoned"] for row in rows if row.get("targets") and row["poisoned"]]
+    return MeanStd.of(values) if values else None
 
 
 def _certified(rows: Sequence[Mapping[str, Any]]) -> dict[int, float]:

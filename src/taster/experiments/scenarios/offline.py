@@ -169,6 +169,8 @@ class OfflineCell:
             "seconds_training": seconds,
             **self._successes(model, crafted),
         }
+        if crafted.target is not None:
+            row["targets"] = len(crafted.target)
         if isinstance(model, CertifiedClassifier):
             certified = certified_accuracy(model, self._test, certified_budgets(model, self._test))
             row["certified"] = {str(budget): left for budget, left in certified.items()}
