@@ -318,7 +318,8 @@ class Compute(Section):
 
     Results depend on `device` and `threads`, so the first run decides those that are left open and writes them into its
     recipe. `derivatives` names the method by which attacks differentiate, see `taster.derivatives.DiffMethod`.
-    `eval_every` is in steps between test evaluations.
+    `eval_every` is in steps between test evaluations. With `deterministic` a run on a GPU uses only kernels that give
+    the same bits each time, and fails where there is none; on a CPU it has them anyway.
     """
 
     device: str = "auto"
@@ -327,6 +328,7 @@ class Compute(Section):
     threads: Annotated[int, Field(ge=1, le=_MAX_THREADS)] | None = None
     derivatives: Annotated[str, AfterValidator(_method_name)] = "finite_difference"
     eval_every: PositiveInt = 1
+    deterministic: bool = False
 
     @property
     def diff_method(self) -> DiffMethod:

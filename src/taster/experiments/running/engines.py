@@ -133,7 +133,7 @@ class FlowerWorkers:
 def _make_model(recipe: Recipe, shape: tuple[int, ...], classes: int) -> nn.Module:
     """Makes the recipe's model in one of Ray's processes; its weights come with every message."""
     device = pick_device(recipe.compute.device)
-    set_up_torch(recipe.compute.threads or 1, device)
+    set_up_torch(recipe.compute, device)
     return make_model(recipe, shape, classes, device)
 
 

@@ -83,13 +83,15 @@ def _run_stages(
 
 @contextmanager
 def _torch_set_up(recipe: Recipe, device: torch.device) -> Iterator[None]:
-    """Sets torch up as the recipe says, and restores the number of threads afterwards."""
-    before = torch.get_num_threads()
-    set_up_torch(recipe.compute.threads or 1, device)
+    """Sets torch up as the recipe says, and afterwards as it was."""
+    before, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    set_up_torch(recipe.compute, device)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+        torch.use_deterministic_algorithms(strict, warn_only=warns)
 
 
 def _same_recipe(recipe: Recipe, run: RunDirectory) -> Recipe:

@@ -12,7 +12,7 @@ from taster.data import ImageSet, OnProgress, load_images, split_roles
 from taster.errors import AttackError, BatchError, DataError, DefenceError, RunDirectoryError
 from taster.experiments.cell_directory import CellDirectory
 from taster.experiments.environment import pick_device
-from taster.experiments.recipes.schema import Defence, Entry, Recipe
+from taster.experiments.recipes.schema import Compute, Defence, Entry, Recipe
 from taster.experiments.results import AnyLine
 from taster.experiments.run_directory import RunDirectory
 from taster.experiments.scenarios import OfflineCell, scenario_of
@@ -116,15 +116,13 @@ def seed_context(recipe: Recipe, seed: int, on_progress: OnProgress | None = Non
     return SeedContext(recipe, data, roles, seed, device)
 
 
-def set_up_torch(threads: int, device: torch.device) -> None:
-    """Sets the number of threads. On a GPU, chooses deterministic kernels and turns TF32 off."""
-    torch.set_num_threads(threads)
+def set_up_torch(compute: Compute, device: torch.device) -> None:
+    """Sets the number of threads and, on a GPU, whether only kernels may be used that give the same bits each time."""
+    torch.set_num_threads(compute.threads or 1)
     if device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.backends.cudnn.benchmark = False
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cuda.matmul.allow_tf32 = False
+        if compute.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
+        torch.use_deterministic_algorithms(compute.deterministic)
 
 
 _loaded: dict[str, ImageSet] = {}

@@ -126,7 +126,7 @@ def _set_up(ticks: Any, job: Job, environment: dict[str, str]) -> None:
     os.environ.update(environment)  # a server's is that of the moment when it was started
     threading.Thread(target=_end_with_parent, daemon=True).start()
     retain_freed_memory()
-    set_up_torch(job.recipe.compute.threads or 1, pick_device(job.recipe.compute.device))
+    set_up_torch(job.recipe.compute, pick_device(job.recipe.compute.device))
 
 
 def _end_with_parent() -> None:

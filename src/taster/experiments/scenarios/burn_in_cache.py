@@ -20,7 +20,8 @@ from taster.utils.import_path import is_import_path
 def cached_burn_in(context: SeedContext, train: Callable[[], BurntIn]) -> BurntIn:
     """Returns what `train` does, read from disk if the same burn-in has been made before.
 
-    It is the same if images, model, `[burn_in]`, precision, threads, device, seed, torch and taster's own code are.
+    It is the same if images, model, `[burn_in]`, the rest of what decides its bits (precision, threads, device,
+    `deterministic`), seed, torch and taster's own code are.
     Burn-ins of a user's own model, whose code can change unseen, and weights from a checkpoint are not kept.
 
     Args:
@@ -47,7 +48,7 @@ def _key(context: SeedContext) -> str:
     facts = [
         recipe.model.model_dump(),
         recipe.burn_in.model_dump(),
-        [compute.precision, compute.channels_last, compute.threads, str(context.device)],
+        [compute.precision, compute.channels_last, compute.threads, compute.deterministic, str(context.device)],
         context.seed,
         torch.__version__,
         _code(),
