@@ -205,7 +205,7 @@ def test_the_command_lists_them_and_says_what_it_cannot_know(
     listed = run_command(*command)
     assert (listed.returncode, listed.stderr) == (0, "")
     line = next(line for line in listed.stdout.splitlines() if QUICK in line)
-    assert line.split()[-4:] == ["1", "setting", "same", "yes"]
+    assert line.split()[-3:] == ["1", "same", "yes"]
     assert "1 of 1 are stale" in listed.stdout
     assert "setting  schedule.steps: 5, now" in listed.stdout
     document = json.loads(run_command(*command, "--json").stdout)
@@ -227,3 +227,15 @@ def test_the_kept_results_can_all_be_compared() -> None:
     assert all(entry.recipe is not None and entry.seeds and entry.commit for entry in found)
     for entry in found:
         assert entry.settings is not None or entry.notes[0] == f"the library has no recipe {entry.recipe}"
+
+
+def test_the_list_is_readable_in_80_columns(
+    tmp_path: Path, checkout: Checkout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taster.experiments.checkout.source_checkout", lambda: checkout)
+    monkeypatch.setenv("COLUMNS", "80")
+    kept(tmp_path, checkout, overrides=["seeds=[0,1,2,3,4,7]"])
+    listed = run_command("results", tmp_path / "results").stdout.splitlines()
+    assert max(map(len, listed)) <= 80
+    line = next(line for line in listed if QUICK in line)
+    assert "  0–4 7  " in line

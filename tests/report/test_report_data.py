@@ -122,6 +122,7 @@ def cell(attack: str, seed: int, values: dict[str, torch.Tensor], **changes: Any
         "defence": "d",
         "attack": attack,
         "phase": "trigger",
+        "poisoned": 1,
         "verdict": "COMMIT",
         "stage": "",
         "reason": "",

@@ -43,8 +43,8 @@ def test_backdoors_get_a_column_with_a_dash_for_other_attacks() -> None:
     assert [line[place] for line in cells] == ["–", "0.5 → 91.0 ± 1.4"]
     narrow_heads, narrow = result_table(summarize(rows), narrow=True)
     assert narrow[1][narrow_heads.index("ASR")] == "0.5 → 91.0"
-    assert "target class" in legend(backdoor=True)
-    assert "target class" not in legend()
+    assert "target class" in legend(heads)
+    assert "target class" not in legend(plain[0])
 
 
 def test_a_published_result_shows_what_the_paper_reports() -> None:
@@ -79,3 +79,13 @@ def test_runs_are_compared_to_the_first() -> None:
     ]  # fmt: skip
     assert lines[0]["runs"][1]["difference"] == -3.0
     assert lines[2]["runs"][1]["difference"] is None
+
+
+def test_a_defence_that_defends_nothing_has_no_price() -> None:
+    lines = summarize([row(-1.0, cost=1.1), row(-1.0, defence="gate", cost=2.5)])
+    heads, cells = result_table(lines, undefended="d")
+    assert [line[heads.index("cost")] for line in cells] == ["–", "2.50"]
+    bare, _ = result_table(lines[:1], undefended="d")
+    assert "cost" not in bare
+    assert "cost" not in legend(bare)
+    assert "cost" in legend(heads)

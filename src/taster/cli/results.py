@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,11 +13,18 @@ from rich.table import Table
 
 from taster.cli.app import AsJson, to_path
 from taster.cli.console import print_message, result_console
+from taster.cli.folding import fold
 
 if TYPE_CHECKING:
     from taster.experiments.kept_results import KeptResult
 
 _UNKNOWN = "?"
+_COMMIT = 10
+"""Digits of a commit."""
+_GAP = 2
+"""Columns between two columns of the table."""
+_LEAST = 12
+"""Columns that a name has at least."""
 
 
 def results(
@@ -51,36 +59,58 @@ def results(
         typer.echo(json.dumps(document))
         return
     console = result_console()
-    console.print(_table(found))
+    console.print(_table(found, console.width))
     stale = sum(entry.stale is True for entry in found)
     unknown = sum(entry.stale is None for entry in found)
     console.print(f"{stale} of {len(found)} are stale" + (f", of {unknown} it is not known" if unknown else ""))
+    console.print("settings, files: how many have changed since")
     if len(found) == 1:
         for line in _details(found[0]):
             console.print(line, soft_wrap=True)
 
 
-def _table(found: list[KeptResult]) -> Table:
+def _table(found: list[KeptResult], width: int) -> Table:
+    """Narrow enough for a small window: settings and files by number, consecutive seeds by the first and the last."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
-    for heading in ("result", "recipe", "made at", "seeds", "settings", "code", "stale"):
-        table.add_column(heading, overflow="fold")
-    for entry in found:
-        table.add_row(
+    rows = [
+        [
             entry.name,
             _UNKNOWN if entry.recipe is None else "" if entry.recipe == entry.name else entry.recipe,
-            entry.commit or _UNKNOWN,
-            " ".join(map(str, entry.seeds)) or _UNKNOWN,
-            _count(entry.settings, "setting"),
-            _count(entry.code, "file"),
+            entry.commit[:_COMMIT] if entry.commit else _UNKNOWN,
+            _ranges(entry.seeds) or _UNKNOWN,
+            _count(entry.settings),
+            _count(entry.code),
             {True: "yes", False: "no", None: _UNKNOWN}[entry.stale],
-        )
+        ]
+        for entry in found
+    ]
+    headings = ["result", "recipe", "made at", "seeds", "settings", "files", "stale"]
+    kept = [i for i in range(len(headings)) if i != 1 or any(row[1] for row in rows)]
+    sizes = [max(map(len, cells)) for cells in zip(headings, *rows, strict=True)]
+    left = width - sum(sizes[i] + _GAP for i in kept if i >= 2) - _GAP * (len(kept) - 4)
+    first = max(_LEAST, min(sizes[0], left - _LEAST * (len(kept) - 6)))
+    rooms = [first, max(_LEAST, left - first)]
+    for i in kept:
+        table.add_column(headings[i], justify="right" if i in (4, 5) else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(fold(row[i], rooms[i]) if i < 2 else row[i] for i in kept))
     return table
 
 
-def _count(changes: list[str] | None, word: str) -> str:
-    if changes is None:
-        return _UNKNOWN
-    return f"{len(changes)} {word}{'s' if len(changes) > 1 else ''}" if changes else "same"
+def _ranges(seeds: Sequence[int]) -> str:
+    """Seeds with three or more in a row as the first and the last: "0–4 7"."""
+    runs: list[list[int]] = []
+    for seed in seeds:
+        if runs and seed == runs[-1][-1] + 1:
+            runs[-1].append(seed)
+        else:
+            runs.append([seed])
+    return " ".join(f"{run[0]}–{run[-1]}" if len(run) > 2 else " ".join(map(str, run)) for run in runs)
+
+
+def _count(changes: list[str] | None) -> str:
+    """How many of them have changed."""
+    return _UNKNOWN if changes is None else str(len(changes)) if changes else "same"
 
 
 def _details(entry: KeptResult) -> list[str]:

@@ -20,10 +20,11 @@ class Text:
 class Table:
     """A table. Columns in `left` are words, the others numbers; those in `wrapped` may break into lines.
 
-    A row begins a group where its cell in the column `grouped_by` differs from the one above. `bad` are (row, column)
-    of cells to stand out.
+    `caption` says what the table is of, the first column what a row is of. A row begins a group where its cell in the
+    column `grouped_by` differs from the one above. `bad` are (row, column) of cells to stand out.
     """
 
+    caption: str
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
     left: Sequence[int] = (0,)
@@ -31,6 +32,12 @@ class Table:
     grouped_by: int | None = None
     bad: frozenset[tuple[int, int]] = field(default_factory=frozenset)
     kind: ClassVar[str] = "table"
+
+    @property
+    def scrolls_on(self) -> str:
+        """The screens that it is likely to be wider than: "phone", "tablet" or "desk", empty for none."""
+        columns = len(self.headings)
+        return "" if columns <= 3 else "phone" if columns <= 6 else "tablet" if columns <= 9 else "desk"
 
 
 @dataclass(frozen=True)
@@ -111,3 +118,8 @@ class Section:
 
     title: str
     blocks: Sequence[Block]
+
+    @property
+    def anchor(self) -> str:
+        """What links within the page lead to."""
+        return "".join(c if c.isalnum() else "-" for c in self.title.lower())

@@ -18,6 +18,7 @@ from taster.report.details import Details, collect_details, collect_offline_deta
 from taster.report.offline_summary import OfflineLine, summarize_offline
 from taster.report.sample_pictures import Pictures, collect_pictures
 from taster.report.summary import SummaryRow, summarize
+from taster.report.verdict import DefenceVerdict, judge
 
 Content = TypeVar("Content", bound=BaseModel)
 
@@ -82,6 +83,11 @@ class ReportData:
     def undefended(self) -> str | None:
         """The label of the defence that defends nothing; in a federation the mean counts as such."""
         return undefended_label(self.recipe)
+
+    @cached_property
+    def verdicts(self) -> list[DefenceVerdict]:
+        """Of each defence that was attacked."""
+        return judge(self.rows, self.defences, len(self.recipe.seeds), self.honest, self.undefended, self.attacks)
 
     @cached_property
     def ranks(self) -> list[DefenceRank]:

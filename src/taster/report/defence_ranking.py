@@ -79,7 +79,7 @@ def rank_defences(lines: Sequence[SummaryRow], honest: str | None, undefended: s
                 last.attack,
                 step,
                 step_by,
-                clean.cost.mean if clean.cost is not None else None,
+                clean.cost.mean if clean.cost is not None and defence != undefended else None,
             )
         )
     return found

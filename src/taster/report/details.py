@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 
+from taster.core.step_record import Phase
 from taster.utils.compact_json import dump_compact
 
 BINS = 40
@@ -71,6 +72,13 @@ class Refusals(_Part):
     reason: str
 
 
+class IdlePhase(_Part):
+    """A phase that an attack had steps of and in which it changed nothing, whatever the defence and the seed."""
+
+    attack: str
+    phase: str
+
+
 class TrainingCurve(_Part):
     """One cell of an offline recipe by epoch: test accuracy and success of the attack in %, and the losses of clean and
     of poisoned training samples; None where it was not measured."""
@@ -92,6 +100,7 @@ class Details(_Part):
     trainings: list[TrainingCurve] = []
     histograms: list[ScoreHistogram] = []
     refusals: list[Refusals] = []
+    idle: list[IdlePhase] = []
     derivatives: dict[str, list[str]] = {}
 
     def to_json(self) -> str:
@@ -112,6 +121,7 @@ def collect_details(cells: Sequence[Mapping[str, Any]], first_defence: str, scor
         cells=[_curves(cell) for cell in cells],
         histograms=[histogram for histogram in found if histogram is not None],
         refusals=_refusals(cells),
+        idle=_idle_phases(cells),
         derivatives=_derivatives(cells),
     )
 
@@ -227,6 +237,18 @@ def _refusals(cells: Sequence[Mapping[str, Any]]) -> list[Refusals]:
             reason=reasons[(defence, attack, phase, stage)],
         )
         for (defence, attack, phase, stage), count in counts.items()
+    ]
+
+
+def _idle_phases(cells: Sequence[Mapping[str, Any]]) -> list[IdlePhase]:
+    poisoned: Counter[tuple[str, str]] = Counter()
+    for cell in cells:
+        for step in cell["steps"]:
+            poisoned[(step["attack"], step["phase"])] += step["poisoned"]
+    return [
+        IdlePhase(attack=attack, phase=phase)
+        for (attack, phase), count in poisoned.items()
+        if count == 0 and phase != Phase.DORMANT.value
     ]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from taster.report.details import TrainingCurve
 from taster.report.figures import Theme, attack_color, style_axes, text_color
@@ -53,18 +53,29 @@ def accuracy_bars(
     return figure
 
 
-def training_curves(curves: Sequence[TrainingCurve], attacks: Sequence[str], defence: str, theme: Theme) -> Figure:
-    """Test accuracy by epoch behind one defence, a line for each seed; broken lines are the attack's success rate."""
+def training_curves(
+    curves: Sequence[TrainingCurve], attacks: Sequence[str], defence: str, theme: Theme
+) -> Figure | None:
+    """Test accuracy by epoch behind one defence, a line for each seed; broken lines are the attack's success rate. None
+    where nothing was measured."""
     figure, axes = _by_epoch(curves, attacks, defence, theme, lambda curve: (curve.test_accuracy, curve.success))
+    if not axes.lines:
+        return None
     axes.set_ylim(0, 101)
     axes.set_ylabel("test accuracy, %")
     return figure
 
 
-def loss_curves(curves: Sequence[TrainingCurve], attacks: Sequence[str], defence: str, theme: Theme) -> Figure:
-    """The loss of training samples by epoch behind one defence: clean ones full, poisoned ones broken."""
+def loss_curves(curves: Sequence[TrainingCurve], attacks: Sequence[str], defence: str, theme: Theme) -> Figure | None:
+    """The loss of training samples by epoch behind one defence: clean ones full, poisoned ones broken. None where
+    nothing was measured."""
     figure, axes = _by_epoch(curves, attacks, defence, theme, lambda curve: (curve.loss_clean, curve.loss_poisoned))
+    if not axes.lines:
+        return None
     axes.set_yscale("log")
+    # The page's figures read no formulas, which the powers of a logarithmic axis are by default.
+    for ticks in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        ticks(LogFormatter(labelOnlyBase=False, minor_thresholds=(1.5, 0.4)))
     axes.set_ylabel("loss of training samples")
     return figure
 
@@ -90,6 +101,8 @@ def _by_epoch(
                 if known:
                     mark = "o" if len(known) == 1 else ""
                     axes.plot(*zip(*known, strict=True), style + mark, color=attack_color(index), linewidth=1.3)
+    last = max((epoch for curve in curves for epoch in curve.epochs), default=1)
+    axes.set_xlim(0, last * 1.05)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch")
     return figure, axes

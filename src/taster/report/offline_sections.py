@@ -8,15 +8,16 @@ from functools import partial
 from matplotlib.figure import Figure
 
 from taster.report.blocks import ColorLegend, Panel, Panels, Section, Table, Text
+from taster.report.class_recall import recall_by_class
 from taster.report.data import ReportData
 from taster.report.figure_files import FigureFiles
 from taster.report.figures import Theme, attack_color
+from taster.report.names import data_name
 from taster.report.offline_figures import accuracy_bars, certified_curves, loss_curves, training_curves
 from taster.report.offline_summary import offline_legend, offline_table
-from taster.report.sections import few_seeds, samples, versions
-from taster.report.summary import MeanStd
-
-_NOTABLE = -2.0  # points: changes of accuracy from here on stand out in the table
+from taster.report.sections import samples, versions
+from taster.report.verdict import MARGIN
+from taster.report.verdict_table import verdict_section
 
 
 def overview(data: ReportData) -> Callable[[], Figure]:
@@ -25,7 +26,7 @@ def overview(data: ReportData) -> Callable[[], Figure]:
 
 
 def sentences(data: ReportData) -> list[str]:
-    """What was run, and with what outcome."""
+    """What was run."""
     recipe, lines = data.recipe, data.offline_lines
     assert recipe.offline is not None
     what = {
@@ -35,30 +36,11 @@ def sentences(data: ReportData) -> list[str]:
     }[recipe.offline.mode]
     seeds = max(line.seeds for line in lines)
     done = (
-        f"{recipe.model.name} {what} on {recipe.data.source}, poisoned by each of {len(data.attacks)} attacks "
+        f"{recipe.model.name} {what} on {data_name(recipe)}, poisoned by each of {len(data.attacks)} attacks "
         f"(controls among them) and behind each of {len(data.defences)} defences, with {seeds} "
         f"seed{'s' if seeds > 1 else ''} each."
     )
-    attacked = [line for line in lines if line.change is not None and line.poisoned.mean]
-    if not attacked:
-        return [done]
-    alone = [line for line in attacked if line.defence == data.undefended] or attacked
-    worst = min(alone, key=lambda line: line.change.mean if line.change else 0.0)
-    behind = "Without a defence" if worst.defence == data.undefended else f"Behind {worst.defence}"
-    came = f"{behind} “{worst.attack}” cost most accuracy: {_points(worst.change)} points"
-    others = [line for line in attacked if line.attack == worst.attack and line.defence != worst.defence]
-    held = "; ".join(f"behind {line.defence} by {_points(line.change)}" for line in others[:4])
-    found = [done, f"{came}{'; ' + held if held else ''}."]
-    planted = [(line.asr or line.target_success, line) for line in alone if line.asr or line.target_success]
-    if planted:
-        success, line = max(planted, key=lambda one: one[0].mean if one[0] else 0.0)
-        cases = line.hits.text() if line.hits and not line.asr else success.text() if success else "–"
-        found.append(f"“{line.attack}” succeeded in {cases} % of cases.")
-    return found
-
-
-def _points(value: MeanStd | None) -> str:
-    return "–" if value is None else value.text(sign=True)
+    return [done]
 
 
 def bars(data: ReportData, figures: FigureFiles) -> Section | None:
@@ -79,11 +61,13 @@ def results(data: ReportData, figures: FigureFiles) -> Section | None:
     if "change" in headings:
         column = headings.index("change")
         notable = {
-            (line.attack, line.defence) for line in data.offline_lines if line.change and line.change.mean <= _NOTABLE
+            (line.attack, line.defence) for line in data.offline_lines if line.change and line.change.mean <= -MARGIN
         }
         bad = frozenset((i, column) for i, row in enumerate(rows) if (row[0], row[1]) in notable)
-    table = Table(headings, rows, left=(0, 1), grouped_by=0, bad=bad)
-    return Section("Results", [table, Text(offline_legend(headings), "soft"), *few_seeds(data.offline_lines[0].seeds)])
+    table = Table(
+        "Every attack against every defence, over all seeds", headings, rows, left=(0, 1), grouped_by=0, bad=bad
+    )
+    return Section("Results", [table, Text(offline_legend(headings), "soft")])
 
 
 def failures(data: ReportData, figures: FigureFiles) -> Section | None:
@@ -91,7 +75,10 @@ def failures(data: ReportData, figures: FigureFiles) -> Section | None:
     if not data.failed:
         return None
     rows = [[cell["attack"], cell["defence"], str(cell["seed"]), cell["reason"]] for cell in data.failed]
-    return Section("What failed", [Table(["attack", "defence", "seed", "why"], rows, left=(0, 1, 3), wrapped=(3,))])
+    return Section(
+        "What failed",
+        [Table("Cells without a result", ["attack", "defence", "seed", "why"], rows, left=(0, 1, 3), wrapped=(3,))],
+    )
 
 
 def accuracy(data: ReportData, figures: FigureFiles) -> Section | None:
@@ -144,7 +131,7 @@ def _curves(
     figures: FigureFiles,
     title: str,
     name: str,
-    draw: Callable[[str, Theme], Figure],
+    draw: Callable[[str, Theme], Figure | None],
     note: str,
 ) -> Section:
     panels = []
@@ -159,9 +146,11 @@ def _curves(
 
 
 SECTIONS: tuple[Callable[[ReportData, FigureFiles], Section | None], ...] = (
+    verdict_section,
     bars,
     results,
     failures,
+    recall_by_class,
     certificates,
     accuracy,
     losses,

@@ -10,6 +10,7 @@ from typing import Any
 from taster.experiments import PublishedResult
 from taster.experiments.results import FailedCell
 from taster.report.summary import MeanStd
+from taster.report.verdict import targets_hit
 from taster.stats.proportion import Proportion
 
 
@@ -108,6 +109,10 @@ def _cells(line: OfflineLine, *, narrow: bool) -> list[str]:
             return ""
         return MeanStd(value.mean, None if narrow else value.std).text(sign=sign, digits=digits)
 
+    def seconds(value: MeanStd | None, digits: int) -> str:
+        # Nothing is priced that takes no time.
+        return f"{value.mean:.{digits}f}" if value is not None and round(value.mean, digits) > 0 else ""
+
     def where_any(value: MeanStd) -> str:
         return f"{value.mean:.0f}" if value.mean else ""
 
@@ -125,8 +130,8 @@ def _cells(line: OfflineLine, *, narrow: bool) -> list[str]:
         text(line.found),
         where_any(line.refused),
         "" if line.certified_radius is None else str(line.certified_radius),
-        text(None if line.seconds_a_poison is None else MeanStd(line.seconds_a_poison.mean, None), digits=2),
-        text(MeanStd(line.seconds_attack.mean, None)),
+        seconds(line.seconds_a_poison, 2),
+        seconds(line.seconds_attack, 1),
         text(MeanStd(line.seconds_training.mean, None)),
         _published(line.published),
     ]
@@ -202,23 +207,12 @@ def _line(
         refused=over("refused"),
         asr=where_known("asr"),
         target_success=where_known("target_success"),
-        hits=_hits(rows),
+        hits=targets_hit(rows),
         certified=_certified(rows),
         seconds_attack=over("seconds_attack"),
         seconds_a_poison=_seconds_a_poison(rows),
         seconds_training=over("seconds_training"),
         published=published,
-    )
-
-
-def _hits(rows: Sequence[Mapping[str, Any]]) -> Proportion | None:
-    """Of all targets of all seeds together; None where it is not known how many there were."""
-    counted = [row for row in rows if row.get("targets")]
-    if not counted or len(counted) < len(rows):
-        return None
-    return Proportion(
-        sum(round(row["target_success"] / 100 * row["targets"]) for row in counted),
-        sum(row["targets"] for row in counted),
     )
 
 

@@ -9,9 +9,11 @@ import jinja2
 from taster.experiments import RunDirectory
 from taster.report import offline_sections as offline_page
 from taster.report import sections as stream_page
+from taster.report.cautions import cautions
 from taster.report.data import ReportData, collect_report_data
 from taster.report.figure_files import FigureFiles
 from taster.report.figures import small_png
+from taster.report.verdict_text import headline
 
 
 def write_report(run: RunDirectory, out: Path | None = None) -> Path:
@@ -40,7 +42,10 @@ def write_report(run: RunDirectory, out: Path | None = None) -> Path:
     folder.write_bytes("overview.png", small_png(kind.overview(data)))
     written = (section(data, figures) for section in kind.SECTIONS)
     page = _template().render(
+        title=data.recipe.title or data.recipe.name,
         recipe=data.recipe,
+        headline=headline(data.recipe, data.verdicts, data.undefended),
+        cautions=cautions(data),
         sentences=kind.sentences(data),
         missing=data.expected_rows - len(data.rows) - len(data.failed),
         expected=data.expected_rows,

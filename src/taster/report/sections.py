@@ -28,8 +28,9 @@ from taster.report.figure_files import FigureFiles, data_uri
 from taster.report.figures import accuracy_change_bars, accuracy_curves, attack_color
 from taster.report.pictures import image_strip
 from taster.report.score_figures import score_panels
+from taster.report.verdict import MARGIN
+from taster.report.verdict_table import verdict_section
 
-_NOTABLE = -2.0  # points: changes of accuracy from here on stand out in the table
 _PHASES = {"accumulate": "a stream batch", "trigger": "the trigger batch", "train": "the training set"}
 
 
@@ -38,7 +39,7 @@ def ranking(data: ReportData, figures: FigureFiles) -> Section | None:
     if len(data.ranks) < 2:
         return None
     rows = [rank.cells() for rank in data.ranks]
-    table = Table(defence_ranking.HEADINGS, rows, left=(0, 4, 6))
+    table = Table("How each defence does over all attacks", defence_ranking.HEADINGS, rows, left=(0, 4, 6))
     return Section("How the defences compare", [table, Text(defence_ranking.LEGEND, "soft")])
 
 
@@ -59,18 +60,19 @@ def trigger_step(data: ReportData, figures: FigureFiles) -> Section | None:
 def results(data: ReportData, figures: FigureFiles) -> Section | None:
     """The table of all attacks and defences."""
     published = bool(data.recipe.published)
-    headings, rows = summary.result_table(data.lines, published=published)
+    headings, rows = summary.result_table(data.lines, published=published, undefended=data.undefended)
     rows = [[*cells, line.stopped_by] for line, cells in zip(data.lines, rows, strict=True)]
-    bad = frozenset((i, 2) for i, line in enumerate(data.lines) if line.accuracy_change.mean <= _NOTABLE)
+    bad = frozenset((i, 2) for i, line in enumerate(data.lines) if line.accuracy_change.mean <= -MARGIN)
     last = len(headings)
-    table = Table([*headings, "phase ended by"], rows, left=(0, 1, last), grouped_by=0, bad=bad)
-    legend = summary.legend(published=published, backdoor=any(line.asr is not None for line in data.lines))
-    return Section("Results", [table, Text(legend, "soft"), *few_seeds(data.lines[0].seeds)])
-
-
-def few_seeds(seeds: int) -> list[Text]:
-    """A warning where there are too few."""
-    return [] if seeds >= 3 else [Text("Fewer than three seeds: no effect should be claimed from this.", "bad")]
+    table = Table(
+        "Every attack against every defence, over all seeds",
+        [*headings, "phase ended by"],
+        rows,
+        left=(0, 1, last),
+        grouped_by=0,
+        bad=bad,
+    )
+    return Section("Results", [table, Text(summary.legend(headings), "soft")])
 
 
 def bounds(data: ReportData, figures: FigureFiles) -> Section | None:
@@ -79,7 +81,9 @@ def bounds(data: ReportData, figures: FigureFiles) -> Section | None:
     if not found:
         return None
     headings = ["defence", "probe", "least bound", "checks, refusals", "greatest bound", "checks, refusals"]
-    table = Table(headings, [bound.cells() for bound in found], left=(0, 3, 5))
+    table = Table(
+        "Bounds on the harm that a gate lets pass", headings, [bound.cells() for bound in found], left=(0, 3, 5)
+    )
     return Section("What the gates can miss", [table, Text(found[0].legend(), "soft")])
 
 
@@ -88,7 +92,10 @@ def attacks_against_defences(data: ReportData, figures: FigureFiles) -> Section 
     headings, rows = square.attack_defence_table(data.rows)
     if not rows:
         return None
-    return Section("Every attack against every defence", [Table(headings, rows), Text(square.LEGEND, "soft")])
+    return Section(
+        "Every attack against every defence",
+        [Table("Worst step and accuracy at the end", headings, rows), Text(square.LEGEND, "soft")],
+    )
 
 
 def accuracy(data: ReportData, figures: FigureFiles) -> Section | None:
@@ -122,7 +129,7 @@ def score_values(data: ReportData, figures: FigureFiles) -> Section | None:
         image = figures.write(plot.name, plot.draw)
         if image is not None:
             panels.append(Panel(plot.title, image, f"{plot.title}: the numbers are in the table below", plot.wide))
-    table = Table(headings, rows, left=(0, 1, 2, 3), grouped_by=0)
+    table = Table("Scores of clean and of poisoned samples", headings, rows, left=(0, 1, 2, 3), grouped_by=0)
     return Section("What the scores say", [Panels(panels), table, Text(note, "soft")])
 
 
@@ -148,7 +155,7 @@ def crafting_course(data: ReportData, figures: FigureFiles) -> Section | None:
     ]
     caption = "One sample from the start (left) to the last iteration (right)"
     headings = [*crafting.HEADINGS, *(["published"] if data.recipe.published else [])]
-    table = Table(headings, rows, left=(0, 1))
+    table = Table("Crafting of each attack", headings, rows, left=(0, 1))
     pictures = [Strips("", [(caption, strips)])] if strips else []
     return Section("How the poison was crafted", [*pictures, Panels(panels), table, Text(crafting.LEGEND, "soft")])
 
@@ -185,7 +192,7 @@ def refusals(data: ReportData, figures: FigureFiles) -> Section | None:
     ]
     headings = ["defence", "attack", "phase", "refused", "by", "reason given for the first"]
     note = Text("Refusals of the attack “none” are honest batches that were lost.", "soft")
-    table = Table(headings, rows, left=(0, 1, 2, 4, 5), wrapped=(5,))
+    table = Table("Refusals by defence, attack and phase", headings, rows, left=(0, 1, 2, 4, 5), wrapped=(5,))
     return Section("What the guard refused, and why", [table, note])
 
 
@@ -213,6 +220,7 @@ def sentences(data: ReportData) -> list[str]:
 
 
 SECTIONS: tuple[Callable[[ReportData, FigureFiles], Section | None], ...] = (
+    verdict_section,
     ranking,
     trigger_step,
     results,

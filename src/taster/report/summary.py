@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from taster.experiments import PublishedResult
@@ -115,12 +115,22 @@ def headings(*, published: bool = False) -> list[str]:
 
 
 def result_table(
-    lines: Sequence[SummaryRow], *, narrow: bool = False, published: bool = False
+    lines: Sequence[SummaryRow], *, narrow: bool = False, published: bool = False, undefended: str | None = None
 ) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of the table. The column "screened" is left out if nothing was screened, "worst step" if it is
-    unknown or the table is `narrow`, "ASR" if nobody plants a backdoor."""
-    heads, rows = headings(published=published), [line.cells(narrow=narrow, published=published) for line in lines]
+    unknown or the table is `narrow`, "ASR" if nobody plants a backdoor, "cost" if no defence has one.
+
+    Args:
+        lines: of all attacks and defences.
+        narrow: for a console.
+        published: add the paper's figures.
+        undefended: the label of the defence that defends nothing, and so costs nothing.
+    """
+    priced = [line if line.defence != undefended else replace(line, cost=None) for line in lines]
+    heads, rows = headings(published=published), [line.cells(narrow=narrow, published=published) for line in priced]
     left_out = set()
+    if all(line.cost is None for line in priced):
+        left_out.add(heads.index("cost"))
     if not any(line.screened is not None and line.screened.mean > 0 for line in lines):
         left_out.add(heads.index("screened"))
     if narrow or all(line.worst_step is None for line in lines):
@@ -134,26 +144,29 @@ def result_table(
     return kept(heads), [kept(row) for row in rows]
 
 
-def legend(*, published: bool = False, backdoor: bool = False) -> str:
-    """Explains the columns.
+_EXPLAINED = {
+    "drop": "drop: change of test accuracy by the one trigger step, in points",
+    "before": "before, after: the accuracy on both sides of it, in %",
+    "steps": "steps: accumulative steps",
+    "refused": "refused: updates that the guard undid",
+    "worst step": "worst step: the largest fall between two measurements",
+    "screened": "screened: samples of the accumulative steps that it dropped or corrected, in %",
+    "cost": "cost: seconds of a defended step over a plain one",
+    "ASR": "ASR: attack success rate, the share of test samples of other classes that the model puts into the target "
+    "class when they bear the backdoor trigger, in %, before the attack → at its end, – for attacks without such a "
+    "trigger",
+    "published": "published: the paper's figures, in its own setting",
+}
+
+
+def legend(columns: Sequence[str]) -> str:
+    """Explains the columns of a table.
 
     Args:
-        published: whether there is one of the paper's figures.
-        backdoor: whether there is one of the success of a backdoor.
+        columns: its headings.
     """
-    planted = (
-        "ASR: attack success rate, the share of test samples of other classes that the model puts into the target "
-        "class when they bear the backdoor trigger, in %, before the attack → at its end, – for attacks without such a "
-        "trigger; "
-        if backdoor
-        else ""
-    )
-    paper = "published: the paper's figures, in its own setting; " if published else ""
-    return (
-        "drop: change of test accuracy by the one trigger step, in points; before, after: the accuracy on both sides "
-        "of it, in %; steps: accumulative steps; refused: updates that the guard undid; worst step: the largest fall "
-        "between two measurements; screened: samples of the accumulative steps that it dropped or corrected, in %; "
-        f"cost: seconds of a defended step over a plain one; {planted}{paper}mean ± standard deviation over seeds."
+    return "; ".join(
+        [*(text for name, text in _EXPLAINED.items() if name in columns), "mean ± standard deviation over seeds."]
     )
 
 
@@ -200,8 +213,3 @@ def _line(
         asr=where_known("asr"),
         published=reported.get((attack, defence)),
     )
-
-
-def largest_drop(lines: Sequence[SummaryRow]) -> SummaryRow:
-    """The line with the greatest mean drop."""
-    return min(lines, key=lambda line: line.accuracy_change.mean)

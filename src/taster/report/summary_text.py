@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from taster.report.defence_ranking import DefenceRank
-from taster.report.summary import MeanStd, SummaryRow, largest_drop
+from taster.report.names import data_name
+from taster.report.summary import MeanStd, SummaryRow
 
 if TYPE_CHECKING:
     from taster.experiments.recipes.schema import Recipe
@@ -18,7 +19,7 @@ _FEW = 4
 def sentences(
     recipe: Recipe, lines: list[SummaryRow], standing: Sequence[DefenceRank], undefended: str | None
 ) -> list[str]:
-    """What was run, and with what outcome; for a run with many defences, how the best and the worst of them did.
+    """What was run; for a run with many defences, how the best and the worst of them did.
 
     Args:
         recipe: of the run.
@@ -31,24 +32,15 @@ def sentences(
     names = [entry.name for entry in recipe.defence]
     behind = f"behind each of {len(names)} defences" if len(names) > 1 else f"behind {recipe.defence[0].label}"
     behind = "with no defence" if names == ["none"] else behind
+    source = "a live stream" if recipe.federated is None else "its clients' updates"
     done = (
-        f"Trained on {recipe.data.source} to {start:.1f} % test accuracy, {recipe.model.name} went on learning from a "
-        f"live stream, while {len(recipe.attack)} attacks (controls among them) tried to break it {behind}, "
+        f"Trained on {data_name(recipe)} to {start:.1f} % test accuracy, {recipe.model.name} went on learning from "
+        f"{source}, while {len(recipe.attack)} attacks (controls among them) tried to break it {behind}, "
         f"with {seeds} seed{'s' if seeds > 1 else ''} each."
     )
     if len(names) > _FEW and standing:
         return [done, _stand(standing, undefended)]
-    hurt = largest_drop([line for line in lines if line.defence == undefended] or lines)
-    if hurt.defence != undefended:
-        drop = hurt.accuracy_change.text(sign=True)
-        return [done, f"The greatest drop in one step was {drop} points, by “{hurt.attack}” against {hurt.defence}."]
-    others = [line for line in lines if line.attack == hurt.attack and line.defence != undefended]
-    held = "; ".join(f"behind {line.defence} by {line.accuracy_change.text(sign=True)}" for line in others)
-    came = (
-        f"With no defence, “{hurt.attack}” did most harm: its one trigger step changed the accuracy by "
-        f"{hurt.accuracy_change.text(sign=True)} points" + (f"; {held}." if held else ".")
-    )
-    return [done, came]
+    return [done]
 
 
 def _stand(standing: Sequence[DefenceRank], undefended: str | None) -> str:

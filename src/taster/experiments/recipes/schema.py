@@ -352,9 +352,11 @@ def _labelled(value: Any) -> Any:
 
 class Recipe(Section):
     """A grid of attacks × defences × seeds on one model and data set, in one scenario: online, federated if it has the
-    section `[federated]`, or offline if it has `[offline]`. Scores are measured in every cell of a stream."""
+    section `[federated]`, or offline if it has `[offline]`. Scores are measured in every cell of a stream. `title` is
+    what the page is called, by default `name`."""
 
     name: Annotated[str, Field(min_length=1), AfterValidator(_folder_name)]
+    title: Label | None = None
     description: str = ""
     source: str = ""
     seeds: Annotated[
