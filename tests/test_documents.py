@@ -175,6 +175,7 @@ def test_contributors_examples_run() -> None:
         "docs/glossary.md",
         "docs/catalogue.md",
         "docs/threats.md",
+        "docs/comparison.md",
         "results/README.md",
         "results/online.md",
         "results/guard.md",

@@ -10,6 +10,7 @@ from tests.federated.brute_rules import BOUNDS, RULES, brute_centered_clipping, 
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from taster.errors import BatchError
 from taster.federated import AGGREGATORS
 from taster.federated.aggregators.coordinate_wise import mean_around_median
 from taster.federated.aggregators.fltrust import TrustWeightedMean
@@ -130,3 +131,36 @@ def test_the_nearest_to_the_median_among_ties_are_the_smaller(count: int) -> Non
         middle = sorted(column)[4]
         near = sorted(column, key=lambda v, middle=middle: (abs(v - middle), v))[:count]
         assert mean_of_nearest == pytest.approx(math.fsum(near) / count, abs=1e-12)
+
+
+@pytest.mark.parametrize("far", [1e6, 1e10, 1e25])
+@pytest.mark.parametrize("twins", [False, True])
+def test_however_far_a_liar_is_the_geometric_median_of_the_others_costs_no_digits(far: float, twins: bool) -> None:
+    values = torch.randn(11, 500, generator=torch.Generator().manual_seed(0))
+    if twins:
+        values[5:10] = values[:5]
+    direction = values[10] / values[10].norm()
+    values[10] *= far
+    found = AGGREGATORS["geometric_median"]()(values, torch.ones(11)).double()
+    # Of so distant a point the directions to it from the others are one: with it, they cancel at the optimum.
+    away = values[:10].double() - found
+    pull = (away / away.norm(dim=1, keepdim=True)).sum(0) + direction.double()
+    assert float(pull.norm()) < (1e-4 if far == 1e6 else 1e-5)
+
+
+def test_a_majority_of_equal_updates_is_the_geometric_median_beside_a_far_liar() -> None:
+    values = torch.randn(9, 50, generator=torch.Generator().manual_seed(0))
+    values[:5] = values[0]
+    values[8] *= 1e12
+    torch.testing.assert_close(AGGREGATORS["geometric_median"]()(values, torch.ones(9)), values[0])
+
+
+@pytest.mark.parametrize(
+    "name", ["krum", "multi_krum", "bulyan", "geometric_median", "nearest_neighbor_mixing", "update_clipping"]
+)
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_rules_that_measure_distances_refuse_rows_that_are_not_finite(name: str, bad: float) -> None:
+    values = torch.randn(9, 50, generator=torch.Generator().manual_seed(0))
+    values[3, 7] = bad
+    with pytest.raises(BatchError, match=r"in rows \[3\], wanted finite ones; leave these clients out"):
+        AGGREGATORS[name]()(values, torch.ones(9))

@@ -63,7 +63,9 @@ def _linear(x: Tensor, counts: Sequence[int], rows: Rows) -> GradientWriter:
     def write(gradient: Tensor) -> None:
         if "bias" in rows:
             rows["bias"].copy_(per_client(gradient.reshape(len(gradient), -1, gradient.shape[-1]).sum(1), counts))
-        if "weight" in rows:
+        if "weight" in rows and len(counts) == len(x) and x.dim() == 2:  # a sample each: outer products in one call
+            torch.mul(gradient[:, :, None], x[:, None], out=rows["weight"])
+        elif "weight" in rows:
             pairs = zip(torch.split(gradient, list(counts)), torch.split(x, list(counts)), rows["weight"], strict=True)
             for own, inputs, row in pairs:
                 torch.mm(own.reshape(-1, own.shape[-1]).t(), inputs.reshape(-1, inputs.shape[-1]), out=row)

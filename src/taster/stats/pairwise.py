@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from taster.errors import BatchError
 from taster.stats.column_blocks import column_blocks, in_float64
 
 _TILE = 24
@@ -82,6 +83,9 @@ class PairwiseGeometry:
         values: [m, d]; never copied.
         mixing: [r, m]: the rows are `mixing` @ values, which is not computed; None for the rows of `values`.
         unmixed: the geometry of `values` themselves, so that their Gram matrix is computed once; None makes one.
+
+    Raises (where squared norms or inner products are asked for):
+        BatchError: for rows with numbers that are not finite, of which nothing is nearest.
     """
 
     def __init__(self, values: Tensor, mixing: Tensor | None = None, unmixed: PairwiseGeometry | None = None) -> None:
@@ -99,6 +103,7 @@ class PairwiseGeometry:
         if self._gram is None:
             if self._unmixed is None or self.mixing is None:
                 self._gram = gram_matrix(self.values)
+                _check_finite(self._gram.diagonal())
             else:
                 self._gram = self.mixing @ self._unmixed.gram @ self.mixing.t()
         return self._gram
@@ -113,7 +118,9 @@ class PairwiseGeometry:
         """Squared lengths of the rows, [r], float64; from the Gram matrix for mixed rows or where it is known."""
         if self.mixing is not None or self._gram is not None:
             return self.gram.diagonal().clamp_min(0)
-        return squared_norms(self.values)
+        found = squared_norms(self.values)
+        _check_finite(found)
+        return found
 
     def norms(self, norm: Literal["l2", "linf"] = "l2") -> Tensor:
         """The norm of each row, [r], float64."""
@@ -141,3 +148,13 @@ class PairwiseGeometry:
         if self.mixing is None:
             return PairwiseGeometry(self.values, mixing, self)
         return PairwiseGeometry(self.values, mixing @ self.mixing, self._unmixed)
+
+
+def _check_finite(squares: Tensor) -> None:
+    finite = squares.isfinite()
+    if not bool(finite.all()):
+        places = (~finite).nonzero().flatten().tolist()
+        raise BatchError(
+            f"values: got NaN, infinity or numbers whose squares overflow in rows {places}, wanted finite ones; leave "
+            "these clients out (a Server does)"
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -39,15 +40,15 @@ def trimmed_mean(*, num_byzantine: NumByzantine = 1) -> Aggregator:
     """
 
     def trimmed(part: Tensor) -> Tensor:
-        return sorted_columns(part)[:, num_byzantine : len(part) - num_byzantine].mean(1)
+        return _in_order(part)[num_byzantine : len(part) - num_byzantine].mean(0)
 
     return Aggregator("trimmed_mean", column_reduce=trimmed, min_clients=2 * num_byzantine + 1)
 
 
 def column_median(part: Tensor) -> Tensor:
     """The median of each column of [r, c], [c]."""
-    columns, middle = sorted_columns(part), (len(part) - 1) // 2
-    return (columns[:, middle] + columns[:, len(part) - 1 - middle]) / 2
+    rows, middle = _in_order(part), (len(part) - 1) // 2
+    return (rows[middle] + rows[len(part) - 1 - middle]) / 2
 
 
 def mean_around_median(count: int) -> Callable[[Tensor], Tensor]:
@@ -73,9 +74,20 @@ def sorted_columns(part: Tensor) -> Tensor:
     """The columns of [r, c] as rows in ascending order, [c, r]."""
     # Two copies: rows that do not begin at a cache line make a single strided copy three times as slow.
     rows = part.contiguous().t().contiguous()
-    if rows.device.type == "cpu" and rows.dtype in (torch.float32, torch.float64):
-        # Seventeen times as fast as torch.sort, measured on a CPU with AVX-512.
+    if _numpy_sorts(rows):
         own = rows.numpy()
         own.sort(axis=1)
         return rows
     return rows.sort(dim=1).values
+
+
+def _in_order(part: Tensor) -> Tensor:
+    """[r, c] with the values of each column in ascending order, where columns need not lie together in memory."""
+    if _numpy_sorts(part):
+        return torch.from_numpy(np.sort(part.detach().numpy(), axis=0))
+    return part.sort(dim=0).values
+
+
+def _numpy_sorts(values: Tensor) -> bool:
+    """Whether NumPy sorts these: seventeen times as fast as torch.sort, measured on a CPU with AVX-512."""
+    return values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64)

@@ -10,11 +10,14 @@ from torch import Tensor
 
 from taster.core.threat import countermeasure
 from taster.federated.aggregators.aggregator import Aggregator
-from taster.stats.pairwise import PairwiseGeometry
+from taster.stats.pairwise import PairwiseGeometry, squared_distances
 from taster.utils.settings import validate_settings
 
 _NEAR = 1e-12
 """Relative change of the center at which Weiszfeld's algorithm stops."""
+_FAR = 1e8
+"""Distance, over that within which clients lie, from which on only a client's direction counts: half the digits of
+float64, so that neither the direction nor the distances between the others lose more."""
 _FEW = 4
 """Iterations of centered clipping up to which each reads the matrix once. With more, the Gram matrix (as expensive as a
 dozen reads) is computed first, which also keeps float32 rounding from accumulating."""
@@ -27,7 +30,9 @@ def geometric_median(*, max_iterations: Annotated[int, Field(ge=1)] = 1000) -> A
 
         z ← Σ βᵢ vᵢ / Σ βᵢ, βᵢ = wᵢ / ‖vᵢ − z‖
 
-    Iterates on the matrix of distances, so that the updates are read twice, whatever the number of iterations.
+    Iterates on the matrix of inner products, so that the updates are read twice, whatever the number of iterations. Of
+    a client that is farther away than 10⁸ times the distance at which the others lie, only the direction counts, to
+    which the pull of so distant a point is equal up to 10⁻⁸: however far it is, it costs no digits.
 
     Args:
         max_iterations: of Weiszfeld's algorithm.
@@ -36,9 +41,12 @@ def geometric_median(*, max_iterations: Annotated[int, Field(ge=1)] = 1000) -> A
     """
 
     def choose(rows: PairwiseGeometry, weights: Tensor) -> Tensor:
-        apart = rows.distances
+        center, scale = _crowd(rows.distances)
+        gram = rows.gram - rows.gram[center] - rows.gram[:, center, None] + rows.gram[center, center]
+        away = gram.diagonal().clamp_min(0).sqrt()
+        nearer = (_FAR * scale / away.clamp_min(torch.finfo(away.dtype).tiny)).clamp_max(1.0)
+        apart = squared_distances(nearer[:, None] * gram * nearer)
         weights = weights.to(apart)
-        scale = apart.max().sqrt()
         z = weights / weights.sum()
         for _ in range(max_iterations if float(scale) else 0):
             # ‖vᵢ − Σ zⱼ vⱼ‖² from the distances between the v alone, as the zⱼ add up to 1.
@@ -49,6 +57,8 @@ def geometric_median(*, max_iterations: Annotated[int, Field(ge=1)] = 1000) -> A
             z = new
             if float(moved) <= (_NEAR * float(scale)) ** 2:
                 break
+        z = z * nearer
+        z[center] += 1 - z.sum()
         return z[None]
 
     return Aggregator("geometric_median", choose)
@@ -87,3 +97,15 @@ def centered_clipping(
         return z[None]
 
     return Aggregator("centered_clipping", choose)
+
+
+def _crowd(distances: Tensor) -> tuple[int, Tensor]:
+    """The client around whom half of all lie nearest, and the distance within which they do: the least that is not 0
+    where half are alike."""
+    middle = distances.sort(dim=1).values[:, len(distances) // 2]
+    center = int(middle.argmin())
+    scale = middle[center]
+    if not float(scale):
+        others = distances[distances > 0]
+        scale = others.min() if len(others) else scale
+    return center, scale.sqrt()
