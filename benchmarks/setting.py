@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from taster import Batch, Guard, Learner, SnapshotBuffer
 from taster.data import as_batch, load_images
-from taster.experiments.scenarios.burn_in import load_weights
+from taster.experiments.scenarios.weights import load_weights
 from taster.models import MODELS
 from taster.utils.allocator import retain_freed_memory
 

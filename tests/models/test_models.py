@@ -9,7 +9,7 @@ import torch
 
 from taster.data import as_batch, load_images
 from taster.errors import ModelError
-from taster.experiments.scenarios.burn_in import load_weights
+from taster.experiments.scenarios.weights import load_weights
 from taster.models import MODELS, lenet, mlp, resnet18, small_cnn, trades_cnn, vgg11, vit
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -10,12 +11,13 @@ import typer
 
 from taster.cli.app import AsJson, Quiet, to_path
 from taster.cli.console import ProgressBars, print_message, print_nothing, progress_display, result_console
-from taster.cli.run import choose_directory
+from taster.cli.run import choose_directory, write_page
 from taster.cli.tables import print_outcome, print_table
 from taster.errors import RecipeError
 
 if TYPE_CHECKING:
     from taster.experiments import Recipe
+    from taster.experiments.audit import AuditRequest
 
 
 def audit(
@@ -30,19 +32,30 @@ def audit(
         str | None,
         typer.Option(
             metavar="FOLDER|CSV|NAME",
-            help="A folder with a sub-folder of images for each class; a CSV file with columns path,label, or of "
-            "numbers, or of texts (--text); or the name of a data set of the Hugging Face hub.",
+            help="A folder with a sub-folder of images for each class, or of save_to_disk; a CSV file with columns "
+            "path,label, or of numbers, or of texts (--text); or the name of a data set of the Hugging Face hub.",
         ),
     ] = None,
     weights: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="State dict, as safetensors. Without: the model is trained on the data."),
+        typer.Option(
+            metavar="FILE",
+            help="State dict, as safetensors or of torch.save. Without: the model is trained on a part of the data.",
+        ),
     ] = None,
     resize: Annotated[str | None, typer.Option(metavar="HEIGHTxWIDTH", help="Scale every image to this size.")] = None,
     color: Annotated[str | None, typer.Option(metavar="gray|rgb", help="Convert every image to this.")] = None,
     image: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of images, or of their paths.")] = None,
-    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of the labels.")] = None,
-    text: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of the texts of a table.")] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN", help="Column of the labels; of a table by default that called label, else the last."
+        ),
+    ] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Column of the texts of a table; a number is a position, as for --label."),
+    ] = None,
     config: Annotated[str | None, typer.Option(metavar="NAME", help="Which of several sets under a hub name.")] = None,
     scenario: Annotated[
         str | None,
@@ -82,17 +95,19 @@ def audit(
     taster run on that recipe.toml does the same again.
     """
     from taster.experiments import RunDirectory, run_recipe
-    from taster.experiments.audit import Audit, AuditRequest
-    from taster.report import write_report
+    from taster.experiments.audit import AuditRequest
     from taster.utils.allocator import retain_freed_memory
 
     retain_freed_memory()
+    if resume and out is None:
+        raise RecipeError("--resume: got no --out, wanted the directory of the audit to go on with")
     say = print_nothing if quiet else print_message
     there = out is not None and not RunDirectory(out).is_free()
     with progress_display(quiet) as progress:
         bars = ProgressBars(progress)
         if there and out is not None:
             recipe = _recipe_to_continue(out, resume)
+            say(f"goes on with {out / 'recipe.toml'}, whatever other options say")
         else:
             request = AuditRequest(
                 model=_given("--model", model),
@@ -111,26 +126,33 @@ def audit(
                 seeds=seeds,
                 overrides=overrides or [],
             )
-            looked_at = Audit(request, bars, say)
-            first, first_rows = looked_at.first_pass()
-            if not quiet and not as_json:
-                print_table(first, first_rows, result_console(), title="a first look, with few steps and one seed")
-            recipe = looked_at.recipe()
-            say(
-                f"the suite: {len(recipe.attack)} attacks × {len(recipe.defence)} defences, "
-                f"{len(recipe.seeds)} seed{'s' if len(recipe.seeds) > 1 else ''}"
-            )
+            recipe = _plan(request, bars, say, show=not quiet and not as_json)
         directory = choose_directory(recipe.name, out, resume=False)
         try:
             rows = run_recipe(recipe, directory, resume=there, progress=bars)
         except KeyboardInterrupt:
             print_message(f"stopped; go on with: taster audit --resume --out {directory}")
             raise typer.Exit(130) from None
-        task = progress.add_task("report", total=None)
-        page = write_report(RunDirectory(directory))
-        progress.remove_task(task)
-    print_outcome(recipe, rows, page, quiet=quiet, as_json=as_json)
+        failed = RunDirectory(directory).failures(recipe)
+        page = write_page(directory, progress) if rows or not failed else None
+    print_outcome(recipe, rows, page, quiet=quiet, as_json=as_json, failed=failed)
     say(f"The recipe: {directory / 'recipe.toml'}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _plan(request: AuditRequest, bars: ProgressBars, say: Callable[[str], None], *, show: bool) -> Recipe:
+    """The recipe of the suite, after the first look, whose table is printed if it is to be shown."""
+    from taster.experiments.audit import Audit
+
+    looked_at = Audit(request, bars, say)
+    first, rows = looked_at.first_pass()
+    if show:
+        print_table(first, rows, result_console(), title="a first look, with few steps and one seed")
+    recipe = looked_at.recipe()
+    seeds = len(recipe.seeds)
+    say(f"the suite: {len(recipe.attack)} attacks × {len(recipe.defence)} defences, {seeds} seed{'s' * (seeds > 1)}")
+    return recipe
 
 
 def _recipe_to_continue(out: Path, resume: bool) -> Recipe:

@@ -12,6 +12,8 @@ from taster.cli.console import ProgressBars, print_message, progress_display
 from taster.cli.tables import print_outcome
 
 if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+
     from taster.experiments import Recipe
 
 _MAX_JOBS = 1024
@@ -73,7 +75,6 @@ def run(
     burnt-in checkpoints, and prints the table of results.
     """
     from taster.experiments import RunDirectory, run_recipe
-    from taster.report import write_report
     from taster.utils.allocator import retain_freed_memory
 
     retain_freed_memory()
@@ -88,14 +89,21 @@ def run(
             print_message(f"stopped; go on with: taster run ... --resume --out {directory}")
             raise typer.Exit(130) from None
         failed = RunDirectory(directory).failures(chosen)
-        page = None
-        if rows or not failed:
-            task = progress.add_task("report", total=None)
-            page = write_report(RunDirectory(directory))
-            progress.remove_task(task)
+        page = write_page(directory, progress) if rows or not failed else None
     print_outcome(chosen, rows, page, quiet=quiet, as_json=as_json, failed=failed)
     if failed:
         raise typer.Exit(1)
+
+
+def write_page(directory: Path, progress: RichProgress) -> Path:
+    """Writes the page of a run, which takes seconds, and shows that it does."""
+    from taster.experiments import RunDirectory
+    from taster.report import write_report
+
+    task = progress.add_task("report", total=None)
+    page = write_report(RunDirectory(directory))
+    progress.remove_task(task)
+    return page
 
 
 def _choose_recipe(recipe: str | None, overrides: list[str], out: Path | None, resume: bool) -> Recipe:

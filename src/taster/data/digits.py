@@ -6,6 +6,9 @@ import torch
 
 from taster.data.images import Images, ImageSet
 
+DIGITS = "digits"
+"""The source by which these are loaded, wherever that is asked for; a folder that is called so is "./digits"."""
+
 
 def digits() -> ImageSet:
     """1,797 gray images of 8x8 in ten classes, without a test split.
@@ -17,4 +20,4 @@ def digits() -> ImageSet:
 
     bunch = load_digits()
     x = torch.from_numpy(bunch.images * (255 / 16)).round().to(torch.uint8)[:, None]
-    return ImageSet("digits", Images(x, torch.from_numpy(bunch.target).long()), None, classes=10)
+    return ImageSet(DIGITS, Images(x, torch.from_numpy(bunch.target).long()), None, classes=10)

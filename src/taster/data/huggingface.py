@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from taster.data.image_form import ImageForm
@@ -15,7 +16,7 @@ def open_splits(source: str, config: str | None = None) -> Mapping[str, Any]:
     """The splits of a data set by hub name or local path, not decoded yet.
 
     Args:
-        source: "owner/name", a folder, or a Parquet file.
+        source: "owner/name", a folder, also one of `save_to_disk`, or a Parquet file.
         config: name of the configuration, for a data set that has several.
 
     Raises:
@@ -27,12 +28,21 @@ def open_splits(source: str, config: str | None = None) -> Mapping[str, Any]:
     try:
         if source.endswith(".parquet"):
             splits = datasets.load_dataset("parquet", data_files=source)
+        elif is_saved_to_disk(Path(source)):
+            splits = datasets.load_from_disk(source)
+            if isinstance(splits, datasets.Dataset):
+                splits = datasets.DatasetDict({"train": splits})
         else:
             splits = datasets.load_dataset(source, config)
     except Exception as error:  # the library raises errors of a dozen others: connections, Arrow, fsspec, ...
         raise DataError(f"{source}: cannot be loaded as a data set: {_reason(error)}") from error
     found: Mapping[str, Any] = splits
     return found
+
+
+def is_saved_to_disk(path: Path) -> bool:
+    """Whether this is a folder as `datasets` writes it with `save_to_disk`."""
+    return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
 
 
 def from_splits(
@@ -115,12 +125,27 @@ def _decode(
             return len(split)
 
         def __getitem__(self, row: int) -> tuple[Any, Any]:
-            entry = split[row]
+            try:
+                entry = split[row]
+            except Exception as error:  # whatever Pillow raises; the file's name is what a user needs
+                file = _file_of(split, image, row)
+                if file is None:
+                    raise
+                raise DataError(f"{file}: cannot be read as an image ({type(error).__name__}: {error})") from error
             return entry[image], entry[label]
 
     split_name = getattr(split, "split", None)  # a data set made from a dict has none
     where = f"{name}{'' if split_name is None else f', split {split_name}'}, columns {image!r} and {label!r}"
     return decode_images(Rows(), where, on_progress, layout, form)
+
+
+def _file_of(split: Any, image: str, row: int) -> str | None:
+    """The file that a row's image lies in; None where it lies in the table itself."""
+    if _kind(split.features[image]) == "Image":
+        stored = split.cast_column(image, type(split.features[image])(decode=False))[row][image]
+        if stored.get("path"):
+            return str(stored["path"])
+    return None
 
 
 def _kind(feature: Any) -> str:

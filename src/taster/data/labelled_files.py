@@ -13,6 +13,8 @@ from taster.errors import DataError
 
 _ENDINGS = (".csv", ".tsv", ".tab")
 _SHOWN = 3
+IMAGE_COLUMN, LABEL_COLUMN = "path", "label"
+"""What the columns are called by default."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def read_labelled_files(path: Path, *, image: str | None = None, label: str | No
     Raises:
         DataError: see `taster.data.load_table`; and for images that are not there.
     """
-    table = load_table(path, label=label or "label", text=image or "path", header=True)
+    table = load_table(path, label=label or LABEL_COLUMN, text=image or IMAGE_COLUMN, header=True)
     assert table.texts is not None
     files = tuple(path.parent / name.strip() for name in table.texts)
     missing = [file for file in files if not file.is_file()]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from taster.data.cache import cached_image_set, content_key, files_key, splits_key
-from taster.data.digits import digits
+from taster.data.digits import DIGITS, digits
 from taster.data.huggingface import from_splits, open_splits
 from taster.data.image_form import Color, ImageForm
 from taster.data.images import Images, ImageSet
@@ -33,7 +33,8 @@ def load_images(
     """Loads an image-classification data set. Files and hub data sets are decoded once and cached.
 
     Args:
-        source: "digits"; a local folder (of sub-folders, one a class, whose names are kept) or Parquet file, or a hub
+        source: "digits", always the set that comes with taster ("./digits" is a folder that is called so); a local
+            folder (of sub-folders, one a class, whose names are kept; or of `save_to_disk`) or Parquet file, or a hub
             name, for Hugging Face `datasets`; a file of comma- or tab-separated values with the columns path (relative
             to the file) and label; "package.module:function",
             whose result may be any of the following; a torch Dataset of (image, label); a
@@ -61,7 +62,7 @@ def load_images(
     choices = (image, label, layout, *([] if form == ImageForm() else [form]))
     if not isinstance(source, str):
         return _from_object("the data set", source, columns)
-    if source == "digits":
+    if source == DIGITS:
         return _converted(digits(), form)
     path = Path(source)
     try:

@@ -65,10 +65,10 @@ def decode_images(
         labels.append(_label(label, f"{name}: row {row}"))
         if images[-1].shape != images[0].shape:
             same_size = images[-1].shape[1:] == images[0].shape[1:]
-            hint = "colors: data.color = 'gray' or 'rgb'" if same_size else "sizes: data.resize = [height, width]"
+            hint = "data.color = 'gray' or 'rgb' converts" if same_size else "data.resize = [height, width] scales"
             raise DataError(
                 f"{name}: row {row} is an image of {list(images[-1].shape)}, row 0 of {list(images[0].shape)}; "
-                f"wanted all of one shape, which mends their {hint}"
+                f"wanted all of one shape: {hint} them"
             )
         if on_progress is not None and (row % 1000 == 999 or row == total - 1):
             on_progress(row + 1, total)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from taster.core.guard import Guard
-from taster.errors import ModelError, RecipeError
+from taster.errors import CheckpointError, ModelError, RecipeError
 from taster.experiments.audit.findings import Findings, examine
 from taster.experiments.audit.plan import Speed, burn_in_epochs, stream_size, training_size
 from taster.experiments.audit.request import AuditRequest
@@ -26,8 +26,10 @@ from taster.experiments.running.progress import DecodingProgress, Progress
 from taster.experiments.running.runner import run_recipe
 from taster.experiments.running.tasks import seed_context
 from taster.experiments.scenarios.builders import make_learner
-from taster.experiments.scenarios.burn_in import burn_in
+from taster.experiments.scenarios.burn_in import burn_in, make_model
 from taster.experiments.scenarios.context import SeedContext
+from taster.experiments.scenarios.weights import read_weights
+from taster.utils.import_path import import_callable, is_import_path
 from taster.utils.logging import suppress_log_messages
 
 _FIRST_STEPS, _FIRST_PGD_STEPS, _FIRST_EPOCHS = 4, 2, 2
@@ -62,12 +64,13 @@ class Audit:
         self._request = request
         self._progress = progress
         self._say = say
+        _check_files(request)
         self.findings = examine(request, DecodingProgress(progress))
         say(f"data: {self.findings.describe()}")
         self._scene = request.scene or self.findings.scene
         _check_scene(request, self.findings, self._scene)
         draft = self._parse(Suite(request, self.findings, self._scene, 0.01).recipe(Size(1, 2, 1, 1)))
-        context = _checked(draft, progress)
+        context = _checked(draft, self.findings, progress)
         trials = try_learning_rates(context, batch_size(self.findings), _SHARE_OF_TRIALS * self._seconds())
         self._trials = trials if request.learning_rate is None else Trials(request.learning_rate, trials.step_seconds)
         self._suite = Suite(request, self.findings, self._scene, self._trials.learning_rate)
@@ -185,23 +188,63 @@ def _check_scene(request: AuditRequest, findings: Findings, scene: str) -> None:
     if scene == "online" and findings.scene == "offline":
         raise RecipeError(f"--scenario: got online with {findings.kind}, wanted offline: a stream is of images")
     if scene == "offline" and request.weights is not None:
-        raise RecipeError("--weights: got some with offline training, which starts from random weights; wanted none")
+        raise RecipeError(
+            "--weights: got some with training on a set, which starts from random weights; wanted none, or for images "
+            "--scenario online"
+        )
 
 
-_FORM = (
-    "Images come as [n, channels, height, width] in [0, 1]; --resize HEIGHTxWIDTH and --color gray or rgb make "
-    "others of them. A factory with the parameters (shape, classes) is told both."
-)
+def _check_files(request: AuditRequest) -> None:
+    """Imports the model's function and reads the weights, so that what is missing shows before data are decoded.
+
+    Raises:
+        ModelError: if there is no such module or function.
+        CheckpointError: see `read_weights`.
+    """
+    if is_import_path(request.model):
+        try:
+            import_callable(request.model, ModelError)
+        except ModelError as error:
+            raise ModelError(f"--model: {error}") from error
+    if request.weights is not None:
+        try:
+            read_weights(request.weights)
+        except CheckpointError as error:
+            raise CheckpointError(f"--weights: {error}") from error
 
 
-def _checked(draft: Recipe, progress: Progress) -> SeedContext:
+def _checked(draft: Recipe, findings: Findings, progress: Progress) -> SeedContext:
     """The context of the first seed, after everything has been made once.
 
     Raises:
         ModelError: with what the user can do about it.
         DataError, CheckpointError, RecipeError: see `dry_run`.
     """
+    context = seed_context(draft, draft.seeds[0], DecodingProgress(progress))
+    try:
+        make_model(draft, context.data.shape, context.data.classes, context.device)
+    except ModelError as error:
+        raise ModelError(f"--model: {_without_key(error)}") from error
     try:
         return dry_run(draft, progress)
     except ModelError as error:
-        raise ModelError(f"--model: {error}\n{_FORM}") from error
+        raise ModelError(f"--model: {_without_key(error)}\n{_what_models_get(findings)}") from error
+    except CheckpointError as error:
+        raise CheckpointError(f"--weights: {error}") from error
+
+
+def _without_key(error: ModelError) -> str:
+    return str(error).removeprefix("model.name: ")
+
+
+def _what_models_get(findings: Findings) -> str:
+    told = "A factory with the parameters (shape, classes) is told both."
+    classes = (
+        f"The data have {findings.classes} classes{': ' + ', '.join(findings.names[:12]) if findings.names else ''}"
+    )
+    if "table" in findings.section:
+        return f"Rows come as [n, columns], scaled to [0, 1]. {classes}. {told}"
+    return (
+        "Images come as [n, channels, height, width] in [0, 1]; --resize HEIGHTxWIDTH and --color gray or rgb make "
+        f"others of them. {classes}. {told}"
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +12,12 @@ from typing import Any
 from torch import Tensor
 
 from taster.data import OnProgress, load_images, load_table
-from taster.data.labelled_files import is_value_file
+from taster.data.digits import DIGITS
+from taster.data.huggingface import is_saved_to_disk
+from taster.data.labelled_files import IMAGE_COLUMN, LABEL_COLUMN, is_value_file
 from taster.errors import DataError
 from taster.experiments.audit.request import AuditRequest, Scene
+from taster.utils.import_path import is_import_path
 
 _SPLITS = {"train", "test", "validation", "val", "valid", "training", "testing", "dev", "eval", "evaluation"}
 """Names of folders that `datasets` takes for splits, not for classes."""
@@ -27,7 +32,7 @@ class Findings:
         kind: what the samples are.
         train: samples that roles are cut from.
         test: samples of a test split of their own; None without one.
-        channels, side: of images: channels, and the shorter side in pixels; 0 for tables.
+        shape: of a sample; empty for texts, whose length is that of a vocabulary that each seed fits.
         classes: number of them.
         largest: the share of the most frequent class, in %: what is right by always guessing it.
         target: the rarest class that there are samples of; backdoors aim at it, as it gains most.
@@ -54,10 +59,10 @@ class Findings:
 
     def describe(self) -> str:
         """One line for people."""
-        count = f"{self.train:,}" + (f" and {self.test:,} for tests" if self.test is not None else "")
-        what = f"of {' × '.join(map(str, self.shape))}" if self.shape else ""
+        of_shape = f" of {' × '.join(map(str, self.shape))}" if len(self.shape) == 3 else ""
+        tests = f", {self.test:,} more for tests" if self.test is not None else ""
         named = f": {', '.join(self.names[:12])}{', ...' if len(self.names) > 12 else ''}" if self.names else ""
-        return f"{count} {self.kind} {what} in {self.classes} classes{named}".replace("  ", " ")
+        return f"{self.train:,} {self.kind}{of_shape}{tests}; {self.classes} classes{named}"
 
 
 def examine(request: AuditRequest, on_progress: OnProgress | None = None) -> Findings:
@@ -67,26 +72,30 @@ def examine(request: AuditRequest, on_progress: OnProgress | None = None) -> Fin
         DataError: if they are missing, unreadable, of mixed sizes, or of one class.
     """
     path = Path(request.data).expanduser()
-    if is_value_file(path) and path.is_file():
-        if _names_images(path, request):
-            return _images(request, on_progress)
+    if path.is_file() and is_value_file(path) and not _names_images(path, request):
         return _table(request)
     if path.is_dir():
         _check_class_folders(path)
+    if request.text is not None:
+        raise DataError(f"--text: got {request.text!r} with {request.data}, wanted it with a CSV file alone")
     return _images(request, on_progress)
 
 
 def _names_images(path: Path, request: AuditRequest) -> bool:
-    """Whether a file of values names images: it has the column that was asked for, or one called "path"."""
-    if request.text is not None:
-        return False
+    """Whether a file of values names images: --image was given, or it has a column called "path"."""
+    if request.text is not None or request.image is not None:
+        return request.text is None
+    return IMAGE_COLUMN in _first_row(path)
+
+
+def _first_row(path: Path) -> list[str]:
+    """The cells of a file's first row, which may name the columns."""
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            first = file.readline()
-    except (OSError, UnicodeError) as error:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            cells = next(csv.reader(file, delimiter="," if path.suffix.lower() == ".csv" else "\t"), [])
+    except (OSError, UnicodeError, csv.Error) as error:
         raise DataError(f"--data: {path}: cannot be read: {error}") from error
-    cells = {cell.strip().strip('"') for cell in first.replace("\t", ",").split(",")}
-    return (request.image or "path") in cells
+    return [cell.strip() for cell in cells]
 
 
 def _check_class_folders(path: Path) -> None:
@@ -95,7 +104,7 @@ def _check_class_folders(path: Path) -> None:
     Raises:
         DataError: if the folder has images but no class folders, or a single one.
     """
-    if any(file.suffix.lower() == ".parquet" for file in path.rglob("*")) or any(path.glob("metadata.*")):
+    if is_saved_to_disk(path) or any(path.glob("metadata.*")) or any(path.rglob("*.parquet")):
         return
     folders = [folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
     if {folder.name.lower() for folder in folders} & _SPLITS:
@@ -116,9 +125,8 @@ def _check_class_folders(path: Path) -> None:
 
 
 def _images(request: AuditRequest, on_progress: OnProgress | None) -> Findings:
-    # A folder of the user's own that is called as a data set of taster's is meant as the folder.
-    own = request.data == "digits" and Path(request.data).is_dir()
-    source = "./digits" if own else request.data
+    # A folder of the user's own that is called as the data set that comes with taster is meant as the folder.
+    source = f"./{request.data}" if request.data == DIGITS and Path(DIGITS).is_dir() else request.data
     section: dict[str, Any] = {"source": source}
     for key in ("config", "image", "label", "color"):
         if getattr(request, key) is not None:
@@ -138,6 +146,9 @@ def _images(request: AuditRequest, on_progress: OnProgress | None) -> Findings:
     except DataError as error:
         text = str(error).replace("data.resize = [height, width]", "--resize HEIGHTxWIDTH")
         text = text.replace("data.color = 'gray' or 'rgb'", "--color gray or --color rgb")
+        text = text.replace("data.image", "--image").replace("data.label", "--label")
+        if not Path(request.data).expanduser().exists() and not is_import_path(request.data):
+            text += f"; nor is there a file or folder {request.data} here"
         raise DataError(f"--data: {text}") from error
     if found.class_names:
         section["class_names"] = list(found.class_names)
@@ -148,18 +159,25 @@ def _images(request: AuditRequest, on_progress: OnProgress | None) -> Findings:
 def _table(request: AuditRequest) -> Findings:
     if request.resize is not None or request.color is not None:
         raise DataError(f"--resize, --color: {request.data} is a table without a column of paths, wanted images")
-    label: str | int = -1 if request.label is None else request.label
+    last_or_named = LABEL_COLUMN if LABEL_COLUMN in _first_row(Path(request.data).expanduser()) else -1
+    label = last_or_named if request.label is None else _column(request.label)
+    text = None if request.text is None else _column(request.text)
     try:
-        found = load_table(request.data, label=label, text=request.text)
+        found = load_table(request.data, label=label, text=text)
     except DataError as error:
         raise DataError(f"--data: {error}") from error
     table: dict[str, Any] = {"label": label}
-    if request.text is not None:
-        table["text"] = request.text
+    if text is not None:
+        table["text"] = text
     section = {"source": request.data, "table": table, "class_names": list(found.class_names)}
     shape = () if found.numbers is None else tuple(found.numbers.shape[1:])
-    kind = "rows of numbers" if found.texts is None else "texts"
+    kind = f"rows of {shape[0]} numbers" if shape else "texts"
     return _found(request, section, kind, found.y, None, shape, len(found.class_names))
+
+
+def _column(name: str) -> str | int:
+    """A column of a table by its name, or its position where that is a whole number."""
+    return int(name) if re.fullmatch(r"-?\d{1,6}", name) else name
 
 
 def _found(

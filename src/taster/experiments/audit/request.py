@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from taster.data import Color
-from taster.errors import CheckpointError, RecipeError
+from taster.errors import RecipeError
 from taster.utils.import_path import is_import_path
 
 Scene = Literal["online", "offline"]
 """Learning from a stream after release, or training on a set from elsewhere."""
-
-_PICKLED = {".pt", ".pth", ".bin", ".ckpt", ".pkl"}
 
 
 @dataclass(frozen=True)
@@ -23,9 +21,10 @@ class AuditRequest:
     Attributes:
         model: "package.module:factory", or the name of a model that comes with taster.
         data: a folder, a file of comma- or tab-separated values, or a hub name.
-        weights: a state dict as safetensors; None: the model is trained on a part of the data.
+        weights: a file with a state dict, as safetensors or of torch.save; None: the model is trained on a part of the
+            data.
         config: of a hub data set that has several.
-        image, label, text: columns; None: found.
+        image, label, text: columns by name, those of a table also by position; None: found.
         resize: height and width that images are scaled to.
         color: that images are converted to.
         scene: None: a stream for images, training for tables.
@@ -37,7 +36,6 @@ class AuditRequest:
 
     Raises:
         RecipeError: for a model that is no import path and no model of taster's, a budget or seeds out of range.
-        CheckpointError: for weights in a format that would have to be unpickled.
     """
 
     model: str
@@ -68,11 +66,7 @@ class AuditRequest:
             raise RecipeError(f"--budget: got {self.budget:g} minutes, wanted 0.5 to 1440")
         if self.epsilon is not None and not 0 < self.epsilon <= 1:
             raise RecipeError(f"--epsilon: got {self.epsilon:g}, wanted more than 0 and at most 1 (of a pixel's range)")
-        if self.learning_rate is not None and not 0 < self.learning_rate < float("inf"):
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
             raise RecipeError(f"--learning-rate: got {self.learning_rate:g}, wanted a positive number")
-        if self.weights is not None and Path(self.weights).suffix.lower() in _PICKLED:
-            raise CheckpointError(
-                f"--weights: got {self.weights}, a file that may run code when it is loaded; wanted safetensors. "
-                "Convert it where you trust it: from safetensors.torch import save_model; "
-                "save_model(model, 'weights.safetensors')"
-            )
+        if self.seeds is not None and self.seeds < 1:
+            raise RecipeError(f"--seeds: got {self.seeds}, wanted at least 1")

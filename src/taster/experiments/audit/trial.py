@@ -12,8 +12,9 @@ from torch.nn.functional import cross_entropy
 
 from taster.core.batch import Batch
 from taster.data import as_batch
-from taster.experiments.scenarios.burn_in import build_model, build_optimizer, load_weights
+from taster.experiments.scenarios.burn_in import build_model, build_optimizer
 from taster.experiments.scenarios.context import SeedContext
+from taster.experiments.scenarios.weights import load_weights
 from taster.experiments.user_code import user_code
 from taster.utils.seeds import generator
 

@@ -7,8 +7,9 @@ from taster.experiments.running.progress import DecodingProgress, Progress
 from taster.experiments.running.tasks import seed_context
 from taster.experiments.scenarios import OfflineCell, scenario_of
 from taster.experiments.scenarios.builders import make_score
-from taster.experiments.scenarios.burn_in import build_model, load_weights, surrogate_recipe
+from taster.experiments.scenarios.burn_in import build_model, surrogate_recipe
 from taster.experiments.scenarios.context import SeedContext
+from taster.experiments.scenarios.weights import load_weights
 
 
 def dry_run(recipe: Recipe, progress: Progress) -> SeedContext:

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from taster.core.checkpoint import load_state
 from taster.core.guard import Guard
 from taster.core.learner import Learner
 from taster.core.snapshots import SnapshotBuffer
 from taster.data import Augment, DataInfo, Stream
-from taster.errors import CheckpointError, ModelError
+from taster.errors import ModelError
 from taster.experiments.recipes.schema import Recipe, Surrogate
 from taster.experiments.scenarios.context import BurntIn, SeedContext
+from taster.experiments.scenarios.weights import load_weights
 from taster.experiments.user_code import user_code
 from taster.utils.seeds import derived_seed, generator
 
@@ -133,28 +133,6 @@ def surrogate_recipe(recipe: Recipe, section: Surrogate) -> Recipe:
     """The recipe by which a surrogate is burnt in: with its architecture, and without snapshots."""
     no_snapshots = recipe.burn_in.model_copy(update={"keep_epochs": [], "earlier": {}})
     return recipe.model_copy(update={"model": section.model or recipe.model, "burn_in": no_snapshots})
-
-
-def load_weights(model: nn.Module, path: str) -> None:
-    """Loads a state dict from a safetensors file into a model. Weights in half precision are widened.
-
-    Raises:
-        CheckpointError: if the file is missing or damaged, or does not fit; every mismatch is listed by name.
-    """
-    saved = load_state(path)
-    if isinstance(saved, dict) and isinstance(saved.get("model"), dict):
-        saved = saved["model"]  # a Learner's state, as `taster.save_state` writes it
-    own = model.state_dict()
-    faults = [f"{name}: missing in the file" for name in own if name not in saved]
-    faults += [f"{name}: not in the model" for name in saved if name not in own]
-    faults += [
-        f"{name}: got {list(saved[name].shape)}, wanted {list(tensor.shape)}"
-        for name, tensor in own.items()
-        if isinstance(saved.get(name), Tensor) and saved[name].shape != tensor.shape
-    ]
-    if faults:
-        raise CheckpointError(f"{path} does not fit the model:\n" + "\n".join(f"  {fault}" for fault in faults))
-    model.load_state_dict(saved)
 
 
 def _check_output(model: nn.Module, name: str, data: DataInfo, device: torch.device) -> None:
