@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 versions=("$@")
 if [ ${#versions[@]} = 0 ]; then
-  mapfile -t versions < <("${PYTHON:-python3}" scripts/torch_bounds.py)
+  mapfile -t versions < <("${PYTHON:-python3}" scripts/dependency_bounds.py torch)
 fi
 for version in "${versions[@]}"; do
   echo "torch $version"

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import re
+import subprocess
+import textwrap
+import tomllib
 import warnings
 from pathlib import Path
 
@@ -11,9 +16,15 @@ import torch
 
 from taster import Guard, Phase, detection_bound, probe
 from taster.attacks import OnlineAttack
+from taster.core.checkpoint import FILE
+from taster.core.guard import STAGE
+from taster.core.loading import LEARNER
+from taster.core.quarantine import ENTRY
 from taster.experiments import shipped_recipes
 from taster.experiments.recipes.catalogue import catalogue, catalogue_markdown
+from taster.experiments.recipes.raw_values import RECIPE
 from taster.experiments.recipes.threats import threats, threats_markdown
+from taster.experiments.results import RUN
 from taster.stats.detection_bound import held_out_samples
 from tests.conftest import TinyNet, tiny_batch, tiny_learner
 
@@ -160,40 +171,52 @@ def test_contributors_examples_run() -> None:
     assert tiny_learner(guard=guard).step(tiny_batch()).verdict.committed
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "README.md",
-        "CONTRIBUTING.md",
-        "SECURITY.md",
-        "docs/recipes.md",
-        "docs/guard.md",
-        "docs/federated.md",
-        "docs/probes.md",
-        "docs/offline.md",
-        "docs/unlearnable.md",
-        "docs/glossary.md",
-        "docs/catalogue.md",
-        "docs/threats.md",
-        "docs/comparison.md",
-        "results/README.md",
-        "results/online.md",
-        "results/guard.md",
-        "results/probes.md",
-        "results/yang.md",
-        "results/federated.md",
-        "results/backdoors.md",
-        "results/offline.md",
-        "results/spam.md",
-        "results/training-sets.md",
-        "results/unlearnable.md",
-    ],
-)
+def documents() -> list[str]:
+    """Every page that people read, but for the notes inside folders of results."""
+    found = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "results").glob("*.md")]
+    return sorted(path.relative_to(ROOT).as_posix() for path in found)
+
+
+@pytest.mark.parametrize("name", documents())
 def test_links_lead_somewhere(name: str) -> None:
     document = ROOT / name
-    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text()):
+    text = re.sub(r"^ *```.*?^ *```", "", document.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
         if not link.startswith("http"):
             assert (document.parent / link).exists(), link
+
+
+def check_syntax(language: str, code: str) -> None:
+    """Raises what the language's own parser raises."""
+    if language == "python":
+        ast.parse(code)
+    elif language == "toml":
+        tomllib.loads(code)
+    elif language == "json":
+        json.loads(code)
+    elif language in ("bash", "sh"):
+        run = subprocess.run(["bash", "-n"], input=code, capture_output=True, text=True, check=False)
+        if run.returncode:
+            raise SyntaxError(run.stderr)
+
+
+@pytest.mark.parametrize("name", documents())
+def test_every_block_of_code_can_be_parsed(name: str) -> None:
+    """Those that run are run in the tests above, and in tutorials when the site is built."""
+    text = (ROOT / name).read_text()
+    found = re.findall(r"^( *)```(\w+)[^\n]*\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)
+    assert len(found) == len(re.findall(r"^ *```\w", text, re.MULTILINE))
+    for _, language, code in found:
+        assert language in ("python", "toml", "json", "bash", "sh", "text", "pycon", "yaml"), language
+        check_syntax(language, textwrap.dedent(code))
+
+
+@pytest.mark.parametrize(
+    ("language", "code"), [("python", "a ="), ("toml", "= 1"), ("json", "{"), ("bash", "if true; then")]
+)
+def test_code_that_cannot_be_parsed_would_be_seen(language: str, code: str) -> None:
+    with pytest.raises((SyntaxError, ValueError)):
+        check_syntax(language, code)
 
 
 def test_the_readme_has_short_lines() -> None:
@@ -232,3 +255,13 @@ def test_commands_of_the_readme_exist() -> None:
     text = (ROOT / "README.md").read_text()
     for script in re.findall(r"scripts/\w+\.sh", text):
         assert (ROOT / script).stat().st_mode & 0o111
+
+
+def test_the_formats_that_the_page_on_versions_names_are_those_that_are_written() -> None:
+    text = (ROOT / "docs" / "versions.md").read_text()
+    rows = re.findall(r"^\| (.+?) \| .+? \| (\d+) \| (\d+)(?: to \d+)? \|$", text, re.MULTILINE)
+    formats = {form.what: form for form in (FILE, LEARNER, STAGE, ENTRY, RUN, RECIPE)}
+    assert len(rows) == len(formats)
+    for named, written, oldest in rows:
+        (form,) = [form for what, form in formats.items() if named.replace("`", "").startswith(what)]
+        assert (form.version, form.oldest) == (int(written), int(oldest)), named

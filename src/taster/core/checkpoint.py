@@ -12,7 +12,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from taster.core.format_version import KEY, Format, fault_text
 from taster.errors import CheckpointError
+
+FILE = Format("a file of taster.save_state", 1, CheckpointError)
 
 _STRUCTURE = "taster.structure"
 _PARTIAL = ".part"
@@ -33,14 +36,14 @@ def save_state(path: Path | str, state: Any) -> None:
         raise CheckpointError(f"{path}: there is no folder {Path(path).parent}, wanted one that is there")
     tensors: dict[str, Tensor] = {}
     structure = _flatten(state, tensors)
-    write_atomically(Path(path), save(tensors, metadata={_STRUCTURE: json.dumps(structure)}))
+    write_atomically(Path(path), save(tensors, metadata={_STRUCTURE: json.dumps(structure), KEY: str(FILE.version)}))
 
 
 def load_state(path: Path | str) -> Any:
     """Reads what `save_state` wrote; a plain safetensors file of another program comes as a flat dict of tensors.
 
     Raises:
-        CheckpointError: when the file is missing or damaged.
+        CheckpointError: when the file is missing, damaged, or of a newer format.
     """
     try:
         with safe_open(str(path), "pt") as file:
@@ -53,12 +56,13 @@ def load_state(path: Path | str) -> Any:
         raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
     if _STRUCTURE not in metadata:
         return tensors
+    mark = metadata.get(KEY)
+    FILE.check(int(mark) if mark is not None and mark.isdecimal() else mark, str(path))
     try:
         return _unflatten(json.loads(metadata[_STRUCTURE]), tensors)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
-            f"{path}: its structure cannot be read ({type(error).__name__}: {error}), wanted a file of "
-            "taster.save_state"
+            f"{path}: its structure cannot be read ({fault_text(error)}), wanted a file of taster.save_state"
         ) from error
 
 

@@ -11,11 +11,15 @@ from torch import Tensor
 
 from taster.core.batch import Batch
 from taster.core.client_updates import ClientUpdates
+from taster.core.format_version import KEY, Format, fault_text
 from taster.core.step_record import StepRecord
 from taster.core.types import Tensors
 from taster.core.verdict import Verdict
 from taster.core.view import View
-from taster.errors import CheckpointError, GuardError
+from taster.errors import CheckpointError, GuardError, TasterError
+
+STAGE = Format("the state of a guard's stage", 1, CheckpointError)
+_MISSHAPEN = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 T = TypeVar("T", Batch, ClientUpdates)
 
@@ -290,25 +294,39 @@ class Guard:
                 stage.observe(record, view)
 
     def state_dict(self) -> list[dict[str, Any] | None]:
-        """The state of each stage in order; None for a stage without state."""
-        return [stage.state_dict() if isinstance(stage, Stateful) else None for stage in self]
+        """The state of each stage in order, each with its format version; None for a stage without state."""
+        return [{**stage.state_dict(), **STAGE.mark()} if isinstance(stage, Stateful) else None for stage in self]
 
     def load_state_dict(self, state: list[dict[str, Any] | None]) -> None:
         """Loads the state of a guard with the same stages.
 
         Raises:
-            CheckpointError: when the stages differ.
+            CheckpointError: when the stages differ, or a state is of another format or another stage.
         """
         self.check_state_dict(state)
         for stage, entry in zip(self, state, strict=True):
-            if entry is not None:
-                stage.load_state_dict(entry)
+            if entry is None:
+                continue
+            try:
+                stage.load_state_dict({key: value for key, value in entry.items() if key != KEY})
+            except _MISSHAPEN as error:
+                if isinstance(error, TasterError):
+                    raise
+                raise CheckpointError(
+                    f"got a state that the stage {stage_name(stage)} cannot take up: {fault_text(error)}; wanted what "
+                    "the state_dict() of a guard with the same stages returned"
+                ) from error
 
     def check_state_dict(self, state: list[dict[str, Any] | None]) -> None:
-        """Raises CheckpointError unless the state is one of a guard with the same stages."""
+        """Raises CheckpointError unless the state is one of a guard with the same stages, and of a known format."""
+        if not isinstance(state, (list, tuple)) or not all(isinstance(entry, dict | None) for entry in state):
+            raise CheckpointError(f"got {state!r:.80} as the state of a guard, wanted what Guard.state_dict returns")
         own = [isinstance(stage, Stateful) for stage in self]
         if own != [entry is not None for entry in state]:
             raise CheckpointError(f"got the state of {len(state)} other stages, wanted that of {self!r}")
+        for stage, entry in zip(self, state, strict=True):
+            if entry is not None:
+                STAGE.check(entry.get(KEY), stage_name(stage))
 
 
 def check_is_guard(guard: object) -> None:

@@ -19,7 +19,7 @@ from taster.core.functional_model import Precision
 from taster.core.guard import Guard, stage_name
 from taster.core.guard_digest import check_guard
 from taster.core.host import to_host
-from taster.core.loading import AllOrNothing, Scheduler
+from taster.core.loading import LEARNER, AllOrNothing, Scheduler
 from taster.core.losses import AnyLoss
 from taster.core.model_checks import check_model, check_optimizers
 from taster.core.nested import is_label, tensors_in
@@ -228,6 +228,7 @@ class GuardedTraining:
             own = transaction.state_dicts()
         progress: Progress = own["progress"]
         return {
+            **LEARNER.mark(),
             "steps": progress.steps,
             "refusals": progress.refusals.state(),
             "counters": dict(progress.counters),

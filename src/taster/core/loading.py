@@ -6,10 +6,12 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from taster.core.format_version import KEY, Format, fault_text
 from taster.core.guard import Guard
 from taster.core.state import LearnerState
 from taster.errors import CheckpointError, TasterError, TransactionError
 
+LEARNER = Format("the state of a learner", 1, CheckpointError)
 _PARTS = frozenset({"steps", "refusals", "counters", "guard", "scaler", "snapshots", "schedulers"})
 
 
@@ -35,7 +37,7 @@ class AllOrNothing:
         parts: what it must have beside the parts of every learner: model and optimizer, if these are loaded too.
 
     Raises:
-        CheckpointError: when parts are missing.
+        CheckpointError: when parts are missing, or it is of a newer format.
         TransactionError: in the middle of a step.
     """
 
@@ -49,6 +51,7 @@ class AllOrNothing:
     ) -> None:
         if not isinstance(given, Mapping):
             raise CheckpointError(f"got a {type(given).__name__}, wanted what Learner.state_dict returns")
+        LEARNER.check(given.get(KEY))
         missing = (_PARTS | parts) - set(given)
         if missing:
             raise CheckpointError(f"got a state without {sorted(missing)}, wanted what Learner.state_dict returns")
@@ -77,9 +80,7 @@ class AllOrNothing:
         self._state.newest_snapshot = None
         self._state.seen()
         if isinstance(error, Exception) and not isinstance(error, TasterError):
-            raise CheckpointError(
-                f"got the state of another model, optimizer or guard: {type(error).__name__}: {error}"
-            ) from error
+            raise CheckpointError(f"got the state of another model, optimizer or guard: {fault_text(error)}") from error
 
     def _restore(self) -> None:
         state = self._state

@@ -11,12 +11,14 @@ from typing import Any
 from taster.core.batch import Batch
 from taster.core.checkpoint import load_state, save_state, write_atomically
 from taster.core.client_updates import ClientUpdates
+from taster.core.format_version import KEY, Format, fault_text
 from taster.core.nested import plain
 from taster.core.step_record import StepRecord
 from taster.errors import BatchError, CheckpointError, QuarantineError
 
 _log = logging.getLogger(__name__)
 
+ENTRY = Format("an entry of a quarantine", 1, QuarantineError, remedy="discard it")
 _INDEX = "quarantine.jsonl"
 _RELEASED = "released"
 _DIGITS = 12
@@ -68,6 +70,7 @@ class Quarantine:
                 "scores": record.to_dict()["evidence"],
                 "samples": len(batch),
                 "loss": record.loss,
+                **ENTRY.mark(),
             }
             # The samples first: what the index names is there.
             save_state(
@@ -89,12 +92,14 @@ class Quarantine:
         """What is in quarantine, oldest first: the lines of the index.
 
         Raises:
-            QuarantineError: when the index is damaged.
+            QuarantineError: when the index is damaged, or of a newer format.
         """
         path = self.path / _INDEX
         try:
             lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
             return [_entry(json.loads(line)) for line in lines]
+        except QuarantineError as error:
+            raise QuarantineError(f"{path}: {error}") from error
         except (ValueError, OSError, RecursionError) as error:
             raise QuarantineError(
                 f"{path}: damaged ({error}); wanted one JSON object a line, with an id of digits. Move it away to "
@@ -171,6 +176,7 @@ def _entry(found: Any) -> dict[str, Any]:
     """A line of the index. Its id is part of a path, so it has to be digits."""
     if not isinstance(found, dict):
         raise ValueError(f"a line that is a {type(found).__name__}")
+    ENTRY.check(found.get(KEY))
     number = found.get("id")
     if not isinstance(number, str) or not (number.isascii() and number.isdigit() and len(number) <= _DIGITS):
         raise ValueError(f"the id {str(number)[:40]!r}")
@@ -182,4 +188,4 @@ def _read(path: Path) -> Batch:
         state = load_state(path)
         return Batch(state["x"], state["y"], float(state["loss_weight"]), state.get("batch_dim", 0))
     except (CheckpointError, BatchError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise QuarantineError(f"{path}: cannot be read as a batch: {error}") from error
+        raise QuarantineError(f"{path}: cannot be read as a batch: {fault_text(error)}") from error

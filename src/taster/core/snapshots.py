@@ -270,7 +270,10 @@ class SnapshotBuffer:
 
 
 def _read(path: Path) -> Snapshot:
-    return Snapshot(**load_state(path))
+    try:
+        return Snapshot(**load_state(path))
+    except TypeError as error:
+        raise CheckpointError(f"{path}: not a snapshot: {error}") from error
 
 
 def _copy(value: Any, device: torch.device | str | None) -> Any:

@@ -8,9 +8,12 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from taster.core.checkpoint import load_state
+from taster.core.format_version import KEY, Format
 from taster.errors import CheckpointError, RunDirectoryError
 
 T = TypeVar("T")
+
+_MARKED: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 
 _SHOWN = 3
 """Faults of a file that a message lists."""
@@ -46,13 +49,34 @@ def parse_json(content: bytes | str, shape: TypeAdapter[T], path: Path) -> T:
         raise _misshapen(path, error) from error
 
 
-def read_json(path: Path, shape: TypeAdapter[T]) -> T:
+def read_json(path: Path, shape: TypeAdapter[T], form: Format | None = None) -> T:
     """Reads a JSON file of a known shape.
 
+    Args:
+        path: the file.
+        shape: what it has to be.
+        form: of a file that says its format version; asked first, as another version may have another shape.
+
     Raises:
-        RunDirectoryError: if it cannot be read, is not JSON, or has another shape.
+        RunDirectoryError: if it cannot be read, is not JSON, or has another format or shape.
     """
-    return parse_json(read_bytes(path), shape, path)
+    content = read_bytes(path)
+    if form is not None:
+        form.check(parse_json(content, _MARKED, path).get(KEY), str(path))
+    return parse_json(content, shape, path)
+
+
+def check_mark(path: Path, form: Format) -> None:
+    """Refuses a JSON file of another format. What is damaged is of none here: whoever reads it says so.
+
+    Raises:
+        RunDirectoryError: if it says another format.
+    """
+    try:
+        found = parse_json(read_bytes(path), _MARKED, path)
+    except RunDirectoryError:
+        return
+    form.check(found.get(KEY), str(path))
 
 
 def read_state(path: Path, shape: TypeAdapter[T]) -> T | None:

@@ -7,6 +7,12 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import ConfigDict, Discriminator, Tag, with_config
 from typing_extensions import TypedDict
 
+from taster.core.format_version import Format
+from taster.errors import RunDirectoryError
+
+RUN = Format("a run", 1, RunDirectoryError)
+"""In environment.json and results.json."""
+
 # Keys that a newer or older taster writes besides are kept.
 _SHAPE = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 

@@ -15,10 +15,10 @@ from pydantic import TypeAdapter
 from taster.core.checkpoint import is_partial, load_state, save_state, write_atomically
 from taster.errors import RecipeError, RunDirectoryError
 from taster.experiments.cell_directory import CellDirectory, json_text, writing
-from taster.experiments.files import read_json
+from taster.experiments.files import check_mark, read_json
 from taster.experiments.recipes.files import read_recipe
 from taster.experiments.recipes.schema import Recipe
-from taster.experiments.results import AnyLine, AnyRow, CellKey, CraftingCourse, Environment, FailedCell, Results
+from taster.experiments.results import RUN, AnyLine, AnyRow, CellKey, CraftingCourse, Environment, FailedCell, Results
 from taster.experiments.run_lock import LOCK_NAME, is_locked, lock_directory
 from taster.utils.compact_json import dump_compact
 
@@ -99,16 +99,18 @@ class RunDirectory:
     def begin(self, recipe: Recipe, environment: Environment) -> None:
         """Writes recipe and environment."""
         self._write("recipe.toml", recipe.to_toml())
-        self._write("environment.json", json_text(environment))
+        self._write("environment.json", json_text({**RUN.mark(), **environment}))
 
     def recipe(self) -> Recipe:
         """The recipe of the run.
 
         Raises:
-            RunDirectoryError: if this is not a run directory.
+            RunDirectoryError: if this is not a run directory, or one of a newer format.
         """
         if not self.exists():
             raise RunDirectoryError(f"{self.path}: not a run directory (no recipe.toml in it)")
+        # Before its recipe, which may have another form too.
+        check_mark(self.path / "environment.json", RUN)
         try:
             return read_recipe(str(self.path / "recipe.toml"))
         except RecipeError as error:
@@ -118,17 +120,17 @@ class RunDirectory:
         """What the run ran on.
 
         Raises:
-            RunDirectoryError: if environment.json cannot be read.
+            RunDirectoryError: if environment.json cannot be read, or is of a newer format.
         """
-        return read_json(self.path / "environment.json", _ENVIRONMENT)
+        return read_json(self.path / "environment.json", _ENVIRONMENT, RUN)
 
     def results(self) -> Results:
         """The content of results.json.
 
         Raises:
-            RunDirectoryError: if it cannot be read or has another shape.
+            RunDirectoryError: if it cannot be read, or has another format or shape.
         """
-        return read_json(self.path / "results.json", _RESULTS)
+        return read_json(self.path / "results.json", _RESULTS, RUN)
 
     def write_text(self, name: str, text: str) -> None:
         """Writes a file of the report."""
@@ -175,7 +177,7 @@ class RunDirectory:
         failed = self.failures(recipe)
         self._write(
             "results.json",
-            dump_compact({"recipe": recipe.name, "rows": rows, **({"failed": failed} if failed else {})}),
+            dump_compact({**RUN.mark(), "recipe": recipe.name, "rows": rows, **({"failed": failed} if failed else {})}),
         )
 
     def gather_steps(self, recipe: Recipe) -> None:

@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sklearn.exceptions import NotFittedError
-
 from taster.core.alarm import Alarm
 from taster.core.guard import CandidateUpdate
 from taster.core.progress import Progress
@@ -147,6 +145,8 @@ class EstimatorGuard:
     ) -> None:
         self.estimator = copy.deepcopy(estimator)
         self.records: deque[StepRecord] = deque(maxlen=_RECORDS)
+        from sklearn.exceptions import NotFittedError  # slow to import, and only needed here
+
         self.quality = quality
         self._every = settings.every
         self._interval = max(1, math.ceil(settings.max_rewind / 4))

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import fisher_exact, ttest_ind
 from torch import Tensor
 
 from taster.core.batch import Batch
@@ -175,6 +174,8 @@ def _measured(samples: Batch, view: View, task: Task | None) -> tuple[str, Tenso
 
 def _pvalue(old: Tensor, new: Tensor) -> float:
     """Of the hypothesis that the new samples' mean is no lower than the old ones'."""
+    from scipy.stats import fisher_exact, ttest_ind  # slow to import, and only needed here
+
     if old.dtype == torch.bool:
         right_old, right_new = int(old.sum()), int(new.sum())
         table = [[right_new, len(new) - right_new], [right_old, len(old) - right_old]]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import torch
-from sklearn.cluster import KMeans
-from sklearn.metrics import silhouette_score
 from torch import Tensor
 
 _DIMENSIONS = 10
@@ -27,6 +25,9 @@ def activation_clusters(features: Tensor, labels: Tensor) -> Tensor:
     Source: Chen et al. 2018, Algorithm 2; the reduction by principal components in place of independent ones, and the
         silhouette as the score ("exclusionary reclassification" and size being the other criteria) of Section 5.3.
     """
+    from sklearn.cluster import KMeans  # slow to import, and only needed here
+    from sklearn.metrics import silhouette_score  # slow to import, and only needed here
+
     found = torch.zeros(len(features), dtype=features.dtype, device=features.device)
     for label in torch.unique(labels):
         own = (labels == label).nonzero().flatten()

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from sklearn.covariance import LedoitWolf
 from torch import Tensor
 
 from taster.core.batch import Batch, check_tensors
@@ -169,6 +168,8 @@ def _gaussians(groups: dict[int, Tensor], *, tied: bool) -> Detect:
 
 def _factor(centered: Tensor) -> Tensor:
     """The Cholesky factor of the shrunk covariance."""
+    from sklearn.covariance import LedoitWolf  # slow to import, and only needed here
+
     covariance = LedoitWolf(store_precision=False, assume_centered=True).fit(centered.cpu().numpy()).covariance_
     matrix: Tensor = torch.from_numpy(covariance).to(centered)
     # Features that are always zero leave the covariance singular: the smallest multiple that helps is added.

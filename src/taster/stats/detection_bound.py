@@ -8,8 +8,6 @@ from numbers import Integral, Real
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from scipy.special import gammaln, logsumexp
-from scipy.stats import binom
 
 from taster.errors import GuardError
 
@@ -136,6 +134,8 @@ def detection_bound(
 
 def _log_patterns(checks: int, refusals: int, outcomes: int) -> float:
     """log of the number of answers that an attacker may have seen."""
+    from scipy.special import logsumexp  # slow to import, and only needed here
+
     refused = np.arange(refusals + 1)
     return float(logsumexp(_log_choose(checks, refused) + refused * math.log(outcomes)))
 
@@ -156,6 +156,8 @@ def _smallest_drop(samples: int, churn: float, critical: np.ndarray, wanted: flo
 
 def _critical(samples: int, tolerance: float, alpha: float) -> np.ndarray:
     """For each number m of samples that changed, the smallest number of lost ones at which an audit refuses."""
+    from scipy.stats import binom  # slow to import, and only needed here
+
     changed = np.arange(1, samples + 1)
     # p = P(Bin(m, 1/2) ≥ lost) < alpha, so lost is one above the quantile.
     least = binom.isf(alpha, changed, 0.5) + 1
@@ -167,6 +169,9 @@ def _critical(samples: int, tolerance: float, alpha: float) -> np.ndarray:
 
 def _log_miss(samples: int, drop: float, churn: float, critical: np.ndarray) -> float:
     """log of the probability that the test does not refuse, for a true drop (a fraction)."""
+    from scipy.special import logsumexp  # slow to import, and only needed here
+    from scipy.stats import binom  # slow to import, and only needed here
+
     rate = min(1.0, drop + churn)
     if rate == 0:
         return 0.0
@@ -176,6 +181,8 @@ def _log_miss(samples: int, drop: float, churn: float, critical: np.ndarray) -> 
 
 
 def _log_choose(n: int, k: np.ndarray) -> np.ndarray:
+    from scipy.special import gammaln  # slow to import, and only needed here
+
     found: np.ndarray = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
     return found
 

@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import gammaln, logsumexp
-from scipy.stats import norm
 
 from taster.errors import GuardError
 
@@ -70,6 +68,9 @@ def mean_bound(
     Raises:
         GuardError: for numbers out of range.
     """
+    from scipy.special import gammaln, logsumexp  # slow to import, and only needed here
+    from scipy.stats import norm  # slow to import, and only needed here
+
     faults = [
         f"{name} {value!r}"
         for name, value, fine in (
@@ -100,6 +101,8 @@ def mean_bound(
 
 def _normal_quantile(log_p: float) -> float:
     """z with log Φ(z) = log_p, also where p itself underflows."""
+    from scipy.stats import norm  # slow to import, and only needed here
+
     low, high = -math.sqrt(2 * abs(log_p)) - 2, 0.0
     for _ in range(200):
         middle = (low + high) / 2

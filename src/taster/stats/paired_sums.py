@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import binom, t
 from torch import Tensor
 
 Array = np.ndarray
@@ -54,6 +53,8 @@ class PairedSums:
     def pvalue(self, group: int = 0) -> float:
         """Of the hypothesis that there is no drop: McNemar's exact test of yes and no, Student's paired test of
         numbers; 1 where there are too few samples to tell."""
+        from scipy.stats import binom, t  # slow to import, and only needed here
+
         n = int(self.count[group])
         drop = self.drop(group)
         if n < 2 or not drop > 0:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-from scipy.stats import binom, t
 from torch import Tensor
 
 
@@ -24,6 +23,8 @@ def mcnemar_pvalue(before: Tensor, after: Tensor, tolerance: float = 0.0) -> flo
 
     Source: McNemar 1947.
     """
+    from scipy.stats import binom  # slow to import, and only needed here
+
     lost, gained = int((before & ~after).sum()), int((~before & after).sum())
     changed = lost + gained
     if lost == 0:
@@ -42,6 +43,8 @@ def paired_t_pvalue(before: Tensor, after: Tensor, tolerance: float = 0.0) -> fl
     Returns:
         p; 1 for fewer than two samples, NaN if a number is.
     """
+    from scipy.stats import t  # slow to import, and only needed here
+
     drop = before.double() - after.double() - tolerance
     if len(drop) < 2:
         return 1.0

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scipy.stats import binomtest
-
 from taster.errors import SettingError
 
 
@@ -47,6 +45,8 @@ class Proportion:
 
         Source: Clopper and Pearson 1934.
         """
+        from scipy.stats import binomtest  # slow to import, and only needed here
+
         if not 0 < confidence < 1:
             raise SettingError(f"confidence: got {confidence}, wanted over 0 and below 1")
         found = binomtest(self.successes, self.trials).proportion_ci(confidence, method="exact")

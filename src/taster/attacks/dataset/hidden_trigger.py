@@ -6,7 +6,6 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from taster.attacks.backdoor import Backdoor, draw_from
@@ -118,6 +117,8 @@ def pair(rows: Tensor, others: Tensor) -> Tensor:
     Args:
         rows, others: [n, d].
     """
+    from scipy.optimize import linear_sum_assignment  # slow to import, and only needed here
+
     distances = torch.cdist(rows.double(), others.double()).square()
     _, partner = linear_sum_assignment(distances.cpu().numpy())
     return torch.from_numpy(partner).to(rows.device)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from scipy.stats import binom, norm
 
 from taster.core.types import Tensors
 from taster.defences.gates.anchor_limits import first_scales, narrowed
@@ -157,6 +156,8 @@ def is_above_chance_by_class(right: np.ndarray, sizes: np.ndarray) -> bool:
     Args:
         right, sizes: right answers and samples of each class, [classes].
     """
+    from scipy.stats import norm  # slow to import, and only needed here
+
     shares = (right + 1) / (sizes + 2)
     error = math.sqrt(float((shares * (1 - shares) / sizes).sum()))
     return float(norm.sf((float((right / sizes).sum()) - 1) / error)) < _CHANCE
@@ -164,4 +165,6 @@ def is_above_chance_by_class(right: np.ndarray, sizes: np.ndarray) -> bool:
 
 def is_above_chance(right: float, samples: int, chance: float) -> bool:
     """Whether so many right answers are more than chance has."""
+    from scipy.stats import binom  # slow to import, and only needed here
+
     return float(binom.sf(round(right) - 1, samples, chance)) < _CHANCE

@@ -52,6 +52,8 @@ class ReferenceGate:
     """
 
     def __init__(self, name: str, criteria: HarmCriteria, source: QualitySource, policy: CheckPolicy) -> None:
+        import scipy.stats  # noqa: F401 (a second: now, and not in the first step that is judged)
+
         self.name = name
         self._criteria = criteria
         self._policy = policy

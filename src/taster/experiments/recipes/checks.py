@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from taster.errors import RecipeError
 from taster.experiments.recipes.cross_field import cross_field_errors
-from taster.experiments.recipes.raw_values import check_values
+from taster.experiments.recipes.raw_values import check_values, take_format
 from taster.experiments.recipes.registry import Kind, all_factories, find_factory
 from taster.experiments.recipes.schema import Recipe
 from taster.utils.settings import validation_messages
@@ -29,6 +29,7 @@ def parse_recipe(raw: dict[str, Any], where: str = "recipe") -> Recipe:
     Raises:
         RecipeError: with every fault, one a line: the key's path, what was got and what was wanted.
     """
+    raw = take_format(raw, where)
     faults = check_values(raw)
     recipe = None if faults else _parse(raw, faults)
     if faults or recipe is None:

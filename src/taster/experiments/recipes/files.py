@@ -9,7 +9,7 @@ from typing import Any
 from taster.errors import RecipeError
 from taster.experiments.recipes.checks import parse_recipe
 from taster.experiments.recipes.overrides import apply_override
-from taster.experiments.recipes.raw_values import check_values, parse_toml, shorten
+from taster.experiments.recipes.raw_values import check_values, parse_toml, shorten, take_format
 from taster.experiments.recipes.schema import Recipe
 
 _MAX_SIZE = 2**20
@@ -62,7 +62,7 @@ def _read(name: str, folder: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     shown = shorten(name)
     path = _bases().get(name, folder / name)
     resolved, text = _read_text(path, shown, above)
-    raw = parse_toml(text, shown)
+    raw = take_format(parse_toml(text, shown), shown)
     if faults := check_values(raw):
         raise RecipeError(f"{shown}: {'; '.join(faults)}")
     bases = raw.pop("extends", [])

@@ -6,7 +6,10 @@ import re
 import tomllib
 from typing import Any
 
+from taster.core.format_version import KEY, Format
 from taster.errors import RecipeError
+
+RECIPE = Format("a recipe", 1, RecipeError)
 
 MAX_DEPTH = 20
 """Tables and lists inside one another. No recipe needs more than six."""
@@ -31,6 +34,16 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
         raise RecipeError(f"{where}: a value cannot be read: {error}") from error
     except RecursionError:
         raise RecipeError(f"{where}: nested too deeply, wanted at most {MAX_DEPTH} levels") from None
+
+
+def take_format(raw: dict[str, Any], where: str) -> dict[str, Any]:
+    """The recipe without its format version, which is checked. One that says none is of the first.
+
+    Raises:
+        RecipeError: if it is of another format.
+    """
+    RECIPE.check(raw.get(KEY), where)
+    return {key: value for key, value in raw.items() if key != KEY}
 
 
 def load_toml(text: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from taster.data import Color, Column, Layout, Role, Scale, WordFeatures
 from taster.derivatives import METHOD_NAMES, DiffMethod
 from taster.derivatives.method import Precision
 from taster.errors import SettingError
+from taster.experiments.recipes.raw_values import RECIPE
 from taster.experiments.recipes.registry import Factory, Kind, find_factory
 from taster.offline import Mode
 
@@ -396,8 +397,8 @@ class Recipe(Section):
         return self.model_dump(exclude_none=True)
 
     def to_toml(self) -> str:
-        """The complete recipe as TOML."""
-        return tomli_w.dumps(self.to_dict())
+        """The complete recipe as TOML, with its format version."""
+        return tomli_w.dumps({**RECIPE.mark(), **self.to_dict()})
 
     def factory(self, kind: Kind, entry: Named) -> Factory:
         """Looks up the function that an entry names."""

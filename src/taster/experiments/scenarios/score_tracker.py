@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 import torch
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from taster.attacks.online_attack import poison_mask
@@ -97,6 +96,8 @@ def _measured(entry: Entry, score: Score, batch: Batch, view: View) -> Tensor:
 
 
 def _area(clean: Tensor, poisoned: Tensor) -> float:
+    from sklearn.metrics import roc_auc_score  # slow to import, and only needed here
+
     truth = [0] * len(clean) + [1] * len(poisoned)
     # An infinite score is the most suspicious there is; one that is no number as well.
     values = torch.nan_to_num(torch.cat([clean, poisoned]), nan=torch.finfo(clean.dtype).max)

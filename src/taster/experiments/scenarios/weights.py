@@ -30,6 +30,11 @@ def load_weights(model: nn.Module, path: str) -> None:
     faults = [f"{name}: missing in the file" for name in own if name not in saved]
     faults += [f"{name}: not in the model" for name in saved if name not in own]
     faults += [
+        f"{name}: got a {type(value).__name__}, wanted a tensor"
+        for name, value in saved.items()
+        if isinstance(own.get(name), Tensor) and not isinstance(value, Tensor)
+    ]
+    faults += [
         f"{name}: got {list(saved[name].shape)}, wanted {list(tensor.shape)}"
         for name, tensor in own.items()
         if isinstance(saved.get(name), Tensor) and saved[name].shape != tensor.shape
