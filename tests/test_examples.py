@@ -61,3 +61,17 @@ def test_an_adapter() -> None:
     (frozen,) = numbers(r"frozen weights: (\d+) kB", told)
     assert numbers(r"go back to: (\d+) kB", told)[0] < frozen / 20
     assert numbers(r"snapshots: (\d+) kB", told)[0] < frozen / 5
+
+
+def test_metrics_for_prometheus() -> None:
+    told = output_of("prometheus_metrics")
+    (committed,) = numbers(r'outcome="committed"} (\d+)', told)
+    (rejected,) = numbers(r'outcome="rejected"} (\d+)', told)
+    (rewound,) = numbers(r'outcome="rewound"} (\d+)', told)
+    assert committed + rejected + rewound == 80
+    assert numbers(r"taster_samples_total (\d+)\n", told) == [80 * 32]
+    alarms = numbers(r"alarm at steps: \[(.*)\]", told)
+    assert 30 <= alarms[0] < 50
+    for name in ("taster_updates_total", "rejected", "rewound", "committed"):
+        assert name in (EXAMPLES / "prometheus_alerts.yml").read_text()
+        assert name in told

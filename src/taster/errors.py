@@ -85,3 +85,7 @@ class WorkerError(TasterError, RuntimeError):
 
 class ExtraError(TasterError, ImportError):
     """Something was asked for that an extra of taster brings, which is not installed."""
+
+
+class TrackingError(TasterError, RuntimeError):
+    """A tracking library, or what it writes into, that cannot be used."""

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from taster.cli.app import AsJson, Quiet, to_path
-from taster.cli.console import ProgressBars, print_message, progress_display
+from taster.cli.console import ProgressBars, print_message, print_nothing, progress_display
 from taster.cli.tables import print_outcome
+from taster.errors import RecipeError
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -59,9 +60,31 @@ def run(
     engine: Annotated[
         str | None,
         typer.Option(
-            metavar="local|flower",
-            help="What a recipe with [federated] runs on: this machine's processes, clients computed together (local, "
-            "the default), or Flower's simulation on Ray, each client a node. To resume: the run's own.",
+            metavar="local|ray|flower",
+            help="What it runs on: this machine's processes (local, the default), the machines of a Ray cluster (ray), "
+            "or, with [federated], Flower's simulation, each client a node. To resume: the run's own.",
+        ),
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT|auto",
+            help="Head of the Ray cluster; by default the one that runs on this machine, else one started for the run.",
+        ),
+    ] = None,
+    track: Annotated[
+        str | None,
+        typer.Option(
+            metavar="mlflow|tensorboard",
+            help="Hand the finished cells to a tracking library, each as a run: settings, steps and row.",
+        ),
+    ] = None,
+    track_to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URI|PATH",
+            help="MLflow's server or store, by default MLFLOW_TRACKING_URI's; TensorBoard's folder, by default "
+            "tensorboard/ in the run directory.",
         ),
     ] = None,
     quiet: Quiet = False,
@@ -75,21 +98,35 @@ def run(
     burnt-in checkpoints, and prints the table of results.
     """
     from taster.experiments import RunDirectory, run_recipe
+    from taster.experiments.tracking import check_tracking, track_run
     from taster.utils.allocator import retain_freed_memory
 
+    if track is not None:
+        check_tracking(track)
+    elif track_to is not None:
+        raise RecipeError(f"track-to: got {track_to!r} without --track, wanted --track mlflow or --track tensorboard")
     retain_freed_memory()
     chosen = _choose_recipe(recipe, [*(overrides or []), *([] if seeds is None else [f"seeds={seeds}"])], out, resume)
     directory = choose_directory(chosen.name, out, resume)
     with progress_display(quiet) as progress:
         try:
             rows = run_recipe(
-                chosen, directory, resume=resume, jobs=jobs, engine=engine, progress=ProgressBars(progress)
+                chosen,
+                directory,
+                resume=resume,
+                jobs=jobs,
+                engine=engine,
+                ray_address=ray_address,
+                progress=ProgressBars(progress),
             )
         except KeyboardInterrupt:
             print_message(f"stopped; go on with: taster run ... --resume --out {directory}")
             raise typer.Exit(130) from None
         failed = RunDirectory(directory).failures(chosen)
         page = write_page(directory, progress) if rows or not failed else None
+        if track is not None:
+            added = track_run(RunDirectory(directory), track, track_to)
+            (print_nothing if quiet else print_message)(f"{track}: {added} cells added")
     print_outcome(chosen, rows, page, quiet=quiet, as_json=as_json, failed=failed)
     if failed:
         raise typer.Exit(1)

@@ -23,6 +23,9 @@ _FAILED: TypeAdapter[FailedCell] = TypeAdapter(FailedCell)
 _IMAGES = TypeAdapter(dict[str, Tensor], config=_TENSORS)
 _SCORES = TypeAdapter(dict[str, dict[str, dict[str, Tensor]]], config=_TENSORS)
 
+_FILES = ("steps.jsonl", "images.safetensors", "scores.safetensors", "failed.json", "cell.json")
+"""In the order in which they are written: the last says that the cell is done."""
+
 
 class CellDirectory:
     """The files of one cell.
@@ -91,6 +94,27 @@ class CellDirectory:
         """
         with writing(self.path):
             write_atomically(self.path / "failed.json", json_text({**self.key, "reason": reason}).encode())
+
+    def contents(self) -> dict[str, bytes]:
+        """The files of a cell that has ended, by name, for another machine's `write_contents`.
+
+        Raises:
+            RunDirectoryError: if one cannot be read.
+        """
+        return {name: read_bytes(self.path / name) for name in _FILES if (self.path / name).is_file()}
+
+    def write_contents(self, contents: Mapping[str, bytes]) -> None:
+        """Writes the files that another machine's `contents` returned, cell.json last. Files of other names, which no
+        cell has, are left out.
+
+        Raises:
+            RunDirectoryError: if they cannot be written.
+        """
+        self.begin()
+        with writing(self.path):
+            for name in _FILES:
+                if name in contents:
+                    write_atomically(self.path / name, contents[name])
 
     def failure(self) -> FailedCell | None:
         """Why the cell came to no result; None if it did not fail.

@@ -17,7 +17,7 @@ from taster.experiments.checkout import source_checkout
 from taster.experiments.results import Environment
 
 _PACKAGES = ("torch", "numpy", "scikit-learn", "datasets", "safetensors", "pydantic")
-_OF_ENGINE: dict[str, tuple[str, ...]] = {"flower": ("flwr", "ray")}
+_OF_ENGINE: dict[str, tuple[str, ...]] = {"flower": ("flwr", "ray"), "ray": ("ray",)}
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -44,7 +44,7 @@ def available_cores() -> int:
 
 
 def describe_environment(
-    device: torch.device, threads: int, jobs: int, engine: Literal["local", "flower"] = "local"
+    device: torch.device, threads: int, jobs: int, engine: Literal["local", "ray", "flower"] = "local"
 ) -> Environment:
     """Describes versions, device, threads and engine, and the commit of taster's source if that is a checkout."""
     return {

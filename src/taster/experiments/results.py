@@ -250,5 +250,5 @@ class Environment(TypedDict):
     cpus: NotRequired[int | None]
     threads: NotRequired[int]
     jobs: NotRequired[int]
-    engine: NotRequired[Literal["local", "flower"]]
+    engine: NotRequired[Literal["local", "ray", "flower"]]
     started: NotRequired[str]

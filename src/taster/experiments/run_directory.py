@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from taster.core.checkpoint import is_partial, load_state, save_state, write_atomically
 from taster.errors import RecipeError, RunDirectoryError
 from taster.experiments.cell_directory import CellDirectory, json_text, writing
-from taster.experiments.files import check_mark, read_json
+from taster.experiments.files import check_mark, read_bytes, read_json
 from taster.experiments.recipes.files import read_recipe
 from taster.experiments.recipes.schema import Recipe
 from taster.experiments.results import RUN, AnyLine, AnyRow, CellKey, CraftingCourse, Environment, FailedCell, Results
@@ -154,6 +154,18 @@ class RunDirectory:
         with writing(self.path):
             self._burn_in_path(seed).parent.mkdir(parents=True, exist_ok=True)
             save_state(self._burn_in_path(seed), state)
+
+    def burn_in_bytes(self, seed: int) -> bytes | None:
+        """The file of a seed's burnt-in state, for another machine; None if there is none yet.
+
+        Raises:
+            RunDirectoryError: if it cannot be read.
+        """
+        return read_bytes(self._burn_in_path(seed)) if self.has_burn_in(seed) else None
+
+    def write_burn_in_bytes(self, seed: int, content: bytes) -> None:
+        """Writes the file that another machine's `burn_in_bytes` returned."""
+        self._write(f"burn_in/{self._burn_in_path(seed).name}", content)
 
     def cell(self, attack: str, defence: str, seed: int) -> CellDirectory:
         """The folder of one cell."""

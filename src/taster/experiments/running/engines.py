@@ -1,17 +1,19 @@
-"""What a federated recipe runs on: this machine's processes, or Flower's simulation."""
+"""What a recipe runs on: this machine's processes, the machines of a Ray cluster, or Flower's simulation."""
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal, get_args
 
 from torch import nn
 
-from taster.errors import RecipeError, RunDirectoryError
+from taster.errors import ExtraError, RecipeError, RunDirectoryError
 from taster.experiments.environment import pick_device
 from taster.experiments.recipes.schema import Recipe
 from taster.experiments.run_directory import RunDirectory
@@ -24,14 +26,18 @@ from taster.utils.logging import suppress_log_messages
 if TYPE_CHECKING:
     from flwr.serverapp import Grid
 
-Engine = Literal["local", "flower"]
-"""Clients are computed all at once in a cell's process, or each as a node of Flower's simulation on Ray."""
+Engine = Literal["local", "ray", "flower"]
+"""Tasks are done by processes of this machine or of a Ray cluster's; or a federation's clients are computed each as a
+node of Flower's simulation."""
+
+_SAME_BITS = ("local", "ray")
 
 
 def choose_engine(asked: str | None, recipe: Recipe, run: RunDirectory) -> Engine:
     """Chooses the engine of a run: the one asked for, or that of the run in the directory, or the local one.
 
-    Results of the two differ by rounding, so a run stays on the engine that it was begun on.
+    Flower's results differ from the others' by rounding, so a run with it stays on it. The local processes and Ray's
+    come to the same bits, and a run may go from one to the other.
 
     Raises:
         RecipeError: for an unknown engine, or Flower with a recipe that is not federated.
@@ -41,40 +47,76 @@ def choose_engine(asked: str | None, recipe: Recipe, run: RunDirectory) -> Engin
     if asked is not None and asked not in get_args(Engine):
         raise RecipeError(f"engine: got {asked!r}, wanted one of {', '.join(get_args(Engine))}")
     there = run.environment().get("engine", "local") if run.complete() else None
-    if asked is not None and there is not None and asked != there:
+    if asked is not None and there is not None and asked != there and not {asked, there} <= set(_SAME_BITS):
         raise RunDirectoryError(
             f"{run.path}: the run there is on the engine {there!r}, got {asked!r}; go on with --engine {there}, or "
             "start in another directory"
         )
-    if (asked or there or "local") == "local":
+    chosen = asked or there or "local"
+    if chosen == "local":
         return "local"
+    if chosen == "ray":
+        require_ray()
+        _turn_telemetry_off()
+        return "ray"
     if recipe.federated is None:
         raise RecipeError(
             f"{recipe.name}: got the engine 'flower' with a recipe of one stream, wanted one with [federated]; "
             "run it with --engine local"
         )
     _turn_telemetry_off()
-    from taster.integrations.flower.simulation_session import require_ray
+    from taster.integrations.flower.simulation_session import require_ray as require_ray_for_flower
 
-    require_ray()
+    require_ray_for_flower()
     return "flower"
 
 
+def require_ray() -> None:
+    """Raises ExtraError where Ray is not installed."""
+    if importlib.util.find_spec("ray") is None:
+        raise ExtraError('the engine ray is not installed; install the extra: pip install "taster[ray]"')
+
+
 @contextmanager
-def open_engine(engine: Engine, jobs: int, cells: int, job: Job) -> Iterator[Workers]:
-    """Starts what does the tasks of a run: worker processes, or Flower's simulation.
+def open_engine(engine: Engine, jobs: int, cells: int, job: Job, cluster: Cluster) -> Iterator[Workers]:
+    """Starts what does the tasks of a run: worker processes here or on the nodes of a Ray cluster, or Flower's
+    simulation.
 
     Args:
         engine: of the run.
         jobs: processes; no more are started than there are cells.
         cells: how many are to be done.
         job: of the run.
+        cluster: for Ray.
+
+    Raises:
+        WorkerError: if the cluster is not there or does not fit the run.
     """
+    if engine == "ray":
+        from taster.experiments.running.ray_workers import open_ray_workers
+
+        with open_ray_workers(cluster, job) as on_ray:
+            yield on_ray
+        return
     if engine == "flower":
         yield FlowerWorkers(job, jobs)
         return
     with open_workers(min(jobs, cells or 1), job) as workers:
         yield workers
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Which Ray cluster a run asks for.
+
+    Attributes:
+        address: HOST:PORT of its head, or "auto" for the one that runs on this machine; None is that one or, if there
+            is none, one started for the run.
+        at_once: how many tasks may be under way; None is as many as there is room for.
+    """
+
+    address: str | None = None
+    at_once: int | None = None
 
 
 class FlowerWorkers:

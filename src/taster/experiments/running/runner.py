@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -16,9 +15,10 @@ from taster.experiments.results import AnyRow
 from taster.experiments.run_directory import RunDirectory
 from taster.experiments.running.claim import Claim
 from taster.experiments.running.dry_run import dry_run
-from taster.experiments.running.engines import Engine, choose_engine, open_engine
+from taster.experiments.running.engines import Cluster, Engine, choose_engine, open_engine
 from taster.experiments.running.progress import NoProgress, Progress, StageProgress
 from taster.experiments.running.tasks import Job, pending_tasks, set_up_torch
+from taster.utils.flat import flat
 
 
 def run_recipe(
@@ -28,6 +28,7 @@ def run_recipe(
     resume: bool = False,
     jobs: int | None = None,
     engine: str | None = None,
+    ray_address: str | None = None,
     progress: Progress | None = None,
 ) -> list[AnyRow]:
     """Runs every cell of a recipe and leaves all of it in a directory.
@@ -36,8 +37,12 @@ def run_recipe(
         recipe: what to run.
         out: the run directory; made if missing.
         resume: continue a run of the same recipe in the directory, or start one if there is none.
-        jobs: worker processes; None picks as many as the recipe's threads leave room for, one on a GPU.
-        engine: what a federation runs on, "local" or "flower"; None is that of the run in the directory, else local.
+        jobs: worker processes; None picks as many as the recipe's threads leave room for, one on a GPU; on Ray, as many
+            as the cluster has room for.
+        engine: what it runs on: "local", the nodes of a cluster ("ray") or, for a federation, "flower"; None is that of
+            the run in the directory, else local.
+        ray_address: HOST:PORT of the Ray cluster's head, or "auto"; None is the one that runs on this machine, else one
+            started for the run.
         progress: receives the progress of the run.
 
     Returns:
@@ -49,7 +54,7 @@ def run_recipe(
         RunDirectoryError: if another process runs in the directory, or it holds something else or a run on another
             engine, or it cannot be written.
         ExtraError: if the engine is not installed.
-        WorkerError: if a worker process dies.
+        WorkerError: if a worker process dies, or Ray's cluster is not there or does not fit the run.
     """
     progress = progress or NoProgress()
     run = RunDirectory(out)
@@ -57,6 +62,11 @@ def run_recipe(
         if claim.resumed:
             recipe = _same_recipe(recipe, run)
         chosen = choose_engine(engine, recipe, run)
+        if ray_address is not None and chosen != "ray":
+            raise RecipeError(
+                f"ray_address: got {ray_address!r} with the engine {chosen!r}, wanted --engine ray with it"
+            )
+        cluster = Cluster(ray_address, at_once=jobs)
         device = pick_device(recipe.compute.device)
         recipe, jobs = _share_cores(recipe, device, jobs)
         with _torch_set_up(recipe, device):
@@ -65,15 +75,21 @@ def run_recipe(
                 claim.begin_new()
             if not run.complete():
                 run.begin(recipe, describe_environment(device, recipe.compute.threads or 1, jobs, chosen))
-            return _run_stages(recipe, run, jobs, chosen, burn_in_batches, progress)
+            return _run_stages(recipe, run, jobs, chosen, cluster, burn_in_batches, progress)
 
 
 def _run_stages(
-    recipe: Recipe, run: RunDirectory, jobs: int, engine: Engine, burn_in_batches: int, progress: Progress
+    recipe: Recipe,
+    run: RunDirectory,
+    jobs: int,
+    engine: Engine,
+    cluster: Cluster,
+    burn_in_batches: int,
+    progress: Progress,
 ) -> list[AnyRow]:
     """Does the burn-ins and the cells that are still to be done."""
     burn_ins, cells = pending_tasks(recipe, run, burn_in_batches)
-    with open_engine(engine, jobs, len(cells), Job(recipe, str(run.path))) as workers:
+    with open_engine(engine, jobs, len(cells), Job(recipe, str(run.path)), cluster) as workers:
         for stage, tasks in (("burn-in", burn_ins), ("attacks × defences", cells)):
             if tasks:
                 workers.run(tasks, StageProgress(stage, tasks, recipe, run, progress))
@@ -107,7 +123,7 @@ def _same_recipe(recipe: Recipe, run: RunDirectory) -> Recipe:
         threads=compute.threads or kept.threads or 1,
     )
     if asked != there:
-        old, new = _flat(there.to_dict()), _flat(asked.to_dict())
+        old, new = flat(there.to_dict()), flat(asked.to_dict())
         keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
         changes = "\n".join(f"  {key}: got {new.get(key)!r}, the run has {old.get(key)!r}" for key in keys)
         raise RecipeError(f"{run.path}: the run there is of another recipe; resume it with its own:\n{changes}")
@@ -123,10 +139,3 @@ def _share_cores(recipe: Recipe, device: torch.device, jobs: int | None) -> tupl
     if threads is None:
         threads = max(1, cores // jobs)
     return recipe.with_compute(device=device.type if device.index is None else str(device), threads=threads), jobs
-
-
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
-    if items is None:
-        return {path: value}
-    return {k: v for key, inner in items for k, v in _flat(inner, f"{path}.{key}" if path else str(key)).items()}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from taster.data import ImageSet, OnProgress, load_images, split_roles
+from taster.data import ImageSet, OnProgress, Table, load_images, split_roles
 from taster.errors import AttackError, BatchError, DataError, DefenceError, RunDirectoryError
 from taster.experiments.cell_directory import CellDirectory
 from taster.experiments.environment import pick_device
@@ -20,7 +20,7 @@ from taster.experiments.scenarios.burn_in import burn_in, surrogate_recipe
 from taster.experiments.scenarios.burn_in_cache import cached_burn_in
 from taster.experiments.scenarios.context import BurntIn, CellContext, SeedContext
 from taster.experiments.scenarios.scenario import Scenario, run_cell
-from taster.experiments.scenarios.tables import load_recipe_table, table_roles
+from taster.experiments.scenarios.tables import hold_recipe_table, load_recipe_table, table_roles
 from taster.utils.logging import suppress_log_messages
 
 MakeScenario = Callable[[CellContext], Scenario]
@@ -134,8 +134,7 @@ def load_recipe_data(recipe: Recipe, on_progress: OnProgress | None = None) -> I
     Raises:
         DataError: see `taster.data.load_images`.
     """
-    section = recipe.data
-    key = section.model_dump_json(exclude={"class_names"})
+    section, key = recipe.data, _data_key(recipe)
     if key not in _loaded:
         try:
             found = load_images(
@@ -154,6 +153,28 @@ def load_recipe_data(recipe: Recipe, on_progress: OnProgress | None = None) -> I
         _loaded[key] = found
     check_class_names(recipe, _loaded[key].classes)
     return _loaded[key]
+
+
+def recipe_data(recipe: Recipe) -> ImageSet | Table:
+    """The recipe's images or table, loaded once in a process.
+
+    Raises:
+        DataError: if they cannot be loaded.
+    """
+    return load_recipe_data(recipe) if recipe.data.table is None else load_recipe_table(recipe)
+
+
+def hold_recipe_data(recipe: Recipe, data: ImageSet | Table) -> None:
+    """Has this process use data that another has loaded, so that it needs no file of them."""
+    if isinstance(data, Table):
+        hold_recipe_table(recipe, data)
+    else:
+        _loaded.clear()
+        _loaded[_data_key(recipe)] = data
+
+
+def _data_key(recipe: Recipe) -> str:
+    return recipe.data.model_dump_json(exclude={"class_names"})
 
 
 def check_class_names(recipe: Recipe, classes: int) -> None:

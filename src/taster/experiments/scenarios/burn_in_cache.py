@@ -5,14 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from functools import cache
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-import taster
 from taster.data.cache import cache_directory, cached_file
+from taster.experiments.code_digest import code_digest
 from taster.experiments.scenarios.context import BurntIn, SeedContext
 from taster.utils.import_path import is_import_path
 
@@ -51,21 +49,10 @@ def _key(context: SeedContext) -> str:
         [compute.precision, compute.channels_last, compute.threads, compute.deterministic, str(context.device)],
         context.seed,
         torch.__version__,
-        _code(),
+        code_digest(),
     ]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for tensor in (images.x, images.y):
         digest.update(repr(tuple(tensor.shape)).encode())
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:32]
-
-
-@cache
-def _code() -> str:
-    """A digest of taster's own source."""
-    digest = hashlib.sha256()
-    root = Path(taster.__file__).parent
-    for file in sorted(root.rglob("*.py")):
-        digest.update(str(file.relative_to(root)).encode())
-        digest.update(file.read_bytes())
-    return digest.hexdigest()

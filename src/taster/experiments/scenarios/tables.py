@@ -18,10 +18,25 @@ def load_recipe_table(recipe: Recipe) -> Table:
         DataError: see `taster.data.load_table`.
     """
     assert recipe.data.table is not None
+    if (key := _key(recipe)) in _held:
+        return _held[key]
     try:
         return _load(recipe.data.source, _written(recipe.data.source), recipe.data.table.model_dump_json())
     except DataError as error:
         raise DataError(f"data.source: {error}") from error
+
+
+def hold_recipe_table(recipe: Recipe, table: Table) -> None:
+    """Has this process use a table that another has loaded, so that it needs no file of it."""
+    _held.clear()
+    _held[_key(recipe)] = table
+
+
+_held: dict[str, Table] = {}
+
+
+def _key(recipe: Recipe) -> str:
+    return recipe.data.model_dump_json(exclude={"class_names"})
 
 
 @lru_cache(maxsize=1)  # one at a time: a table can be large
