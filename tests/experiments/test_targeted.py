@@ -92,3 +92,16 @@ def test_shipped_recipes_have_a_control_and_trials_enough(name: str) -> None:
     labels = {entry.label for entry in shipped.attack}
     assert {"none", "noise", "feature_collision", "convex_polytope", "bullseye_polytope"} <= labels
     assert {entry.attack for entry in shipped.published} <= labels
+
+
+@pytest.mark.parametrize("name", ["gradient-matching-small", "witches-brew", "witches-brew-mixed"])
+def test_recipes_of_gradient_matching_have_a_control_and_trials_enough(name: str) -> None:
+    shipped = read_recipe(name, [])
+    assert len(shipped.seeds) >= 10
+    labels = {entry.label: entry for entry in shipped.attack}
+    assert labels["noise"].name == "random_bases"
+    assert any(entry.name == "gradient_matching" for entry in shipped.attack)
+    assert {entry.attack for entry in shipped.published} <= set(labels)
+    six = name == "witches-brew-mixed"
+    assert shipped.offline is not None
+    assert len({str(model) for model in shipped.offline.attacker_models}) == (6 if six else len(shipped.published) // 2)

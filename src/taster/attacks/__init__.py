@@ -65,6 +65,8 @@ from taster.attacks.tampering import TamperingSettings
 from taster.attacks.targeted.bullseye_polytope import bullseye_polytope
 from taster.attacks.targeted.convex_polytope import convex_polytope
 from taster.attacks.targeted.feature_collision import feature_collision
+from taster.attacks.targeted.gradient_matching import MatchingSettings, gradient_matching
+from taster.attacks.targeted.metapoison import MetaPoisonSettings, metapoison
 from taster.attacks.targeted.polytope import PolytopeSettings
 from taster.attacks.targeted.random_bases import random_bases
 from taster.attacks.targeted.surrogate_features import SurrogateSettings
@@ -157,6 +159,8 @@ DATASET_ATTACKS: dict[str, Callable[..., DatasetAttack]] = {
         feature_collision,
         convex_polytope,
         bullseye_polytope,
+        gradient_matching,
+        metapoison,
         random_bases,
     )
 }
@@ -179,6 +183,8 @@ __all__ = [
     "DatasetPoisonSettings",
     "GuardSimulator",
     "InjectionSettings",
+    "MatchingSettings",
+    "MetaPoisonSettings",
     "Observation",
     "OnlineAttack",
     "PerturbationSettings",
@@ -224,6 +230,7 @@ __all__ = [
     "gaussian_updates",
     "generative",
     "gradient_alignment",
+    "gradient_matching",
     "guard_aware",
     "hidden_trigger_backdoor",
     "indistinguishable_error",
@@ -233,6 +240,7 @@ __all__ = [
     "machine_teaching",
     "malicious_noise",
     "malicious_noise_limit",
+    "metapoison",
     "mimic",
     "min_max",
     "min_sum",

@@ -12,8 +12,10 @@ from taster.core.batch import Batch
 from taster.core.epochs import Epochs
 from taster.core.fitting import NetFit
 from taster.core.step_record import StepRecord
+from taster.core.types import Tensors
 from taster.core.view import View
 from taster.data import Augment
+from taster.derivatives import LossFn
 from taster.errors import AttackError
 
 
@@ -133,3 +135,40 @@ def trained(fit: NetFit, samples: Batch, generator: torch.Generator, epochs: int
     surrogate = Surrogate(fit, len(samples), 0, generator)
     surrogate.train(samples, epochs)
     return surrogate.view
+
+
+def train_nets(
+    count: int, samples: Batch, knowledge: DatasetKnowledge, name: str, *, first: int = 0
+) -> tuple[View, ...]:
+    """Trains nets as each training that an attacker knows of does, from other weights and in another order where these
+    are random.
+
+    Args:
+        count: for each training.
+        samples: x [n, ...] and y int64 [n].
+        knowledge: of the attacker. Its generator draws the order of all nets but those of seed 0.
+        name: of the attack.
+        first: seed of the first net of each training.
+
+    Raises:
+        AttackError: for the training of an estimator, and one that comes to no finite loss.
+    """
+    views = []
+    for fit in net_fits(knowledge, name):
+        for seed in range(first, first + count):
+            if seed == 0:
+                views.append(fit(samples))
+                continue
+            surrogate = Surrogate(fit, len(samples), seed, knowledge.generator)
+            surrogate.train(samples, fit.settings.epochs)
+            views.append(surrogate.view)
+    return tuple(views)
+
+
+def loss_of(view: View) -> LossFn:
+    """The training's loss, with normalisation in eval mode, as a function of parameters, samples and labels."""
+
+    def loss(params: Tensors, x: Tensor, y: Tensor) -> Tensor:
+        return view.loss(x, y, params=params)
+
+    return loss

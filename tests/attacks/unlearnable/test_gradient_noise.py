@@ -16,10 +16,9 @@ from taster.attacks import (
     tensor_clog,
 )
 from taster.attacks.sample_gradient import cross_entropy_gradient
-from taster.attacks.surrogate import trained
+from taster.attacks.surrogate import loss_of, trained
 from taster.attacks.unlearnable.alternating import AlternatingSettings
 from taster.attacks.unlearnable.gradient_alignment import mean_gradient, reversed_cross_entropy
-from taster.attacks.unlearnable.gradient_noise import loss_of
 from taster.attacks.unlearnable.tensor_clog import shrinking_slope
 from taster.core.learner import Learner
 from taster.core.types import Tensors

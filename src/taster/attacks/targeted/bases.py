@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -52,3 +54,20 @@ def with_poison(clean: Batch, places: Tensor, x: Tensor) -> Batch:
     changed = clean.x.clone()
     changed[places] = x.to(changed)
     return Batch(changed, clean.y.clone())
+
+
+def largest_bases(clean: Batch, label: int, count: int, size: Callable[[Batch], Tensor]) -> Tensor:
+    """Places of the samples of a class that are largest by a measure.
+
+    Args:
+        clean: the training set.
+        label: the class.
+        count: how many; at most as many as there are of the class.
+        size: of samples, [n].
+
+    Returns:
+        int64 [count], in ascending order.
+    """
+    places = (clean.y == label).nonzero().flatten()
+    chosen: Tensor = places[size(clean.select(places)).topk(count).indices].sort().values
+    return chosen

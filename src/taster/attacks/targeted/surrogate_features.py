@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from taster.attacks.dataset_attack import DatasetKnowledge
-from taster.attacks.surrogate import Surrogate, net_fits
+from taster.attacks.surrogate import train_nets
 from taster.core.batch import Batch
 from taster.core.view import View
 from taster.utils.setting_types import PositiveCount
@@ -70,11 +70,4 @@ def train_surrogates(
     Raises:
         AttackError: for the training of an estimator, and one that comes to no finite loss.
     """
-    views = []
-    for fit in net_fits(knowledge, name):
-        views.append(fit(clean))
-        for seed in range(1, settings.nets):
-            surrogate = Surrogate(fit, len(clean), seed, knowledge.generator)
-            surrogate.train(clean, fit.settings.epochs)
-            views.append(surrogate.view)
-    return SurrogateFeatures(tuple(views), tuple(settings.layers or [None]))
+    return SurrogateFeatures(train_nets(settings.nets, clean, knowledge, name), tuple(settings.layers or [None]))

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import Tensor
-
 from taster.attacks.dataset_attack import DatasetKnowledge
 from taster.attacks.surrogate import net_fits, trained
 from taster.attacks.unlearnable.set_noise import SetNoise, Slope, total_slope
-from taster.core.types import Tensors
 from taster.core.view import View
-from taster.derivatives import LossFn
 from taster.utils.setting_types import PositiveCount, PositiveFloat
 from taster.utils.settings import settings_group
 
@@ -63,12 +59,3 @@ def make_gradient_noise(
         step_size=noise.ball.epsilon / 10 if settings.step_size is None else settings.step_size,
         batch_size=fits[0].settings.batch_size,
     )
-
-
-def loss_of(view: View) -> LossFn:
-    """The training's loss, with normalisation in eval mode, as a function of parameters, samples and labels."""
-
-    def loss(params: Tensors, x: Tensor, y: Tensor) -> Tensor:
-        return view.loss(x, y, params=params)
-
-    return loss

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from taster.attacks.dataset_attack import DatasetKnowledge
 from taster.attacks.online_attack import PerturbationSettings
-from taster.attacks.unlearnable.gradient_noise import GradientNoiseSettings, loss_of, make_gradient_noise
+from taster.attacks.surrogate import loss_of
+from taster.attacks.unlearnable.gradient_noise import GradientNoiseSettings, make_gradient_noise
 from taster.attacks.unlearnable.set_noise import NoiseAttack, SetNoise, Slope, noise_attack
 from taster.core.batch import Batch
 from taster.core.threat import threat
