@@ -9,6 +9,7 @@ from taster.cli.app import Command, app
 from taster.cli.audit import audit
 from taster.cli.compare import compare
 from taster.cli.console import escape_unprintable, print_message
+from taster.cli.protect import protect
 from taster.cli.quarantine import quarantine
 from taster.cli.report import report
 from taster.cli.results import results
@@ -25,6 +26,7 @@ app.command(cls=Command)(show)
 app.command(cls=Command)(report)
 app.command(cls=Command)(compare)
 app.command(cls=Command)(results)
+app.command(cls=Command)(protect)
 app.command(cls=Command)(quarantine)
 
 

@@ -11,6 +11,7 @@ from taster.defences.corrections.baselines import (
     trades_correction,
 )
 from taster.defences.corrections.dsc import dsc
+from taster.defences.dataset.adversarial_training import adversarial_training
 from taster.defences.dataset.anti_backdoor_learning import anti_backdoor_learning
 from taster.defences.dataset.gradient_shaping import gradient_shaping
 from taster.defences.dataset.image_squeezing import grey, jpeg
@@ -22,6 +23,7 @@ from taster.defences.dataset.partition_training import finite_aggregation_traini
 from taster.defences.dataset.score_filter import score_filter
 from taster.defences.dataset.trim import TrimmedRidge, trim_ridge
 from taster.defences.dataset.trimmed_loss import trimmed_loss
+from taster.defences.dataset.trusted_training import clean_share, early_stopping
 from taster.defences.dataset_defence import DatasetDefence, RobustTraining, TrainingRun
 from taster.defences.default_guard import guard
 from taster.defences.gates.accuracy_monitor import accuracy_monitor
@@ -83,6 +85,9 @@ DATASET_DEFENCES: dict[str, Callable[..., DatasetDefence | RobustTraining]] = {
     "cutmix": cutmix,
     "cutout": cutout,
     "gaussian_noise": gaussian_noise,
+    "adversarial_training": adversarial_training,
+    "early_stopping": early_stopping,
+    "clean_share": clean_share,
 }
 """Defences of training sets, by name. Guards serve there too."""
 
@@ -94,17 +99,20 @@ __all__ = [
     "TrainingRun",
     "TrimmedRidge",
     "accuracy_monitor",
+    "adversarial_training",
     "adversarial_training_correction",
     "agem_projection",
     "anomaly_screen",
     "anti_backdoor_learning",
     "backdoor_screen",
+    "clean_share",
     "clipping",
     "cutmix",
     "cutout",
     "dagc",
     "discrepancy_screen",
     "dsc",
+    "early_stopping",
     "fat_correction",
     "finite_aggregation_training",
     "gaussian_noise",

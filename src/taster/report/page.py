@@ -41,7 +41,7 @@ def write_report(run: RunDirectory, out: Path | None = None) -> Path:
     kind = stream_page if data.recipe.offline is None else offline_page
     folder.write_bytes("overview.png", small_png(kind.overview(data)))
     written = (section(data, figures) for section in kind.SECTIONS)
-    page = _template().render(
+    page = page_template().render(
         title=data.recipe.title or data.recipe.name,
         recipe=data.recipe,
         headline=headline(data.recipe, data.verdicts, data.undefended),
@@ -55,7 +55,8 @@ def write_report(run: RunDirectory, out: Path | None = None) -> Path:
     return folder.path / "report.html"
 
 
-def _template() -> jinja2.Template:
+def page_template() -> jinja2.Template:
+    """The page that sections are drawn on."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("taster.report", "."),
         autoescape=True,

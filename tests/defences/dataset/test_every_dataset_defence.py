@@ -29,9 +29,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "cutmix": {},
     "cutout": {"length": 2},
     "gaussian_noise": {},
+    "adversarial_training": {"steps": 2},
+    "early_stopping": {},
+    "clean_share": {},
 }
 NEEDS_IMAGES = ("grey", "jpeg")
-NEEDS_EPOCHS = ("mixup", "cutmix", "cutout", "gaussian_noise")  # tested in test_countermeasures.py
+# Tested in test_countermeasures.py and test_trained_otherwise.py.
+NEEDS_EPOCHS = ("mixup", "cutmix", "cutout", "gaussian_noise", "adversarial_training", "early_stopping")
 NEEDS_A_NET = ("score_filter",)
 EPOCH_BY_EPOCH = {"anti_backdoor_learning", "gradient_shaping"}
 """They train in epochs of their own, need another training than those here, and are tested by themselves."""

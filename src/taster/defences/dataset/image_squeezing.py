@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
@@ -27,36 +28,41 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 @countermeasure("regularization", "indiscriminate availability")
 @validate_settings
-def grey() -> RobustTraining:
+def grey(*, predictions: bool = False) -> RobustTraining:
     """Trains on grey images, and predicts on images as they come.
 
     Each pixel becomes 0.299 R + 0.587 G + 0.114 B in all three channels, so that a net for colour takes it. Images of
     one channel stay as they are.
 
+    Args:
+        predictions: whether images to be predicted are made grey as well.
+
     Raises (when called):
         DefenceError: unless samples are images [n, 1 or 3, h, w] within 0 to 1.
         BatchError, LabelError, DataError: see `taster.defences.dataset.run_checks.check_run`.
 
-    Source: Liu, Zhao and Larson 2023 (image shortcut squeezing).
+    Source: Liu, Zhao and Larson 2023 (image shortcut squeezing), whose code leaves images to be predicted as they are
+        unless it is told otherwise.
     """
-    return _trained_on("grey", greyed)
+    return _trained_on("grey", greyed, predictions)
 
 
 @countermeasure("regularization", "indiscriminate availability")
 @validate_settings
-def jpeg(*, quality: Quality = 10) -> RobustTraining:
+def jpeg(*, quality: Quality = 10, predictions: bool = False) -> RobustTraining:
     """Trains on images after JPEG compression, and predicts on images as they come.
 
     Args:
         quality: of the compression, by Pillow.
+        predictions: whether images to be predicted are compressed as well.
 
     Raises (when called):
         DefenceError: unless samples are images [n, 1 or 3, h, w] within 0 to 1.
         BatchError, LabelError, DataError: see `taster.defences.dataset.run_checks.check_run`.
 
-    Source: Liu, Zhao and Larson 2023 (image shortcut squeezing), with quality 10.
+    Source: Liu, Zhao and Larson 2023 (image shortcut squeezing), with quality 10; see `grey`.
     """
-    return _trained_on("jpeg", lambda x: compressed(x, quality))
+    return _trained_on("jpeg", lambda x: compressed(x, quality), predictions)
 
 
 def greyed(x: Tensor) -> Tensor:
@@ -88,9 +94,27 @@ def _through_jpeg(pixels: np.ndarray, quality: int) -> np.ndarray:
     return np.asarray(Image.open(file)).reshape(pixels.shape)
 
 
-def _trained_on(name: str, change: Callable[[Tensor], Tensor]) -> RobustTraining:
+@dataclass(frozen=True)
+class SqueezedClassifier:
+    """A classifier that squeezes what it is given.
+
+    Attributes:
+        classifier: predicts.
+        change: of images, [n, c, h, w] to as many.
+    """
+
+    classifier: Classifier
+    change: Callable[[Tensor], Tensor]
+
+    def outputs(self, x: Tensor) -> Tensor:
+        """Scores of the squeezed images, [n, classes]."""
+        return self.classifier.outputs(self.change(x))
+
+
+def _trained_on(name: str, change: Callable[[Tensor], Tensor], predictions: bool) -> RobustTraining:
     def train(run: TrainingRun) -> tuple[Classifier, None]:
         samples = check_images(run, name)
-        return run.fit(Batch(change(samples.x), samples.y), seed=run.seed), None
+        classifier = run.fit(Batch(change(samples.x), samples.y), seed=run.seed)
+        return SqueezedClassifier(classifier, change) if predictions else classifier, None
 
     return RobustTraining(train)

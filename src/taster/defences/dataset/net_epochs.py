@@ -57,6 +57,7 @@ def train_by_epochs(
     *,
     seed: int,
     gradient: GradientFn[Batch] = online_gradient,
+    quality: Callable[[View], float] | None = None,
 ) -> View:
     """Trains a net for all its epochs.
 
@@ -67,18 +68,30 @@ def train_by_epochs(
         name: of the defence, for messages.
         seed: of what the net draws as it trains, by dropout say; torch's own generator is left as it was.
         gradient: computes that of a step.
+        quality: of a net after an epoch. None: the last epoch's net is wanted.
 
     Returns:
-        a view of the net, in eval mode.
+        a view of the net, in eval mode, after the last epoch, or after the first one of the highest quality.
 
     Raises:
         DefenceError: if a step comes to no finite loss or gradient.
     """
+    best: View | None = None
+    highest = float("-inf")
     with torch.random.fork_rng():
         learner = fit.learner()
         torch.manual_seed(seed)
         for done in range(fit.settings.epochs):
             records = fit.train_epoch(learner, samples(), order, done, gradient=gradient)
             check_steps(records, name, when=f" in epoch {done + 1}")
+            view = learner.view()
+            if quality is not None and (found := quality(view)) > highest:
+                best, highest = _kept(view), found
     learner.model.eval()
-    return learner.view()
+    return best or learner.view()
+
+
+def _kept(view: View) -> View:
+    """The view, which stays what it is when the learner moves on."""
+    view.params, view.buffers  # noqa: B018  # a view whose copies are made is read from these
+    return view
