@@ -37,7 +37,7 @@ def measured(*rows: dict[Kind, Score]) -> Measurement:
     ("found", "wanted"),
     [
         (measured(scores(60, 60, 55)), "nothing here shows that the copies protect"),
-        (measured(scores(70, 30, 28)), "Random noise of the same size does as much"),
+        (measured(scores(70, 30, 28)), "random noise of the same size does as much"),
         (measured(scores(70, 68, 25)), "would get was not measured"),
         (
             measured(scores(70, 68, 25), scores(70, 70, 40), scores(70, 70, 66)),
@@ -67,7 +67,7 @@ def test_what_was_brought_back_is_a_share_of_what_was_taken(tmp_path: Path) -> N
 
 def test_it_says_what_was_not_measured_and_names_are_escaped(tmp_path: Path) -> None:
     text = page(tmp_path, None, resized=4)
-    assert "What a scraper would learn of these copies was not measured." in text
+    assert "what a scraper would learn of these copies is not known" in text
     assert "4 of 6 images are not 8 x 8 pixels" in text
     assert "None of that was measured here." in text
     assert "b&lt;i&gt;" in text

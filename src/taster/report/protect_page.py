@@ -16,6 +16,7 @@ from taster.report.blocks import Block, Definitions, Section, Strip, Strips, Tab
 from taster.report.figure_files import data_uri
 from taster.report.page import page_template
 from taster.report.pictures import image_strip
+from taster.report.verdict_text import Headline
 from taster.stats.proportion import Proportion
 
 NAME = "protect.html"
@@ -37,8 +38,7 @@ _WORDS = {
 
 
 @dataclass(frozen=True)
-class _Heading:
-    name: str
+class _About:
     description: str
     source: str
 
@@ -61,8 +61,10 @@ def write_protect_page(protection: Protection, found: Measurement | None) -> Non
         _how(protection, found),
     ]
     page = page_template().render(
-        recipe=_Heading(
-            f"{len(protection.found)} protected images",
+        title=f"{len(protection.found)} protected images",
+        headline=_verdict(found),
+        cautions=[],
+        recipe=_About(
             "Copies with noise that is to keep nets from learning from them.",
             method.source.split(" (")[0].rstrip("."),
         ),
@@ -79,36 +81,48 @@ def _lead(found: Measurement | None) -> list[str]:
         "Keep this page to yourself: it shows originals. Publish what is in images/, and nothing else of this folder."
     )
     if found is None:
-        return ["What a scraper would learn of these copies was not measured.", keep]
+        return [keep]
     plain = found.scores[PLAIN]
     shares = {kind: f"{plain[kind].accuracy:.0f} %" for kind in KINDS}
     return [
         f"Somebody who trains a small net on {found.trained} of your images recognises {shares['unprotected']} of "
         f"other, clean ones. On the protected copies it is {shares['protected']}; on copies with random noise of the "
         f"same size {shares['random noise']}. Naming the most frequent kind every time gets {found.chance:.0f} %.",
-        _verdict(found),
         keep,
     ]
 
 
-def _verdict(found: Measurement) -> str:
+def _verdict(found: Measurement | None) -> Headline:
     """What the figures come to."""
+    if found is None:
+        return Headline(
+            "unsettled", "Not measured", "what a scraper would learn of these copies is not known; --measure tells."
+        )
     plain = found.scores[PLAIN]
     if not _apart(plain["unprotected"], plain["protected"]):
-        return (
-            "With as few test images as these that is no difference: nothing here shows that the copies protect. Take "
-            "a larger ε, another method, or more images."
+        return Headline(
+            "unsettled",
+            "Not shown",
+            "with as few test images as these there is no difference: nothing here shows that the copies protect. Take "
+            "a larger ε, another method, or more images.",
         )
     if not _apart(plain["random noise"], plain["protected"]):
-        return "Random noise of the same size does as much: the method earns nothing here."
+        return Headline("broken", "Nothing won", "random noise of the same size does as much as this method.")
     others = {name: scores["protected"] for name, scores in found.scores.items() if name != PLAIN}
     if not others:
-        return "What a scraper who knows about such noise would get was not measured."
+        return Headline(
+            "held",
+            "Protected from plain training",
+            "what a scraper who knows about such noise would get was not measured.",
+        )
     name = max(others, key=lambda name: others[name].accuracy)
-    return (
-        f"Who knows about such noise gets more: the best of {len(others)} countermeasures tried ({name}) brings the "
-        f"protected copies to {others[name].accuracy:.0f} %."
+    best = (
+        f"the best of {len(others)} countermeasures tried ({name}) brings the protected copies to "
+        f"{others[name].accuracy:.0f} %"
     )
+    if not _apart(plain["unprotected"], others[name]):
+        return Headline("broken", "Undone", f"who knows about such noise learns from them all the same: {best}.")
+    return Headline("held", "Protected from plain training", f"who knows about such noise gets more: {best}.")
 
 
 def _apart(a: Score, b: Score) -> bool:
@@ -141,6 +155,7 @@ def _scraper(found: Measurement) -> Section:
                 "around the protection."
             ),
             Table(
+                "What a scraper would get: images recognised, in %",
                 ["what the scraper does", *KINDS, "brings back"],
                 rows,
                 wrapped=(0,),

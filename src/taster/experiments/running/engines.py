@@ -7,7 +7,6 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -17,6 +16,7 @@ from taster.errors import ExtraError, RecipeError, RunDirectoryError
 from taster.experiments.environment import pick_device
 from taster.experiments.recipes.schema import Recipe
 from taster.experiments.run_directory import RunDirectory
+from taster.experiments.running.cluster import Cluster
 from taster.experiments.running.tasks import Job, Task, load_recipe_data, run_task, set_up_torch
 from taster.experiments.running.workers import TaskListener, Workers, open_workers
 from taster.experiments.scenarios.burn_in import make_model
@@ -103,20 +103,6 @@ def open_engine(engine: Engine, jobs: int, cells: int, job: Job, cluster: Cluste
         return
     with open_workers(min(jobs, cells or 1), job) as workers:
         yield workers
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """Which Ray cluster a run asks for.
-
-    Attributes:
-        address: HOST:PORT of its head, or "auto" for the one that runs on this machine; None is that one or, if there
-            is none, one started for the run.
-        at_once: how many tasks may be under way; None is as many as there is room for.
-    """
-
-    address: str | None = None
-    at_once: int | None = None
 
 
 class FlowerWorkers:

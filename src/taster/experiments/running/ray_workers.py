@@ -15,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from taster.errors import TasterError, WorkerError
 from taster.experiments.environment import pick_device
 from taster.experiments.run_directory import RunDirectory
-from taster.experiments.running.engines import Cluster
+from taster.experiments.running.cluster import Cluster
 from taster.experiments.running.ray_cluster import check_nodes, check_versions, connect, versions
 from taster.experiments.running.tasks import Job, Task, hold_recipe_data, recipe_data, run_task, set_up_torch
 from taster.experiments.running.user_modules import pack_user_modules, unpack_user_modules

@@ -14,8 +14,9 @@ from taster.experiments.recipes.schema import Recipe
 from taster.experiments.results import AnyRow
 from taster.experiments.run_directory import RunDirectory
 from taster.experiments.running.claim import Claim
+from taster.experiments.running.cluster import Cluster
 from taster.experiments.running.dry_run import dry_run
-from taster.experiments.running.engines import Cluster, Engine, choose_engine, open_engine
+from taster.experiments.running.engines import Engine, choose_engine, open_engine
 from taster.experiments.running.progress import NoProgress, Progress, StageProgress
 from taster.experiments.running.tasks import Job, pending_tasks, set_up_torch
 from taster.utils.flat import flat
