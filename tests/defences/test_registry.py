@@ -35,6 +35,7 @@ def test_all_defences_are_named_by_their_function() -> None:
         "retry_low_score_half",
         "trusted_replay",
         "guard",
+        "temporal_aggregation_stream",
     }
 
 

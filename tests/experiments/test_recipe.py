@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from taster.data import Images, ImageSet
 from taster.errors import RecipeError
 from taster.experiments import parse_recipe, read_recipe, shipped_recipes
 from taster.experiments.recipes.catalogue import catalogue
+from taster.experiments.recipes.registry import find_factory
 from taster.experiments.scenarios.builders import make_guard
 from taster.experiments.scenarios.context import SeedContext
 
@@ -362,3 +364,29 @@ def test_what_cannot_stand_beside_a_defence_is_told(plus: object, said: str) -> 
     raw["defence"] = [{"name": "none", "plus": plus}]
     with pytest.raises(RecipeError, match=re.escape(said)):
         parse_recipe(raw)
+
+
+def test_an_offline_recipe_is_shown_without_the_sections_of_streams() -> None:
+    shown = read_recipe("offline-digits").to_dict()
+    assert not {"stream", "schedule", "history", "score", "surrogate", "burn_in"} & shown.keys()
+    assert parse_recipe(shown) == read_recipe("offline-digits")
+    online = read_recipe("quickstart").to_dict()
+    assert {"stream", "schedule", "history", "burn_in"} <= online.keys()
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "serves"),
+    [
+        ("attack", "label_flip", ("streams", "training sets")),
+        ("attack", "accumulative", ("streams",)),
+        ("attack", "guard_aware", ("streams",)),
+        ("attack", "alie", ("federations",)),
+        ("attack", "svm_poisoning", ("training sets",)),
+        ("defence", "guard", ("streams", "training sets")),
+        ("defence", "temporal_aggregation_stream", ("streams",)),
+        ("defence", "trimmed_loss", ("training sets",)),
+        ("model", "mlp", ()),
+    ],
+)
+def test_what_an_entry_serves_for(kind: Any, name: str, serves: tuple[str, ...]) -> None:
+    assert find_factory(kind, name).serves == serves

@@ -48,7 +48,7 @@ def test_what_an_attack_on_streams_says_fits_what_it_returns(name: str) -> None:
     # A backdoor is a breach of integrity by one pattern, and nothing else here is.
     is_backdoor = attack.backdoor is not None
     assert (said.violation == "integrity") == is_backdoor == (said.universality == "universal")
-    assert (said.universality == "none") == (attack.budget.ball.epsilon == 0)
+    assert (said.universality == "none") == (attack.budget.ball.epsilon == 0 and attack.budget.edits is None)
     assert said.timing in ("stream step", "accumulative then trigger")
     if said.timing == "accumulative then trigger":
         assert attack.accumulate is not None

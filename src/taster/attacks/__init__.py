@@ -38,6 +38,7 @@ from taster.attacks.online.adversarial_poison import adversarial_poison
 from taster.attacks.online.blended_backdoor import blended_backdoor
 from taster.attacks.online.borderline import borderline
 from taster.attacks.online.clean_label_backdoor import clean_label_backdoor
+from taster.attacks.online.column_changes import column_changes
 from taster.attacks.online.direct_gradient import direct_gradient
 from taster.attacks.online.generative import generative
 from taster.attacks.online.guard_aware import guard_aware
@@ -46,8 +47,10 @@ from taster.attacks.online.no_attack import none
 from taster.attacks.online.ood_images import ood_images
 from taster.attacks.online.p_tampering_stream import p_tampering_stream
 from taster.attacks.online.patch_backdoor import patch_backdoor
+from taster.attacks.online.random_edits import random_edits
 from taster.attacks.online.random_noise import random_noise
 from taster.attacks.online.swing_widening import swing_widening
+from taster.attacks.online.token_substitution import token_substitution
 from taster.attacks.online.trigger_backdoor import trigger_backdoor
 from taster.attacks.online.vanilla_trigger import vanilla_trigger
 from taster.attacks.online.verdict_steering import verdict_steering
@@ -99,6 +102,9 @@ ATTACKS = {
         label_flip,
         ood_images,
         p_tampering_stream,
+        random_edits,
+        token_substitution,
+        column_changes,
         adversarial_poison,
         vanilla_trigger,
         accumulative,
@@ -219,6 +225,7 @@ __all__ = [
     "borderline",
     "bullseye_polytope",
     "clean_label_backdoor",
+    "column_changes",
     "convex_polytope",
     "defence_aware",
     "dictionary_attack",
@@ -253,6 +260,7 @@ __all__ = [
     "patch_backdoor",
     "random_bases",
     "random_class_noise",
+    "random_edits",
     "random_noise",
     "reverse_trigger",
     "robust_minimising_noise",
@@ -263,6 +271,7 @@ __all__ = [
     "tensor_clog",
     "threat",
     "threat_of",
+    "token_substitution",
     "trigger_backdoor",
     "universal_noise",
     "vanilla_trigger",

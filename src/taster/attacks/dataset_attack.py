@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from taster.attacks.backdoor import Backdoor
-from taster.attacks.online_attack import poison_mask
+from taster.attacks.online_attack import check_has_distance, poison_mask
 from taster.core.batch import Batch, check_tensors
 from taster.core.fitting import Fit
 from taster.errors import AttackError
@@ -140,7 +140,7 @@ class DatasetAttack:
 
         Raises:
             AttackError: for samples or labels of another shape or type, labels that no class has, and more poisoned
-                samples than the budget allows.
+                samples than the budget allows; for token ids, if the budget allows other content.
         """
         check_tensors(clean, "dataset attack")
         if self.poison is None:
@@ -150,9 +150,16 @@ class DatasetAttack:
                 f"poison_fraction: got {self.budget.poison_fraction}, which is no sample of {len(clean)}; wanted at "
                 f"least {1 / len(clean):.2g}"
             )
+        self.check(clean)
         # A copy, so that what an attack writes into it is compared with the clean set, and held to the budget.
         copied = Batch(clean.x.clone(), clean.y.clone())
         return enforce(self.budget, self.poison(copied, knowledge), clean, knowledge)
+
+    def check(self, clean: Batch) -> None:
+        """Raises AttackError for token ids, if the budget allows other content: they have no distance."""
+        content = self.budget.content
+        if self.poison is not None and content != "none":
+            check_has_distance(clean.x, content.epsilon if isinstance(content, LpBall) else 1)
 
 
 def enforce(budget: DatasetBudget, poison: Poison, clean: Batch, knowledge: DatasetKnowledge) -> PoisonedDataset:
@@ -169,7 +176,7 @@ def enforce(budget: DatasetBudget, poison: Poison, clean: Batch, knowledge: Data
         raise AttackError(f"the attack inserted {inserted} samples, wanted none: its budget has insert = False")
     base = _base(budget, poison, clean, inserted, knowledge.classes)
     x, y = found.x.detach().to(clean.x.device), found.y.to(clean.y.device)
-    if budget.content == "none":
+    if budget.content == "none" or not clean.x.is_floating_point():  # ids have no distance: see DatasetAttack
         x = base.x.clone()
     else:
         if isinstance(budget.content, LpBall):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Protocol
 
 import torch
@@ -17,6 +17,7 @@ from taster.core.step_record import Phase
 from taster.core.view import View
 from taster.derivatives import Derivatives
 from taster.errors import AttackError
+from taster.perturbations.edits import Edits
 from taster.perturbations.pgd import LpBall, Norm
 from taster.utils.settings import settings_group
 
@@ -67,16 +68,29 @@ class Budget:
             al. 2021.
         max_loss_weight: largest factor on the batch's loss.
         labels: whether the labels of the poisoned samples may be changed as well.
+        edits: how many values of each sample may change, in place of how far it may move: for tokens, which have no
+            distance, and for rows of tables. None: the ball bounds.
     """
 
     ball: LpBall = field(default_factory=LpBall)
     poison_fraction: float = 1.0
     max_loss_weight: float = 1.0
     labels: bool = False
+    edits: Edits | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.poison_fraction <= 1:
             raise AttackError(f"poison_fraction: got {self.poison_fraction}, wanted a fraction from 0 to 1")
+
+    def within(self, low: float, high: float) -> Budget:
+        """This budget in the range of the data, which nobody knows when it is made."""
+        edits = None if self.edits is None else replace(self.edits, low=low, high=high)
+        return replace(self, ball=replace(self.ball, low=low, high=high), edits=edits)
+
+    def check(self, clean: Batch) -> None:
+        """Raises AttackError for a ball around token ids, which have no distance."""
+        if self.edits is None:
+            check_has_distance(clean.x, self.ball.epsilon)
 
     def max_poisoned(self, samples: int) -> int:
         """The largest number of samples that may be poisoned in a batch of this size."""
@@ -90,8 +104,8 @@ class Budget:
     def enforce(self, poisoned: Batch, clean: Batch) -> Batch:
         """Projects a poisoned batch into the budget.
 
-        Samples are projected into the ball; labels are reset to the clean ones unless they may change; if more samples
-        differ than may be poisoned, the last ones are reset.
+        Samples are projected into the ball, or to within the edits; labels are reset to the clean ones unless they may
+        change; if more samples differ than may be poisoned, the last ones are reset.
 
         Raises:
             AttackError: if it is not a Batch, or its shape or dtype differs from the clean batch's.
@@ -103,7 +117,11 @@ class Budget:
                 f"the attack returned samples {list(poisoned.x.shape)} of {poisoned.x.dtype}, "
                 f"wanted {list(clean.x.shape)} of {clean.x.dtype}"
             )
-        x = self.ball.project(poisoned.x.detach().to(clean.x.device), clean.x)
+        found_x = poisoned.x.detach().to(clean.x.device)
+        if self.edits is not None:
+            x = self.edits.project(found_x, clean.x)
+        else:
+            x = self.ball.project(found_x, clean.x) if clean.x.is_floating_point() else clean.x.clone()
         y = clean.y.clone()
         if self.labels:
             if poisoned.y.shape != y.shape or poisoned.y.dtype != y.dtype:
@@ -116,6 +134,15 @@ class Budget:
         over = poison_mask(found, clean).cumsum(0) > self.max_poisoned(len(clean))
         x[over] = clean.x[over]
         return Batch(x, torch.where(over, clean.y, y) if self.labels else clean.y, found.loss_weight)
+
+
+def check_has_distance(x: torch.Tensor, epsilon: float) -> None:
+    """Raises AttackError for a change of content that is measured by a distance, of samples that are token ids."""
+    if epsilon and not x.is_floating_point():
+        raise AttackError(
+            f"got samples of {x.dtype}, which have no distance that epsilon could bound, wanted floating point; for "
+            "token ids: token_substitution, random_edits, or label_flip"
+        )
 
 
 def poison_mask(poisoned: Batch, clean: Batch) -> torch.Tensor:
@@ -180,5 +207,18 @@ class OnlineAttack:
         own = self.trigger_budget if phase is Phase.TRIGGER else None
         if attack is None:
             return clean
-        check_tensors(clean, "attack")
-        return (own or self.budget).enforce(attack(clean, view), clean)
+        budget = own or self.budget
+        budget.check(check_tensors(clean, "attack"))
+        return budget.enforce(attack(clean, view), clean)
+
+    def check(self, clean: Batch) -> None:
+        """Raises AttackError for samples that its budgets have no measure for; see `Budget.check`."""
+        if self.accumulate is not None:
+            self.budget.check(clean)
+        if self.trigger is not None:
+            (self.trigger_budget or self.budget).check(clean)
+
+    def within(self, low: float, high: float) -> OnlineAttack:
+        """This attack, held to the range of the data."""
+        trigger = None if self.trigger_budget is None else self.trigger_budget.within(low, high)
+        return replace(self, budget=self.budget.within(low, high), trigger_budget=trigger)

@@ -30,15 +30,20 @@ def list_all(
     if threat:
         _list_threats(as_json, as_markdown)
         return
-    from taster.experiments.recipes.catalogue import catalogue, catalogue_markdown
+    from taster.experiments.recipes.catalogue import by_setting, catalogue, catalogue_markdown
 
     entries = catalogue()
     if as_json or as_markdown:
         typer.echo(json.dumps(entries) if as_json else catalogue_markdown(entries), nl=as_json)
         return
     console = result_console()
-    for kind, members in entries.items():
-        table = Table(title=kind, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    groups = {
+        f"{kind} for {served}" if served else kind: some
+        for kind, members in entries.items()
+        for served, some in by_setting(members).items()
+    }
+    for heading, members in groups.items():
+        table = Table(title=heading, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
         table.add_column("name", style="bold", no_wrap=True)
         table.add_column("what it is", ratio=3)
         table.add_column("source", ratio=2)

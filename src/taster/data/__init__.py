@@ -8,6 +8,7 @@ from taster.data.rows import DataInfo, Rows, Samples
 from taster.data.stream import Augment, Sampler, Stream, as_batch
 from taster.data.table_set import Scale, TableSet, WordFeatures, fit_numbers, fit_words
 from taster.data.tables import Column, Table, load_table
+from taster.data.token_set import TokenSet, fit_tokens
 from taster.data.torch_dataset import Layout, OnProgress
 
 __all__ = [
@@ -28,9 +29,11 @@ __all__ = [
     "Stream",
     "Table",
     "TableSet",
+    "TokenSet",
     "WordFeatures",
     "as_batch",
     "fit_numbers",
+    "fit_tokens",
     "fit_words",
     "load_images",
     "load_table",

@@ -93,3 +93,8 @@ class ImageSet:
     def value_range(self) -> tuple[float, float]:
         """The smallest and the largest value of a sample as a model gets it."""
         return 0.0, 1.0
+
+    @property
+    def vocabulary(self) -> None:
+        """None: images are no token ids."""
+        return None

@@ -77,7 +77,7 @@ def split_indices(
     left = train - fixed
     if left < 0 or (None in wanted.values() and left == 0):
         asked = ", ".join(f"split.{role} = {size}" for role, size in wanted.items() if size)
-        raise DataError(f"got {asked}: {fixed} samples in all, {name} has {train}; wanted less")
+        raise DataError(f"split: got {asked}: {fixed} samples in all, {name} has {train}; wanted less")
     order = torch.randperm(train, generator=generator(seed if burn_in_seed is None else burn_in_seed, "split"))
     if burn_in_seed not in (None, seed):
         first = wanted["burn_in"] or 0

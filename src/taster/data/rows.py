@@ -1,4 +1,4 @@
-"""Labelled rows of numbers in memory, and what all kinds of samples have in common."""
+"""Labelled rows of numbers or token ids in memory, and what all kinds of samples have in common."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from taster.data.images import Images
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Rows of numbers and their labels.
+    """Rows of numbers, or of token ids, and their labels.
 
     Attributes:
-        x: float32 [n, d].
+        x: float32 [n, d], or int64 [n, length].
         y: int64 [n].
     """
 
@@ -40,7 +40,7 @@ Samples = Images | Rows
 
 
 class DataInfo(Protocol):
-    """What is known of a data set before any sample is looked at; an `ImageSet` and a `TableSet` are such."""
+    """What is known of a data set before any sample is looked at: of an `ImageSet`, a `TableSet` or a `TokenSet`."""
 
     @property
     def name(self) -> str:
@@ -57,3 +57,7 @@ class DataInfo(Protocol):
     @property
     def value_range(self) -> tuple[float, float]:
         """The smallest and the largest value that a training sample may have."""
+
+    @property
+    def vocabulary(self) -> int | None:
+        """Number of tokens, whose ids are from 0 on; None where samples are no token ids."""

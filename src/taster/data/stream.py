@@ -1,15 +1,14 @@
-"""Batches of images: an endless stream, and a sampler."""
+"""Batches of samples: an endless stream, and a sampler."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from taster.core.batch import Batch
-from taster.data.images import Images
 from taster.data.rows import Rows, Samples
 from taster.errors import DataError
 
@@ -27,7 +26,10 @@ class Augment:
     flip: bool = False
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Augments images [n, c, h, w] of any dtype, each at random, in one pass over the batch."""
+        """Augments images [n, c, h, w] of any dtype, each at random, in one pass over the batch. Without crop and flip
+        samples of any shape stay as they are."""
+        if not (self.crop or self.flip):
+            return x
         n, _, height, width = x.shape
         if self.crop:
             padded = pad(x, [self.crop] * 4)
@@ -46,21 +48,21 @@ class Stream:
     """An endless stream of batches, reshuffled in each epoch; an incomplete last batch is dropped.
 
     Args:
-        images: the images to draw from.
+        samples: to draw from.
         batch_size: number of samples per batch.
         generator: of the order and the augmentation.
         augment: augmentation of each batch. Default: none.
 
     Raises:
-        DataError: if there are fewer images than the batch size.
+        DataError: if there are fewer samples than the batch size.
     """
 
     def __init__(
-        self, images: Images, batch_size: int, generator: torch.Generator, augment: Augment | None = None
+        self, samples: Samples, batch_size: int, generator: torch.Generator, augment: Augment | None = None
     ) -> None:
-        if not 0 < batch_size <= len(images):
-            raise DataError(f"got batches of {batch_size} from {len(images)} samples, wanted 1 to {len(images)}")
-        self._images = images
+        if not 0 < batch_size <= len(samples):
+            raise DataError(f"got batches of {batch_size} from {len(samples)} samples, wanted 1 to {len(samples)}")
+        self._samples = samples
         self._size = batch_size
         self._generator = generator
         self._augment = augment or Augment()
@@ -70,17 +72,17 @@ class Stream:
     @property
     def batches_per_epoch(self) -> int:
         """Number of batches in an epoch."""
-        return len(self._images) // self._size
+        return len(self._samples) // self._size
 
     def draw(self) -> Batch:
         """The next batch."""
         if self._position + self._size > len(self._order):
-            self._order = torch.randperm(len(self._images), generator=self._generator)
+            self._order = torch.randperm(len(self._samples), generator=self._generator)
             self._position = 0
-        index = self._order[self._position : self._position + self._size].to(self._images.x.device)
+        index = self._order[self._position : self._position + self._size].to(self._samples.x.device)
         self._position += self._size
-        drawn = self._images.select(index)
-        return as_batch(Images(self._augment(drawn.x, self._generator), drawn.y))
+        drawn = self._samples.select(index)
+        return as_batch(replace(drawn, x=self._augment(drawn.x, self._generator)))
 
 
 class Sampler:
@@ -103,7 +105,7 @@ class Sampler:
 
 
 def as_batch(samples: Samples) -> Batch:
-    """All samples as one batch: pixels as float32 in [0, 1], rows of numbers as they are."""
+    """All samples as one batch: pixels as float32 in [0, 1], rows as they are."""
     if isinstance(samples, Rows):
         return Batch(samples.x, samples.y)
     return Batch(samples.x.to(torch.float32) / 255, samples.y)

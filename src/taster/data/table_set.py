@@ -81,6 +81,11 @@ class TableSet:
         """`low` and `high`."""
         return self.low, self.high
 
+    @property
+    def vocabulary(self) -> None:
+        """None: features are no token ids."""
+        return None
+
     def batch(self, rows: Tensor) -> Batch:
         """The samples of these rows, as a batch."""
         return Batch(self.x[rows], self.y[rows])
@@ -99,7 +104,7 @@ def fit_numbers(table: Table, train: Tensor, *, scale: Scale = "range") -> Table
     """
     if table.numbers is None:
         raise DataError(f"{table.name}: got a table of texts, wanted one of numbers: fit_words is for texts")
-    _check_train(table, train)
+    check_training_rows(table, train)
     found, fitted = table.numbers, table.numbers[train]
     if scale == "range":
         low, spread = fitted.amin(0), fitted.amax(0) - fitted.amin(0)
@@ -138,7 +143,7 @@ def fit_words(
 
     if table.texts is None:
         raise DataError(f"{table.name}: got a table of numbers, wanted one of texts: fit_numbers is for numbers")
-    _check_train(table, train)
+    check_training_rows(table, train)
     for key, value in (("max_words", max_words), ("min_rows", min_rows)):
         if value is not None and value < 1:
             raise DataError(f"{key}: got {value}, wanted at least 1")
@@ -165,10 +170,8 @@ def fit_words(
     return TableSet(table.name, x, table.y, table.class_names, names, train, 0.0, high)
 
 
-def _check_train(table: Table, train: Tensor) -> None:
-    """Raises:
-    DataError: for training rows that do not exist, repeat or have one class.
-    """
+def check_training_rows(table: Table, train: Tensor) -> None:
+    """Raises DataError for training rows that do not exist, repeat or have one class."""
     if train.dtype != torch.int64 or train.dim() != 1 or len(train) == 0:
         raise DataError(f"train: got {list(train.shape)} of {train.dtype}, wanted int64 [m], the training rows")
     if int(train.min()) < 0 or int(train.max()) >= len(table):

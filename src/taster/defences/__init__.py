@@ -1,8 +1,9 @@
-"""Defences: one file each, each a function that returns a Guard. To add one, write it, say above it what it answers
-(`taster.core.threat.countermeasure`), and name it here."""
+"""Defences: one file each, each a function that returns a Guard, or what takes its place. To add one, write it, say
+above it what it answers (`taster.core.threat.countermeasure`), and name it here."""
 
 from collections.abc import Callable
 
+from taster.core.guard import Guard
 from taster.defences.corrections.baselines import (
     adversarial_training_correction,
     fat_correction,
@@ -37,12 +38,13 @@ from taster.defences.screens.anomaly_screen import anomaly_screen
 from taster.defences.screens.backdoor_screen import backdoor_screen
 from taster.defences.screens.discrepancy_screen import discrepancy_screen
 from taster.defences.screens.influence_screen import influence_screen
+from taster.defences.training.temporal_stream import TemporalStream, temporal_aggregation_stream
 from taster.defences.transforms.agem_projection import agem_projection
 from taster.defences.transforms.clipping import clipping
 from taster.defences.transforms.dagc import dagc
 from taster.defences.transforms.quantile_clipping import quantile_clipping
 
-DEFENCES = {
+DEFENCES: dict[str, Callable[..., Guard | TemporalStream]] = {
     defence.__name__: defence
     for defence in (
         none,
@@ -66,6 +68,7 @@ DEFENCES = {
         retry_low_score_half,
         trusted_replay,
         guard,
+        temporal_aggregation_stream,
     )
 }
 
@@ -96,6 +99,7 @@ __all__ = [
     "DEFENCES",
     "DatasetDefence",
     "RobustTraining",
+    "TemporalStream",
     "TrainingRun",
     "TrimmedRidge",
     "accuracy_monitor",
@@ -135,6 +139,7 @@ __all__ = [
     "reject_on_negative_impact",
     "retry_low_score_half",
     "score_filter",
+    "temporal_aggregation_stream",
     "trades_correction",
     "trim_ridge",
     "trimmed_loss",

@@ -7,6 +7,7 @@ from taster.derivatives.algebra import Normalize, inner, normalized
 from taster.derivatives.autodiff import LossFn
 from taster.derivatives.derivatives import MIN_SIGN_AGREEMENT, Derivatives, sign_agreement
 from taster.derivatives.method import METHOD_NAMES, Algorithm, DiffMethod
+from taster.derivatives.substitutions import substitution_slopes
 
 __all__ = [
     "METHOD_NAMES",
@@ -19,4 +20,5 @@ __all__ = [
     "inner",
     "normalized",
     "sign_agreement",
+    "substitution_slopes",
 ]

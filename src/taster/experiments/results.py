@@ -107,6 +107,7 @@ class CellRow(TypedDict):
     forming: NotRequired[CraftingSummary]
     asr_start: NotRequired[float]
     asr: NotRequired[float]
+    certified: NotRequired[dict[str, float]]
 
 
 @with_config(_SHAPE)

@@ -13,16 +13,16 @@ from taster.utils.settings import validate_settings
 
 @validate_settings
 def mlp(
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     classes: int,
     *,
     hidden: list[Annotated[int, Field(ge=1)]] | None = None,
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
 ) -> nn.Sequential:
-    """Flattened pixels through fully connected layers with ReLU.
+    """Flattened pixels, or the columns of a table, through fully connected layers with ReLU.
 
     Args:
-        shape: channels, height and width of an image.
+        shape: channels, height and width of an image, or the number of columns.
         classes: number of outputs.
         hidden: widths of the hidden layers. Default: [64], the 784-64-10 of Yang et al. 2017 on MNIST.
         dropout: probability with which a hidden unit is dropped in training.

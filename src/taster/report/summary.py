@@ -68,6 +68,7 @@ class SummaryRow:
     cost: MeanStd | None
     asr_start: MeanStd | None = None
     asr: MeanStd | None = None
+    certified: MeanStd | None = None
     published: PublishedResult | None = None
 
     def cells(self, *, narrow: bool = False, published: bool = False) -> list[str]:
@@ -93,6 +94,9 @@ class SummaryRow:
             "–" if self.screened is None else f"{self.screened.mean:.0f}",
             "–" if self.cost is None else f"{self.cost.mean:.2f}",
             self._success(narrow=narrow),
+            "–"
+            if self.certified is None
+            else MeanStd(self.certified.mean, None if narrow else self.certified.std).text(),
             *(
                 [("–" if self.published is None else published_text(self.published, narrow=narrow))]
                 if published
@@ -111,6 +115,7 @@ class SummaryRow:
 def headings(*, published: bool = False) -> list[str]:
     """The headings of the table."""
     own = ["attack", "defence", "drop", "before", "after", "steps", "refused", "worst step", "screened", "cost", "ASR"]
+    own.append("certified")
     return [*own, "published"] if published else own
 
 
@@ -137,6 +142,8 @@ def result_table(
         left_out.add(heads.index("worst step"))
     if all(line.asr is None for line in lines):
         left_out.add(heads.index("ASR"))
+    if all(line.certified is None for line in lines):
+        left_out.add(heads.index("certified"))
 
     def kept(row: list[str]) -> list[str]:
         return [text for i, text in enumerate(row) if i not in left_out]
@@ -155,6 +162,8 @@ _EXPLAINED = {
     "ASR": "ASR: attack success rate, the share of test samples of other classes that the model puts into the target "
     "class when they bear the backdoor trigger, in %, before the attack → at its end, – for attacks without such a "
     "trigger",
+    "certified": "certified: accuracy in % that is proved to be left by poison of any kind that lasts as many steps as "
+    "the attack",
     "published": "published: the paper's figures, in its own setting",
 }
 
@@ -211,5 +220,12 @@ def _line(
         cost=where_known("cost"),
         asr_start=where_known("asr_start"),
         asr=where_known("asr"),
+        certified=_certified(rows),
         published=reported.get((attack, defence)),
     )
+
+
+def _certified(rows: Sequence[Mapping[str, Any]]) -> MeanStd | None:
+    """The accuracy that is proved against poison that lasts as long as the attack did: its steps and the trigger's."""
+    found = [row["certified"][str(row["steps"] + 1)] for row in rows if row.get("certified")]
+    return MeanStd.of(found) if found else None

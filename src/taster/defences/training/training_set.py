@@ -8,13 +8,14 @@ from torch import Tensor
 from taster.errors import BatchError, DataError, LabelError
 
 
-def check_training_set(x: Tensor, y: Tensor, classes: int) -> None:
+def check_training_set(x: Tensor, y: Tensor, classes: int, *, alike: bool = False) -> None:
     """Refuses data that no ensemble could be trained on.
 
     Args:
         x: samples [n, ...], floating point or uint8.
         y: labels [n], int64.
         classes: number of classes.
+        alike: whether all labels may be alike, as they may be in a part of a set that others write to.
 
     Raises:
         BatchError: for other shapes or types, and for samples that are not finite.
@@ -33,7 +34,7 @@ def check_training_set(x: Tensor, y: Tensor, classes: int) -> None:
             f"got label {int(y[outside[0]])} at sample {int(outside[0])} ({len(outside)} such samples), wanted 0 to "
             f"{classes - 1}: leave these samples out"
         )
-    if bool((y == y[0]).all()):
+    if not alike and bool((y == y[0]).all()):
         raise DataError(f"got {len(y)} samples that are all of class {int(y[0])}, wanted at least two classes")
 
 

@@ -9,9 +9,14 @@ _HEADINGS: dict[str, Kind] = {"attacks": "attack", "defences": "defence", "score
 
 
 def catalogue() -> dict[str, list[dict[str, str]]]:
-    """Attacks, defences, scores, models and recipes: name, one sentence, source."""
+    """Attacks, defences, scores, models and recipes: name, one sentence, source; of attacks and defences also what they
+    serve for."""
     found = {
-        heading: [{"name": f.name, "summary": f.summary, "source": f.source} for f in all_factories(kind)]
+        heading: [
+            {"name": f.name, "summary": f.summary, "source": f.source}
+            | ({"for": ", ".join(f.serves)} if f.serves else {})
+            for f in all_factories(kind)
+        ]
         for heading, kind in _HEADINGS.items()
     }
     recipes = [read_recipe(name) for name in shipped_recipes()]
@@ -33,9 +38,21 @@ def catalogue_markdown(entries: dict[str, list[dict[str, str]]]) -> str:
         "recipe.\nIn place of a name, `package.module:function` names a function of yours.",
     ]
     for kind, members in entries.items():
-        rows = [f"| `{m['name']}` | {_cell(m['summary'])} | {_cell(m['source'])} |" for m in members]
-        parts += [f"## {kind.capitalize()}", "\n".join(["| name | what it is | source |", "|---|---|---|", *rows])]
+        parts.append(f"## {kind.capitalize()}")
+        for served, some in by_setting(members).items():
+            parts += [f"### For {served}"] if served else []
+            rows = [f"| `{m['name']}` | {_cell(m['summary'])} | {_cell(m['source'])} |" for m in some]
+            parts.append("\n".join(["| name | what it is | source |", "|---|---|---|", *rows]))
     return "\n\n".join(parts) + "\n"
+
+
+def by_setting(members: list[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
+    """Members of the catalogue by what they serve for: "streams", "streams, training sets" and so on; "" for all of a
+    kind that is for nothing in particular."""
+    groups: dict[str, list[dict[str, str]]] = {}
+    for member in members:
+        groups.setdefault(member.get("for", ""), []).append(member)
+    return groups
 
 
 def _cell(text: str) -> str:

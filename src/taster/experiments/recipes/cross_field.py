@@ -45,17 +45,23 @@ def _roles_have_samples(recipe: Recipe) -> Iterator[str]:
             yield f"split.{role}: got {getattr(split, role)} {with_or_without} [offline], wanted none"
 
 
-def _tables_are_trained_on_from_scratch(recipe: Recipe) -> Iterator[str]:
-    data, offline = recipe.data, recipe.offline
+def _tables_are_no_images(recipe: Recipe) -> Iterator[str]:
+    data = recipe.data
     if data.table is None:
         return
-    if offline is None or offline.burns_in:
-        yield 'data.table: got a table, wanted one with [offline] and mode = "scratch" alone'
+    if recipe.federated is not None:
+        yield "data.table: got a table with [federated], wanted one on a stream or with [offline]"
+    if data.table.length is not None and data.table.words != "tokens":
+        yield f'data.table.length: got one with words = {data.table.words!r}, wanted "tokens" with it'
+    if data.table.words == "tokens" and data.table.text is None:
+        yield 'data.table.words: got "tokens" without data.table.text, wanted a column of texts with it'
     for key in ("config", "image", "label", "layout", "resize", "color"):
         if getattr(data, key) is not None:
             yield f"data.{key}: got one with data.table, wanted it for images alone (data.table.label is a table's)"
-    if offline is not None and (offline.crop or offline.flip):
-        yield "offline.crop, offline.flip: got one with data.table, wanted neither, as rows are no images"
+    for name in ("burn_in", "stream", "offline"):
+        section = getattr(recipe, name)
+        if section is not None and (section.crop or section.flip):
+            yield f"{name}.crop, {name}.flip: got one with data.table, wanted neither, as rows are no images"
 
 
 def _batches_fit_their_splits(recipe: Recipe) -> Iterator[str]:
@@ -206,8 +212,7 @@ def _offline_there_is_no_stream(recipe: Recipe, section: Offline) -> Iterator[st
 
 def _offline_attacks_have_no_step_to_wait_for(recipe: Recipe, section: Offline) -> Iterator[str]:
     for i, attack in enumerate(recipe.attack):
-        needs = {"trigger", "simulator"} & set(recipe.factory("attack", attack).needs)
-        if attack.name in UPDATE_ATTACKS or needs:
+        if attack.name in UPDATE_ATTACKS or recipe.factory("attack", attack).waits_for_a_step:
             what = "clients of a federation" if attack.name in UPDATE_ATTACKS else "the steps of a stream"
             yield f"attack.{i}.name: got {attack.name!r}, which is for {what}, with [offline]"
     for i, defence in enumerate(recipe.defence):
@@ -261,7 +266,7 @@ def _surrogates(recipe: Recipe) -> list[str]:
 
 _CHECKS: tuple[Callable[[Recipe], Iterator[str]], ...] = (
     _roles_have_samples,
-    _tables_are_trained_on_from_scratch,
+    _tables_are_no_images,
     _batches_fit_their_splits,
     _weights_come_from_epochs_or_a_checkpoint,
     _kept_epochs_are_trained,

@@ -38,10 +38,22 @@ KINDS: dict[Kind, tuple[Mapping[str, Callable[..., Any]], tuple[str, ...]]] = {
     ),
     "defence": ({**DEFENCES, **AGGREGATORS, **DATASET_DEFENCES}, ("probe", "training_samples", "generator")),
     "aggregator": (AGGREGATORS, ("probe",)),
-    "model": ({**MODELS, **ESTIMATORS}, ("shape", "classes")),
+    "model": ({**MODELS, **ESTIMATORS}, ("shape", "classes", "vocabulary")),
     "score": (SCORES, ("probe",)),
 }
 """For each kind: the functions that come with taster, and the positional arguments that the harness can give them."""
+
+
+Setting = Literal["streams", "federations", "training sets"]
+"""What an attack or a defence is for."""
+
+_SETTINGS: dict[Kind, dict[Setting, Mapping[str, Callable[..., Any]]]] = {
+    "attack": {"streams": ATTACKS, "federations": UPDATE_ATTACKS, "training sets": DATASET_ATTACKS},
+    "defence": {"streams": DEFENCES, "federations": AGGREGATORS, "training sets": DATASET_DEFENCES},
+}
+
+_STREAMS_ALONE = {"temporal_aggregation_stream"}
+"""Defences of streams that are no guards, which could stand around the steps of a training."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +76,29 @@ class Factory:
         placed = [resources[need] for need in self.needs if need in self.unnamed]
         named = {need: resources[need] for need in self.needs if need not in self.unnamed}
         return self.function(*placed, **named, **group_settings(self.function, settings))
+
+    @property
+    def waits_for_a_step(self) -> bool:
+        """Whether it acts on a certain step of a stream, so that it has no meaning before training."""
+        return bool({"trigger", "simulator"} & set(self.needs))
+
+    @property
+    def serves(self) -> tuple[Setting, ...]:
+        """Where an attack or a defence that comes with taster has its place; nothing for other kinds."""
+        return tuple(setting for setting, known in _SETTINGS.get(self.kind, {}).items() if self._fits(setting, known))
+
+    def _fits(self, setting: Setting, known: Mapping[str, Callable[..., Any]]) -> bool:
+        if self.name in known:
+            return True
+        # What acts on every batch of a stream acts on a training set as if it came batch after batch; guards stand
+        # around the steps of a training.
+        of_streams = _SETTINGS[self.kind]["streams"]
+        return (
+            setting == "training sets"
+            and self.name in of_streams
+            and not self.waits_for_a_step
+            and self.name not in _STREAMS_ALONE
+        )
 
     @property
     def summary(self) -> str:

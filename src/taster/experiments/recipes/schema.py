@@ -137,8 +137,9 @@ class Surrogate(Section):
 
 class TableSection(Section):
     """A table in place of images: `data.source` is a file of comma- or tab-separated values, see
-    `taster.data.load_table`; its scales or vocabulary are fitted on the samples that are trained on, see
-    `taster.data.fit_numbers` and `taster.data.fit_words`. `unique` keeps the first of equal rows alone."""
+    `taster.data.load_table`; its scales or vocabulary are fitted on the samples that are trained on first, see
+    `taster.data.fit_numbers`, `taster.data.fit_words` and, for words = "tokens", `taster.data.fit_tokens` with its
+    `length`. `unique` keeps the first of equal rows alone."""
 
     label: Column = -1
     text: Column | None = None
@@ -149,7 +150,8 @@ class TableSection(Section):
     encoding: str = "utf-8"
     unique: bool = False
     scale: Scale = "range"
-    words: WordFeatures = "presence"
+    words: WordFeatures | Literal["tokens"] = "presence"
+    length: PositiveInt | None = None
     max_words: PositiveInt | None = None
     min_rows: PositiveInt = 1
 
@@ -337,6 +339,10 @@ class Compute(Section):
         return DiffMethod.parse(self.derivatives)
 
 
+_OF_STREAMS = {"stream", "schedule", "history", "score", "surrogate"}
+"""Sections that an offline recipe leaves at their defaults."""
+
+
 def _seeds(value: Any) -> Any:
     """Expands N to the seeds 0 to N - 1."""
     if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MAX_SEEDS:
@@ -393,8 +399,10 @@ class Recipe(Section):
         return raw
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as plain values, defaults filled in. None is left out, as TOML has no null."""
-        return self.model_dump(exclude_none=True)
+        """The recipe as plain values, defaults filled in. None is left out, as TOML has no null, and so are of an
+        offline recipe the sections that it has no use for."""
+        unused = set() if self.offline is None else _OF_STREAMS | (set() if self.offline.burns_in else {"burn_in"})
+        return self.model_dump(exclude_none=True, exclude=unused)
 
     def to_toml(self) -> str:
         """The complete recipe as TOML, with its format version."""

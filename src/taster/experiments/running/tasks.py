@@ -106,13 +106,13 @@ def seed_context(recipe: Recipe, seed: int, on_progress: OnProgress | None = Non
     Raises:
         DataError: if the data cannot be loaded or are too few.
     """
-    device, sizes = pick_device(recipe.compute.device), recipe.split_sizes()
+    device = pick_device(recipe.compute.device)
     if recipe.data.table is not None:
         table = load_recipe_table(recipe)
         check_class_names(recipe, len(table.class_names))
-        return SeedContext(recipe, *table_roles(table, recipe.data.table, sizes, seed), seed, device)
+        return SeedContext(recipe, *table_roles(table, recipe, seed), seed, device)
     data = load_recipe_data(recipe, on_progress)
-    roles = split_roles(data, sizes, seed, burn_in_seed=recipe.burn_in.split_seed)
+    roles = split_roles(data, recipe.split_sizes(), seed, burn_in_seed=recipe.burn_in.split_seed)
     return SeedContext(recipe, data, roles, seed, device)
 
 

@@ -8,7 +8,15 @@ from typing import Any
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from taster.attacks import GuardSimulator, Schedule, after_steps, at_accuracy_floor, at_loss_amplification
+from taster.attacks import (
+    DatasetAttack,
+    GuardSimulator,
+    OnlineAttack,
+    Schedule,
+    after_steps,
+    at_accuracy_floor,
+    at_loss_amplification,
+)
 from taster.core.batch import Batch
 from taster.core.fitting import DefendedFit
 from taster.core.guard import Guard
@@ -16,11 +24,12 @@ from taster.core.learner import Learner
 from taster.core.snapshots import SnapshotBuffer
 from taster.core.view import View
 from taster.data import Sampler
+from taster.defences import TemporalStream
 from taster.derivatives import Derivatives
-from taster.errors import RecipeError, TasterError
+from taster.errors import AttackError, RecipeError, TasterError
 from taster.experiments.recipes.registry import Factory, Kind, find_factory
 from taster.experiments.recipes.schema import Defence, Entry, Named, Recipe, ScheduleSection
-from taster.experiments.scenarios.burn_in import IMAGE_RANGE, build_model, build_optimizer, surrogate_recipe
+from taster.experiments.scenarios.burn_in import build_model, build_optimizer, input_range, surrogate_recipe
 from taster.experiments.scenarios.context import BurntIn, SeedContext
 from taster.experiments.user_code import user_code
 from taster.scores.base import Score
@@ -95,7 +104,28 @@ def make_guard(context: SeedContext, defence: Defence, probe: Batch, draws: str 
         RecipeError: if a function cannot work with its settings or returns no `Guard`, or the guard rewinds further
             than the history reaches back.
     """
-    parts = make_guard_parts(context, defence, probe, draws)
+    return _guard_of(context, defence, make_guard_parts(context, defence, probe, draws))
+
+
+def make_stream_defence(context: SeedContext, defence: Defence, probe: Batch) -> tuple[Guard, TemporalStream | None]:
+    """Makes the defence of a stream: a guard, or an ensemble of windows that votes beside an unguarded learner.
+
+    Raises:
+        RecipeError: see `make_guard`; also for an ensemble that is not alone.
+    """
+    parts = make_guard_parts(context, defence, probe)
+    if not any(isinstance(made, TemporalStream) for made in parts):
+        return _guard_of(context, defence, parts), None
+    if len(parts) > 1 or not isinstance(parts[0], TemporalStream):
+        raise RecipeError(
+            f"defence {defence.label}: got an ensemble beside other defences (plus), wanted it alone: its models are "
+            "trained on every batch as it comes"
+        )
+    return Guard(), parts[0]
+
+
+def _guard_of(context: SeedContext, defence: Defence, parts: Sequence[Any]) -> Guard:
+    """Adds up what the functions of a defence returned."""
     for made in parts:
         if not isinstance(made, Guard):
             raise RecipeError(f"defence {defence.label}: {defence.name} returned {type(made).__name__}, wanted a Guard")
@@ -131,7 +161,7 @@ def make_learner(context: SeedContext, burnt_in: BurntIn, guard: Guard) -> Learn
         guard,
         snapshots=history,
         precision=recipe.compute.precision,
-        input_range=IMAGE_RANGE,
+        input_range=input_range(context.data),
     )
     learner.load_state_dict({**burnt_in, "guard": guard.state_dict()})
     if recipe.stream.fresh_optimizer:
@@ -143,12 +173,13 @@ def make_learner(context: SeedContext, burnt_in: BurntIn, guard: Guard) -> Learn
     return learner
 
 
-def check_guard(recipe: Recipe, model: nn.Module, defence: Defence, guard: Guard) -> None:
+def check_guard(context: SeedContext, model: nn.Module, defence: Defence, guard: Guard) -> None:
     """Makes a learner of a model and a guard, so that stages which do not fit the model say so before any training.
 
     Raises:
         TasterError: by a stage that does not fit.
     """
+    recipe = context.recipe
     with user_code(defence, recipe.model):
         optimizer, history = build_optimizer(recipe, model), make_history(recipe, guard)
         Learner(
@@ -158,7 +189,7 @@ def check_guard(recipe: Recipe, model: nn.Module, defence: Defence, guard: Guard
             guard,
             snapshots=history,
             precision=recipe.compute.precision,
-            input_range=IMAGE_RANGE,
+            input_range=input_range(context.data),
         )
 
 
@@ -170,7 +201,7 @@ def make_surrogates(context: SeedContext, burnt_in: BurntIn) -> dict[str, View]:
         model.load_state_dict(burnt_in["surrogates"][section.label])
         optimizer, precision = build_optimizer(recipe, model), recipe.compute.precision
         found[section.label] = Learner(
-            model, optimizer, cross_entropy, precision=precision, input_range=IMAGE_RANGE
+            model, optimizer, cross_entropy, precision=precision, input_range=input_range(context.data)
         ).view()
     return found
 
@@ -209,6 +240,14 @@ def make_attack(
         "defended": defended,
     }
     return _make(recipe, "attack", attack, resources, attack.settings)
+
+
+def check_budget(entry: Entry, made: OnlineAttack | DatasetAttack, samples: Batch) -> None:
+    """Raises RecipeError for an attack whose budget has no measure for the recipe's samples."""
+    try:
+        made.check(samples)
+    except AttackError as error:
+        raise RecipeError(f"attack {entry.label}: {error}") from error
 
 
 def make_score(context: SeedContext, entry: Entry) -> Score:

@@ -20,8 +20,10 @@ from taster.experiments.scenarios.weights import load_weights
 from taster.experiments.user_code import user_code
 from taster.utils.seeds import derived_seed, generator
 
-IMAGE_RANGE = (0.0, 1.0)
-"""What a learner of images takes: every data set here is scaled to it."""
+
+def input_range(data: DataInfo) -> tuple[float, float] | None:
+    """The range of samples that a learner of a stream takes; None for token ids, which are no measurements."""
+    return data.value_range if data.vocabulary is None else None
 
 
 def build_model(recipe: Recipe, data: DataInfo, seed: int, device: torch.device) -> nn.Module:
@@ -31,18 +33,21 @@ def build_model(recipe: Recipe, data: DataInfo, seed: int, device: torch.device)
         ModelError: if it is not a module, or its output is not one number for each class.
     """
     torch.manual_seed(derived_seed(seed, "model"))
-    model = make_model(recipe, data.shape, data.classes, device)
+    model = make_model(recipe, data.shape, data.classes, device, data.vocabulary)
     _check_output(model, recipe.model.name, data, device)
     return model
 
 
-def make_model(recipe: Recipe, shape: tuple[int, ...], classes: int, device: torch.device) -> nn.Module:
-    """Makes the recipe's model for samples of a shape, with whatever weights its function draws.
+def make_model(
+    recipe: Recipe, shape: tuple[int, ...], classes: int, device: torch.device, vocabulary: int | None = None
+) -> nn.Module:
+    """Makes the recipe's model for samples of a shape, token ids if there is a vocabulary, with whatever weights its
+    function draws.
 
     Raises:
         ModelError: if it cannot be built or is not a module.
     """
-    model = call_model_function(recipe, shape, classes)
+    model = call_model_function(recipe, shape, classes, vocabulary)
     if not isinstance(model, nn.Module):
         raise ModelError(f"model.name: {recipe.model.name} returned {type(model).__name__}, wanted a torch.nn.Module")
     if recipe.compute.channels_last:
@@ -50,7 +55,7 @@ def make_model(recipe: Recipe, shape: tuple[int, ...], classes: int, device: tor
     return model.to(device)
 
 
-def call_model_function(recipe: Recipe, shape: tuple[int, ...], classes: int) -> Any:
+def call_model_function(recipe: Recipe, shape: tuple[int, ...], classes: int, vocabulary: int | None) -> Any:
     """What the recipe's model function returns.
 
     Raises:
@@ -58,7 +63,7 @@ def call_model_function(recipe: Recipe, shape: tuple[int, ...], classes: int) ->
     """
     factory = recipe.factory("model", recipe.model)
     try:
-        return factory.make({"shape": shape, "classes": classes}, recipe.model.settings)
+        return factory.make({"shape": shape, "classes": classes, "vocabulary": vocabulary}, recipe.model.settings)
     except ModelError:
         raise
     except (Exception, SystemExit) as error:  # a user's factory can raise anything
@@ -96,7 +101,7 @@ def burn_in(context: SeedContext, on_step: Callable[[], None] = lambda: None) ->
         cross_entropy,
         Guard(),
         snapshots=history,
-        input_range=IMAGE_RANGE,
+        input_range=input_range(context.data),
         precision=recipe.compute.precision,
     )
     if recipe.burn_in.checkpoint is not None:
@@ -112,8 +117,8 @@ def burn_in(context: SeedContext, on_step: Callable[[], None] = lambda: None) ->
 
 def _train(context: SeedContext, learner: Learner, history: SnapshotBuffer, on_step: Callable[[], None]) -> None:
     section, seed = context.recipe.burn_in, context.seed
-    images, augment = context.images("burn_in").to(context.device), Augment(section.crop, section.flip)
-    stream = Stream(images, section.batch_size, generator(seed, "burn_in"), augment)
+    samples, augment = context.roles["burn_in"].to(context.device), Augment(section.crop, section.flip)
+    stream = Stream(samples, section.batch_size, generator(seed, "burn_in"), augment)
     torch.manual_seed(derived_seed(seed, "burn-in dropout"))
     learner.model.train()
     for epoch in range(1, section.epochs + 1):
@@ -140,7 +145,8 @@ def _check_output(model: nn.Module, name: str, data: DataInfo, device: torch.dev
     model.eval()
     try:
         with torch.no_grad():
-            output = model(torch.zeros(2, *data.shape, device=device))
+            kind = torch.float32 if data.vocabulary is None else torch.int64
+            output = model(torch.zeros(2, *data.shape, dtype=kind, device=device))
     except (Exception, SystemExit) as error:  # whatever a user's model raises on a shape it was not made for
         raise ModelError(f"model.name: {name} cannot take samples of {list(data.shape)}: {error}") from error
     finally:

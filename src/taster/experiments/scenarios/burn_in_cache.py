@@ -41,7 +41,7 @@ def _unpack(state: Any) -> BurntIn:
 
 
 def _key(context: SeedContext) -> str:
-    recipe, images = context.recipe, context.images("burn_in")
+    recipe, samples = context.recipe, context.roles["burn_in"]
     compute = recipe.compute
     facts = [
         recipe.model.model_dump(),
@@ -52,7 +52,7 @@ def _key(context: SeedContext) -> str:
         code_digest(),
     ]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    for tensor in (images.x, images.y):
+    for tensor in (samples.x, samples.y):
         digest.update(repr(tuple(tensor.shape)).encode())
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:32]

@@ -64,7 +64,7 @@ class SeedContext:
     device: torch.device
 
     def images(self, role: Role) -> Images:
-        """The samples of a role, in scenarios whose samples are images."""
+        """The samples of a role, where they can be nothing but images."""
         found = self.roles[role]
         assert isinstance(found, Images), role
         return found

@@ -7,6 +7,7 @@ from typing import Any
 
 from taster.attacks import OnlineAttack, UpdateAttack
 from taster.client_gradients import ClientGradients, LocalSGD
+from taster.core.batch import Batch
 from taster.core.guard import Guard
 from taster.core.step_record import Phase, StepRecord
 from taster.core.view import View
@@ -62,6 +63,10 @@ class FederatedRounds:
         """Whether anybody attacks."""
         return self._attack.accumulate is not None or self._attack.trigger is not None
 
+    def accuracy(self, samples: Batch, /) -> float:
+        """Accuracy of the server's model."""
+        return self.learner.view().accuracy(samples.x, samples.y)
+
     def describe_derivatives(self) -> str | None:
         """How the attack has differentiated so far; None if it does not."""
         derivatives = self._attack.derivatives
@@ -92,7 +97,7 @@ class FederatedRounds:
         model = build_model(recipe, context.data, context.seed, context.device)
         for defence in recipe.defence:
             guard, _ = make_guard_and_rule(context, defence)
-            check_guard(recipe, model, defence, guard)
+            check_guard(context, model, defence, guard)
         for attack in recipe.attack:
             _make_clients_attack(context, attack)
         make_clients(context)

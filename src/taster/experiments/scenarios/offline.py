@@ -15,7 +15,7 @@ from taster.core.fitting import CertifiedClassifier, Classifier
 from taster.errors import RecipeError
 from taster.experiments.recipes.schema import Defence, Entry
 from taster.experiments.results import CellKey, EpochLine, OfflineContent
-from taster.experiments.scenarios.builders import check_guard
+from taster.experiments.scenarios.builders import check_budget, check_guard
 from taster.experiments.scenarios.burn_in import build_model
 from taster.experiments.scenarios.context import BurntIn, SeedContext
 from taster.experiments.scenarios.offline_attack import CraftedPoison, craft, make_offline_attack
@@ -193,11 +193,10 @@ class OfflineCell:
             check_fits_training(entry, defence, training)
             check_sizes(entry, defence, len(context.roles["train"]), len(context.roles["probe"]))
             if isinstance(training, NetTraining):
-                check_guard(
-                    recipe, build_model(recipe, context.data, context.seed, context.device), entry, defence.guard
-                )
+                model = build_model(recipe, context.data, context.seed, context.device)
+                check_guard(context, model, entry, defence.guard)
         for attack in recipe.attack:
-            make_offline_attack(context, attack)
+            check_budget(attack, make_offline_attack(context, attack), context.training_set)
         if section.mode == "transfer" and isinstance(training, NetTraining):
             training.check_mode()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -126,7 +126,7 @@ def _craft(context: SeedContext, entry: Entry, burnt_in: BurntIn | None, defende
                 None if attack.target is None else _checked_target(entry, attack.target(knowledge), clean, knowledge)
             )
         else:
-            attack = _in_range(attack, *context.data.value_range)
+            attack = attack.within(*context.data.value_range)
             blind = attack.accumulate is None or _is_blind(entry)
             view = _view(context, burnt_in, None if blind else clean)
             # Whole where it can be, so that the share is that of the set and not of each batch, rounded down.
@@ -160,12 +160,6 @@ def _checked_target(entry: Entry, target: Batch, clean: Batch, knowledge: Datase
             f"{knowledge.classes - 1}"
         )
     return target
-
-
-def _in_range(attack: OnlineAttack, low: float, high: float) -> OnlineAttack:
-    """The attack with its budget in the range of the data, as it was made before that was known."""
-    ball = replace(attack.budget.ball, low=low, high=high)
-    return replace(attack, budget=replace(attack.budget, ball=ball))
 
 
 def _poison_in_batches(attack: OnlineAttack, clean: Batch, view: View, size: int) -> PoisonedDataset:

@@ -26,15 +26,21 @@ def offline_section(recipe: Recipe) -> Offline:
 def victim_training(context: SeedContext, burnt_in: BurntIn | None) -> Training:
     """The training of the recipe, from the seed's weights or from those that were burnt in."""
     section = offline_section(context.recipe)
-    made = call_model_function(context.recipe, context.data.shape, context.data.classes)
+    data = context.data
+    made = call_model_function(context.recipe, data.shape, data.classes, data.vocabulary)
     if is_estimator(made):
         if section.burns_in:
             raise RecipeError(
                 f'offline.mode: got {section.mode!r} with the estimator {context.recipe.model.name}, wanted "scratch"'
             )
+        if data.vocabulary is not None:
+            raise RecipeError(
+                f'data.table.words: got "tokens" with the estimator {context.recipe.model.name}, to which ids would be '
+                'numbers; wanted "presence", "counts" or "tfidf"'
+            )
         return EstimatorTraining(
-            lambda: call_model_function(context.recipe, context.data.shape, context.data.classes),
-            context.data.classes,
+            lambda: call_model_function(context.recipe, data.shape, data.classes, None),
+            data.classes,
             context.seed,
         )
     return _net_training(context, burnt_in)

@@ -16,15 +16,18 @@ from taster.core.batch import Batch
 from taster.core.learner import Learner
 from taster.core.step_record import Phase, StepRecord
 from taster.data import Augment, Stream
+from taster.defences.training.temporal_stream import WindowEnsemble
 from taster.errors import RecipeError
 from taster.experiments.recipes.schema import Entry
 from taster.experiments.results import CraftingCourse
 from taster.experiments.scenarios.builders import (
+    check_budget,
     check_guard,
     make_attack,
     make_guard,
     make_learner,
     make_score,
+    make_stream_defence,
     make_surrogates,
     stream_learning_rate,
 )
@@ -48,13 +51,15 @@ class Online:
     def __init__(self, context: CellContext) -> None:
         recipe, burnt_in, batches = context.recipe, context.burnt_in, context.batches
         self._context = context
-        self.learner = make_learner(context, burnt_in, make_guard(context, context.defence, batches["probe"]))
+        guard, windows = make_stream_defence(context, context.defence, batches["probe"])
+        self.learner = make_learner(context, burnt_in, guard)
+        self._windows = None if windows is None else windows.start(context.data.classes)
         self._simulator = _make_simulator(context)
         surrogates = make_surrogates(context, burnt_in)
         self._attack = _make_online_attack(context, context.attack, surrogates, self._simulator)
         self._scores = ScoreTracker({entry: make_score(context, entry) for entry in recipe.score})
         self._stream = Stream(
-            context.images("stream").to(context.device),
+            context.roles["stream"].to(context.device),
             recipe.stream.batch_size,
             generator(context.seed, "stream"),
             Augment(recipe.stream.crop, recipe.stream.flip),
@@ -67,6 +72,12 @@ class Online:
     def attacks(self) -> bool:
         """Whether anybody attacks."""
         return self._attack.accumulate is not None or self._attack.trigger is not None
+
+    def accuracy(self, samples: Batch, /) -> float:
+        """Accuracy of the vote, where there is one and a net that votes, else of the learner."""
+        if self._windows:
+            return self._windows.accuracy(samples.x, samples.y)
+        return self.learner.view().accuracy(samples.x, samples.y)
 
     def describe_derivatives(self) -> str | None:
         """How the attack has differentiated so far; None if it does not."""
@@ -85,8 +96,10 @@ class Online:
             weight_momentum(self.learner, self._attack, phase),
         ):
             record = replace(self.learner.step(batch), phase=phase)
+            if self._windows is not None:
+                self._windows.learn(batch)
         self._scores.observe(record, self.learner.view())
-        if phase is not Phase.DORMANT and phase.value not in self._images:
+        if phase is not Phase.DORMANT and phase.value not in self._images and clean.x.dim() == 4:
             self._images[phase.value] = _examples(clean, batch)
         return ScenarioStep(record, int(poison_mask(batch, clean).sum()), {"scores": scores} if scores else {})
 
@@ -97,6 +110,8 @@ class Online:
             columns["scores"] = self._scores.summary()
         if self._success_at_start is not None:
             columns["asr_start"], columns["asr"] = self._success_at_start, self._success_rate()
+        if self._windows is not None:
+            columns["certified"] = self._certified(self._windows, records)
         if self._crafting is not None:
             columns["forming"] = summarize_replay(self._crafting)
         return ScenarioResult(columns, self._crafting, self._images, self._scores.values())
@@ -116,9 +131,23 @@ class Online:
             )
         model = build_model(recipe, context.data, context.seed, context.device)
         for defence in recipe.defence:
-            check_guard(recipe, model, defence, make_guard(context, defence, context.batches["probe"]))
+            guard, windows = make_stream_defence(context, defence, context.batches["probe"])
+            check_guard(context, model, defence, guard)
+            if windows is not None and windows.periods > recipe.schedule.dormant:
+                raise RecipeError(
+                    f"schedule.dormant: got {recipe.schedule.dormant}, wanted at least the {windows.periods} steps "
+                    f"before {windows.models} models of {windows.coverage} steps each are there (defence "
+                    f"{defence.label})"
+                )
         for attack in recipe.attack:
-            _make_online_attack(context, attack)
+            check_budget(attack, _make_online_attack(context, attack), context.batches["trigger"])
+
+    def _certified(self, windows: WindowEnsemble, records: list[StepRecord]) -> dict[str, float]:
+        """The accuracy that is certified against poison of so many steps on end: as many as the attack took, and up to
+        twice as many."""
+        test, lasted = self._context.batches["test"], sum(r.phase is not Phase.DORMANT for r in records)
+        durations = sorted({0, lasted, *(round(lasted * i / 4) for i in range(9))})
+        return {str(d): left for d, left in windows.certified_accuracy(test.x, test.y, durations).items()}
 
     def _poison(self, clean: Batch, phase: Phase, last: StepRecord | None) -> Batch:
         defence, model = self._context.defence, self._context.recipe.model
@@ -168,7 +197,7 @@ def _make_online_attack(
         raise RecipeError(
             f"attack {attack.label}: {attack.name} returned {type(made).__name__}, wanted an OnlineAttack"
         )
-    return made
+    return made.within(*context.data.value_range)
 
 
 def _make_simulator(context: CellContext) -> GuardSimulator | None:

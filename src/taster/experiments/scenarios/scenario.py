@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from taster.core.batch import Batch
 from taster.core.learner import Learner
 from taster.core.step_record import Phase, StepRecord
 from taster.experiments.results import CellContent, CellRow, CraftingCourse, StepLine
@@ -64,6 +65,9 @@ class Scenario(Protocol):
     @property
     def attacks(self) -> bool:
         """Whether anybody attacks."""
+
+    def accuracy(self, samples: Batch, /) -> float:
+        """Accuracy in % of what predicts: of the learner, unless something beside it does."""
 
     def describe_derivatives(self) -> str | None:
         """How the attack has differentiated so far; None if it does not."""
@@ -125,7 +129,7 @@ def run_cell(context: CellContext, scenario: Scenario, on_step: Callable[[StepLi
     # One seed for all attacks and defences, so that dropout is the same where nothing else differs.
     torch.manual_seed(derived_seed(context.seed, "dropout"))
     trace = CellTrace(
-        lambda role: learner.view().accuracy(batches[role].x, batches[role].y),
+        lambda role: scenario.accuracy(batches[role]),
         schedule,
         context.recipe.compute.eval_every,
     )

@@ -1,12 +1,25 @@
-"""Tables of an offline recipe: loaded once, fitted for each seed on the rows that are trained on."""
+"""Tables of a recipe: loaded once, fitted for each seed on the rows that the model is trained on first."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from taster.data import Role, Rows, Samples, Table, TableSet, fit_numbers, fit_words, load_table, split_indices
+from torch import Tensor
+
+from taster.data import (
+    Role,
+    Rows,
+    Samples,
+    Table,
+    TableSet,
+    TokenSet,
+    fit_numbers,
+    fit_tokens,
+    fit_words,
+    load_table,
+    split_indices,
+)
 from taster.errors import DataError
 from taster.experiments.recipes.schema import Recipe, TableSection
 
@@ -64,20 +77,29 @@ def _written(source: str) -> tuple[int, int] | None:
     return found.st_mtime_ns, found.st_size
 
 
-def table_roles(
-    table: Table, section: TableSection, sizes: Mapping[Role, int | None], seed: int
-) -> tuple[TableSet, dict[Role, Samples]]:
-    """Cuts a table into roles and fits its scales or vocabulary on the role "train".
+def table_roles(table: Table, recipe: Recipe, seed: int) -> tuple[TableSet | TokenSet, dict[Role, Samples]]:
+    """Cuts a table into roles and fits its scales or vocabulary on the rows of the burn-in; without one on those of the
+    role "train".
+
+    On a stream values beyond those of the burn-in become the nearest of these: a model in use has a range of inputs
+    that it takes.
 
     Raises:
         DataError: for roles that ask for too many rows, and rows that nothing can be fitted on.
     """
-    rows = split_indices(table.name, len(table), None, sizes, seed)
-    if table.texts is None:
-        fitted = fit_numbers(table, rows["train"], scale=section.scale)
-    else:
-        fitted = fit_words(
-            table, rows["train"], features=section.words, max_words=section.max_words, min_rows=section.min_rows
-        )
-    every = Rows(fitted.x, fitted.y)
+    assert recipe.data.table is not None
+    sizes = recipe.split_sizes()
+    rows = split_indices(table.name, len(table), None, sizes, seed, burn_in_seed=recipe.burn_in.split_seed)
+    fitted = _fitted(table, recipe.data.table, rows["burn_in"] if sizes["burn_in"] else rows["train"])
+    x = fitted.x if recipe.offline is not None else fitted.x.clamp(*fitted.value_range).to(fitted.x.dtype)
+    every = Rows(x, fitted.y)
     return fitted, {role: every.select(places) for role, places in rows.items()}
+
+
+def _fitted(table: Table, section: TableSection, rows: Tensor) -> TableSet | TokenSet:
+    if table.texts is None:
+        return fit_numbers(table, rows, scale=section.scale)
+    most, least = section.max_words, section.min_rows
+    if section.words == "tokens":
+        return fit_tokens(table, rows, length=section.length, max_words=most, min_rows=least)
+    return fit_words(table, rows, features=section.words, max_words=most, min_rows=least)

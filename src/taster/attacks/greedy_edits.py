@@ -1,0 +1,81 @@
+"""Poison made by a few changes of single values, each tried before it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from taster.attacks.online_attack import Budget
+from taster.attacks.poison_init import wrong_labels
+from taster.core.batch import Batch
+from taster.core.view import View
+from taster.perturbations.edits import Edits
+from taster.perturbations.pgd import LpBall
+
+
+def edit_budget(edits: int, poison_fraction: float, flip: bool) -> Budget:
+    """The budget of poison by edits, and wrong labels where `flip` says so."""
+    return Budget(LpBall("linf", 0.0), poison_fraction, labels=flip, edits=Edits(edits))
+
+
+def chosen_samples(
+    budget: Budget, clean: Batch, view: View, generator: torch.Generator, flip: bool
+) -> tuple[Tensor, Batch]:
+    """Places of the samples to poison, int64 [m], and these samples, under wrong labels where `flip` says so."""
+    places = budget.draw_mask(len(clean), generator).nonzero().flatten().to(clean.x.device)
+    samples = clean.select(places)
+    if flip and len(places):
+        samples = Batch(samples.x, wrong_labels(samples.y, samples.x, view, generator, None))
+    return places, samples
+
+
+def placed(clean: Batch, places: Tensor, samples: Batch) -> Batch:
+    """The batch with samples in the place of its own."""
+    x, y = clean.x.clone(), clean.y.clone()
+    x[places], y[places] = samples.x, samples.y
+    return Batch(x, y)
+
+
+def greedy_edits(
+    samples: Batch,
+    edits: int,
+    options: Tensor,
+    gains: Callable[[Batch], Tensor],
+    worth: Callable[[Batch], Tensor],
+    tries: int,
+) -> Batch:
+    """Changes values one after the other, in each sample that which is worth most, for as long as it is worth more.
+
+    Args:
+        samples: x [n, ...], seen as [n, d], and y [n].
+        edits: at most so many values of each sample are changed, each once.
+        options: what a value may become, [d, c], or [1, c] for all values alike.
+        gains: an estimate of what each change is worth, [n, d, c].
+        worth: what samples are worth, [n].
+        tries: the likeliest changes, of which the best is taken.
+
+    Returns:
+        samples of the same shape, each worth at least what it was.
+    """
+    shape, values = samples.x.shape, samples.x[0].numel()
+    options = options.expand(values, -1)
+    c, rows = options.shape[1], torch.arange(len(samples), device=samples.x.device)
+    x, best = samples.x.flatten(1).clone(), worth(samples)
+    done = torch.zeros(x.shape, dtype=torch.bool, device=x.device)
+    for _ in range(min(edits, values)):
+        estimate = gains(Batch(x.reshape(shape), samples.y)).masked_fill(done[..., None], -torch.inf)
+        likely = estimate.flatten(1).topk(min(tries, values * c)).indices
+        before = x.clone()
+        for place in likely.unbind(1):
+            at, option = place // c, place % c
+            tried = before.clone()
+            tried[rows, at] = options[at, option].to(x.dtype)
+            found = worth(Batch(tried.reshape(shape), samples.y))
+            better = (found > best) & ~done[rows, at]
+            x[better], best = tried[better], torch.where(better, found, best)
+        done |= x != before
+        if bool((x == before).all()):
+            break
+    return Batch(x.reshape(shape), samples.y)
