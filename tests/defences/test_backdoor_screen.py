@@ -95,7 +95,7 @@ def test_calling_changes_nothing_and_a_trusted_batch_is_not_counted() -> None:
     guard = backdoor_screen(hard_batch(100, seed=1))
     learner = hard_learner(guard)
     fresh = guard.state_dict()
-    assert fresh == [{"reference": None, "age": 0, "window": []}]
+    assert fresh == [{"reference": None, "age": 0, "window": [], "taster_format": 1}]
     (screen,) = guard.screens
     screen(ScreenedBatch(hard_batch(20, seed=3)), learner.view())
     assert guard.state_dict() == fresh

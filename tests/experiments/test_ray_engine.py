@@ -94,11 +94,12 @@ from torch import nn
 def model(shape, classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(64, WIDTH), nn.ReLU(), nn.Linear(WIDTH, classes))
 
-def fails_on_nodes(clean, view):
+def fails_on_nodes(generator):
     import os
+    from taster.attacks import random_noise
     if os.getpid() != %d:
         raise ZeroDivisionError("only there")
-    return clean
+    return random_noise(generator, epsilon=0.1)
 """
 
 

@@ -17,7 +17,7 @@ from taster.errors import CheckpointError
 
 FILE = Format("a file of taster.save_state", 1, CheckpointError)
 
-_STRUCTURE = "taster.structure"
+_STRUCTURE, _STATE = "taster.structure", "state"
 _PARTIAL = ".part"
 
 
@@ -35,8 +35,9 @@ def save_state(path: Path | str, state: Any) -> None:
     if not Path(path).parent.is_dir():
         raise CheckpointError(f"{path}: there is no folder {Path(path).parent}, wanted one that is there")
     tensors: dict[str, Tensor] = {}
-    structure = _flatten(state, tensors)
-    write_atomically(Path(path), save(tensors, metadata={_STRUCTURE: json.dumps(structure), KEY: str(FILE.version)}))
+    # One entry, as safetensors writes several in no order, and the same state should be the same bytes.
+    structure = json.dumps({**FILE.mark(), _STATE: _flatten(state, tensors)})
+    write_atomically(Path(path), save(tensors, metadata={_STRUCTURE: structure}))
 
 
 def load_state(path: Path | str) -> Any:
@@ -56,10 +57,14 @@ def load_state(path: Path | str) -> Any:
         raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
     if _STRUCTURE not in metadata:
         return tensors
-    mark = metadata.get(KEY)
-    FILE.check(int(mark) if mark is not None and mark.isdecimal() else mark, str(path))
     try:
-        return _unflatten(json.loads(metadata[_STRUCTURE]), tensors)
+        structure = json.loads(metadata[_STRUCTURE])
+        if isinstance(structure, dict) and KEY in structure:
+            FILE.check(structure[KEY], str(path))
+            structure = structure[_STATE]
+        return _unflatten(structure, tensors)
+    except CheckpointError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: its structure cannot be read ({fault_text(error)}), wanted a file of taster.save_state"

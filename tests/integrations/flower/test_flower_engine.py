@@ -302,7 +302,7 @@ def test_a_run_here_does_not_go_on_elsewhere(federated: Path, tmp_path: Path) ->
     ("arguments", "said"),
     [
         (["quickstart", "--engine", "flower"], "with a recipe of one stream, wanted one with [federated]"),
-        (["federated-field-small", "--engine", "spark"], "engine: got 'spark', wanted one of local, flower"),
+        (["federated-field-small", "--engine", "spark"], "engine: got 'spark', wanted one of local, ray, flower"),
     ],
 )
 def test_what_flower_cannot_run_is_told_in_a_line(arguments: list[str], said: str, tmp_path: Path) -> None:
