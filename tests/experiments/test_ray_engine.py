@@ -99,7 +99,7 @@ def fails_on_nodes(generator):
     from taster.attacks import random_noise
     if os.getpid() != %d:
         raise ZeroDivisionError("only there")
-    return random_noise(generator, epsilon=0.1)
+    return random_noise(generator)
 """
 
 
