@@ -174,3 +174,15 @@ def test_attacks_on_sets_of_token_ids_may_change_labels_alone() -> None:
     for content in ("any", LpBall("linf", 0.1)):
         with pytest.raises(AttackError, match="no distance"):
             DatasetAttack(DatasetBudget(0.2, content=content, labels=True), flipped)(clean, knowledge)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "made", "learner", "clean"),
+    [("token_substitution", of_texts, text_learner, texts), ("column_changes", of_rows, easy_learner, easy_batch)],
+)
+def test_a_batch_too_small_for_the_share_stays_clean(name: str, made: Any, learner: Any, clean: Any) -> None:
+    """As the last one of a training set that is poisoned batch by batch."""
+    batch = clean(4, seed=70)
+    found = made(name, poison_fraction=0.1, edits=2, flip=True).poison(batch, learner().view(), Phase.ACCUMULATE)
+    assert torch.equal(found.x, batch.x)
+    assert torch.equal(found.y, batch.y)

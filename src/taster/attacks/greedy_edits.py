@@ -23,10 +23,13 @@ def edit_budget(edits: int, poison_fraction: float, flip: bool) -> Budget:
 def chosen_samples(
     budget: Budget, clean: Batch, view: View, generator: torch.Generator, flip: bool
 ) -> tuple[Tensor, Batch]:
-    """Places of the samples to poison, int64 [m], and these samples, under wrong labels where `flip` says so."""
+    """Places of the samples to poison, int64 [m], and these samples, under wrong labels where `flip` says so; the whole
+    batch for m = 0, as there is no batch of none."""
     places = budget.draw_mask(len(clean), generator).nonzero().flatten().to(clean.x.device)
+    if not len(places):
+        return places, clean
     samples = clean.select(places)
-    if flip and len(places):
+    if flip:
         samples = Batch(samples.x, wrong_labels(samples.y, samples.x, view, generator, None))
     return places, samples
 

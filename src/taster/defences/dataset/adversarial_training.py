@@ -62,7 +62,7 @@ def adversarial_training(
     size = min(rho, 2.5 * rho / steps) if step_size is None else step_size
 
     def train(run: TrainingRun) -> tuple[Classifier, None]:
-        samples, fit = check_run(run, _NAME), net_fit(run, _NAME)
+        samples, fit = check_run(run, _NAME, numbers=True), net_fit(run, _NAME)
         order = Epochs(
             torch.ones(len(samples)),
             fit.settings.batch_size,

@@ -18,20 +18,21 @@ Share = Annotated[float, Field(gt=0, le=1)]
 """A share of the samples, as a fraction, above 0."""
 
 
-def check_run(run: TrainingRun, name: str) -> Batch:
+def check_run(run: TrainingRun, name: str, *, numbers: bool = False) -> Batch:
     """The training set, after a look at it.
 
     Args:
         run: what a defence works with.
         name: of the defence, for messages.
+        numbers: whether samples must be numbers that can be computed with, and no ids, of words say.
 
     Raises:
-        BatchError: for samples and labels that are not one tensor each, or not finite.
+        BatchError: for samples and labels that are not one tensor each, not finite, or ids where numbers are needed.
         LabelError: for labels outside of the classes.
         DataError: for a set in which all labels are alike.
     """
     check_tensors(run.samples, name)
-    check_training_set(run.samples.x, run.samples.y, run.classes)
+    check_training_set(run.samples.x, run.samples.y, run.classes, ids=not numbers)
     return run.samples
 
 

@@ -8,21 +8,23 @@ from torch import Tensor
 from taster.errors import BatchError, DataError, LabelError
 
 
-def check_training_set(x: Tensor, y: Tensor, classes: int, *, alike: bool = False) -> None:
+def check_training_set(x: Tensor, y: Tensor, classes: int, *, alike: bool = False, ids: bool = False) -> None:
     """Refuses data that no ensemble could be trained on.
 
     Args:
-        x: samples [n, ...], floating point or uint8.
+        x: samples [n, ...], floating point or uint8; with `ids` also int64.
         y: labels [n], int64.
         classes: number of classes.
         alike: whether all labels may be alike, as they may be in a part of a set that others write to.
+        ids: whether samples may be ids, of words say, which nothing is computed with but by the model.
 
     Raises:
         BatchError: for other shapes or types, and for samples that are not finite.
         LabelError: for labels outside of the classes.
         DataError: for an empty set, and for one in which all labels are alike.
     """
-    check_samples(x)
+    if not (ids and isinstance(x, Tensor) and x.dtype == torch.int64 and x.dim() >= 2):
+        check_samples(x)
     if not isinstance(y, Tensor) or y.dtype != torch.int64 or y.shape != x.shape[:1]:
         got = f"{list(y.shape)} of {y.dtype}" if isinstance(y, Tensor) else f"a {type(y).__name__}"
         raise BatchError(f"y: got {got}, wanted int64 [{len(x)}], a label for each sample")
