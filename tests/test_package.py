@@ -16,9 +16,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).parent.parent
-_IMPORTED_AS = {"scikit-learn": "sklearn", "pillow": "PIL"}
-_BY_OTHERS = {"ray"}
-"""Packages that come with others: Ray with flwr[simulation]."""
+_IMPORTED_AS = {"scikit-learn": "sklearn", "pillow": "PIL", "mlflow-skinny": "mlflow"}
 
 
 def bounds() -> ModuleType:
@@ -51,7 +49,7 @@ def test_every_package_that_is_imported_is_a_dependency() -> None:
     ]
     names = [re.split(r"[\[<>=!~ ]", entry)[0].lower() for entry in entries]
     known = {_IMPORTED_AS.get(name, name.replace("-", "_")) for name in names} | {"taster"} | sys.stdlib_module_names
-    missing = {name: path for name, path in imported_packages().items() if name not in known | _BY_OTHERS}
+    missing = {name: path for name, path in imported_packages().items() if name not in known}
     assert missing == {}
     assert {"sklearn", "torch", "typing_extensions"} <= set(imported_packages())
 

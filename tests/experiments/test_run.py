@@ -19,7 +19,7 @@ from taster.experiments import RunDirectory, parse_recipe, read_recipe
 def test_a_run_leaves_the_whole_truth(reference: tuple[Path, Rows]) -> None:
     run, rows = reference
     results = json.loads((run / "results.json").read_text())
-    assert results == {"recipe": "tiny", "rows": rows}
+    assert results == {"taster_format": 1, "recipe": "tiny", "rows": rows}
     assert len(rows) == 2 * 2 * 2
     keys = [
         "attack",

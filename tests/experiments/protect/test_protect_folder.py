@@ -429,7 +429,7 @@ def test_too_few_images_of_a_class_to_measure_with(
     assert not (photos.parent / "out").exists()
     code, _, _ = run(capsys, monkeypatch, *words, "--no-measure")
     assert code == 0
-    assert "was not measured" in (photos.parent / "out" / "protect.html").read_text()
+    assert "Not measured" in (photos.parent / "out" / "protect.html").read_text()
 
 
 def test_it_is_a_command() -> None:

@@ -50,9 +50,10 @@ def _parse(raw: dict[str, Any], faults: list[str]) -> Recipe | None:
     filled = _check_entries(raw, faults)
     if recipe is None or faults:
         return None
+    whole = recipe.model_dump(exclude_none=True)  # with what a scenario has no use for, to be told of it
     if recipe.federated is not None and "federated" in filled:
-        filled["federated"] = {**recipe.to_dict()["federated"], "aggregator": filled["federated"]["aggregator"]}
-    recipe = Recipe.model_validate({**recipe.to_dict(), **filled})
+        filled["federated"] = {**whole["federated"], "aggregator": filled["federated"]["aggregator"]}
+    recipe = Recipe.model_validate({**whole, **filled})
     faults += cross_field_errors(recipe)
     return recipe
 
