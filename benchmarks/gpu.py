@@ -80,20 +80,6 @@ def tf32(on: bool) -> Iterator[None]:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Wall time, with what was launched before left out and what is launched inside waited for."""
-    _wait(device)
-    start = time.perf_counter()
-    work()
-    _wait(device)
-    return time.perf_counter() - start
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def peak(work: Callable[[], object], device: torch.device) -> float | None:
     """MiB that are taken on top of what is held; None on a CPU."""
     if device.type != "cuda":
@@ -209,7 +195,7 @@ def crafting(model: str, batch: int, rounds: int, device: torch.device) -> Table
         for _ in range(rounds):
             for name, (cases, fast) in ways.items():
                 with tf32(fast):
-                    taken[name].append(seconds(cases[case], device))
+                    taken[name].append(launches.seconds(cases[case]))
         for name, times in taken.items():
             gain = statistics.median(base / own for base, own in zip(taken[BASELINE], times, strict=True))
             row = {"case": case, "way": name, "ms": round(1e3 * statistics.median(times), 2), "gain": round(gain, 2)}
@@ -255,9 +241,9 @@ def steps(model: str, batch: int, rounds: int, device: torch.device) -> Table:
             cross_entropy(learned(part.x), part.y).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
 
-        taken["plain"].append(seconds(plain, device))
+        taken["plain"].append(launches.seconds(plain))
         for name, own in learners.items():
-            taken[name].append(seconds(lambda own=own, part=part: own.step(part), device))  # type: ignore[misc]
+            taken[name].append(launches.seconds(lambda own=own, part=part: own.step(part)))  # type: ignore[misc]
     rows = []
     for name in names:
         pairs = zip(taken[name][defences.WARM_UP :], taken["plain"][defences.WARM_UP :], strict=True)
@@ -283,7 +269,8 @@ def training(model: str, count: int, device: torch.device) -> dict[str, Any]:
     ends: list[float] = []
 
     def ended(_: object) -> None:
-        _wait(device)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         ends.append(time.perf_counter())
 
     NetTraining(lambda _: make(model, device), settings).train(samples, taster.Guard(), on_epoch=ended)

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from taster import Batch, Learner
-from taster.attacks.sample_gradient import cross_entropy_gradient
 from taster.attacks.unlearnable.set_noise import SetNoise
 from taster.data import as_batch, load_images
 from taster.models import small_cnn
 from taster.perturbations.pgd import LpBall
+from taster.perturbations.sample_gradient import cross_entropy_gradient
 
 EPSILON, STEP, BATCH = 8 / 255, 0.8 / 255, 128
 

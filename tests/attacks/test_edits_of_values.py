@@ -12,7 +12,7 @@ from tests.conftest import full_state, same_state
 
 from taster import Batch, Learner, Phase
 from taster.attacks import Budget, DatasetAttack, DatasetBudget, DatasetKnowledge, OnlineAttack, Poison
-from taster.attacks.greedy_edits import greedy_edits
+from taster.attacks.edit_attack import greedy_edits
 from taster.attacks.online_attack import poison_mask
 from taster.errors import AttackError
 from taster.perturbations.edits import Edits

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from taster.core.batch import Batch
+from taster.data.labelled_rows import LabelledRows
 from taster.data.tables import Table
 from taster.errors import DataError
 
@@ -22,14 +22,11 @@ _MOST_VALUES = 2**31
 
 
 @dataclass(frozen=True, eq=False)
-class TableSet:
+class TableSet(LabelledRows):
     """A table as features.
 
     Attributes:
-        name: as the user gave it.
         x: float32 [n, d], all rows of the table in its order.
-        y: int64 [n].
-        class_names: the labels as the file has them; that of class c is at c.
         feature_names: columns or words, d of them.
         train: int64, the rows that scales or the vocabulary were fitted on.
         low, high: the smallest and largest value that a training row may have; other rows may leave this range where
@@ -39,10 +36,6 @@ class TableSet:
         DataError: for tensors of other shapes or types, values that are not finite, and labels without a name.
     """
 
-    name: str
-    x: Tensor
-    y: Tensor
-    class_names: tuple[str, ...]
     feature_names: tuple[str, ...]
     train: Tensor
     low: float
@@ -54,27 +47,9 @@ class TableSet:
                 f"{self.name}: got features {list(self.x.shape)} of {self.x.dtype}, wanted float32 "
                 f"[n, {len(self.feature_names)}]"
             )
-        if self.y.dtype != torch.int64 or self.y.shape != self.x.shape[:1]:
-            raise DataError(
-                f"{self.name}: got labels {list(self.y.shape)} of {self.y.dtype}, wanted int64 [{len(self.x)}]"
-            )
-        if len(self.y) == 0 or int(self.y.min()) < 0 or int(self.y.max()) >= self.classes:
-            raise DataError(f"{self.name}: got labels that are no places in {self.classes} class names")
+        super().__post_init__()
         if not bool(self.x.isfinite().all()):
             raise DataError(f"{self.name}: got features that are not finite")
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    @property
-    def classes(self) -> int:
-        """Number of classes."""
-        return len(self.class_names)
-
-    @property
-    def shape(self) -> tuple[int]:
-        """Number of features."""
-        return (self.x.shape[1],)
 
     @property
     def value_range(self) -> tuple[float, float]:
@@ -85,10 +60,6 @@ class TableSet:
     def vocabulary(self) -> None:
         """None: features are no token ids."""
         return None
-
-    def batch(self, rows: Tensor) -> Batch:
-        """The samples of these rows, as a batch."""
-        return Batch(self.x[rows], self.y[rows])
 
 
 def fit_numbers(table: Table, train: Tensor, *, scale: Scale = "range") -> TableSet:

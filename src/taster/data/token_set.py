@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from taster.core.batch import Batch
+from taster.data.labelled_rows import LabelledRows
 from taster.data.table_set import check_training_rows
 from taster.data.tables import Table
 from taster.errors import DataError
@@ -20,14 +20,11 @@ _SPECIAL = ("", "?")
 
 
 @dataclass(frozen=True, eq=False)
-class TokenSet:
+class TokenSet(LabelledRows):
     """A table of texts as token ids.
 
     Attributes:
-        name: as the user gave it.
         x: int64 [n, length], all rows of the table in its order.
-        y: int64 [n].
-        class_names: the labels as the file has them; that of class c is at c.
         words: the word of each id; those of `PADDING` and `UNKNOWN` are "" and "?".
         train: int64, the rows that the vocabulary was fitted on.
 
@@ -35,10 +32,6 @@ class TokenSet:
         DataError: for tensors of other shapes or types, ids without a word, and labels without a name.
     """
 
-    name: str
-    x: Tensor
-    y: Tensor
-    class_names: tuple[str, ...]
     words: tuple[str, ...]
     train: Tensor
 
@@ -50,25 +43,7 @@ class TokenSet:
                 f"{self.name}: got ids from {int(self.x.min())} to {int(self.x.max())}, wanted 0 to "
                 f"{len(self.words) - 1}: those of words"
             )
-        if self.y.dtype != torch.int64 or self.y.shape != self.x.shape[:1]:
-            raise DataError(
-                f"{self.name}: got labels {list(self.y.shape)} of {self.y.dtype}, wanted int64 [{len(self.x)}]"
-            )
-        if int(self.y.min()) < 0 or int(self.y.max()) >= self.classes:
-            raise DataError(f"{self.name}: got labels that are no places in {self.classes} class names")
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    @property
-    def classes(self) -> int:
-        """Number of classes."""
-        return len(self.class_names)
-
-    @property
-    def shape(self) -> tuple[int]:
-        """Number of tokens of a text."""
-        return (self.x.shape[1],)
+        super().__post_init__()
 
     @property
     def value_range(self) -> tuple[float, float]:
@@ -79,10 +54,6 @@ class TokenSet:
     def vocabulary(self) -> int:
         """Number of tokens."""
         return len(self.words)
-
-    def batch(self, rows: Tensor) -> Batch:
-        """The samples of these rows, as a batch."""
-        return Batch(self.x[rows], self.y[rows])
 
     def text(self, ids: Tensor) -> str:
         """The words of a sample, int64 [length], without what fills it up."""

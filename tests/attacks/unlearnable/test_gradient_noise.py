@@ -15,7 +15,6 @@ from taster.attacks import (
     robust_minimising_noise,
     tensor_clog,
 )
-from taster.attacks.sample_gradient import cross_entropy_gradient
 from taster.attacks.surrogate import loss_of, trained
 from taster.attacks.unlearnable.alternating import AlternatingSettings
 from taster.attacks.unlearnable.gradient_alignment import mean_gradient, reversed_cross_entropy
@@ -25,6 +24,7 @@ from taster.core.types import Tensors
 from taster.core.view import View
 from taster.derivatives import Derivatives, DiffMethod
 from taster.perturbations.pgd import LpBall, pgd
+from taster.perturbations.sample_gradient import cross_entropy_gradient
 
 CLEAN = images(30)
 WIDE = PerturbationSettings(epsilon=0.2)

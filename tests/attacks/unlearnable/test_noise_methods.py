@@ -17,13 +17,13 @@ from taster.attacks import (
     synthetic_noise,
     universal_noise,
 )
-from taster.attacks.sample_gradient import cross_entropy_gradient, error_maximising_gradient
 from taster.attacks.unlearnable.adversarial_noise import AdversarialSettings
 from taster.attacks.unlearnable.alternating import AlternatingSettings, alternate
 from taster.attacks.unlearnable.set_noise import SetNoise
 from taster.core.batch import Batch
 from taster.errors import AttackError
 from taster.perturbations.pgd import LpBall
+from taster.perturbations.sample_gradient import cross_entropy_gradient, error_maximising_gradient
 
 CLEAN = images(60)
 WIDE = PerturbationSettings(epsilon=0.3)

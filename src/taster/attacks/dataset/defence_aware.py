@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from taster.attacks.dataset.flat_samples import other_labels, poisoned_count
+from taster.attacks.dataset.flat_samples import other_labels, poisoned_count, with_inserted
 from taster.attacks.dataset_attack import DatasetAttack, DatasetBudget, DatasetKnowledge, DatasetPoisonSettings, Poison
 from taster.core.batch import Batch, check_tensors
 from taster.core.fitting import DefendedFit
@@ -95,7 +95,7 @@ def defence_aware(
             last = made(last.base.select(rows), last.inserted.y[rows])
             trials.append(last)
         best = min(trials, key=lambda trial: trial.accuracy)
-        return Poison(_joined(clean, best.inserted), best.base)
+        return Poison(with_inserted(clean, best.inserted.x, best.inserted.y), best.base)
 
     return DatasetAttack(budget, poison)
 
@@ -125,7 +125,7 @@ def _tried(
     knowledge: DatasetKnowledge,
     defended: DefendedFit | None,
 ) -> _Trial:
-    samples = _joined(clean, inserted)
+    samples = with_inserted(clean, inserted.x, inserted.y)
     if defended is None:
         model, weights = knowledge.fit(samples), None
     else:
@@ -166,10 +166,6 @@ def _plans(clean: Batch, material: Batch, knowledge: DatasetKnowledge) -> Iterat
     members = (material.y == source).nonzero().flatten()
     members = members[scores[members, target].argsort(descending=True, stable=True)]
     yield material.select(members), torch.full_like(material.y[members], target)
-
-
-def _joined(clean: Batch, inserted: Batch) -> Batch:
-    return Batch(torch.cat([clean.x, inserted.x.to(clean.x)]), torch.cat([clean.y, inserted.y.to(clean.y)]))
 
 
 def _repeated(rows: Tensor, count: int) -> Tensor:

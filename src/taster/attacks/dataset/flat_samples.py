@@ -93,7 +93,7 @@ def with_changed(clean: Batch, rows: Tensor, x: Tensor, y: Tensor) -> Batch:
 
 
 def with_inserted(clean: Batch, x: Tensor, y: Tensor) -> Batch:
-    """The training set with flat samples [k, d] under labels [k] behind it."""
+    """The training set with samples [k, d] or [k, ...] under labels [k] behind it."""
     return Batch(torch.cat([clean.x, _like(x, clean.x)]), torch.cat([clean.y, y.to(clean.y)]))
 
 

@@ -10,11 +10,11 @@ from pydantic import Field
 
 from taster.attacks.crafting import model_to_craft_on
 from taster.attacks.online_attack import OnlineAttack, PerturbationSettings
-from taster.attacks.sample_gradient import error_maximising_gradient
 from taster.core.batch import Batch
 from taster.core.threat import threat
 from taster.core.view import View
 from taster.perturbations.pgd import pgd
+from taster.perturbations.sample_gradient import error_maximising_gradient
 from taster.utils.setting_types import ModelRef, PositiveCount
 from taster.utils.settings import validate_settings
 

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from taster.attacks.backdoor import Backdoor, BackdoorSettings, check_target_class, draw_from
 from taster.attacks.online_attack import Budget, OnlineAttack
-from taster.attacks.sample_gradient import cross_entropy_gradient
 from taster.attacks.triggers import named_trigger
 from taster.core.batch import Batch
 from taster.core.threat import threat
 from taster.core.view import View
 from taster.perturbations.pgd import LpBall, Norm, pgd
+from taster.perturbations.sample_gradient import cross_entropy_gradient
 from taster.utils.setting_types import PositiveCount
 from taster.utils.settings import validate_settings
 

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from taster.attacks.greedy_edits import chosen_samples, edit_budget, greedy_edits, placed
+from taster.attacks.edit_attack import edit_attack, greedy_edits
 from taster.attacks.online_attack import OnlineAttack, SampleFn
 from taster.core.batch import Batch
 from taster.core.threat import threat
@@ -66,20 +66,10 @@ def column_changes(
     Source: taster's own; the greedy choice of values by a derivative, of an inner product of gradients here, after
         Papernot et al. 2016 (the saliency maps of adversarial samples).
     """
-    budget = edit_budget(edits, poison_fraction, flip)
     computing = derivatives or Derivatives()
 
-    def attack(clean: Batch, view: View) -> Batch:
-        if not clean.x.is_floating_point():
-            raise AttackError(
-                f"column_changes: got samples of {clean.x.dtype}, wanted rows of numbers; token_substitution is for "
-                "token ids"
-            )
-        places, samples = chosen_samples(budget, clean, view, generator, flip)
-        if not len(places):
-            return clean
-        own = draw_validation(validation_size)
-        ends = torch.stack([own.x.flatten(1).amin(0), own.x.flatten(1).amax(0)], 1).to(clean.x)
+    def change(samples: Batch, own: Batch, view: View) -> Batch:
+        ends = torch.stack([own.x.flatten(1).amin(0), own.x.flatten(1).amax(0)], 1).to(samples.x)
         terms = [(-1.0, {name: slope for name, slope in view.loss_gradient(own).items() if name in view.trainable})]
         mixed = computing.mixed(lambda params, x, y: view.loss(x, y, params=params), view.trainable, terms)
 
@@ -89,7 +79,24 @@ def column_changes(
             return found
 
         worth = FirstOrderInfluence(own)
-        found = greedy_edits(samples, edits, ends, gains, lambda some: worth(some, view), tries)
-        return placed(clean, places, found)
+        return greedy_edits(samples, edits, ends, gains, lambda some: worth(some, view), tries)
 
-    return OnlineAttack(budget, accumulate=attack, trigger=attack, derivatives=computing)
+    return edit_attack(
+        change,
+        draw_validation,
+        generator,
+        poison_fraction=poison_fraction,
+        edits=edits,
+        flip=flip,
+        validation_size=validation_size,
+        check=_check_numbers,
+        derivatives=computing,
+    )
+
+
+def _check_numbers(batch: Batch) -> None:
+    if not batch.x.is_floating_point():
+        raise AttackError(
+            f"column_changes: got samples of {batch.x.dtype}, wanted rows of numbers; token_substitution is for token "
+            "ids"
+        )

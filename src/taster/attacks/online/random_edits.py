@@ -7,7 +7,7 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from taster.attacks.greedy_edits import chosen_samples, edit_budget, placed
+from taster.attacks.edit_attack import edit_attack
 from taster.attacks.online_attack import OnlineAttack, SampleFn
 from taster.core.batch import Batch
 from taster.core.threat import threat
@@ -48,22 +48,26 @@ def random_edits(
 
     Source: taster's own; the control of `token_substitution` and `column_changes`.
     """
-    budget = edit_budget(edits, poison_fraction, flip)
 
-    def attack(clean: Batch, view: View) -> Batch:
-        places, samples = chosen_samples(budget, clean, view, generator, flip)
-        if not len(places):
-            return clean
-        own, x = draw_validation(validation_size).x.flatten(1).cpu(), samples.x.flatten(1).clone()
+    def change(samples: Batch, own: Batch, view: View) -> Batch:
+        values, x = own.x.flatten(1).cpu(), samples.x.flatten(1).clone()
         count, device = min(edits, x.shape[1]), generator.device
-        at = torch.stack([torch.randperm(x.shape[1], generator=generator, device=device)[:count] for _ in places]).cpu()
+        at = torch.stack([torch.randperm(x.shape[1], generator=generator, device=device)[:count] for _ in x]).cpu()
         if x.is_floating_point():
-            ends = torch.stack([own.amin(0), own.amax(0)])
+            ends = torch.stack([values.amin(0), values.amax(0)])
             drawn = ends[torch.randint(2, at.shape, generator=generator, device=device).cpu(), at]
         else:
-            known = own.unique()
+            known = values.unique()
             drawn = known[torch.randint(len(known), at.shape, generator=generator, device=device).cpu()]
         x.scatter_(1, at.to(x.device), drawn.to(x))
-        return placed(clean, places, Batch(x.reshape(samples.x.shape), samples.y))
+        return Batch(x.reshape(samples.x.shape), samples.y)
 
-    return OnlineAttack(budget, accumulate=attack, trigger=attack)
+    return edit_attack(
+        change,
+        draw_validation,
+        generator,
+        poison_fraction=poison_fraction,
+        edits=edits,
+        flip=flip,
+        validation_size=validation_size,
+    )

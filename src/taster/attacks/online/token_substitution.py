@@ -7,7 +7,7 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from taster.attacks.greedy_edits import chosen_samples, edit_budget, greedy_edits, placed
+from taster.attacks.edit_attack import edit_attack, greedy_edits
 from taster.attacks.online_attack import OnlineAttack, SampleFn
 from taster.core.batch import Batch
 from taster.core.threat import threat
@@ -67,25 +67,15 @@ def token_substitution(
     Source: HotFlip (Ebrahimi et al. 2018) for the substitutions; that poison for texts is made by gradients of such an
         inner product after Wallace et al. 2021 ("Concealed data poisoning attacks on NLP models"), who plant a phrase.
     """
-    budget = edit_budget(edits, poison_fraction, flip)
 
-    def attack(clean: Batch, view: View) -> Batch:
-        if clean.x.is_floating_point() or clean.x.dim() != 2:
-            raise AttackError(
-                f"token_substitution: got samples {list(clean.x.shape)} of {clean.x.dtype}, wanted token ids, int64 "
-                '[n, length] (data.table.words = "tokens"); column_changes is for rows of numbers'
-            )
-        places, samples = chosen_samples(budget, clean, view, generator, flip)
-        if not len(places):
-            return clean
-        own = draw_validation(validation_size)
+    def change(samples: Batch, own: Batch, view: View) -> Batch:
         known = own.x.unique()
         drawn = torch.randperm(len(known), generator=generator, device=generator.device)[:candidates]
-        options = known[drawn.to(known.device)].to(clean.x.device)
+        options = known[drawn.to(known.device)].to(samples.x.device)
         slope = view.loss_gradient(own)
         towards = {name: -slope[name] for name in view.trainable}
         worth = FirstOrderInfluence(own)
-        found = greedy_edits(
+        return greedy_edits(
             samples,
             edits,
             options[None],
@@ -93,6 +83,22 @@ def token_substitution(
             lambda some: worth(some, view),
             tries,
         )
-        return placed(clean, places, found)
 
-    return OnlineAttack(budget, accumulate=attack, trigger=attack)
+    return edit_attack(
+        change,
+        draw_validation,
+        generator,
+        poison_fraction=poison_fraction,
+        edits=edits,
+        flip=flip,
+        validation_size=validation_size,
+        check=_check_ids,
+    )
+
+
+def _check_ids(batch: Batch) -> None:
+    if batch.x.is_floating_point() or batch.x.dim() != 2:
+        raise AttackError(
+            f"token_substitution: got samples {list(batch.x.shape)} of {batch.x.dtype}, wanted token ids, int64 "
+            '[n, length] (data.table.words = "tokens"); column_changes is for rows of numbers'
+        )

@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from taster.attacks.dataset_attack import DatasetKnowledge
-from taster.attacks.sample_gradient import error_maximising_gradient
 from taster.attacks.surrogate import augmentation, net_fits
 from taster.attacks.unlearnable.set_noise import SetNoise, Slope, total_slope
 from taster.core.fitting import NetFit
+from taster.perturbations.sample_gradient import error_maximising_gradient
 from taster.utils.setting_types import PositiveCount, PositiveFloat
 from taster.utils.settings import settings_group
 

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from taster.attacks.dataset_attack import DatasetKnowledge
-from taster.attacks.sample_gradient import cross_entropy_gradient
 from taster.attacks.surrogate import Surrogate, augmentation, net_fits
 from taster.attacks.unlearnable.set_noise import SetNoise, Slope, total_slope
 from taster.core.batch import Batch
 from taster.core.epochs import Epochs
 from taster.core.view import View
+from taster.perturbations.sample_gradient import cross_entropy_gradient
 from taster.utils.setting_types import Count, PositiveCount, PositiveFloat, Quantile
 from taster.utils.settings import settings_group
 

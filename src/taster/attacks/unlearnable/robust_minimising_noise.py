@@ -9,12 +9,12 @@ from torch import Tensor
 
 from taster.attacks.dataset_attack import DatasetKnowledge
 from taster.attacks.online_attack import PerturbationSettings
-from taster.attacks.sample_gradient import cross_entropy_gradient
 from taster.attacks.unlearnable.alternating import AlternatingSettings, alternate
 from taster.attacks.unlearnable.set_noise import NoiseAttack, SetNoise, noise_attack
 from taster.core.threat import threat
 from taster.core.view import View
 from taster.perturbations.pgd import LpBall, pgd
+from taster.perturbations.sample_gradient import cross_entropy_gradient
 from taster.utils.setting_types import PositiveCount, PositiveFloat
 from taster.utils.settings import validate_settings
 

@@ -17,12 +17,11 @@ from taster.core.state import LearnerState
 from taster.core.step import GradientFn
 from taster.core.threat import countermeasure
 from taster.core.types import Tensors
-from taster.core.view import View
 from taster.defences.dataset.net_epochs import net_fit, train_by_epochs
 from taster.defences.dataset.run_checks import check_run
 from taster.defences.dataset_defence import RobustTraining, TrainingRun
-from taster.perturbations.objectives import cross_entropy_per_sample
 from taster.perturbations.pgd import LpBall, Norm, pgd
+from taster.perturbations.sample_gradient import cross_entropy_gradient
 from taster.utils.seeds import derived_seed, generator
 from taster.utils.setting_types import PositiveCount, PositiveFloat
 from taster.utils.settings import validate_settings
@@ -94,7 +93,7 @@ def worst_case_gradient(
         low, high = (-torch.inf, torch.inf) if view.input_range is None else view.input_range
         ball = LpBall(norm, rho, low, high)
         x = pgd(
-            lambda at: _slope(view, at, batch.y),
+            cross_entropy_gradient(view, batch.y),
             batch.x,
             ball,
             steps=steps,
@@ -105,11 +104,3 @@ def worst_case_gradient(
         return online_gradient(moved, state)
 
     return gradient
-
-
-def _slope(view: View, x: Tensor, y: Tensor) -> Tensor:
-    """∇ₓ CE(f(x; θ), y), sample by sample."""
-    leaf = x.detach().requires_grad_()
-    logits = view.forward(leaf)
-    (slope,) = torch.autograd.grad(cross_entropy_per_sample(logits, y, logits).sum(), leaf)
-    return slope

@@ -1,4 +1,4 @@
-"""Poison made by a few changes of single values, each tried before it is kept."""
+"""Attacks by a few changes of single values, and the search that tries each change before it is kept."""
 
 from __future__ import annotations
 
@@ -7,38 +7,60 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from taster.attacks.online_attack import Budget
+from taster.attacks.online_attack import Budget, OnlineAttack, SampleFn
 from taster.attacks.poison_init import wrong_labels
 from taster.core.batch import Batch
 from taster.core.view import View
+from taster.derivatives import Derivatives
 from taster.perturbations.edits import Edits
 from taster.perturbations.pgd import LpBall
 
-
-def edit_budget(edits: int, poison_fraction: float, flip: bool) -> Budget:
-    """The budget of poison by edits, and wrong labels where `flip` says so."""
-    return Budget(LpBall("linf", 0.0), poison_fraction, labels=flip, edits=Edits(edits))
+Change = Callable[[Batch, Batch, View], Batch]
+"""From samples [m, ...] under the labels of their poison, S_val and the model: poison of the same shape."""
 
 
-def chosen_samples(
-    budget: Budget, clean: Batch, view: View, generator: torch.Generator, flip: bool
-) -> tuple[Tensor, Batch]:
-    """Places of the samples to poison, int64 [m], and these samples, under wrong labels where `flip` says so; the whole
-    batch for m = 0, as there is no batch of none."""
-    places = budget.draw_mask(len(clean), generator).nonzero().flatten().to(clean.x.device)
-    if not len(places):
-        return places, clean
-    samples = clean.select(places)
-    if flip:
-        samples = Batch(samples.x, wrong_labels(samples.y, samples.x, view, generator, None))
-    return places, samples
+def edit_attack(
+    change: Change,
+    draw_validation: SampleFn,
+    generator: torch.Generator,
+    *,
+    poison_fraction: float,
+    edits: int,
+    flip: bool,
+    validation_size: int,
+    check: Callable[[Batch], None] | None = None,
+    derivatives: Derivatives | None = None,
+) -> OnlineAttack:
+    """An attack that changes a few values of some samples, in the stream and in the trigger alike.
 
+    Args:
+        change: makes the poison.
+        draw_validation: draws S_val, once per batch that is poisoned.
+        generator: draws which samples are poisoned, and wrong labels.
+        poison_fraction: fraction of each batch.
+        edits: values of a sample that may change.
+        flip: whether poison has wrong labels.
+        validation_size: of S_val.
+        check: raises for a batch that is not of the kind that is changed.
+        derivatives: what `change` differentiates by.
+    """
+    budget = Budget(LpBall("linf", 0.0), poison_fraction, labels=flip, edits=Edits(edits))
 
-def placed(clean: Batch, places: Tensor, samples: Batch) -> Batch:
-    """The batch with samples in the place of its own."""
-    x, y = clean.x.clone(), clean.y.clone()
-    x[places], y[places] = samples.x, samples.y
-    return Batch(x, y)
+    def attack(clean: Batch, view: View) -> Batch:
+        if check is not None:
+            check(clean)
+        places = budget.draw_mask(len(clean), generator).nonzero().flatten().to(clean.x.device)
+        if not len(places):
+            return clean
+        samples = clean.select(places)
+        if flip:
+            samples = Batch(samples.x, wrong_labels(samples.y, samples.x, view, generator, None))
+        found = change(samples, draw_validation(validation_size), view)
+        x, y = clean.x.clone(), clean.y.clone()
+        x[places], y[places] = found.x, found.y
+        return Batch(x, y)
+
+    return OnlineAttack(budget, accumulate=attack, trigger=attack, derivatives=derivatives)
 
 
 def greedy_edits(
