@@ -55,7 +55,13 @@ def simulate(main: Callable[[Grid], None], app: ClientApp, *, nodes: int, worker
                 app,
                 nodes,
                 backend_config={
-                    "init_args": {"num_cpus": workers, "logging_level": "error", "log_to_driver": False},
+                    # A cluster that runs on this machine belongs to somebody else.
+                    "init_args": {
+                        "address": "local",
+                        "num_cpus": workers,
+                        "logging_level": "error",
+                        "log_to_driver": False,
+                    },
                     "client_resources": {"num_cpus": 1, "num_gpus": gpus},
                 },
             )
