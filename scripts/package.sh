@@ -16,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1
 
 echo "wheel and sdist"
 "$python" -m venv "$work/tools"
-"$work/tools/bin/python" -m pip install --quiet build cyclonedx-bom mypy
+"$work/tools/bin/python" -m pip install --quiet build cyclonedx-bom mypy pyright
 rm -f "$out"/taster-*
 # The wheel is made from the sdist, and so has only what that has.
 "$work/tools/bin/python" -m build --outdir "$out" >"$work/build.log" || { cat "$work/build.log"; exit 1; }
@@ -36,12 +36,17 @@ check() {
 echo "highest versions"
 check highest
 "$work/highest/bin/python" -m pip freeze >"$out/highest.txt"
-"$work/tools/bin/cyclonedx-py" environment "$work/highest/bin/python" --output-format JSON \
-  --output-file "$out/$(basename "$wheel" | cut -d- -f1,2).cdx.json"
+sbom="$out/$(basename "$wheel" | cut -d- -f1,2).cdx.json"
+"$work/tools/bin/cyclonedx-py" environment "$work/highest/bin/python" --output-format JSON --output-file "$sbom"
+"$python" scripts/finish_sbom.py "$sbom"
 
 echo "types, as a user's file sees them"
 cp scripts/typed_user.py "$work/typed_user.py"
 (cd "$work" && tools/bin/mypy --strict --disallow-any-expr --python-executable highest/bin/python typed_user.py)
+# Pyright finds the environment by its being active, and fails whenever a single symbol is of unknown type.
+(. "$work/highest/bin/activate" && cd "$work/highest-folder" &&
+  "$work/tools/bin/pyright" --verifytypes taster --ignoreexternal --outputjson || true) >"$work/types.json"
+"$python" scripts/check_types.py <"$work/types.json"
 
 echo "extras together"
 extras="$("$python" scripts/dependency_bounds.py extras | paste -sd,)"

@@ -3,7 +3,7 @@
 # fuzzing, tracing and killing with more cases, and measures coverage.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-scripts/setup.sh dev
+scripts/setup.sh dev,docs
 bin="${TASTER_VENV:-.venv}/bin"
 "$bin/ruff" check .
 "$bin/ruff" format --check .

@@ -72,7 +72,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.thorough
 def test_the_site_asks_no_other_host_for_anything(site: Path) -> None:
     pages = [*site.rglob("*.html"), *site.rglob("*.css")]
     assert len(pages) > 100
@@ -83,7 +82,6 @@ def test_the_site_asks_no_other_host_for_anything(site: Path) -> None:
     assert not re.search(r"^ *(repo_url|repo_name|analytics):", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
 
 
-@pytest.mark.thorough
 def test_the_site_has_the_page_of_a_run_and_of_every_attack(site: Path) -> None:
     assert "<table" in (site / "results/quickstart/report.html").read_text(encoding="utf-8")
     assert (site / "reference/taster.attacks.html").exists()

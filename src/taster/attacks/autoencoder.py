@@ -26,7 +26,7 @@ class Autoencoder(nn.Module):
         for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), nn.ReLU()]
         layers[-1] = nn.Sigmoid()
-        self.layers = nn.Sequential(*layers)
+        self.layers: nn.Sequential = nn.Sequential(*layers)
         self._low, self._high = low, high
 
     def forward(self, x: Tensor) -> Tensor:

@@ -22,9 +22,9 @@ class CraftingTrace:
     def __init__(self) -> None:
         self.batches: list[Batch] = []
         self.losses: list[float] = []
-        self.seconds = 0.0
-        self.cpu_seconds = 0.0
-        self.setup_seconds = 0.0
+        self.seconds: float = 0.0
+        self.cpu_seconds: float = 0.0
+        self.setup_seconds: float = 0.0
         self._started = (0.0, 0.0)
 
     def start(self) -> None:

@@ -82,7 +82,7 @@ class ClientGradients:
         self, statistics: BatchNormSync = "recorded", local: LocalSGD | None = None, *, memory: int = 2**30
     ) -> None:
         self.statistics: BatchNormSync = statistics
-        self.local = local or LocalSGD()
+        self.local: LocalSGD = local or LocalSGD()
         self.memory = memory
         self.method: Method | None = None
         self.reason = ""

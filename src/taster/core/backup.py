@@ -32,19 +32,19 @@ class ModuleRecord:
     ) -> None:
         self.prefix = prefix
         self.module = module
-        self.parameters = dict(module._parameters)
-        self.buffers = dict(module._buffers)
-        self.children = dict(module._modules)
-        self.non_persistent = set(module._non_persistent_buffers_set)
-        self.training = module.training
-        self.frozen = [p is not None and not p.requires_grad for p in self.parameters.values()]
+        self.parameters: dict[str, nn.Parameter | None] = dict(module._parameters)
+        self.buffers: dict[str, torch.Tensor | None] = dict(module._buffers)
+        self.children: dict[str, nn.Module | None] = dict(module._modules)
+        self.non_persistent: set[str] = set(module._non_persistent_buffers_set)
+        self.training: bool = module.training
+        self.frozen: list[bool] = [p is not None and not p.requires_grad for p in self.parameters.values()]
         # A parameter that several modules share is copied once: `TensorCopies` knows tensors by identity.
-        self.parameter_slots = {
+        self.parameter_slots: dict[str, int] = {
             name: copies.add(p) for name, p in self.parameters.items() if p is not None and changes(p)
         }
-        self.buffer_slots = {name: copies.add(b) for name, b in self.buffers.items() if b is not None}
+        self.buffer_slots: dict[str, int] = {name: copies.add(b) for name, b in self.buffers.items() if b is not None}
         overridden = type(module).get_extra_state is not nn.Module.get_extra_state
-        self.extra_state = (copied_value(module.get_extra_state()),) if overridden else ()
+        self.extra_state: tuple[Any, ...] = (copied_value(module.get_extra_state()),) if overridden else ()
 
     def restore(self) -> None:
         """Puts the dictionaries back; the tensors in them are filled by `TensorCopies`."""

@@ -36,7 +36,7 @@ class Epochs:
         self._weights = weights.cpu()[kept].double()
         self._equal = bool((self._weights == self._weights[0]).all())
         self.generator = generator
-        self.batches = math.ceil(len(kept) / batch_size)
+        self.batches: int = math.ceil(len(kept) / batch_size)
 
     @property
     def samples(self) -> int:

@@ -209,11 +209,11 @@ class Guard:
         gates: tuple[Gate, ...] | list[Gate] = (),
         salvage: tuple[Screen[Any], ...] | list[Screen[Any]] = (),
     ) -> None:
-        self.screens = tuple(screens)
-        self.transforms = tuple(transforms)
-        self.gates = tuple(gates)
-        self.salvage = tuple(salvage)
-        self.renewals = 0
+        self.screens: tuple[Screen[Any], ...] = tuple(screens)
+        self.transforms: tuple[GradientTransform, ...] = tuple(transforms)
+        self.gates: tuple[Gate, ...] = tuple(gates)
+        self.salvage: tuple[Screen[Any], ...] = tuple(salvage)
+        self.renewals: int = 0
         for stage in self:
             if not callable(stage):
                 raise GuardError(f"got the stage {stage!r}, wanted a callable")

@@ -66,8 +66,8 @@ class GuardedTraining:
     ) -> None:
         self.state = state
         self._process_group = process_group
-        self.guard = Guard() if guard is None else guard
-        self.schedulers = tuple(schedulers)
+        self.guard: Guard = Guard() if guard is None else guard
+        self.schedulers: tuple[Scheduler, ...] = tuple(schedulers)
         self.on_refusal = on_refusal
         self._alarm = Alarm()
         self._check_guard()

@@ -46,7 +46,7 @@ class Quarantine:
     def __init__(self, directory: Path | str, *, capacity: int = 100) -> None:
         if capacity < 1:
             raise QuarantineError(f"got capacity {capacity}, wanted at least 1")
-        self.path = Path(directory)
+        self.path: Path = Path(directory)
         self.capacity = capacity
 
     def __call__(self, record: StepRecord, batch: Batch | ClientUpdates) -> None:

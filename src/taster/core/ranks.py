@@ -72,8 +72,8 @@ class ProcessRanks(Ranks):
     def __init__(self, group: ProcessGroup | None, *, shares_buffers: bool = True) -> None:
         self._group = group
         self._shares_buffers = shares_buffers
-        self.size = distributed.get_world_size(group)
-        self.rank = distributed.get_rank(group)
+        self.size: int = distributed.get_world_size(group)
+        self.rank: int = distributed.get_rank(group)
 
     def part(self, samples: int) -> slice:
         """A stretch of the samples, as long as the others' or one longer. Where there are fewer samples than processes,

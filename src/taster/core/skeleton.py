@@ -205,7 +205,7 @@ class Skeleton(_Structure):
                 if not tensor.is_leaf:  # activations that a module keeps: deepcopy refuses them
                     memo[id(tensor)] = tensor.detach().clone()
         try:
-            self.module = copy.deepcopy(model, memo)
+            self.module: nn.Module = copy.deepcopy(model, memo)
         except Exception as error:
             raise CannotCopyError(f"a {type(model).__name__} cannot be copied ({error})") from error
         self.module.eval()

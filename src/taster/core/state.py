@@ -83,15 +83,15 @@ class LearnerState:
         also: Sequence[Companion] = (),
         ranks: Ranks | None = None,
     ) -> None:
-        self.readings = Readings()
+        self.readings: Readings = Readings()
         self.snapshots = snapshots
         self.precision: Precision = precision
         self.scaler = scaler
         self.micro_batch_size = micro_batch_size
         self.input_range = input_range
-        self.also = tuple(also)
-        self.ranks = Ranks() if ranks is None else ranks
-        self.progress = Progress()
+        self.also: tuple[Companion, ...] = tuple(also)
+        self.ranks: Ranks = Ranks() if ranks is None else ranks
+        self.progress: Progress = Progress()
         self.newest_snapshot: object | None = None
         self.holder: dict[str, OpenTransaction] = {}
         self.objective = objective
@@ -100,9 +100,9 @@ class LearnerState:
     def replace(self, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         """Goes on with another model, or other layers of it, and other optimizers; snapshots of before are dropped."""
         self.model = model
-        self.module = unwrapped(model)
-        self.optimizers = tuple(optimizers)
-        self.backup = StateBackup(self.module, self.optimizers, self.scaler, self.also)
+        self.module: nn.Module = unwrapped(model)
+        self.optimizers: tuple[torch.optim.Optimizer, ...] = tuple(optimizers)
+        self.backup: StateBackup = StateBackup(self.module, self.optimizers, self.scaler, self.also)
         self._functional_model: FunctionalModel | None = None
         self._last_seen: TensorVersions | None = None
         self._params: dict[str, nn.Parameter] = {}
@@ -210,7 +210,7 @@ class LearnerState:
 
     def changed(self) -> None:
         """Makes every view handed out so far stale."""
-        self.version = object()
+        self.version: object = object()
 
     def seen(self) -> None:
         """Remembers the tensors as they are, so that a change from outside is noticed."""

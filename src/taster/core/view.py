@@ -54,7 +54,7 @@ class View:
         self._copied_buffers: Tensors | None = None
         self.step = step
         self.input_range = input_range
-        self.ranks = Ranks() if ranks is None else ranks
+        self.ranks: Ranks = Ranks() if ranks is None else ranks
         self.state_version: object = self if state_version is None else state_version
         self._cached_model: FunctionalModel | None = None
 

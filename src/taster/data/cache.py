@@ -16,7 +16,7 @@ from taster.errors import TasterError
 # Incremented when images are decoded differently, which invalidates the caches.
 _DECODER = 2
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 S = TypeVar("S")
 
@@ -85,11 +85,11 @@ def cached_file(
         try:
             return unpack(load_state(path))
         except (TasterError, AttributeError, LookupError, TypeError, ValueError) as error:
-            logger.warning("the %s kept in %s is damaged and will be made again: %s", what, path, error)
+            _logger.warning("the %s kept in %s is damaged and will be made again: %s", what, path, error)
     made = make()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_state(path, pack(made))
     except OSError as error:
-        logger.warning("the %s is not kept, it will be made again next time: %s", what, error)
+        _logger.warning("the %s is not kept, it will be made again next time: %s", what, error)
     return made

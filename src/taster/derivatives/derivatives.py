@@ -21,7 +21,7 @@ from taster.derivatives.finite_differences import FrozenActivationDifferences
 from taster.derivatives.method import DiffMethod
 from taster.errors import BatchError, ModelError, TasterError
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _R = TypeVar("_R", Tensor, Tensors)
 _T = TypeVar("_T")
@@ -54,7 +54,7 @@ class Derivatives:
     """
 
     def __init__(self, method: DiffMethod | None = None) -> None:
-        self.method = method or DiffMethod()
+        self.method: DiffMethod = method or DiffMethod()
         self.fallbacks: dict[str, str] = {}
         self._passed: set[str] = set()
         self._chosen: Differentiator = self.method.differentiator()
@@ -191,7 +191,7 @@ class Derivatives:
             self._fall_back(kind, f"{100 * share:.0f} % of signs agreed")
 
     def _fall_back(self, kind: str, reason: str) -> None:
-        logger.warning("%s: %s cannot be used, double_backward is: %s", kind, self.method, reason)
+        _logger.warning("%s: %s cannot be used, double_backward is: %s", kind, self.method, reason)
         self._passed.discard(kind)
         self.fallbacks[kind] = reason
 

@@ -56,7 +56,7 @@ class RunDirectory:
     """
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+        self.path: Path = Path(path)
 
     def exists(self) -> bool:
         """Whether a run has begun here."""

@@ -1,5 +1,7 @@
 """Federated learning: client updates, their aggregation, and a server whose rounds are guarded steps."""
 
+from collections.abc import Callable
+
 from taster.federated.aggregation import (
     AggregationFn,
     AggregationRule,
@@ -21,7 +23,7 @@ from taster.federated.reply_format import ReplyFormat, SideData, averaged_buffer
 from taster.federated.server import RoundOutcome, Server
 from taster.federated.simulation import Simulation
 
-AGGREGATORS = {
+AGGREGATORS: dict[str, Callable[..., AggregationRule]] = {
     "mean": weighted_mean,
     **{
         rule.__name__: rule

@@ -123,7 +123,7 @@ class ClientPool:
             raise DataError(f"malicious_fraction: got {malicious_fraction}, wanted a number from 0 to 1")
         if any(len(share) == 0 for share in partition):
             raise DataError("got a client without samples, wanted at least one for each")
-        self.names = tuple(f"client-{i}" for i in range(len(partition)))
+        self.names: tuple[str, ...] = tuple(f"client-{i}" for i in range(len(partition)))
         self._images = images
         self._shares = [share.cpu() for share in partition]
         self._samples = samples_per_round

@@ -143,7 +143,7 @@ class EstimatorGuard:
         *,
         by_batch: bool,
     ) -> None:
-        self.estimator = copy.deepcopy(estimator)
+        self.estimator: Any = copy.deepcopy(estimator)
         self.records: deque[StepRecord] = deque(maxlen=_RECORDS)
         from sklearn.exceptions import NotFittedError  # slow to import, and only needed here
 

@@ -81,7 +81,7 @@ class EstimatorQuality(ABC):
         if len(y) < 2:
             raise BatchError(f"{STAGE}: got {len(y)} trusted samples, wanted 2 or more")
         self.task = task
-        self.samples = len(y)
+        self.samples: int = len(y)
         self.labels: list[Any] = []
         self._classes: Tensor | None = None
         if task == "regression":

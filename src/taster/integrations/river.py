@@ -64,6 +64,8 @@ class GuardedModel(base.Wrapper[Any]):
         if not callable(getattr(model, "learn_one", None)) or not callable(getattr(model, "predict_one", None)):
             raise ModelError(f"got {type(model).__name__}, which has no learn_one and predict_one, wanted both")
         self.model = model
+        self.X_trusted: list[dict[Any, Any]]
+        self.y_trusted: list[Any]
         self.X_trusted, self.y_trusted = _trusted(X_trusted, y_trusted)
         self.every = every
         self.tolerance = tolerance

@@ -176,7 +176,9 @@ class LossAlarm:
         self._alpha = alpha
         self.max_rewind = max_rewind
         self._stops = stop_on_alarm
-        self.warnings = self.alarm_count = self.check_count = 0
+        self.warnings: int = 0
+        self.alarm_count: int = 0
+        self.check_count: int = 0
         self.alarm_step: int | None = None
         self._clean_losses: Tensor | None = None  # at the start or at the last all-clear
         self._anchor: Tensor | None = None  # which trusted samples the best accepted model classifies correctly

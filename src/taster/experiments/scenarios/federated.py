@@ -9,6 +9,7 @@ from taster.attacks import OnlineAttack, UpdateAttack
 from taster.client_gradients import ClientGradients, LocalSGD
 from taster.core.batch import Batch
 from taster.core.guard import Guard
+from taster.core.learner import Learner
 from taster.core.step_record import Phase, StepRecord
 from taster.core.view import View
 from taster.data import Augment
@@ -50,7 +51,7 @@ class FederatedRounds:
     def __init__(self, context: CellContext, make_simulation: Callable[..., Simulation] = Simulation) -> None:
         recipe = context.recipe
         guard, rule = make_guard_and_rule(context, context.defence)
-        self.learner = make_learner(context, context.burnt_in, guard)
+        self.learner: Learner = make_learner(context, context.burnt_in, guard)
         server = Server(self.learner, rule, max_weight_ratio=federated_section(recipe).max_weight_ratio)
         attack = _make_clients_attack(context, context.attack, make_surrogates(context, context.burnt_in))
         self._context = context

@@ -52,7 +52,7 @@ class Online:
         recipe, burnt_in, batches = context.recipe, context.burnt_in, context.batches
         self._context = context
         guard, windows = make_stream_defence(context, context.defence, batches["probe"])
-        self.learner = make_learner(context, burnt_in, guard)
+        self.learner: Learner = make_learner(context, burnt_in, guard)
         self._windows = None if windows is None else windows.start(context.data.classes)
         self._simulator = _make_simulator(context)
         surrogates = make_surrogates(context, burnt_in)

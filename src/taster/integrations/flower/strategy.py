@@ -73,7 +73,7 @@ class GuardedStrategy(FedAvg):
             weighted_by_key,
         )
         self.server = server
-        self.codec = ReplyCodec(sends, unit, buffers, statistics, weighted_by_key)
+        self.codec: ReplyCodec = ReplyCodec(sends, unit, buffers, statistics, weighted_by_key)
         self.rounds: list[RoundOutcome] = []
         self._on_round = on_round
         self._invited: dict[int, str] = {}
