@@ -6,7 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from art.attacks.poisoning import BullseyePolytopeAttackPyTorch, FeatureCollisionAttack, PoisoningAttackSVM
+from art.attacks.poisoning import (
+    BullseyePolytopeAttackPyTorch,
+    FeatureCollisionAttack,
+    GradientMatchingAttack,
+    PoisoningAttackSVM,
+)
 from art.defences.detector.poison import ActivationDefence, SpectralSignatureDefense
 from art.estimators.classification import PyTorchClassifier
 from art.estimators.classification.scikitlearn import ScikitlearnSVC
@@ -78,6 +83,25 @@ def bullseye(
         )
         labels = np.eye(10, dtype=np.float32)[np.full(len(bases), wanted)]
         return lambda: attack.poison(bases.numpy().copy(), labels)[0]
+
+    return ready
+
+
+def gradient_matching(net: nn.Module, bases: Tensor, target: Tensor, wanted: int, epsilon: float, steps: int) -> Way:
+    """Poisons made of bases together, all of what it is given, from one start and with its own schedule of rates."""
+
+    def ready() -> Any:
+        attack = GradientMatchingAttack(
+            classifier(net),
+            percent_poison=1.0,
+            epsilon=epsilon,
+            max_trials=1,
+            max_epochs=steps,
+            clip_values=(0.0, 1.0),
+            verbose=0,
+        )
+        label, labels = np.array([wanted]), np.full(len(bases), wanted)
+        return lambda: attack.poison(target.numpy().copy(), label, bases.numpy().copy(), labels)[0]
 
     return ready
 

@@ -56,6 +56,18 @@ def compare(ways: dict[str, Way], rounds: int) -> dict[str, dict[str, Any]]:
     return found
 
 
+def with_figures(
+    found: dict[str, dict[str, Any]], what: dict[str, Callable[[Any], float]]
+) -> dict[str, dict[str, Any]]:
+    """What `compare` found, with `figures` of the results in their place."""
+    return {
+        way: one
+        if "error" in one
+        else {"seconds": one["seconds"], "figures": {name: figure(one["result"]) for name, figure in what.items()}}
+        for way, one in found.items()
+    }
+
+
 def as_array(result: Any) -> np.ndarray[Any, Any]:
     """What a way returned, as float64."""
     if isinstance(result, Tensor):
