@@ -20,7 +20,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
@@ -36,6 +36,7 @@ from taster.core import host
 from taster.derivatives import Normalize, algebra
 from taster.derivatives.layouts import RowLayout
 from taster.models import MODELS
+from taster.perturbations import pgd
 
 _NOTHING = frozenset(
     {
@@ -232,9 +233,11 @@ STEPS = 10
 """PGD steps of a batch."""
 
 
-def as_on_a_gpu() -> AbstractContextManager[object]:
-    """Inside, gradients are held as on a GPU, wherever they are."""
-    return patch.object(algebra, "layout_for", RowLayout.of)
+@contextmanager
+def as_on_a_gpu() -> Iterator[None]:
+    """Inside, gradients are held and samples stop as on a GPU, wherever they are."""
+    with patch.object(algebra, "layout_for", RowLayout.of), patch.object(pgd, "_shrinks", lambda _: False):
+        yield
 
 
 def crafting(

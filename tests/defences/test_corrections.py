@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarks.launches import as_on_a_gpu, counted
 from tests.conftest import full_state, same_state, tiny_batch
 from tests.defences.conftest import learner_with_a_past, screened
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from taster import Batch, ScreenedBatch, View
+from taster import Batch, Guard, ScreenedBatch, View
 from taster.defences import (
     adversarial_training_correction,
     dsc,
@@ -168,3 +169,36 @@ def test_dsc_by_batch_decides_by_the_mean() -> None:
     over = screened(dsc(tiny_batch(), threshold=mean * 0.99, **options), batch, view)
     under = screened(dsc(tiny_batch(), threshold=mean * 1.01, **options), batch, view)
     assert (over.corrected, under.corrected) == (20, 0)
+
+
+@pytest.mark.parametrize(
+    "guard",
+    [
+        fat_correction(patience=1, epsilon=0.9, steps=12, step_size=0.05),
+        mart_correction(steps=4),
+        dsc(tiny_batch(), reference_model="early", quantile=0.3, steps=12, epsilon=0.5),
+        dsc(tiny_batch(), reference_model="early", quantile=0.3, steps=12, epsilon=0.5, granularity="batch", norm="l2"),
+        dsc(tiny_batch(), reference_model="early", threshold=1e9),
+    ],
+    ids=["fat", "mart", "dsc", "dsc by batch", "dsc of none"],
+)
+def test_as_on_a_gpu_samples_end_where_they_do_on_a_cpu(guard: Guard) -> None:
+    """There a sample that has stopped stays in the batch, so that nobody has to wait to know that it has."""
+    batch, view = tiny_batch(20, seed=64), learner_with_a_past().view()
+    here = screened(guard, batch, view)
+    with as_on_a_gpu():
+        there = screened(guard, batch, view)
+    torch.testing.assert_close(there.batch.x, here.batch.x, rtol=0, atol=1e-6)
+    assert there.corrected == here.corrected
+
+
+def test_a_step_behind_dsc_waits_no_longer_however_far_it_corrects() -> None:
+    def waits(steps: int) -> tuple[int, int]:
+        learner = learner_with_a_past(dsc(tiny_batch(), reference_model="early", threshold=-1.0, steps=steps))
+        batch = tiny_batch(20, seed=65)
+        with as_on_a_gpu():
+            counts = counted(lambda: learner.step(batch), warm=1)
+        return counts.readings, counts.waits.total()
+
+    # Read: the range of the batch, whether it is finite, the step. Asked: whom to correct, how many were.
+    assert waits(2) == waits(12) == (3, 2)

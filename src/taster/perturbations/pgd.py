@@ -115,7 +115,7 @@ def pgd(
 
 
 def pgd_with_early_stop(
-    gradient: Callable[[Tensor, Tensor], tuple[Tensor, Tensor] | None],
+    look: Callable[[Tensor, Tensor], tuple[Tensor, Callable[[], Tensor]]],
     clean: Tensor,
     ball: LpBall,
     chosen: Tensor,
@@ -125,9 +125,13 @@ def pgd_with_early_stop(
 ) -> Tensor:
     """`pgd` from the clean samples, in which each sample may stop early.
 
+    On a CPU a sample that has stopped is left out of what follows. On a GPU, where the host would have to wait to know
+    how many are left, it stays where it is and all steps are made.
+
     Args:
-        gradient: given the current samples [m, ...] and their indices [m], returns the gradient of the objective
-            [k, ...] for the samples that continue and a mask of them [m] with k set; None if none continues.
+        look: given the current samples [m, ...] and their indices [m], returns a mask [m] of those that continue, and a
+            function that computes the gradient of the objective [m, ...]. What it says of a sample that has stopped
+            before counts for nothing.
         clean: center of the ball, [n, ...].
         ball: the budget.
         chosen: indices of the samples to start with, [m].
@@ -137,15 +141,30 @@ def pgd_with_early_stop(
     Returns:
         all samples, [n, ...].
     """
-    x = clean.clone()
+    if not len(chosen):
+        return clean.clone()
+    center = clean[chosen]
+    x, moving = center.clone(), torch.ones_like(chosen, dtype=torch.bool)
+    left = slice(None) if not _shrinks(clean) else torch.arange(len(chosen), device=chosen.device)
     for _ in range(steps):
-        found = gradient(x[chosen], chosen) if len(chosen) else None
-        if found is None:
-            break
-        slope, still = found
-        chosen = chosen[still]
-        x[chosen] = ball.step(x[chosen], slope, step_size, clean[chosen])
-    return x
+        going, gradient = look(x[left], chosen[left])
+        if isinstance(left, Tensor):
+            if not bool(going.any()):
+                break
+            left, slope = left[going], gradient()[going]
+            x[left] = ball.step(x[left], slope, step_size, center[left])
+        else:
+            moving = moving & going
+            stepped = ball.step(x, gradient(), step_size, center)
+            x = torch.where(moving.view(-1, *[1] * (x.dim() - 1)), stepped, x)
+    found = clean.clone()
+    found[chosen] = x
+    return found
+
+
+def _shrinks(x: Tensor) -> bool:
+    """Whether samples that have stopped are left out: where to ask how many are left costs no waiting."""
+    return x.device.type == "cpu"
 
 
 def _sizes(x: Tensor) -> Tensor:

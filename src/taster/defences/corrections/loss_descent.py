@@ -21,8 +21,9 @@ from taster.scores.thresholds import Threshold
 
 Granularity = Literal["sample", "batch"]
 
-ContinueFn = Callable[[Batch, Tensor], Tensor]
-"""From samples in their present state and their logits [m, classes] to a mask [m] of those to move further."""
+ContinueFn = Callable[[Batch, Tensor, Tensor], Tensor]
+"""From samples in their present state [m, ...], their logits [m, classes] and their indices in the batch [m] to a mask
+[m] of those to move further; on a GPU samples that have stopped are among them."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class LossDescent:
     loss: SampleLoss = cross_entropy_per_sample
 
     def descend(self, batch: Batch, view: View, chosen: Tensor, keep_going: ContinueFn | None = None) -> Tensor:
-        """Moves the samples of these indices; a sample that has stopped does not go through the network again.
+        """Moves the samples of these indices, each until it stops; see `taster.perturbations.pgd_with_early_stop`.
 
         Args:
             batch: the samples before the correction.
@@ -55,28 +56,26 @@ class LossDescent:
         Returns:
             all samples, [n, ...].
         """
-        initial_logits: Tensor | None = None
+        initial_logits: Tensor | None = None  # of all samples; rows of those that are not moved are not read
 
-        def ascent(x: Tensor, left: Tensor) -> tuple[Tensor, Tensor] | None:
-            """The gradient of −L."""
+        def look(x: Tensor, left: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
+            """Who goes on, and the gradient of −L."""
             nonlocal initial_logits
-            leaf = x.requires_grad_(True)
+            leaf = x.detach().requires_grad_(True)
             logits = view.forward(leaf)
             going = torch.ones_like(left, dtype=torch.bool)
             if initial_logits is None:
-                initial_logits = logits.detach()
+                initial_logits = logits.new_zeros(len(batch), *logits.shape[1:])
+                initial_logits[left] = logits.detach()
             elif keep_going is not None:
                 with torch.no_grad():
-                    going = keep_going(Batch(leaf.detach(), batch.y[left]), logits)
-                if not bool(going.any()):
-                    return None
-            (slope,) = torch.autograd.grad(self.loss(logits, batch.y[left], initial_logits).sum(), leaf)
-            initial_logits = initial_logits[going]
-            return -slope[going], going
+                    going = keep_going(Batch(leaf.detach(), batch.y[left]), logits, left)
+            loss = self.loss(logits, batch.y[left], initial_logits[left]).sum()
+            return going, lambda: -torch.autograd.grad(loss, leaf)[0]
 
         low, high = (-torch.inf, torch.inf) if view.input_range is None else view.input_range
         ball = replace(self.ball, low=low, high=high)
-        return pgd_with_early_stop(ascent, batch.x, ball, chosen, steps=self.steps, step_size=self.step_size)
+        return pgd_with_early_stop(look, batch.x, ball, chosen, steps=self.steps, step_size=self.step_size)
 
 
 class Correction:
@@ -107,11 +106,9 @@ class _UntilCorrect:
     def __init__(self, samples: int, patience: int, device: torch.device) -> None:
         self.left = torch.full((samples,), patience, device=device)
 
-    def __call__(self, batch: Batch, logits: Tensor) -> Tensor:
-        self.left -= (logits.argmax(1) == batch.y).long()
-        going = self.left >= 0
-        self.left = self.left[going]
-        return going
+    def __call__(self, batch: Batch, logits: Tensor, places: Tensor) -> Tensor:
+        self.left[places] -= (logits.argmax(1) == batch.y).long()
+        return self.left[places] >= 0
 
 
 class ThresholdCorrection(ScoreThresholdStage):
@@ -137,11 +134,12 @@ class ThresholdCorrection(ScoreThresholdStage):
         """The batch with suspicious samples moved."""
         batch, scores, bound = check_tensors(admitted.batch, self.name), self._scores(view), self.threshold(view)
 
-        def above(samples: Batch, logits: Tensor) -> Tensor:
+        def above(samples: Batch, logits: Tensor, places: Tensor) -> Tensor:
             return self._above(scores(samples, logits), bound)
 
+        everything = torch.arange(len(batch), device=batch.x.device)
         with torch.no_grad():  # a first pass without a graph, as most samples need no more
-            chosen = torch.arange(len(batch), device=batch.x.device)[above(batch, view.forward(batch.x))]
+            chosen = everything[above(batch, view.forward(batch.x), everything)]
         return mark_corrected(admitted, self.descent.descend(batch, view, chosen, above))
 
     def _scores(self, view: View) -> Callable[[Batch, Tensor], Tensor]:
@@ -154,7 +152,7 @@ class ThresholdCorrection(ScoreThresholdStage):
 
     def _above(self, scores: Tensor, bound: float) -> Tensor:
         if self.granularity == "batch":
-            return torch.full_like(scores, not bool(scores.mean() <= bound), dtype=torch.bool)
+            return ~(scores.mean() <= bound).expand_as(scores)
         return ~(scores <= bound)  # NaN counts as suspicious
 
 
