@@ -95,6 +95,17 @@ def test_a_stream_that_falls_by_itself() -> None:
     assert said.startswith("With nobody attacking and no defence accuracy fell by 5.9 points")
 
 
+def test_attacks_that_moved_nothing() -> None:
+    ends = {"prepared": {"acc_after": 88.3}}  # 1.6 points under the mean of no attack
+    (said,) = cautions(run([NONE, NOISE, TWICE], rows=ends))
+    assert said.startswith("No attack moved anything: with no defence none cost more than 2 points on average")
+    assert "more steps (schedule.steps)" in said
+    ends = {"prepared": {"acc_after": 87.0}}
+    assert not any(text.startswith("No attack moved") for text in cautions(run([NONE, NOISE, TWICE], rows=ends)))
+    backdoor = {"prepared": {"acc_after": 90.0, "asr_start": 1.0, "asr": 70.0}}
+    assert not any(text.startswith("No attack moved") for text in cautions(run([NONE, TWICE], rows=backdoor)))
+
+
 def test_noise_that_does_as_much_as_the_attack() -> None:
     ends = {"random_noise": {"acc_after": 60.1}, "prepared": {"acc_after": 60.0}}
     (said,) = cautions(run([NONE, NOISE, TWICE], rows=ends))

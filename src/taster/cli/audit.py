@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -18,6 +18,7 @@ from taster.errors import RecipeError
 if TYPE_CHECKING:
     from taster.experiments import Recipe
     from taster.experiments.audit import AuditRequest
+    from taster.experiments.scenarios.context import BurntIn
 
 
 def audit(
@@ -72,7 +73,9 @@ def audit(
     learning_rate: Annotated[
         float | None, typer.Option(help="Of your training and stream; by default one is found that fits.")
     ] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, max=100, help="By default what fits the budget, up to 3.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, max=100, help="By default what fits the budget, up to 10.")
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe that is made; see taster run."),
@@ -106,7 +109,7 @@ def audit(
     with progress_display(quiet) as progress:
         bars = ProgressBars(progress)
         if there and out is not None:
-            recipe = _recipe_to_continue(out, resume)
+            recipe, burnt_in = _recipe_to_continue(out, resume), None
             say(f"goes on with {out / 'recipe.toml'}, whatever other options say")
         else:
             request = AuditRequest(
@@ -126,23 +129,28 @@ def audit(
                 seeds=seeds,
                 overrides=overrides or [],
             )
-            recipe = _plan(request, bars, say, show=not quiet and not as_json)
+            recipe, burnt_in = _plan(request, bars, say, show=not quiet and not as_json)
         directory = choose_directory(recipe.name, out, resume=False)
         try:
-            rows = run_recipe(recipe, directory, resume=there, progress=bars)
+            rows = run_recipe(recipe, directory, resume=there, burnt_in=burnt_in, progress=bars)
         except KeyboardInterrupt:
             print_message(f"stopped; go on with: taster audit --resume --out {directory}")
             raise typer.Exit(130) from None
         failed = RunDirectory(directory).failures(recipe)
         page = write_page(directory, progress) if rows or not failed else None
     print_outcome(recipe, rows, page, quiet=quiet, as_json=as_json, failed=failed)
+    for text in _what_was_too_weak(directory) if page is not None else []:
+        say(f"{text} Or try a longer --budget, such as {max(20, 4 * budget):g}.")
     say(f"The recipe: {directory / 'recipe.toml'}")
     if failed:
         raise typer.Exit(1)
 
 
-def _plan(request: AuditRequest, bars: ProgressBars, say: Callable[[str], None], *, show: bool) -> Recipe:
-    """The recipe of the suite, after the first look, whose table is printed if it is to be shown."""
+def _plan(
+    request: AuditRequest, bars: ProgressBars, say: Callable[[str], None], *, show: bool
+) -> tuple[Recipe, Mapping[int, BurntIn]]:
+    """The recipe of the suite and the burn-ins that are done, after the first look, whose table is printed if it is to
+    be shown."""
     from taster.experiments.audit import Audit
 
     looked_at = Audit(request, bars, say)
@@ -150,9 +158,16 @@ def _plan(request: AuditRequest, bars: ProgressBars, say: Callable[[str], None],
     if show:
         print_table(first, rows, result_console(), title="a first look, with few steps and one seed")
     recipe = looked_at.recipe()
-    seeds = len(recipe.seeds)
-    say(f"the suite: {len(recipe.attack)} attacks × {len(recipe.defence)} defences, {seeds} seed{'s' * (seeds > 1)}")
-    return recipe
+    return recipe, looked_at.burnt_in
+
+
+def _what_was_too_weak(directory: Path) -> list[str]:
+    """What the page warns of where no attack moved anything."""
+    from taster.experiments import RunDirectory
+    from taster.report.cautions import nothing_moved
+    from taster.report.data import ReportData
+
+    return list(nothing_moved(ReportData.read(RunDirectory(directory))))
 
 
 def _recipe_to_continue(out: Path, resume: bool) -> Recipe:

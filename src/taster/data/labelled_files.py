@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from taster.data.tables import load_table
 from taster.errors import DataError
@@ -35,7 +35,7 @@ class LabelledFiles:
         return len(self.files)
 
     def __getitem__(self, row: int) -> tuple[Any, int]:
-        """The decoded image, and its label.
+        """The decoded image, upright as the camera says that it is, and its label.
 
         Raises:
             DataError: if the file is no image that Pillow can read.
@@ -43,7 +43,8 @@ class LabelledFiles:
         try:
             with Image.open(self.files[row]) as image:
                 image.load()
-                return image, self.labels[row]
+                turned = image.getexif().get(ExifTags.Base.Orientation) is not None
+                return ImageOps.exif_transpose(image) if turned else image, self.labels[row]
         except Exception as error:  # Pillow raises many kinds, struct.error and SyntaxError among them
             raise DataError(
                 f"{self.files[row]}: cannot be read as an image ({type(error).__name__}: {error})"

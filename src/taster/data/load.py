@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from taster.data.cache import cached_image_set, content_key, files_key, splits_key
+from taster.data.class_folders import read_class_folders
 from taster.data.digits import DIGITS, digits
-from taster.data.huggingface import from_splits, open_splits
+from taster.data.huggingface import from_splits, is_saved_to_disk, open_splits
 from taster.data.image_form import Color, ImageForm
 from taster.data.images import Images, ImageSet
 from taster.data.labelled_files import is_value_file, read_labelled_files
@@ -78,7 +79,7 @@ def load_images(
             raise
         raise DataError(f"{source!r}: cannot be read: {error}") from error
     if there:
-        return cached_image_set(key, source, lambda: from_splits(source, open_splits(str(path)), **columns))
+        return cached_image_set(key, source, lambda: _from_path(source, path, columns))
     if is_import_path(source):
         return _from_object(source, _call(source), columns)
     if source.startswith((".", "/", "~")) or path.suffix or source.count("/") > 1:
@@ -108,6 +109,23 @@ def _from_value_file(source: str, path: Path, choices: tuple[object, ...], colum
         return ImageSet(source, images, None, len(rows.class_names), rows.class_names)
 
     return cached_image_set(key, source, load)
+
+
+def _from_path(source: str, path: Path, columns: dict[str, Any]) -> ImageSet:
+    """The images of a folder, or of a Parquet file."""
+    named = columns["image"] is not None or columns["label"] is not None
+    parts = None if named or not path.is_dir() or is_saved_to_disk(path) else read_class_folders(path)
+    if parts is None:
+        return from_splits(source, open_splits(str(path)), **columns)
+    train, test = parts["train"], parts.get("test", parts.get("validation"))
+    found = [
+        None
+        if part is None
+        else decode_images(part, source, columns["on_progress"], columns["layout"], columns["form"])
+        for part in (train, test)
+    ]
+    assert found[0] is not None
+    return ImageSet(source, found[0], found[1], len(train.class_names), train.class_names)
 
 
 def _converted(found: ImageSet, form: ImageForm) -> ImageSet:

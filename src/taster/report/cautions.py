@@ -9,7 +9,7 @@ from taster.attacks import ATTACKS, UPDATE_ATTACKS
 from taster.core.step_record import Phase
 from taster.core.threat import threat_of
 from taster.experiments.recipes.schema import Entry
-from taster.report.verdict import FEWEST_SEEDS, MARGIN, Estimate
+from taster.report.verdict import FEWEST_SEEDS, MARGIN, SUCCESS_MARGIN, Estimate
 
 if TYPE_CHECKING:
     from taster.report.data import ReportData
@@ -21,7 +21,7 @@ _NOISE = ("random_noise", "gaussian_updates", "random_class_noise")
 
 def cautions(data: ReportData) -> list[str]:
     """A sentence for each thing to mind; none for a run that is as it should be."""
-    found = [*_few_seeds(data), *_failed(data)]
+    found = [*_few_seeds(data), *_failed(data), *nothing_moved(data)]
     if data.recipe.offline is not None:
         return [*found, *_untouched_sets(data)]
     return [*found, *_phases(data), *_idle(data), *_falls_by_itself(data), *_no_more_than_noise(data)]
@@ -38,6 +38,32 @@ def _failed(data: ReportData) -> Iterator[str]:
         failed = len(data.failed)
         cells = "One cell" if failed == 1 else f"{failed} cells"
         yield f"{cells} of {data.expected_rows} failed; “What failed” says why."
+
+
+def nothing_moved(data: ReportData) -> Iterator[str]:
+    """Where no attack does any harm with no defence, nothing is learned of the defences, nor of attacks that are
+    stronger."""
+    noise = _noise(data)
+    alone = next((verdict for verdict in data.verdicts if verdict.defence == data.undefended), None)
+    judged = [] if alone is None else [one for one in alone.attacks if one.attack not in noise and one.parts]
+    losses = [one.loss.mean for one in judged if one.loss is not None]
+    successes = [one.success.mean for one in judged if one.success is not None]
+    if judged and max(losses, default=0.0) <= MARGIN and max(successes, default=0.0) <= SUCCESS_MARGIN:
+        stronger = (
+            "train for more epochs, or poison more of the set (poison_fraction)"
+            if data.recipe.offline is not None
+            else "more steps (schedule.steps), a greater epsilon or a greater learning rate"
+        )
+        yield (
+            f"No attack moved anything: with no defence none cost more than {MARGIN:g} points on average, so that this "
+            f"run neither shows that the model is safe nor what a defence is worth. What makes attacks stronger: "
+            f"{stronger}."
+        )
+
+
+def _noise(data: ReportData) -> set[str]:
+    """The labels of the attacks that are noise."""
+    return {entry.label for entry in data.recipe.attack if entry.name in _NOISE}
 
 
 def _untouched_sets(data: ReportData) -> Iterator[str]:
@@ -103,7 +129,7 @@ def _falls_by_itself(data: ReportData) -> Iterator[str]:
 
 def _no_more_than_noise(data: ReportData) -> Iterator[str]:
     """Where noise of the same size does as much, the craft of an attack did nothing."""
-    noise = {entry.label for entry in data.recipe.attack if entry.name in _NOISE}
+    noise = _noise(data)
     for verdict in data.verdicts:
         worst = verdict.worst_loss("broken")
         losses = [one.loss for one in verdict.attacks if one.attack in noise and one.loss is not None]

@@ -5,13 +5,11 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from taster.data import OnProgress, load_images, load_table
+from taster.data import ImageSet, OnProgress, Table, load_images, load_table
 from taster.data.digits import DIGITS
 from taster.data.huggingface import is_saved_to_disk
 from taster.data.labelled_files import IMAGE_COLUMN, LABEL_COLUMN, is_value_file
@@ -36,6 +34,7 @@ class Findings:
         classes: number of them.
         largest: the share of the most frequent class, in %: what is right by always guessing it.
         target: the rarest class that there are samples of; backdoors aim at it, as it gains most.
+        loaded: the data.
     """
 
     section: dict[str, Any]
@@ -46,6 +45,7 @@ class Findings:
     classes: int
     largest: float
     target: int
+    loaded: ImageSet | Table = field(repr=False, compare=False)
 
     @property
     def scene(self) -> Scene:
@@ -153,7 +153,7 @@ def _images(request: AuditRequest, on_progress: OnProgress | None) -> Findings:
     if found.class_names:
         section["class_names"] = list(found.class_names)
     test = None if found.test is None else len(found.test)
-    return _found(request, section, "images", found.train.y, test, found.shape, found.classes)
+    return _found(request, section, "images", found, found.train.y.tolist(), test, found.shape, found.classes)
 
 
 def _table(request: AuditRequest) -> Findings:
@@ -172,7 +172,7 @@ def _table(request: AuditRequest) -> Findings:
     section = {"source": request.data, "table": table, "class_names": list(found.class_names)}
     shape = () if found.numbers is None else tuple(found.numbers.shape[1:])
     kind = f"rows of {shape[0]} numbers" if shape else "texts"
-    return _found(request, section, kind, found.y, None, shape, len(found.class_names))
+    return _found(request, section, kind, found, found.y.tolist(), None, shape, len(found.class_names))
 
 
 def _column(name: str) -> str | int:
@@ -184,12 +184,13 @@ def _found(
     request: AuditRequest,
     section: dict[str, Any],
     kind: str,
-    labels: Tensor,
+    loaded: ImageSet | Table,
+    labels: list[int],
     test: int | None,
     shape: tuple[int, ...],
     classes: int,
 ) -> Findings:
-    counts = Counter(labels.tolist())
+    counts = Counter(labels)
     if len(counts) < 2:
         raise DataError(f"--data: {request.data}: got {len(labels)} samples of one class, wanted at least two classes")
     return Findings(
@@ -201,4 +202,5 @@ def _found(
         classes,
         100 * max(counts.values()) / len(labels),
         min(counts, key=lambda place: (counts[place], place)),
+        loaded,
     )

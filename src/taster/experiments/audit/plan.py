@@ -1,86 +1,240 @@
-"""How large a suite fits the time that is left."""
+"""How large a suite fits the time that is left, by the speeds of a first look and of a rehearsal."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
-from taster.experiments.audit.suite import Size
+from taster.experiments.audit.suite import (
+    EXTENTS,
+    FEWEST_STEPS,
+    STRIKES_AFTER,
+    Extent,
+    Size,
+    evaluate_every,
+)
+from taster.experiments.recipes.schema import Recipe
 from taster.experiments.results import AnyRow
 
-_STREAM_SIZES = ((3, 30, 5), (3, 20, 5), (3, 12, 5), (3, 12, 2), (3, 6, 2), (2, 6, 2), (1, 6, 2), (1, 4, 1))
-"""Seeds, steps and PGD steps, the largest first: seeds go last, as nothing can be said without them."""
+ENOUGH_SEEDS = 3
+"""From which on a page claims anything."""
+_ENOUGH_STEPS, _MOST_STEPS, _MOST_SEEDS = 60, 200, 10
 _EPOCHS = (30, 20, 10, 5, 3, 2)
-_CRAFTS_A_BATCH, _TRIED_STEPS = 3.0, 5.0
-"""Crafting a batch of accumulative poison, over a trigger's; steps that an attacker who knows the guard tries."""
+_LIKE_ATTACK = {"patch_backdoor": "label_flip", "random_noise": "none"}
+_LIKE_DEFENCE = {"clipping": "none", "accuracy_monitor": "guard"}
+"""Whose speed is taken for one that was not timed."""
+
+_TESTS_BESIDE = 3
+"""Measurements on the test samples at the start of a stream and about its last step."""
+
+Cell = tuple[str, str]
+"""An attack and a defence by the names of their functions."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long the cells of a run took.
+
+    Attributes:
+        steps: of each cell, its last one included.
+        seconds: of each cell by its functions' names, without what it took to make it.
+        test_seconds: of one measurement on the test samples.
+        falls: points of accuracy that each cell lost, by its functions' names.
+    """
+
+    steps: int
+    seconds: Mapping[Cell, float]
+    test_seconds: float
+    falls: Mapping[Cell, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, recipe: Recipe, rows: Sequence[AnyRow], test_seconds: float) -> Timing:
+        """From the rows of a run.
+
+        Args:
+            recipe: of the run, too short for measurements along it (see `evaluate_every`); no attack strikes early.
+            rows: with `seconds`.
+            test_seconds: of one measurement on the test samples.
+        """
+        attacks = {entry.label: entry.name for entry in recipe.attack}
+        defences = {entry.label: entry.name for entry in recipe.defence}
+        named: dict[Cell, Any] = {(attacks[row["attack"]], defences[row["defence"]]): row for row in rows}
+        seconds = {cell: float(row["seconds"]) for cell, row in named.items()}
+        falls = {cell: float(row["acc_start"] - row["acc_after"]) for cell, row in named.items()}
+        return cls(recipe.schedule.steps + 1, seconds, test_seconds, falls)
+
+    def step_seconds(self) -> dict[Cell, float]:
+        """Of a step of each cell: what is left of its seconds after the measurements on the test samples."""
+        return {
+            cell: max(seconds - (_TESTS_BESIDE + 1) * self.test_seconds, 0.1 * seconds) / self.steps
+            for cell, seconds in self.seconds.items()
+        }
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds, as measured in the first pass.
+    """Seconds of a suite of streams in as many processes as it will run in.
 
     Attributes:
-        guarded_step: a step behind the guard, its measurement included.
-        pgd_step: one step of crafting a batch.
+        jobs: processes side by side.
+        start: before the first cell and after the last.
+        cell: to make a cell.
+        test: a measurement on the test samples.
+        step: of a step, by cell.
+        fall: points of accuracy that are lost in a step, by cell.
     """
 
-    guarded_step: float
-    pgd_step: float
+    jobs: int
+    start: float
+    cell: float
+    test: float
+    step: Mapping[Cell, float]
+    fall: Mapping[Cell, float] = field(default_factory=dict)
 
     @classmethod
-    def of_stream(cls, rows: Sequence[AnyRow], labels: Mapping[str, str], pgd_steps: int) -> Speed:
-        """From the rows of a first pass.
+    def measured(cls, look: Timing, rehearsal: Timing, *, jobs: int, start: float, cell: float) -> Speed:
+        """From a first look, cell by cell in one process, and a rehearsal in all of them. Processes that share cores
+        and memory are slower: by how much, the cells tell that both have.
 
         Args:
-            rows: with `seconds`.
-            labels: of the attacks by the name of their function.
-            pgd_steps: with which the trigger was crafted.
+            look: of the first look.
+            rehearsal: of the rehearsal.
+            jobs: processes of the rehearsal and of the suite.
+            start: see above.
+            cell: to make a cell, in one process.
         """
-        by = {(row["attack"], row["defence"]): row for row in rows}
-        guarded, plain = by[(labels["none"], "guard")], by[(labels["none"], "none")]
-        struck = by[(labels["vanilla_trigger"], "none")]
-        crafting = float(struck["seconds"]) - float(plain["seconds"])  # type: ignore[typeddict-item]
-        step = float(guarded["seconds"]) / (int(guarded["steps"]) + 1)  # type: ignore[typeddict-item]
-        return cls(step, max(crafting / pgd_steps, step / 2))
+        alone, beside = look.step_seconds(), rehearsal.step_seconds()
+        both = alone.keys() & beside.keys()
+        slower = max(1.0, sum(beside[name] for name in both) / sum(alone[name] for name in both))
+        step = {**{name: slower * seconds for name, seconds in alone.items()}, **beside}
+        fall = {name: lost / timing.steps for timing in (look, rehearsal) for name, lost in timing.falls.items()}
+        return cls(jobs, start, slower * cell, slower * look.test_seconds, step, fall)
 
-    def suite_seconds(self, size: Size, defences: int, jobs: int) -> float:
-        """Of the whole suite of streams: seven attacks behind each defence."""
-        steps, crafted = size.steps + 1, size.pgd_steps * self.pgd_step
-        simple = 5 * steps * self.guarded_step + crafted
-        prepared = steps * (self.guarded_step + _CRAFTS_A_BATCH * crafted)
-        aware = steps * ((1 + _TRIED_STEPS) * self.guarded_step + crafted)
-        return size.seeds * defences * (simple + prepared + aware) / jobs
+    @property
+    def attacks(self) -> set[str]:
+        """Whose speed is known."""
+        return {attack for attack, _ in self.step}
+
+    def suite_seconds(self, cells: Sequence[Cell], size: Size) -> float:
+        """Of a suite.
+
+        Args:
+            cells: of one seed.
+            size: of the suite.
+        """
+        one_seed = sum(self._cell_seconds(cell, size.steps) for cell in cells)
+        return self.start + size.seeds * one_seed / self.jobs
+
+    def _cell_seconds(self, cell: Cell, steps: int) -> float:
+        """Of one cell, which ends early where its attack reaches the floor."""
+        attack, defence = cell
+        if attack not in self.attacks:
+            attack = _LIKE_ATTACK[attack]
+        if (attack, defence) not in self.step:
+            defence = _LIKE_DEFENCE[defence]
+        fall = 0.0 if attack == "none" else self.fall.get((attack, defence), 0.0)
+        made = min(steps, math.ceil(STRIKES_AFTER / fall)) if fall > 0 else steps
+        tests = _TESTS_BESIDE + math.ceil(made / evaluate_every(steps))
+        return self.cell + tests * self.test + (made + 1) * self.step[attack, defence]
 
 
-def stream_size(speed: Speed, seconds: float, defences: int, jobs: int, epochs: int, seeds: int | None) -> Size:
-    """The largest suite of streams that fits; the smallest if none does.
+def stream_size(
+    speed: Speed,
+    seconds: float,
+    cells: Mapping[Extent, Sequence[Cell]],
+    epochs: int,
+    burn_in_seconds: float,
+    seeds: int | None,
+) -> Size:
+    """The largest suite of streams that fits; the smallest, of one seed, if none does.
+
+    Attacks and defences come first, then steps up to 60, seeds up to ten, and steps up to 200; none has fewer than
+    20 steps, and a suite of fewer attacks and defences is preferred to one of fewer than three seeds.
 
     Args:
         speed: as measured.
         seconds: that it may take.
-        defences: in the suite.
-        jobs: processes side by side.
+        cells: of one seed, by the extent of the suite; those with an attack whose speed is not known are not taken.
         epochs: of the burn-in.
-        seeds: asked for; None: at most three.
+        burn_in_seconds: of the burn-in of a seed after the first.
+        seeds: asked for; None: as many as fit.
     """
-    sizes = [Size(seeds or most, steps, pgd_steps, epochs) for most, steps, pgd_steps in _STREAM_SIZES]
-    return next((size for size in sizes if speed.suite_seconds(size, defences, jobs) <= seconds), sizes[-1])
+
+    def fits(extent: Extent, n: int, steps: int) -> bool:
+        size = Size(n, steps, epochs, extent)
+        burn_ins = (n - 1) * burn_in_seconds / min(speed.jobs, max(1, n - 1))
+        return burn_ins + speed.suite_seconds(cells[extent], size) <= seconds
+
+    def most(low: int, high: int, extent: Extent, n: int) -> int:
+        return max((steps for steps in range(low, high + 1) if fits(extent, n, steps)), default=low)
+
+    known = [extent for extent in EXTENTS if extent in cells and _known(speed, cells[extent])]
+    for extent in known:
+        n = seeds or ENOUGH_SEEDS
+        if fits(extent, n, FEWEST_STEPS):
+            steps = most(FEWEST_STEPS, _ENOUGH_STEPS, extent, n)
+            if seeds is None and steps == _ENOUGH_STEPS:
+                n = max(more for more in range(n, _MOST_SEEDS + 1) if more == n or fits(extent, more, steps))
+            return Size(n, most(steps, _MOST_STEPS, extent, n), epochs, extent)
+    if seeds is None:
+        for extent, n in ((known[-1], 2), (known[-1], 1)):
+            if fits(extent, n, FEWEST_STEPS):
+                return Size(n, most(FEWEST_STEPS, _ENOUGH_STEPS, extent, n), epochs, extent)
+    return Size(seeds or 1, FEWEST_STEPS, epochs, known[-1])
 
 
-def training_size(epoch_seconds: float, seconds: float, cells: int, jobs: int, seeds: int | None) -> Size:
-    """The largest suite of trainings that fits; the smallest if none does.
+def _known(speed: Speed, cells: Sequence[Cell]) -> bool:
+    return all(attack in speed.attacks or attack in _LIKE_ATTACK for attack, _ in cells)
+
+
+@dataclass(frozen=True)
+class TrainingSpeed:
+    """Seconds of a suite of trainings in as many processes as it will run in.
+
+    Attributes:
+        jobs: processes side by side.
+        start: before the first cell and after the last.
+        cell: of a cell beside its epochs: to make it, its attack, its measurements.
+        epoch: of an epoch of a cell.
+    """
+
+    jobs: int
+    start: float
+    cell: float
+    epoch: float
+
+    def suite_seconds(self, cells: int, size: Size) -> float:
+        """Of a suite.
+
+        Args:
+            cells: of one seed.
+            size: of the suite.
+        """
+        return self.start + size.seeds * cells * (self.cell + size.steps * self.epoch) / self.jobs
+
+
+def training_size(speed: TrainingSpeed, seconds: float, cells: int, seeds: int | None) -> Size:
+    """The largest suite of trainings that fits; the smallest if none does: epochs up to 30 first, then seeds up to ten.
 
     Args:
-        epoch_seconds: of one cell.
+        speed: as measured.
         seconds: that all may take.
         cells: of one seed.
-        jobs: processes side by side.
-        seeds: asked for; None: at most three.
+        seeds: asked for; None: as many as fit, and where three do, no fewer.
     """
-    sizes = [Size(n, epochs, 1, 0) for n in ([seeds] if seeds else [3, 2, 1]) for epochs in _EPOCHS]
-    return next(
-        (size for size in sizes if size.seeds * size.steps * cells * epoch_seconds / jobs <= seconds), sizes[-1]
-    )
+
+    def fits(n: int, epochs: int) -> bool:
+        return speed.suite_seconds(cells, Size(n, epochs, 0)) <= seconds
+
+    counts = [seeds] if seeds else [ENOUGH_SEEDS, 2, 1]
+    for n in counts:
+        for epochs in _EPOCHS:
+            if fits(n, epochs):
+                more = [m for m in range(n, _MOST_SEEDS + 1) if fits(m, epochs)] if seeds is None else [n]
+                return Size(more[-1], epochs, 0)
+    return Size(counts[-1], _EPOCHS[-1], 0)
 
 
 def burn_in_epochs(epoch_seconds: float, seconds: float, most: int = 30) -> int:

@@ -21,7 +21,7 @@ def cut(findings: Findings, scene: Scene, *, trained: bool) -> dict[str, int]:
     Args:
         findings: of the data.
         scene: online or offline.
-        trained: whether the model has been trained before, so that few samples of the burn-in are needed.
+        trained: whether the model has been trained before: the burn-in's samples only serve to find a learning rate.
 
     Raises:
         DataError: for too few samples to fill the roles.
@@ -41,7 +41,7 @@ def cut(findings: Findings, scene: Scene, *, trained: bool) -> dict[str, int]:
         return {**sizes, "validation": share(0.12, 400), "probe": share(0.12, 400)}
     return {
         **sizes,
-        "burn_in": share(0.1, 1000) if trained else share(0.35, 10_000),
+        "burn_in": share(0.2, 2000) if trained else share(0.35, 10_000),
         "trigger": batch_size(findings),
         "validation": share(0.12, 400),
         "monitor": share(0.1, 300),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from taster.experiments.running.dry_run import dry_run
 from taster.experiments.running.engines import Engine, choose_engine, open_engine
 from taster.experiments.running.progress import NoProgress, Progress, StageProgress
 from taster.experiments.running.tasks import Job, pending_tasks, set_up_torch
+from taster.experiments.scenarios.context import BurntIn
 from taster.utils.flat import flat
 
 
@@ -30,6 +31,7 @@ def run_recipe(
     jobs: int | None = None,
     engine: str | None = None,
     ray_address: str | None = None,
+    burnt_in: Mapping[int, BurntIn] | None = None,
     progress: Progress | None = None,
 ) -> list[AnyRow]:
     """Runs every cell of a recipe and leaves all of it in a directory.
@@ -44,6 +46,7 @@ def run_recipe(
             the run in the directory, else local.
         ray_address: HOST:PORT of the Ray cluster's head, or "auto"; None is the one that runs on this machine, else one
             started for the run.
+        burnt_in: states by seed of burn-ins that were made before, by this recipe; the others are made.
         progress: receives the progress of the run.
 
     Returns:
@@ -69,13 +72,16 @@ def run_recipe(
             )
         cluster = Cluster(ray_address, at_once=jobs)
         device = pick_device(recipe.compute.device)
-        recipe, jobs = _share_cores(recipe, device, jobs)
-        with _torch_set_up(recipe, device):
+        recipe, jobs = share_cores(recipe, device, jobs)
+        with torch_set_up(recipe, device):
             burn_in_batches = len(dry_run(recipe, progress).roles["burn_in"]) // recipe.burn_in.batch_size
             if not claim.resumed:
                 claim.begin_new()
             if not run.complete():
                 run.begin(recipe, describe_environment(device, recipe.compute.threads or 1, jobs, chosen))
+            for seed, state in (burnt_in or {}).items():
+                if not run.has_burn_in(seed):
+                    run.write_burn_in(seed, state)
             return _run_stages(recipe, run, jobs, chosen, cluster, burn_in_batches, progress)
 
 
@@ -99,7 +105,7 @@ def _run_stages(
 
 
 @contextmanager
-def _torch_set_up(recipe: Recipe, device: torch.device) -> Iterator[None]:
+def torch_set_up(recipe: Recipe, device: torch.device) -> Iterator[None]:
     """Sets torch up as the recipe says, and afterwards as it was."""
     before, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     warns = torch.is_deterministic_algorithms_warn_only_enabled()
@@ -131,7 +137,7 @@ def _same_recipe(recipe: Recipe, run: RunDirectory) -> Recipe:
     return there
 
 
-def _share_cores(recipe: Recipe, device: torch.device, jobs: int | None) -> tuple[Recipe, int]:
+def share_cores(recipe: Recipe, device: torch.device, jobs: int | None) -> tuple[Recipe, int]:
     """Decides the number of processes and of threads in each, if left open."""
     cores = available_cores()
     threads = recipe.compute.threads

@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
-from multiprocessing import connection
+from multiprocessing import connection, forkserver
 from multiprocessing.context import BaseContext
 from typing import Any, Protocol
 
@@ -115,6 +115,13 @@ def worker_context() -> BaseContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["taster.experiments", "torch._dynamo"])  # torch's optimizers import the latter
     return context
+
+
+def start_worker_server() -> None:
+    """Starts the server that workers are forked by, if there is to be one, and returns at once: it imports everything
+    while this process does something else."""
+    if worker_context().get_start_method() == "forkserver":
+        forkserver.ensure_running()
 
 
 _ticks: Any = None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from taster.core.batch import Batch
 from taster.core.guard import Guard
 from taster.core.learner import Learner
 from taster.core.snapshots import SnapshotBuffer
@@ -92,46 +93,110 @@ def burn_in(context: SeedContext, on_step: Callable[[], None] = lambda: None) ->
         ModelError: if a step is refused, as its loss or gradient is not finite.
         CheckpointError: if a file of weights does not fit the model.
     """
-    recipe = context.recipe
-    model = build_model(recipe, context.data, context.seed, context.device)
-    history = SnapshotBuffer(capacity=0)
-    learner = Learner(
-        model,
-        build_optimizer(recipe, model),
-        cross_entropy,
-        Guard(),
-        snapshots=history,
-        input_range=input_range(context.data),
-        precision=recipe.compute.precision,
-    )
-    if recipe.burn_in.checkpoint is not None:
-        for label, path in recipe.burn_in.earlier.items():
-            load_weights(model, path)
-            history.pin(label, learner.snapshot())
-        load_weights(model, recipe.burn_in.checkpoint)
+    training = BurnInTraining(context)
+    training.train(context.recipe.burn_in.epochs, on_step)
+    return training.state()
+
+
+class BurnInTraining:
+    """A burn-in in parts, for one who wants to use the model before it is over. However its epochs are divided among
+    calls, they end in the same bits.
+
+    Args:
+        context: of the seed. Weights from a checkpoint are loaded at once, and nothing is trained then.
+
+    Raises:
+        CheckpointError: if a file of weights does not fit the model.
+    """
+
+    def __init__(self, context: SeedContext) -> None:
+        recipe = context.recipe
+        model = build_model(recipe, context.data, context.seed, context.device)
+        self._context = context
+        self._history = SnapshotBuffer(capacity=0)
+        self._learner = Learner(
+            model,
+            build_optimizer(recipe, model),
+            cross_entropy,
+            Guard(),
+            snapshots=self._history,
+            input_range=input_range(context.data),
+            precision=recipe.compute.precision,
+        )
+        self._stream: Stream | None = None
+        self._random: Tensor | None = None
+        self._epochs = 0
+        if recipe.burn_in.checkpoint is not None:
+            for label, path in recipe.burn_in.earlier.items():
+                load_weights(model, path)
+                self._history.pin(label, self._learner.snapshot())
+            load_weights(model, recipe.burn_in.checkpoint)
+        else:
+            samples, augment = context.roles["burn_in"].to(context.device), _augment(context)
+            draws = generator(context.seed, "burn_in")
+            self._stream = Stream(samples, recipe.burn_in.batch_size, draws, augment)
+
+    @property
+    def epochs(self) -> int:
+        """How many are done."""
+        return self._epochs
+
+    def train(self, until: int, on_step: Callable[[], None] = lambda: None) -> None:
+        """Trains until so many epochs are done, those of earlier calls among them; with a checkpoint not at all.
+
+        Args:
+            until: number of epochs since the start; none are undone.
+            on_step: called after every training step.
+
+        Raises:
+            ModelError: if a step is refused, as its loss or gradient is not finite.
+        """
+        if self._stream is None:
+            return
+        context, keep = self._context, self._context.recipe.burn_in.keep_epochs
+        _resume_random_numbers(self._random, context)
+        self._learner.model.train()
+        with user_code(context.recipe.model):
+            while self._epochs < until:
+                for _ in range(self._stream.batches_per_epoch):
+                    self._step(self._stream.draw())
+                    on_step()
+                self._epochs += 1
+                if self._epochs in keep:
+                    self._history.pin(f"epoch-{self._epochs}", self._learner.snapshot())
+        self._random = _random_numbers(context)
+
+    def state(self) -> BurntIn:
+        """The state as it is now, from which cells can start."""
+        return cast(BurntIn, {**self._learner.state_dict(), "steps": 0})
+
+    def _step(self, batch: Batch) -> None:
+        record = self._learner.step(batch)
+        if not record.verdict.committed:
+            raise ModelError(
+                f"the burn-in of seed {self._context.seed} came to nothing in epoch {self._epochs + 1}: "
+                f"{record.verdict.reason}; try a smaller burn_in.learning_rate"
+            )
+
+
+def _augment(context: SeedContext) -> Augment:
+    return Augment(context.recipe.burn_in.crop, context.recipe.burn_in.flip)
+
+
+def _random_numbers(context: SeedContext) -> Tensor:
+    """The state of torch's own generator, of which dropout draws."""
+    device = context.device
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _resume_random_numbers(state: Tensor | None, context: SeedContext) -> None:
+    """Has torch's own generator go on from a state; None: from the start of the seed's burn-in."""
+    if state is None:
+        torch.manual_seed(derived_seed(context.seed, "burn-in dropout"))
+    elif context.device.type == "cuda":
+        torch.cuda.set_rng_state(state, context.device)
     else:
-        with user_code(recipe.model):
-            _train(context, learner, history, on_step)
-    return cast(BurntIn, {**learner.state_dict(), "steps": 0})
-
-
-def _train(context: SeedContext, learner: Learner, history: SnapshotBuffer, on_step: Callable[[], None]) -> None:
-    section, seed = context.recipe.burn_in, context.seed
-    samples, augment = context.roles["burn_in"].to(context.device), Augment(section.crop, section.flip)
-    stream = Stream(samples, section.batch_size, generator(seed, "burn_in"), augment)
-    torch.manual_seed(derived_seed(seed, "burn-in dropout"))
-    learner.model.train()
-    for epoch in range(1, section.epochs + 1):
-        for _ in range(stream.batches_per_epoch):
-            record = learner.step(stream.draw())
-            if not record.verdict.committed:
-                raise ModelError(
-                    f"the burn-in of seed {seed} came to nothing in epoch {epoch}: {record.verdict.reason}; "
-                    "try a smaller burn_in.learning_rate"
-                )
-            on_step()
-        if epoch in section.keep_epochs:
-            history.pin(f"epoch-{epoch}", learner.snapshot())
+        torch.set_rng_state(state)
 
 
 def surrogate_recipe(recipe: Recipe, section: Surrogate) -> Recipe:
