@@ -41,11 +41,11 @@ from taster.attacks import (
     machine_teaching,
     svm_poisoning,
 )
-from taster.attacks.dataset.convex_models import train_convex
 from taster.attacks.dataset.influence_selection import Perturbation
 from taster.attacks.dataset.unrolled_training import UnrolledTraining, first_params, logits
 from taster.core.fitting import Classifier
 from taster.data import as_batch, load_images
+from taster.derivatives.convex_models import train_convex
 from taster.perturbations.pgd import Norm
 
 PUBLISHED = {"svm": "one point of 100: from 2 to 5 % to 15 to 20 % (Biggio et al. 2012)"}

@@ -1,7 +1,7 @@
-"""Malicious noise against its line, and p-tampering against its controls: test errors of a linear model by share.
+"""Malicious noise against its line: test errors of a linear model by share.
 
-    python benchmarks/malicious_noise.py [--seeds 3] [--train 300] [--shares 0.05 0.1 0.2 0.3] [--tampered 0.1 0.2 0.4]
-        [--out FILE] [--figure FILE]
+    python benchmarks/malicious_noise.py [--seeds 3] [--train 300] [--shares 0.05 0.1 0.2 0.3] [--out FILE]
+        [--figure FILE]
 
 Two classes, even and odd digits of the set that comes with scikit-learn, and logistic regression. Of the images a seed
 draws as many to train on as it is told, 500 that are the attacker's, and tests on the rest. Kearns and Li's line is the
@@ -16,7 +16,6 @@ import platform
 import statistics
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -25,35 +24,18 @@ from sklearn.linear_model import LogisticRegression
 from taster import Batch
 from taster.attacks import (
     DatasetAttack,
-    DatasetBudget,
     DatasetKnowledge,
     DatasetPoisonSettings,
-    Poison,
-    TamperingSettings,
     indistinguishable_error,
     malicious_noise,
-    p_tampering,
 )
 from taster.data import as_batch, load_images
 from taster.offline import EstimatorTraining, accuracy
 from taster.utils.seeds import generator
 
 OWN = 500
-DRAWS = 5
 
 MakeAttack = Callable[[float], DatasetAttack]
-
-
-def of_noise(share: float) -> DatasetAttack:
-    """Images of noise in the place of others, under the labels of these."""
-    budget = DatasetBudget(share, content="any")
-
-    def poison(clean: Batch, knowledge: DatasetKnowledge) -> Poison:
-        places, x = budget.draw(len(clean), knowledge.generator), clean.x.clone()
-        x[places] = torch.rand(x[places].shape, generator=knowledge.generator)
-        return Poison(Batch(x, clean.y))
-
-    return DatasetAttack(budget, poison)
 
 
 def pairing(share: float) -> DatasetAttack:
@@ -66,25 +48,7 @@ def wrong_labels(share: float) -> DatasetAttack:
     return malicious_noise(poisoning=DatasetPoisonSettings(poison_fraction=share), strategy="random")
 
 
-def tampered(choice: Any, any_class: bool) -> MakeAttack:
-    """p-tampering by a choice."""
-
-    def made(share: float) -> DatasetAttack:
-        settings = TamperingSettings(poison_fraction=share, choice=choice, draws=DRAWS, any_class=any_class)
-        return p_tampering(tampering=settings)
-
-    return made
-
-
-MALICIOUS: dict[str, MakeAttack] = {"pairing": pairing, "random wrong labels": wrong_labels}
-TAMPERING: dict[str, MakeAttack] = {
-    "noise, right labels": of_noise,
-    "tampering at random": tampered("random", False),
-    "tampering by loss": tampered("loss", False),
-    "tampering by gain": tampered("gain", False),
-    "tampering by gain, any class": tampered("gain", True),
-    "random wrong labels": wrong_labels,
-}
+ATTACKS: dict[str, MakeAttack] = {"pairing": pairing, "random wrong labels": wrong_labels}
 
 
 def parity(seed: int, train: int) -> tuple[Batch, Batch, Batch]:
@@ -137,31 +101,26 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--train", type=int, default=300)
     parser.add_argument("--shares", type=float, nargs="+", default=[0.05, 0.1, 0.2, 0.3])
-    parser.add_argument("--tampered", type=float, nargs="+", default=[0.1, 0.2, 0.4])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--figure", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
     clean = errors(None, given.seeds, given.train)
-    tables: dict[str, dict[str, dict[float, list[float]]]] = {"malicious noise": {}, "p-tampering": {}}
-    for table, attacks, shares in (
-        ("malicious noise", MALICIOUS, given.shares),
-        ("p-tampering", TAMPERING, given.tampered),
-    ):
-        for name, make in attacks.items():
-            tables[table][name] = {share: errors(make(share), given.seeds, given.train) for share in shares}
-            shown = ", ".join(
-                f"{share:g}: {statistics.fmean(v):.1f} ± {statistics.stdev(v) if len(v) > 1 else 0:.1f}"
-                for share, v in tables[table][name].items()
-            )
-            print(f"{table}: {name}: {shown}", flush=True)
+    found: dict[str, dict[float, list[float]]] = {}
+    for name, make in ATTACKS.items():
+        found[name] = {share: errors(make(share), given.seeds, given.train) for share in given.shares}
+        shown = ", ".join(
+            f"{share:g}: {statistics.fmean(v):.1f} ± {statistics.stdev(v) if len(v) > 1 else 0:.1f}"
+            for share, v in found[name].items()
+        )
+        print(f"{name}: {shown}", flush=True)
     print("clean:", [round(value, 1) for value in clean])
     if given.figure is not None:
-        draw(tables["malicious noise"], clean).savefig(given.figure, dpi=110)
+        draw(found, clean).savefig(given.figure, dpi=110)
     if given.out is not None:
         versions = {"python": platform.python_version(), "torch": torch.__version__}
-        settings = {"seeds": given.seeds, "train": given.train, "own": OWN, "draws": DRAWS}
-        content = {"versions": versions, "settings": settings, "clean": clean, "errors": tables}
+        settings = {"seeds": given.seeds, "train": given.train, "own": OWN}
+        content = {"versions": versions, "settings": settings, "clean": clean, "errors": found}
         given.out.write_text(json.dumps(content, indent=1) + "\n")
 
 

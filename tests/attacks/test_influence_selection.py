@@ -11,9 +11,9 @@ from sklearn.linear_model import LogisticRegression
 from tests.attacks.poison_problems import central_differences, digit_roles, error, gaussians, knows
 
 from taster.attacks import ConvexSettings, DatasetPoisonSettings, influence_selection
-from taster.attacks.dataset.convex_losses import LOSSES, ConvexLoss
-from taster.attacks.dataset.convex_models import train_convex
 from taster.attacks.dataset.influence_selection import Perturbation, most_harmful_content, most_harmful_labels
+from taster.derivatives.convex_losses import LOSSES, ConvexLoss
+from taster.derivatives.convex_models import train_convex
 from taster.errors import AttackError, SettingError
 from taster.perturbations.pgd import LpBall
 

@@ -26,5 +26,8 @@ def test_flipped_labels_are_of_other_classes_or_of_the_one_asked_for() -> None:
     only = flipped(source_class=0, target_class=2).y
     assert torch.equal(only, torch.where(clean.y == 0, 2, clean.y))
     assert int((flipped(poison_fraction=0.25).y != clean.y).sum()) == 15
+    assert torch.equal(flipped(systematic=True).y, (clean.y + 1) % 3)
     with pytest.raises(AttackError, match="target_class: got 3, wanted 0 to 2"):
         flipped(target_class=3)
+    with pytest.raises(AttackError, match="systematic: got true with target_class 1"):
+        flipped(systematic=True, target_class=1)

@@ -9,10 +9,10 @@ from tests.attacks.poison_problems import central_differences, digit_roles, erro
 
 from taster import Batch
 from taster.attacks import ConvexSettings, DatasetPoisonSettings, influence_selection, machine_teaching
-from taster.attacks.dataset.convex_losses import LOSSES, ConvexLoss
-from taster.attacks.dataset.convex_models import train_convex
 from taster.attacks.dataset.flat_samples import flat_samples
 from taster.attacks.dataset.machine_teaching import teaching_objective
+from taster.derivatives.convex_losses import LOSSES, ConvexLoss
+from taster.derivatives.convex_models import train_convex
 from taster.errors import AttackError, SettingError
 
 CLEAN, OWN = gaussians(40, 0, classes=3), gaussians(30, 1, classes=3)

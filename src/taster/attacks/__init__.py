@@ -7,10 +7,10 @@ from taster.attacks.backdoor import Backdoor, BackdoorSettings
 from taster.attacks.crafting import CraftingSettings
 from taster.attacks.crafting_trace import CraftingTrace
 from taster.attacks.dataset.back_gradient import back_gradient
-from taster.attacks.dataset.convex_models import ConvexSettings
 from taster.attacks.dataset.defence_aware import defence_aware
 from taster.attacks.dataset.dictionary_attack import dictionary_attack
 from taster.attacks.dataset.focused_attack import focused_attack
+from taster.attacks.dataset.generated_samples import generated_samples
 from taster.attacks.dataset.hidden_trigger import hidden_trigger_backdoor
 from taster.attacks.dataset.influence_selection import influence_selection
 from taster.attacks.dataset.machine_teaching import machine_teaching
@@ -21,6 +21,7 @@ from taster.attacks.dataset.malicious_noise import (
 )
 from taster.attacks.dataset.p_resetting import p_resetting
 from taster.attacks.dataset.p_tampering import p_tampering
+from taster.attacks.dataset.partition_aware import partition_aware
 from taster.attacks.dataset.svm_poisoning import svm_poisoning
 from taster.attacks.dataset.unrolled_training import UnrolledSettings
 from taster.attacks.dataset_attack import (
@@ -93,6 +94,7 @@ from taster.attacks.updates.min_max import min_max, min_sum
 from taster.attacks.updates.reverse_trigger import reverse_trigger
 from taster.attacks.updates.sign_flip import sign_flip
 from taster.core.threat import Threat, threat, threat_of
+from taster.derivatives.convex_models import ConvexSettings
 
 ATTACKS = {
     attack.__name__: attack
@@ -147,11 +149,13 @@ DATASET_ATTACKS: dict[str, Callable[..., DatasetAttack]] = {
         back_gradient,
         influence_selection,
         defence_aware,
+        generated_samples,
         hidden_trigger_backdoor,
         dictionary_attack,
         focused_attack,
         p_tampering,
         p_resetting,
+        partition_aware,
         malicious_noise,
         error_minimising_noise,
         error_maximising_noise,
@@ -235,6 +239,7 @@ __all__ = [
     "feature_collision",
     "focused_attack",
     "gaussian_updates",
+    "generated_samples",
     "generative",
     "gradient_alignment",
     "gradient_matching",
@@ -257,6 +262,7 @@ __all__ = [
     "p_resetting",
     "p_tampering",
     "p_tampering_stream",
+    "partition_aware",
     "patch_backdoor",
     "random_bases",
     "random_class_noise",

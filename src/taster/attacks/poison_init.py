@@ -107,8 +107,16 @@ class PoisonInit:
         return OneStepUpdate(view, self.draw_own(self.settings.group_size), learning_rate, batch_norm)
 
 
-def wrong_labels(y: Tensor, x: Tensor, view: View, generator: torch.Generator, target_class: int | None) -> Tensor:
-    """A label for each sample: the target class, or a random class other than its own.
+def wrong_labels(
+    y: Tensor,
+    x: Tensor,
+    view: View,
+    generator: torch.Generator,
+    target_class: int | None,
+    *,
+    systematic: bool = False,
+) -> Tensor:
+    """A label for each sample: the target class, the one after its own, or a random class other than its own.
 
     Args:
         y: the samples' own classes, [n].
@@ -116,6 +124,7 @@ def wrong_labels(y: Tensor, x: Tensor, view: View, generator: torch.Generator, t
         view: of the model.
         generator: draws the labels.
         target_class: the label for all samples. None: random wrong labels, all equally likely.
+        systematic: the label is that of the class after a sample's own, and 0 after the last, in place of a random one.
 
     Raises:
         AttackError: if the model has no output for the target class.
@@ -126,5 +135,7 @@ def wrong_labels(y: Tensor, x: Tensor, view: View, generator: torch.Generator, t
         raise AttackError(
             f"target_class: got {target_class}, wanted 0 to {classes - 1}: the model has {classes} classes"
         )
-    shift = torch.randint(1, classes, (len(y),), generator=generator, device=generator.device)
-    return (y + shift.to(y.device)) % classes if target_class is None else torch.full_like(y, target_class)
+    shift = torch.randint(1, classes, (len(y),), generator=generator, device=generator.device).to(y.device)
+    if systematic:
+        shift = torch.ones_like(shift)
+    return (y + shift) % classes if target_class is None else torch.full_like(y, target_class)

@@ -19,8 +19,8 @@ from tests.defences.dataset.conftest import (
 )
 
 from taster.defences import influence_sanitation
-from taster.defences.dataset.softmax_regression import fit_softmax, removal_gains
 from taster.derivatives.conjugate_gradients import conjugate_gradients
+from taster.derivatives.convex_models import ConvexSettings, train_convex
 from taster.errors import BatchError, DefenceError, SettingError
 
 
@@ -45,20 +45,22 @@ def left_out(rows: torch.Tensor, y: torch.Tensor, classes: int, penalty: float, 
 
 def test_the_fit_is_the_minimum() -> None:
     samples, _ = flipped(blobs(60), 0.1, 3)
-    model = fit_softmax(samples.x, samples.y, 3, 0.01)
-    np.testing.assert_allclose(model.weight, left_out(samples.x, samples.y, 3, 0.01, None), atol=1e-6)
+    model = train_convex(ConvexSettings(exact_up_to=1), samples.x.double(), samples.y, 3)
+    np.testing.assert_allclose(model.theta.T, left_out(samples.x, samples.y, 3, 0.01, None), atol=1e-6)
 
 
 def test_gains_are_what_training_without_a_sample_shows() -> None:
     samples, wrong = flipped(blobs(60, spread=0.5), 0.2, 3)
     held = blobs(60, seed=1, spread=0.5)
-    model = fit_softmax(samples.x, samples.y, 3, 0.01)
-    found = removal_gains(model, samples.x, samples.y, held.x, held.y)(samples.x, samples.y)
+    x, other = samples.x.double(), held.x.double()
+    model = train_convex(ConvexSettings(exact_up_to=1), x, samples.y, 3)
+    along = model.solve(model.mean_loss_gradient(other, held.y))
+    found = model.influence(x, samples.y, along) / len(x)
     exact = []
     for i in range(60):
         weight = torch.from_numpy(left_out(samples.x, samples.y, 3, 0.01, i))
         logs = (held.x.double() @ weight[:-1] + weight[-1]).log_softmax(1)
-        exact.append(model.mean_loss(held.x, held.y) + float(logs.gather(1, held.y[:, None]).mean()))
+        exact.append(model.mean_loss(other, held.y) + float(logs.gather(1, held.y[:, None]).mean()))
     np.testing.assert_allclose(found, exact, atol=0.2 * max(map(abs, exact)))
     assert spearmanr(found, exact).statistic > 0.98
     assert np.polyfit(found.numpy(), exact, 1)[0] == pytest.approx(1, abs=0.2)

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from taster.attacks.dataset.flat_samples import with_inserted
 from taster.attacks.dataset_attack import DatasetAttack, DatasetBudget, DatasetKnowledge, DatasetPoisonSettings, Poison
 from taster.attacks.token_presence import check_presence, messages, tokens_of
 from taster.core.batch import Batch
@@ -64,7 +65,7 @@ def dictionary_attack(
         held = _dictionary(knowledge, words == "frequent", word_share)
         x = messages(held.expand(count, -1), clean, knowledge)
         y = torch.full_like(clean.y[:1], spam_class).expand(count)
-        return Poison(Batch(torch.cat([clean.x, x]), torch.cat([clean.y, y])))
+        return Poison(with_inserted(clean, x, y))
 
     return DatasetAttack(budget, poison)
 

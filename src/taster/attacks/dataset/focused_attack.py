@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from taster.attacks.dataset.flat_samples import with_inserted
 from taster.attacks.dataset_attack import DatasetAttack, DatasetBudget, DatasetKnowledge, DatasetPoisonSettings, Poison
 from taster.attacks.token_presence import check_presence, messages, tokens_of
 from taster.core.batch import Batch
@@ -73,7 +74,7 @@ def focused_attack(
             held = held | _spam_words(knowledge, place, spam_class, count)
         x = messages(held, clean, knowledge)
         y = torch.full_like(clean.y[:1], spam_class).expand(count)
-        return Poison(Batch(torch.cat([clean.x, x]), torch.cat([clean.y, y])))
+        return Poison(with_inserted(clean, x, y))
 
     def blocked(knowledge: DatasetKnowledge) -> Batch:
         place = _place_of_target(knowledge, target, spam_class)

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from taster.attacks.dataset.convex_models import ConvexModel, ConvexSettings, train_convex
 from taster.attacks.dataset.flat_samples import draw_rows, flat_samples, poisoned_count, with_changed
 from taster.attacks.dataset_attack import (
     ContentChange,
@@ -20,6 +19,7 @@ from taster.attacks.dataset_attack import (
 )
 from taster.core.batch import Batch
 from taster.core.threat import threat
+from taster.derivatives.convex_models import ConvexModel, ConvexSettings, train_convex
 from taster.errors import AttackError
 from taster.perturbations.pgd import LpBall, Norm, pgd
 from taster.utils.setting_types import NonNegative, PositiveCount
@@ -68,7 +68,8 @@ def influence_selection(
         damping: added to the diagonal of the Hessian.
 
     Raises (when it poisons):
-        AttackError: for a share that is no sample, and for a learner or a linear system that does not converge.
+        AttackError: for a share that is no sample.
+        ModelError: for a learner or a linear system that does not converge.
 
     Source: Koh and Liang 2017, Eq. 2 and Section 5.2 ("gradient"); the choice of samples by influence Fang et al. 2020
         ("Influence function based data poisoning attacks to top-N recommender systems").

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from taster.attacks.dataset.ascent import ascend
-from taster.attacks.dataset.convex_models import ConvexModel, ConvexSettings, train_convex
 from taster.attacks.dataset.flat_samples import FlatSamples, flat_samples, poisoned_count, with_changed
 from taster.attacks.dataset_attack import (
     DatasetAttack,
@@ -20,6 +19,7 @@ from taster.attacks.dataset_attack import (
 )
 from taster.core.batch import Batch
 from taster.core.threat import threat
+from taster.derivatives.convex_models import ConvexModel, ConvexSettings, train_convex
 from taster.errors import AttackError
 from taster.perturbations.pgd import LpBall
 from taster.utils.setting_types import Count, NonNegative, PositiveFloat
@@ -65,7 +65,8 @@ def machine_teaching(
         step_size: the largest step of a sample, in the units of the data. Default: ε.
 
     Raises (when it poisons):
-        AttackError: for a target of another shape, a share that is no sample, and a learner that does not converge.
+        AttackError: for a target of another shape, and a share that is no sample.
+        ModelError: for a learner that does not converge.
 
     Source: Mei and Zhu 2015 ("Using machine teaching to identify optimal training-set attacks on machine learners"),
         with a squared hinge for SVM and hard balls beside the effort.

@@ -11,8 +11,8 @@ from torch import Tensor
 from taster.core.threat import countermeasure
 from taster.defences.dataset.readings import Space, check_space, fitted_rows
 from taster.defences.dataset.run_checks import check_run, check_trusted, kept_weights, part_of, smallest
-from taster.defences.dataset.softmax_regression import fit_softmax, removal_gains
 from taster.defences.dataset_defence import DatasetDefence, TrainingRun
+from taster.derivatives.convex_models import ConvexSettings, train_convex
 from taster.errors import DefenceError
 from taster.stats.contamination import conformal_p_values
 from taster.utils.seeds import generator
@@ -60,6 +60,7 @@ def influence_sanitation(
         BatchError, LabelError, DataError: see `taster.defences.dataset.run_checks.check_run` and `check_trusted`.
         DefenceError: for fewer trusted samples than `alpha` needs, features of a model that is no net, and if no two
             classes are left.
+        ModelError: if the regression or the equations do not converge.
 
     Source: Koh and Liang 2017, Eq. 2; in their Section 5.4, without trusted samples, labels are checked by the
         influence of a sample on itself. The threshold is taster's own.
@@ -79,10 +80,14 @@ def influence_sanitation(
         kept_back = len(trusted) // 2 if share is None else 0
         order = torch.randperm(len(trusted), generator=generator(run.seed, _NAME))
         make_rows = fitted_rows(run, space, layer, _NAME)
-        own, others = _standardised(make_rows(samples.x), make_rows(trusted.x[order]))
+        own, others = _standardised(make_rows(samples.x).double(), make_rows(trusted.x[order]).double())
         others_y = trusted.y[order]
-        model = fit_softmax(own, samples.y, run.classes, penalty)
-        gains = removal_gains(model, own, samples.y, others[kept_back:], others_y[kept_back:])
+        model = train_convex(ConvexSettings(l2=penalty, exact_up_to=1), own, samples.y, run.classes)
+        along = model.solve(model.mean_loss_gradient(others[kept_back:], others_y[kept_back:]))
+
+        def gains(rows: Tensor, labels: Tensor) -> Tensor:
+            return model.influence(rows, labels, along) / len(own)
+
         found = gains(own, samples.y)
         if share is None:
             removed = _above(found, gains(others[:kept_back], others_y[:kept_back]), alpha)

@@ -2,6 +2,7 @@
 
 Votes and certificates see scores alone, so they serve models of any kind."""
 
+from taster.data.partitions import Partition, hash_partition, rank_partition
 from taster.defences.training.certified_prediction import CertifiedPrediction
 from taster.defences.training.looped_training import LoopedTraining, looped_training
 from taster.defences.training.partition_aggregation import (
@@ -10,7 +11,7 @@ from taster.defences.training.partition_aggregation import (
     deep_partition_aggregation,
     finite_aggregation,
 )
-from taster.defences.training.partitions import Partition, hash_partition, rank_partition
+from taster.defences.training.ridge_training import LinearModels, RidgeTraining, ridge_training
 from taster.defences.training.run_off import run_off_certificate, votes_of
 from taster.defences.training.sgd import SGDSettings
 from taster.defences.training.stacked_models import BaseModels, ListedModels, StackedModels, TrainBaseModels
@@ -28,10 +29,12 @@ __all__ = [
     "BaseModels",
     "CertifiedEnsemble",
     "CertifiedPrediction",
+    "LinearModels",
     "ListedModels",
     "LoopedTraining",
     "Partition",
     "PartitionAggregation",
+    "RidgeTraining",
     "SGDSettings",
     "StackedModels",
     "TemporalAggregation",
@@ -46,6 +49,7 @@ __all__ = [
     "looped_training",
     "plurality_certificate",
     "rank_partition",
+    "ridge_training",
     "run_off_certificate",
     "temporal_aggregation",
     "temporal_certificate",

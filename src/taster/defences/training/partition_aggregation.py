@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from taster.data.partitions import Partition, hash_partition, rank_partition
 from taster.defences.training.certified_prediction import CertifiedPrediction
-from taster.defences.training.partitions import Partition, hash_partition, rank_partition
 from taster.defences.training.run_off import run_off_certificate, votes_of
 from taster.defences.training.stacked_models import BaseModels, TrainBaseModels
 from taster.defences.training.training_set import check_samples, check_training_set

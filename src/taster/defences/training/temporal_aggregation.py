@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from taster.defences.training.partitions import content_order
+from taster.data.partitions import content_order
 from taster.defences.training.run_off import votes_of
 from taster.defences.training.stacked_models import BaseModels, TrainBaseModels
 from taster.defences.training.training_set import check_samples, check_training_set

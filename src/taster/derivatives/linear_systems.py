@@ -8,30 +8,31 @@ import torch
 from torch import Tensor
 
 from taster.derivatives.conjugate_gradients import conjugate_gradients
-from taster.errors import AttackError
+from taster.derivatives.convex_losses import Curvature
+from taster.errors import ModelError
 
 
-def exact_solve(x: Tensor, curvature: Tensor, l2: float, right: Tensor) -> Tensor:
+def exact_solve(x: Tensor, curvature: Curvature, l2: float, right: Tensor) -> Tensor:
     """V with H V = B, where H = Σᵢ Cᵢ ⊗ xᵢ xᵢᵀ + λ I, by Cholesky decomposition.
 
     Args:
         x: samples, [n, D].
-        curvature: C, [n, K, K], or [n, K] for diagonal ones.
+        curvature: C.
         l2: λ, above 0.
         right: B, [K, D].
 
     Raises:
-        AttackError: if rounding makes H indefinite.
+        ModelError: if rounding makes H indefinite.
     """
     K, D = right.shape
-    if curvature.dim() == 2:
-        blocks = torch.stack([x.T @ (curvature[:, k, None] * x) for k in range(K)])
+    if curvature.separate:
+        blocks = torch.stack([x.T @ (curvature.entry(k, k)[:, None] * x) for k in range(K)])
         factor = _cholesky(blocks + l2 * torch.eye(D, dtype=x.dtype, device=x.device))
         return torch.cholesky_solve(right[:, :, None], factor)[:, :, 0]
     H = torch.empty(K, D, K, D, dtype=x.dtype, device=x.device)
     for a in range(K):
         for b in range(a + 1):
-            block = x.T @ (curvature[:, a, b, None] * x)  # symmetric
+            block = x.T @ (curvature.entry(a, b)[:, None] * x)  # symmetric
             H[a, :, b, :] = block
             H[b, :, a, :] = block
     whole = H.reshape(K * D, K * D)
@@ -45,11 +46,11 @@ def iterative_solve(
     """V with H V = B; see `taster.derivatives.conjugate_gradients`.
 
     Raises:
-        AttackError: if the residual is greater than the tolerance after so many iterations.
+        ModelError: if the residual is greater than the tolerance after so many iterations.
     """
     found = conjugate_gradients(product, right, tolerance=tolerance, max_iterations=max_iterations)
     if not found.converged:
-        raise AttackError(
+        raise ModelError(
             f"conjugate gradients: got a relative residual of {found.residual:.1e} after {max_iterations} products, "
             f"wanted {tolerance:.0e}: raise l2 or damping, or scale the samples"
         )
@@ -60,8 +61,8 @@ def _cholesky(matrix: Tensor) -> Tensor:
     factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(matrix)
     if bool(failed.any()):
-        raise AttackError(
-            "training the attack's model: got a Hessian that is not positive definite in float64, wanted one that is: "
+        raise ModelError(
+            "training a linear model: got a Hessian that is not positive definite in float64, wanted one that is: "
             "raise l2, or scale the samples to about 1"
         )
     return factor

@@ -46,6 +46,19 @@ def content_digests(x: Tensor, y: Tensor | None = None) -> list[bytes]:
     ]
 
 
+def hash_buckets(x: Tensor, y: Tensor | None, buckets: int) -> Tensor:
+    """The bucket that the hash of each sample gives it, int64 [n], whatever other samples there are.
+
+    Args:
+        x: samples [n, ...].
+        y: labels [n], int64, to be hashed too. None: without them.
+        buckets: how many there are.
+
+    Source: Levine and Feizi 2021 (h(t) mod k).
+    """
+    return torch.tensor([int.from_bytes(digest[:8], "big") % buckets for digest in content_digests(x, y)])
+
+
 def content_order(x: Tensor, y: Tensor) -> Tensor:
     """The positions of samples in an order that depends on what they are alone, int64 [n].
 
@@ -80,9 +93,8 @@ def hash_partition(x: Tensor, y: Tensor, partitions: int, *, spread: int = 1, wi
     """
     _check_enough(len(x), partitions)
     digests = content_digests(x)
-    hashed = content_digests(x, y) if with_labels else digests
     buckets = partitions * spread
-    bucket = torch.tensor([int.from_bytes(digest[:8], "big") % buckets for digest in hashed])
+    bucket = hash_buckets(x, y if with_labels else None, buckets)
     shifts = torch.randperm(buckets, generator=generator(buckets, "shifts of the spread"))[:spread]
     if spread == 1:
         shifts = torch.zeros(1, dtype=torch.int64)

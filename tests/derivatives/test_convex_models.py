@@ -1,4 +1,4 @@
-"""Linear classifiers of attacks: what they learn, and the derivatives of that."""
+"""Linear classifiers: what they learn, and the derivatives of that."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tests.attacks.poison_problems import central_differences, gaussians, knows
 from taster import Batch
 from taster.attacks import ConvexSettings
 from taster.attacks.dataset.ascent import ascend
-from taster.attacks.dataset.convex_losses import LOSSES, ConvexLoss
-from taster.attacks.dataset.convex_models import train_convex, with_one
 from taster.attacks.dataset.flat_samples import flat_samples, poisoned_count, with_changed
-from taster.attacks.dataset.linear_systems import iterative_solve
 from taster.attacks.dataset_attack import DatasetBudget
-from taster.errors import AttackError, BatchError
+from taster.derivatives.convex_losses import LOSSES, ConvexLoss
+from taster.derivatives.convex_models import train_convex, with_one
+from taster.derivatives.linear_systems import iterative_solve
+from taster.errors import AttackError, BatchError, ModelError
 from taster.perturbations.pgd import LpBall
 
 CLEAN, OWN = gaussians(40, 0, classes=3), gaussians(30, 1, classes=3)
@@ -26,7 +26,12 @@ def test_slopes_and_curvatures_are_the_derivatives_of_the_losses(loss: ConvexLos
     g = torch.Generator().manual_seed(0)
     z, y = torch.randn(5, 3, generator=g, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1])
     value, slope, curvature = LOSSES[loss](z, y)
-    full = torch.diag_embed(curvature) if curvature.dim() == 2 else curvature
+    full = torch.stack([torch.stack([curvature.entry(a, b) for b in range(3)], 1) for a in range(3)], 1)
+    along = torch.randn(5, 3, generator=g, dtype=torch.float64)
+    torch.testing.assert_close(curvature.apply(along), torch.einsum("nab,nb->na", full, along))
+    heavier = curvature.weighted(torch.arange(5.0, dtype=torch.float64))
+    torch.testing.assert_close(heavier.entry(0, 1), torch.arange(5.0, dtype=torch.float64) * full[:, 0, 1])
+    torch.testing.assert_close(heavier.apply(along), torch.arange(5.0)[:, None] * curvature.apply(along))
     assert value.shape == (5,)
     torch.testing.assert_close(
         central_differences(lambda v: float(LOSSES[loss](v, y).value.sum()), z), slope, atol=1e-6, rtol=1e-6
@@ -57,7 +62,7 @@ def test_conjugate_gradients_find_what_cholesky_finds(loss: ConvexLoss) -> None:
     right = exact.mean_loss_gradient(OWN.x, OWN.y)
     torch.testing.assert_close(iterative.solve(right), exact.solve(right), atol=1e-8, rtol=1e-8)
     assert float(exact.solve(right, damping=1.0).norm()) < float(exact.solve(right).norm())
-    with pytest.raises(AttackError, match=r"conjugate gradients: got a relative residual of .* after 1 products"):
+    with pytest.raises(ModelError, match=r"conjugate gradients: got a relative residual of .* after 1 products"):
         iterative_solve(
             lambda v: v @ torch.diag(torch.tensor([1.0, 9.0])), torch.ones(1, 2), tolerance=1e-6, max_iterations=1
         )
@@ -79,7 +84,7 @@ def test_influence_of_a_weight_is_the_derivative_of_training_with_it(loss: Conve
 
 
 def test_a_learner_that_does_not_converge_is_an_error() -> None:
-    with pytest.raises(AttackError, match="training the attack's model: got"):
+    with pytest.raises(ModelError, match="training a linear model: got"):
         train_convex(ConvexSettings(l2=1e-300), 1e150 * CLEAN.x, CLEAN.y, 3)
 
 

@@ -10,9 +10,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from taster.attacks.dataset.convex_losses import LOSSES, ConvexLoss, LossTerms
-from taster.attacks.dataset.linear_systems import exact_solve, iterative_solve
-from taster.errors import AttackError
+from taster.derivatives.convex_losses import LOSSES, ConvexLoss, Curvature, LossTerms
+from taster.derivatives.linear_systems import exact_solve, iterative_solve
+from taster.errors import ModelError
 from taster.utils.setting_types import PositiveCount, PositiveFloat
 from taster.utils.settings import settings_group
 
@@ -77,7 +77,7 @@ class ConvexModel:
         """(H + damping I)⁻¹ B for B [K, d + 1], H the Hessian of J.
 
         Raises:
-            AttackError: if conjugate gradients do not get there.
+            ModelError: if conjugate gradients do not get there.
         """
         l2 = self.settings.l2 + damping
         return _solve(self.settings, self.x, self._curvature, l2, right, self.settings.solve_tolerance)
@@ -103,7 +103,7 @@ class ConvexModel:
         extended = with_one(x)
         terms = LOSSES[self.settings.loss](extended @ self.theta.T, y)
         moved = extended @ along.T
-        return terms.slope @ along[:, :-1] + _apply(terms.curvature, moved) @ self.theta[:, :-1]
+        return terms.slope @ along[:, :-1] + terms.curvature.apply(moved) @ self.theta[:, :-1]
 
     def influence(self, x: Tensor, y: Tensor, along: Tensor) -> Tensor:
         """−⟨V, ∇_θ ℓ(θ x, y)⟩, [k]: how fast F rises as samples [k, d] are weighted up in the sum of the losses, times
@@ -121,9 +121,8 @@ class ConvexModel:
         return train_convex(self.settings, x, y, len(self.theta), weights=weights, start=self.theta)
 
     @cached_property
-    def _curvature(self) -> Tensor:
-        terms = LOSSES[self.settings.loss](self.x @ self.theta.T, self.y)
-        return _weighted(terms.curvature, self.weights)
+    def _curvature(self) -> Curvature:
+        return LOSSES[self.settings.loss](self.x @ self.theta.T, self.y).curvature.weighted(self.weights)
 
 
 def train_convex(
@@ -146,7 +145,7 @@ def train_convex(
         start: first θ, [K, d + 1]. Default: zero.
 
     Raises:
-        AttackError: if that does not converge.
+        ModelError: if that does not converge.
     """
     extended = with_one(x)
     w = (torch.ones_like(extended[:, 0]) if weights is None else weights.to(extended)) / len(x)
@@ -157,7 +156,7 @@ def train_convex(
         if size <= _GRADIENT_TOLERANCE * (1 + float(theta.norm())):
             return ConvexModel(settings, extended, y, w, theta)
         # Conjugate gradients need be no more exact than the step is worth.
-        step = _solve(settings, extended, _weighted(terms.curvature, w), settings.l2, slope, min(0.1, size**0.5))
+        step = _solve(settings, extended, terms.curvature.weighted(w), settings.l2, slope, min(0.1, size**0.5))
         gain = float((slope * step).sum())
         length = 1.0
         while True:
@@ -169,13 +168,13 @@ def train_convex(
                 break
             length /= 2
             if length < 1e-12:
-                raise AttackError(
-                    f"training the attack's model: got stuck at a gradient of norm {size:.1e}, wanted under "
+                raise ModelError(
+                    f"training a linear model: got stuck at a gradient of norm {size:.1e}, wanted under "
                     f"{_GRADIENT_TOLERANCE:.0e}: raise l2, or scale the samples to about 1"
                 )
         theta, value, terms, slope = tried, new_value, new_terms, new_slope
-    raise AttackError(
-        f"training the attack's model: got a gradient of norm {float(slope.norm()):.1e} after {_NEWTON_STEPS} Newton "
+    raise ModelError(
+        f"training a linear model: got a gradient of norm {float(slope.norm()):.1e} after {_NEWTON_STEPS} Newton "
         f"steps, wanted under {_GRADIENT_TOLERANCE:.0e}: raise l2, or scale the samples to about 1"
     )
 
@@ -195,22 +194,13 @@ def _objective(
 
 
 def _solve(
-    settings: ConvexSettings, x: Tensor, curvature: Tensor, l2: float, right: Tensor, tolerance: float
+    settings: ConvexSettings, x: Tensor, curvature: Curvature, l2: float, right: Tensor, tolerance: float
 ) -> Tensor:
-    size = right.shape[1] if curvature.dim() == 2 else right.numel()
+    size = right.shape[1] if curvature.separate else right.numel()
     if size <= settings.exact_up_to:
         return exact_solve(x, curvature, l2, right)
 
     def product(along: Tensor) -> Tensor:
-        return _apply(curvature, x @ along.T).T @ x + l2 * along
+        return curvature.apply(x @ along.T).T @ x + l2 * along
 
     return iterative_solve(product, right, tolerance=tolerance, max_iterations=max(100, 10 * right.numel()))
-
-
-def _apply(curvature: Tensor, values: Tensor) -> Tensor:
-    """C v of each sample, [n, K]."""
-    return curvature * values if curvature.dim() == 2 else torch.einsum("nab,nb->na", curvature, values)
-
-
-def _weighted(curvature: Tensor, w: Tensor) -> Tensor:
-    return curvature * w.reshape(-1, *[1] * (curvature.dim() - 1))
