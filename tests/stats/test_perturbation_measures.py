@@ -6,10 +6,12 @@ import math
 
 import numpy as np
 import pytest
+from sklearn.metrics import davies_bouldin_score
 
 from taster.errors import SettingError
 from taster.stats.perturbation_measures import (
     class_separability_discriminant,
+    class_separability_gradient,
     linear_separability,
     measure_perturbations,
     psnr,
@@ -74,6 +76,31 @@ def test_csd_by_hand() -> None:
     assert class_separability_discriminant(changes, np.array([0, 0, 1, 1])) == pytest.approx(0.3)
     assert class_separability_discriminant(3 * changes, np.array([5, 5, 7, 7])) == pytest.approx(0.3)
     assert math.isnan(class_separability_discriminant(np.zeros((4, 2)), np.array([0, 0, 1, 1])))
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_the_gradient_of_csd_against_differences(classes: int) -> None:
+    changes, labels = RNG.normal(size=(4 * classes + 1, 3)), np.arange(4 * classes + 1) % classes
+    found = class_separability_gradient(changes, labels)
+    for place in np.ndindex(changes.shape):
+        step = np.zeros_like(changes)
+        step[place] = 1e-6
+        above, below = (class_separability_discriminant(changes + sign * step, labels) for sign in (1, -1))
+        assert found[place] == pytest.approx((above - below) / 2e-6, rel=1e-5, abs=1e-7)
+
+
+def test_the_gradient_of_csd_where_there_is_none() -> None:
+    single = np.array([[0.0, 0.0], [3.0, 4.0]])  # each its class's mean, from which no direction leads to it
+    assert not class_separability_gradient(single, np.array([0, 1])).any()
+    with pytest.raises(SettingError, match="two classes of perturbations with one mean"):
+        class_separability_gradient(np.zeros((4, 2)), np.array([0, 0, 1, 1]))
+
+
+def test_csd_is_a_mean_over_pairs_and_no_davies_bouldin_index() -> None:
+    rows, labels = RNG.normal(size=(30, 2)) + 5 * np.repeat([[0, 0], [1, 0], [0, 4]], 10, 0), np.repeat([0, 1, 2], 10)
+    pairs = [class_separability_discriminant(rows[labels != left], labels[labels != left]) for left in range(3)]
+    assert class_separability_discriminant(rows, labels) == pytest.approx(sum(pairs) / 3)
+    assert class_separability_discriminant(rows, labels) < davies_bouldin_score(rows, labels)
 
 
 def test_all_of_them_at_once_and_what_is_refused() -> None:

@@ -75,6 +75,7 @@ from taster.attacks.targeted.polytope import PolytopeSettings
 from taster.attacks.targeted.random_bases import random_bases
 from taster.attacks.targeted.surrogate_features import SurrogateSettings
 from taster.attacks.targeted.targets import TargetSettings
+from taster.attacks.unlearnable.contrastive_poison import contrastive_poison
 from taster.attacks.unlearnable.error_maximising_noise import error_maximising_noise
 from taster.attacks.unlearnable.error_minimising_noise import error_minimising_noise
 from taster.attacks.unlearnable.gradient_alignment import gradient_alignment
@@ -83,6 +84,7 @@ from taster.attacks.unlearnable.random_class_noise import random_class_noise
 from taster.attacks.unlearnable.robust_minimising_noise import robust_minimising_noise
 from taster.attacks.unlearnable.synthetic_noise import synthetic_noise
 from taster.attacks.unlearnable.tensor_clog import tensor_clog
+from taster.attacks.unlearnable.transferable_noise import transferable_noise
 from taster.attacks.unlearnable.universal_noise import universal_noise
 from taster.attacks.update_attack import RoundKnowledge, UpdateAttack, UpdateBudget, UpdatePoisonFn, UpdateSettings
 from taster.attacks.updates.accumulative_updates import AccumulationSettings, accumulative_updates
@@ -166,6 +168,8 @@ DATASET_ATTACKS: dict[str, Callable[..., DatasetAttack]] = {
         gradient_alignment,
         tensor_clog,
         ntga,
+        contrastive_poison,
+        transferable_noise,
         feature_collision,
         convex_polytope,
         bullseye_polytope,
@@ -230,6 +234,7 @@ __all__ = [
     "bullseye_polytope",
     "clean_label_backdoor",
     "column_changes",
+    "contrastive_poison",
     "convex_polytope",
     "defence_aware",
     "dictionary_attack",
@@ -278,6 +283,7 @@ __all__ = [
     "threat",
     "threat_of",
     "token_substitution",
+    "transferable_noise",
     "trigger_backdoor",
     "universal_noise",
     "vanilla_trigger",

@@ -15,7 +15,8 @@ Color = Literal["gray", "rgb"]
 """One channel or three."""
 
 _MAX_SIDE = 4096
-_LUMA = (0.299, 0.587, 0.114)  # of ITU-R BT.601, as Pillow weighs red, green and blue
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in grey, of ITU-R BT.601, as Pillow has them."""
 
 
 @dataclass(frozen=True)
@@ -66,5 +67,16 @@ def _recolored(image: Tensor, color: Color, where: str) -> Tensor:
         return image if channels == 3 else image.expand(3, -1, -1).contiguous()
     if channels == 1:
         return image
-    gray: Tensor = torch.tensordot(torch.tensor(_LUMA), image.float(), dims=1)
+    gray: Tensor = torch.tensordot(torch.tensor(LUMA), image.float(), dims=1)
     return gray.round().clamp(0, 255).to(torch.uint8)[None]
+
+
+def greyed(x: Tensor) -> Tensor:
+    """Images without colour, of the same shape, differentiable.
+
+    Args:
+        x: images [n, 1 or 3, h, w] of floating point.
+    """
+    if x.shape[1] == 1:
+        return x
+    return torch.einsum("nchw,c->nhw", x, x.new_tensor(LUMA)).unsqueeze(1).expand_as(x).contiguous()

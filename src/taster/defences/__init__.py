@@ -22,6 +22,7 @@ from taster.defences.dataset.nearest_neighbours import nearest_neighbour_sanitat
 from taster.defences.dataset.negative_impact import reject_on_negative_impact
 from taster.defences.dataset.partition_training import finite_aggregation_training, partition_aggregation_training
 from taster.defences.dataset.score_filter import score_filter
+from taster.defences.dataset.self_supervised import moco, simclr, simsiam
 from taster.defences.dataset.trim import TrimmedRidge, trim_ridge
 from taster.defences.dataset.trimmed_loss import trimmed_loss
 from taster.defences.dataset.trusted_training import clean_share, early_stopping
@@ -91,6 +92,9 @@ DATASET_DEFENCES: dict[str, Callable[..., DatasetDefence | RobustTraining]] = {
     "adversarial_training": adversarial_training,
     "early_stopping": early_stopping,
     "clean_share": clean_share,
+    "simclr": simclr,
+    "moco": moco,
+    "simsiam": simsiam,
 }
 """Defences of training sets, by name. Guards serve there too."""
 
@@ -131,6 +135,7 @@ __all__ = [
     "metric_gate",
     "mixup",
     "mma_correction",
+    "moco",
     "nearest_neighbour_sanitation",
     "none",
     "partition_aggregation_training",
@@ -139,6 +144,8 @@ __all__ = [
     "reject_on_negative_impact",
     "retry_low_score_half",
     "score_filter",
+    "simclr",
+    "simsiam",
     "temporal_aggregation_stream",
     "trades_correction",
     "trim_ridge",

@@ -11,14 +11,23 @@ from tests.attacks.unlearnable.noise_problems import images, knowledge, sizes, t
 from taster.attacks import DATASET_ATTACKS, PerturbationSettings
 from taster.attacks.unlearnable.adversarial_noise import AdversarialSettings
 from taster.attacks.unlearnable.alternating import AlternatingSettings
+from taster.attacks.unlearnable.contrastive_noise import ContrastiveSettings
 from taster.attacks.unlearnable.gradient_noise import GradientNoiseSettings
 from taster.attacks.unlearnable.set_noise import NoiseAttack
 from taster.errors import AttackError
+from taster.selfsup import PretrainingSettings
 
 CLEAN = images()
 SHORT = {"alternating": AlternatingSettings(train_steps=2, pgd_steps=2, max_rounds=3)}
 STEPS = {"adversarial": AdversarialSettings(pgd_steps=3)}
 GRADIENTS = {"gradients": GradientNoiseSettings(pgd_steps=2, surrogate_epochs=2)}
+
+
+def turns(method: Any) -> ContrastiveSettings:
+    return ContrastiveSettings(method=method, rounds=2, train_steps=2, pgd_steps=2)
+
+
+CONTRASTIVE = {"contrastive": turns("simclr"), "pretraining": PretrainingSettings(pretraining_batch=10, hidden=8)}
 
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "minimising": ("error_minimising_noise", SHORT),
@@ -35,6 +44,10 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "clog": ("tensor_clog", GRADIENTS),
     "tangent kernel": ("ntga", {"pgd_steps": 2, "block_size": 10}),
     "random classes": ("random_class_noise", {}),
+    "contrastive": ("contrastive_poison", CONTRASTIVE),
+    "contrastive moco": ("contrastive_poison", {**CONTRASTIVE, "contrastive": turns("moco"), "class_rounds": 1}),
+    "contrastive classes": ("contrastive_poison", {**CONTRASTIVE, "contrastive": turns("simsiam"), "class_wise": True}),
+    "transferable": ("transferable_noise", CONTRASTIVE),
 }
 OF_NETS = [row for row, (name, _) in ROWS.items() if name not in ("synthetic_noise", "random_class_noise", "ntga")]
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,10 +17,12 @@ from taster.attacks import (
     error_maximising_noise,
     error_minimising_noise,
     synthetic_noise,
+    transferable_noise,
     universal_noise,
 )
 from taster.attacks.unlearnable.adversarial_noise import AdversarialSettings
 from taster.attacks.unlearnable.alternating import AlternatingSettings, alternate
+from taster.attacks.unlearnable.contrastive_noise import ContrastiveSettings
 from taster.attacks.unlearnable.set_noise import SetNoise
 from taster.core.batch import Batch
 from taster.errors import AttackError
@@ -145,11 +149,21 @@ def test_what_synthetic_noise_refuses() -> None:
         synthetic_noise()(flat, knowledge())
 
 
-def test_the_guides_code_puts_noise_on_new_images() -> None:
+def test_the_guides_code_puts_noise_on_new_images(monkeypatch: pytest.MonkeyPatch) -> None:
     guide = (Path(__file__).parents[3] / "docs" / "unlearnable.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    moves, code = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
     new = images(5, seed=20)
     names = {"images": CLEAN, "knowledge": knowledge(), "x_new": new.x, "y_new": new.y}
     exec(code, names)
     reach = (names["protected"] - new.x).abs().amax()  # type: ignore[operator]
     assert float(reach) == pytest.approx(0.2, abs=1e-6)
+    short = ContrastiveSettings(rounds=1, train_steps=1)
+    monkeypatch.setattr("taster.attacks.transferable_noise", partial(transferable_noise, contrastive=short))
+    names |= {
+        "others": images(40, seed=8),
+        "generator": torch.Generator().manual_seed(0),
+    }
+    exec(moves, names)
+    moved: Any = names["moved"]
+    assert 0.02 < float((moved.x - CLEAN.x).abs().amax()) <= 8 / 255 + 1e-6
+    assert names["carried"].shape == (40, 1, 6, 6)  # type: ignore[attr-defined]

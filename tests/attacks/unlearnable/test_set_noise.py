@@ -59,6 +59,17 @@ def test_class_noise_follows_the_sum_over_its_class(norm: Norm) -> None:
         torch.testing.assert_close(noise.values[label], 0.1 * step)
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_perturbations_follow_a_function_of_them_alone_within_the_ball(norm: Norm) -> None:
+    noise = SetNoise(CLEAN, ROWS, LpBall(norm, 0.3))
+    target = torch.randn(5, 1, 6, 6, generator=torch.Generator().manual_seed(2))
+    noise.follow(lambda values: values - target, steps=1, step_size=0.1)
+    step = target.sign() if norm == "linf" else target / target.flatten(1).norm(dim=1)[:, None, None, None]
+    torch.testing.assert_close(noise.values, 0.1 * step)
+    noise.follow(lambda values: values - target, steps=50, step_size=0.1)
+    assert bool((sizes(noise.values, norm) <= 0.3 + 1e-6).all())
+
+
 def test_a_class_without_samples_keeps_its_noise() -> None:
     only = torch.tensor([0, 3, 6])  # of class 0
     noise = SetNoise(CLEAN, only, LpBall("linf", 0.3), classes=3)

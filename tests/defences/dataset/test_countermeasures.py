@@ -19,8 +19,9 @@ from taster.core.learner import Learner
 from taster.core.step import GradientFn
 from taster.core.step_record import StepRecord
 from taster.core.training_settings import TrainingSettings
+from taster.data.image_form import greyed
 from taster.defences import RobustTraining, cutmix, cutout, gaussian_noise, grey, jpeg, mixup
-from taster.defences.dataset.image_squeezing import compressed, greyed
+from taster.defences.dataset.image_squeezing import compressed
 from taster.errors import DefenceError, SettingError
 from taster.models.mlp import mlp
 from taster.offline import NetTraining

@@ -32,10 +32,16 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "adversarial_training": {"steps": 2},
     "early_stopping": {},
     "clean_share": {},
+    "simclr": {},
+    "moco": {},
+    "simsiam": {},
 }
 NEEDS_IMAGES = ("grey", "jpeg")
-# Tested in test_countermeasures.py and test_trained_otherwise.py.
-NEEDS_EPOCHS = ("mixup", "cutmix", "cutout", "gaussian_noise", "adversarial_training", "early_stopping")
+# Tested in test_countermeasures.py, test_trained_otherwise.py and test_self_supervised.py.
+NEEDS_EPOCHS = (
+    *("mixup", "cutmix", "cutout", "gaussian_noise", "adversarial_training", "early_stopping"),
+    *("simclr", "moco", "simsiam"),
+)
 NEEDS_A_NET = ("score_filter",)
 EPOCH_BY_EPOCH = {"anti_backdoor_learning", "gradient_shaping"}
 """They train in epochs of their own, need another training than those here, and are tested by themselves."""

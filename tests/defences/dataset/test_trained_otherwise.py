@@ -13,8 +13,9 @@ from torch.nn.functional import cross_entropy
 from taster import Batch, View
 from taster.core.epochs import Epochs
 from taster.core.training_settings import TrainingSettings
+from taster.data.image_form import greyed
 from taster.defences import adversarial_training, clean_share, early_stopping, grey, jpeg
-from taster.defences.dataset.image_squeezing import compressed, greyed
+from taster.defences.dataset.image_squeezing import compressed
 from taster.defences.dataset.net_epochs import train_by_epochs
 from taster.errors import BatchError, DefenceError, SettingError
 from taster.models.mlp import mlp

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -68,24 +70,101 @@ def alternate(
     generator = knowledge.generator
     if noise.class_wise:
         noise.draw(generator)
-    own, fits = noise.own, net_fits(knowledge, name)
-    nets = [Surrogate(fit, len(own), 0, generator) for fit in fits]
-    batches = [Epochs(torch.ones(len(own)), fit.settings.batch_size, generator).endless() for fit in fits]
-    size = noise.ball.epsilon / 10 if settings.step_size is None else settings.step_size
-    for _ in range(settings.max_rounds):
+    nets = [
+        _Supervised(Surrogate(fit, len(noise.own), 0, generator), settings.augment, generator, worst)
+        for fit in net_fits(knowledge, name)
+    ]
+    take_turns(
+        noise,
+        nets,
+        generator,
+        train_steps=settings.train_steps,
+        pgd_steps=settings.pgd_steps,
+        step_size=noise.ball.epsilon / 10 if settings.step_size is None else settings.step_size,
+        rounds=settings.max_rounds,
+        over=lambda: all(_error(net.surrogate, noise, worst) <= settings.stop_error for net in nets),
+    )
+    return [net.surrogate for net in nets]
+
+
+class TrainedNet(Protocol):
+    """A net that is trained on perturbed samples, and that the noise follows."""
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of a step, at most."""
+
+    def step(self, batch: Batch) -> None:
+        """One step of training on perturbed samples."""
+
+    def slope(self) -> Slope:
+        """What the noise follows, by the net as it is now."""
+
+
+def take_turns(
+    noise: SetNoise,
+    nets: Sequence[TrainedNet],
+    generator: torch.Generator,
+    *,
+    train_steps: int,
+    pgd_steps: int,
+    step_size: float,
+    rounds: int,
+    over: Callable[[], bool] = lambda: False,
+) -> None:
+    """Trains nets on perturbed samples and lets the noise follow them, by turns.
+
+    Args:
+        noise: of the protected samples; changes.
+        nets: of which the noise follows the sum of the slopes.
+        generator: of the order of the samples.
+        train_steps: of each net in a round.
+        pgd_steps: of the noise in a round, for each batch of the first net's size.
+        step_size: of the noise, in the units of the data.
+        rounds: at most.
+        over: called after each round; whether it was the last.
+    """
+    batches = [Epochs(torch.ones(len(noise.own)), net.batch_size, generator).endless() for net in nets]
+    for _ in range(rounds):
         for net, places in zip(nets, batches, strict=True):
-            for _ in range(settings.train_steps):
-                batch = noise.perturbed_at(next(places).to(own.x.device))
-                net.step(batch if worst is None else Batch(worst(net.view, batch.x, batch.y), batch.y))
+            for _ in range(train_steps):
+                net.step(noise.perturbed_at(next(places).to(noise.own.x.device)))
         noise.ascend(
-            total_slope([_descent(net, settings.augment, generator, worst) for net in nets]),
-            steps=settings.pgd_steps,
-            step_size=size,
-            batch_size=fits[0].settings.batch_size,
+            total_slope([net.slope() for net in nets]),
+            steps=pgd_steps,
+            step_size=step_size,
+            batch_size=nets[0].batch_size,
         )
-        if all(_error(net, noise, worst) <= settings.stop_error for net in nets):
+        if over():
             break
-    return nets
+
+
+@dataclass(frozen=True)
+class _Supervised:
+    """A net that is trained as a victim would be.
+
+    Attributes:
+        surrogate: the net.
+        draws: see `AlternatingSettings.augment`.
+        generator: of the augmentation.
+        worst: see `alternate`.
+    """
+
+    surrogate: Surrogate
+    draws: int
+    generator: torch.Generator
+    worst: Worst | None
+
+    @property
+    def batch_size(self) -> int:
+        return self.surrogate.fit.settings.batch_size
+
+    def step(self, batch: Batch) -> None:
+        worst, net = self.worst, self.surrogate
+        net.step(batch if worst is None else Batch(worst(net.view, batch.x, batch.y), batch.y))
+
+    def slope(self) -> Slope:
+        return _descent(self.surrogate, self.draws, self.generator, self.worst)
 
 
 def _error(net: Surrogate, noise: SetNoise, worst: Worst | None) -> float:

@@ -121,6 +121,18 @@ class SetNoise:
                 )
                 self.values[places] = moved - part.x
 
+    def follow(self, gradient: Callable[[Tensor], Tensor], *, steps: int, step_size: float) -> None:
+        """Projected gradient descent of a function of the perturbations alone, of all of them at once.
+
+        Args:
+            gradient: of the function, [m, ...] or [classes, ...] like the perturbations that it is given.
+            steps: how many.
+            step_size: α, in the units of the data.
+        """
+        zero = torch.zeros_like(self.values)
+        for _ in range(steps):
+            self.values = self._around_zero.step(self.values, -gradient(self.values), step_size, zero)
+
     def _ascend_classes(self, slope: Slope, places: Tensor, steps: int, step_size: float) -> None:
         zero = torch.zeros_like(self.values)
         for _ in range(steps):

@@ -16,14 +16,13 @@ from torch import Tensor
 from taster.core.batch import Batch
 from taster.core.fitting import Classifier
 from taster.core.threat import countermeasure
+from taster.data.image_form import greyed
 from taster.defences.dataset.run_checks import check_images
 from taster.defences.dataset_defence import RobustTraining, TrainingRun
 from taster.utils.settings import validate_settings
 
 Quality = Annotated[int, Field(ge=1, le=95)]
 """Of JPEG, as Pillow counts it: higher is nearer to the image."""
-
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 @countermeasure("regularization", "indiscriminate availability")
@@ -63,17 +62,6 @@ def jpeg(*, quality: Quality = 10, predictions: bool = False) -> RobustTraining:
     Source: Liu, Zhao and Larson 2023 (image shortcut squeezing), with quality 10; see `grey`.
     """
     return _trained_on("jpeg", lambda x: compressed(x, quality), predictions)
-
-
-def greyed(x: Tensor) -> Tensor:
-    """The images without colour, of the same shape.
-
-    Args:
-        x: images [n, 1 or 3, h, w].
-    """
-    if x.shape[1] == 1:
-        return x
-    return torch.einsum("nchw,c->nhw", x, x.new_tensor(_LUMA)).unsqueeze(1).expand_as(x).contiguous()
 
 
 def compressed(x: Tensor, quality: int) -> Tensor:

@@ -16,7 +16,8 @@ from taster.experiments.recipes.registry import Factory, find_factory
 from taster.perturbations.pgd import LpBall
 from taster.utils.settings import validation_messages
 
-# What results/unlearnable.md was measured with, step sizes as shares of ε: a tenth of the published work or less.
+# What results/unlearnable.md and results/selfsup.md were measured with, step sizes as shares of ε: a tenth of the
+# published work or less.
 _QUICK: dict[str, dict[str, Any]] = {
     "error_minimising_noise": {"pgd_steps": 5, "step_size": 1 / 5, "max_rounds": 20},
     "robust_minimising_noise": {"pgd_steps": 3, "step_size": 1 / 5, "max_rounds": 6, "adversary_steps": 2},
@@ -24,6 +25,8 @@ _QUICK: dict[str, dict[str, Any]] = {
     "universal_noise": {"pgd_steps": 5, "passes": 2},
     "gradient_alignment": {"pgd_steps": 12, "step_size": 1 / 5},
     "tensor_clog": {"pgd_steps": 12, "step_size": 1 / 5},
+    "contrastive_poison": {"train_steps": 6, "pgd_steps": 3, "step_size": 1 / 8},
+    "transferable_noise": {"train_steps": 6, "pgd_steps": 2, "step_size": 1 / 8, "csd_steps": 3},
 }
 
 
