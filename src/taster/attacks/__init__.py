@@ -22,6 +22,7 @@ from taster.attacks.dataset.malicious_noise import (
 from taster.attacks.dataset.p_resetting import p_resetting
 from taster.attacks.dataset.p_tampering import p_tampering
 from taster.attacks.dataset.partition_aware import partition_aware
+from taster.attacks.dataset.pgan import pgan
 from taster.attacks.dataset.svm_poisoning import svm_poisoning
 from taster.attacks.dataset.unrolled_training import UnrolledSettings
 from taster.attacks.dataset_attack import (
@@ -76,6 +77,7 @@ from taster.attacks.targeted.random_bases import random_bases
 from taster.attacks.targeted.surrogate_features import SurrogateSettings
 from taster.attacks.targeted.targets import TargetSettings
 from taster.attacks.unlearnable.contrastive_poison import contrastive_poison
+from taster.attacks.unlearnable.deep_confuse import deep_confuse
 from taster.attacks.unlearnable.error_maximising_noise import error_maximising_noise
 from taster.attacks.unlearnable.error_minimising_noise import error_minimising_noise
 from taster.attacks.unlearnable.gradient_alignment import gradient_alignment
@@ -86,6 +88,7 @@ from taster.attacks.unlearnable.synthetic_noise import synthetic_noise
 from taster.attacks.unlearnable.tensor_clog import tensor_clog
 from taster.attacks.unlearnable.transferable_noise import transferable_noise
 from taster.attacks.unlearnable.universal_noise import universal_noise
+from taster.attacks.unlearnable.unlearnable_clusters import unlearnable_clusters
 from taster.attacks.update_attack import RoundKnowledge, UpdateAttack, UpdateBudget, UpdatePoisonFn, UpdateSettings
 from taster.attacks.updates.accumulative_updates import AccumulationSettings, accumulative_updates
 from taster.attacks.updates.alie import alie
@@ -153,6 +156,7 @@ DATASET_ATTACKS: dict[str, Callable[..., DatasetAttack]] = {
         defence_aware,
         generated_samples,
         hidden_trigger_backdoor,
+        pgan,
         dictionary_attack,
         focused_attack,
         p_tampering,
@@ -170,6 +174,8 @@ DATASET_ATTACKS: dict[str, Callable[..., DatasetAttack]] = {
         ntga,
         contrastive_poison,
         transferable_noise,
+        deep_confuse,
+        unlearnable_clusters,
         feature_collision,
         convex_polytope,
         bullseye_polytope,
@@ -236,6 +242,7 @@ __all__ = [
     "column_changes",
     "contrastive_poison",
     "convex_polytope",
+    "deep_confuse",
     "defence_aware",
     "dictionary_attack",
     "direct_gradient",
@@ -269,6 +276,7 @@ __all__ = [
     "p_tampering_stream",
     "partition_aware",
     "patch_backdoor",
+    "pgan",
     "random_bases",
     "random_class_noise",
     "random_edits",
@@ -286,6 +294,7 @@ __all__ = [
     "transferable_noise",
     "trigger_backdoor",
     "universal_noise",
+    "unlearnable_clusters",
     "vanilla_trigger",
     "verdict_steering",
 ]

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from taster.utils.seeds import drawing_from
+
 _BATCH_SIZE = 50
 _LEARNING_RATE = 1e-3
 
@@ -47,9 +49,7 @@ def pretrain_autoencoder(
         generator: seeds initial weights and order. Torch's global generators are not advanced.
         low, high: range of the data.
     """
-    seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
-    with torch.random.fork_rng([x.device] if x.is_cuda else []):
-        torch.manual_seed(seed)
+    with drawing_from(generator, x.device):
         model = Autoencoder(x.shape[1:], hidden, low, high).to(x)
         optimizer = torch.optim.Adam(model.parameters(), _LEARNING_RATE)
         for _ in range(epochs):

@@ -6,13 +6,12 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
-
 from taster.core.backup import StateBackup
 from taster.core.backward import online_gradient
 from taster.core.batch import Batch
 from taster.core.learner import Learner
 from taster.core.step_record import StepRecord
+from taster.utils.seeds import kept_random_numbers
 
 
 @dataclass(frozen=True)
@@ -66,10 +65,9 @@ class GuardSimulator:
         snapshots, state.snapshots = state.snapshots, None
         before = copy.deepcopy(learner.guard_state_dict())
         self._backup.save()
-        devices = [batches[0].x.device] if batches[0].x.is_cuda else []
         try:
             state.snapshots = None if snapshots is None else snapshots.shallow_copy()
-            with torch.random.fork_rng(devices):  # what dropout draws is the victim's
+            with kept_random_numbers(batches[0].x.device):  # what dropout draws is the victim's
                 records = [self._step(batch) for batch in batches]
                 harm = self.measure()
                 records += [self._step(batch) for batch in afterwards]

@@ -26,7 +26,7 @@ from taster.core.view import View
 from taster.data import Augment
 from taster.errors import ModelError
 from taster.offline.last_layer import ends_with, features_of, freeze_features, last_linear
-from taster.utils.seeds import derived_seed, generator
+from taster.utils.seeds import derived_seed, generator, kept_random_numbers
 
 Mode = Literal["scratch", "fine_tune", "transfer"]
 """What is trained: a model from random weights, all of a trained model, or its last layer alone."""
@@ -119,7 +119,7 @@ class NetTraining:
         draws = generator(self.seed, f"offline order {seed}")
         order = Epochs(weights, settings.batch_size, draws, settings.subsample)
         unguarded = not (guard.screens or guard.transforms or guard.gates)
-        with torch.random.fork_rng(devices=_cuda(samples.x)):
+        with kept_random_numbers(samples.x.device):
             learner = whole = self._learner(guard, start)
             if unguarded and self.learns_from_features(whole, samples):
                 samples = features_of(whole.view(), samples)
@@ -140,7 +140,7 @@ class NetTraining:
 
     def learner(self, seed: int = 0, *, loss: AnyLoss | None = None, start: View | None = None) -> Learner:
         """A net before its first step; see `taster.core.fitting.NetFit`."""
-        with torch.random.fork_rng():  # making a model seeds torch's own generator
+        with kept_random_numbers():  # making a model seeds torch's own generator
             return self._learner(Guard(), start, seed, loss)
 
     def train_epoch(
@@ -229,7 +229,3 @@ class NetTraining:
             precision=self.precision,
             input_range=input_range,
         )
-
-
-def _cuda(x: Tensor) -> list[torch.device]:
-    return [x.device] if x.device.type == "cuda" else []

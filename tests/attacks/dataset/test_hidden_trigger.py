@@ -72,6 +72,16 @@ def test_poison_keeps_its_label_and_ball_and_nears_triggered_samples_of_others()
     assert float(nearest(view, noise.clamp(0, 1), triggered).mean()) > float(after.mean())
 
 
+def test_the_control_is_noise_of_full_size_on_the_same_samples() -> None:
+    clean = images(90, 0)
+    found, control = attack()(clean, knows()), attack(perturbation="noise")(clean, knows())
+    assert torch.equal(found.poisoned, control.poisoned)
+    assert torch.equal(control.samples.y, clean.y)
+    change = (control.samples.x - clean.x)[control.poisoned].abs()
+    inside = (control.samples.x[control.poisoned] > 0) & (control.samples.x[control.poisoned] < 1)
+    torch.testing.assert_close(change[inside], torch.full_like(change[inside], 0.2))
+
+
 def test_the_same_seed_gives_the_same_bits() -> None:
     clean = images(60, 0)
     assert torch.equal(attack()(clean, knows()).samples.x, attack()(clean, knows()).samples.x)

@@ -12,8 +12,10 @@ from taster.attacks import DATASET_ATTACKS, PerturbationSettings
 from taster.attacks.unlearnable.adversarial_noise import AdversarialSettings
 from taster.attacks.unlearnable.alternating import AlternatingSettings
 from taster.attacks.unlearnable.contrastive_noise import ContrastiveSettings
+from taster.attacks.unlearnable.deep_confuse import ConfuseSettings
 from taster.attacks.unlearnable.gradient_noise import GradientNoiseSettings
 from taster.attacks.unlearnable.set_noise import NoiseAttack
+from taster.attacks.unlearnable.unlearnable_clusters import ClusterSettings
 from taster.errors import AttackError
 from taster.selfsup import PretrainingSettings
 
@@ -48,6 +50,12 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "contrastive moco": ("contrastive_poison", {**CONTRASTIVE, "contrastive": turns("moco"), "class_rounds": 1}),
     "contrastive classes": ("contrastive_poison", {**CONTRASTIVE, "contrastive": turns("simsiam"), "class_wise": True}),
     "transferable": ("transferable_noise", CONTRASTIVE),
+    "confuse": ("deep_confuse", {"confuse": ConfuseSettings(trials=2, trial_steps=3, net_learning_rate=0.01)}),
+    "confuse targeted": (
+        "deep_confuse",
+        {"confuse": ConfuseSettings(trials=1, trial_steps=3, net_learning_rate=0.01, targeted=True)},
+    ),
+    "clusters": ("unlearnable_clusters", {"cluster": ClusterSettings(clusters=3, passes=4, net_learning_rate=0.01)}),
 }
 OF_NETS = [row for row, (name, _) in ROWS.items() if name not in ("synthetic_noise", "random_class_noise", "ntga")]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -45,6 +45,7 @@ def hidden_trigger_backdoor(
     rounds: PositiveCount = 10,
     steps: PositiveCount = 10,
     layer: str | None = None,
+    perturbation: Literal["features", "noise"] = "features",
 ) -> DatasetAttack:
     """Samples of the target class, under their own label, whose features are those of triggered samples of others.
 
@@ -63,6 +64,7 @@ def hidden_trigger_backdoor(
         rounds: how often sources are drawn and paired.
         steps: of PGD in a round, the first of them ε/4 long in the first round, falling linearly to ε/40 in the last.
         layer: whose output the features are; None takes the input of the last linear layer.
+        perturbation: "features" is the attack; "noise" its control, ±ε on each value of the same samples.
 
     Raises (when it poisons):
         AttackError: for the training of an estimator, a target class that there is not, and own samples of the target
@@ -86,8 +88,11 @@ def hidden_trigger_backdoor(
                 "(split.validation)"
             )
         chosen = draw_from(clean.y == target_class, budget.max_poisoned(len(clean)), knowledge.generator)
-        view, x = fit(clean), clean.x.clone()
-        ball = LpBall("linf", epsilon, knowledge.low, knowledge.high)
+        x, ball = clean.x.clone(), LpBall("linf", epsilon, knowledge.low, knowledge.high)
+        if perturbation == "noise":
+            x[chosen] = ball.random_boundary(clean.x[chosen], knowledge.generator)
+            return Poison(Batch(x, clean.y))
+        view = fit(clean)
         for places in torch.split(chosen, _AT_ONCE):
             moved = clean.x[places]
             for done in range(rounds):

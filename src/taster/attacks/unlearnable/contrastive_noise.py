@@ -17,6 +17,7 @@ from taster.errors import AttackError
 from taster.selfsup.image_views import ViewSettings
 from taster.selfsup.pretext_nets import MoCo, PretextNet, SimCLR, SimSiam
 from taster.selfsup.pretraining import Pretraining, PretrainingSettings
+from taster.utils.seeds import drawing_from
 from taster.utils.setting_types import Count, PositiveCount, PositiveFloat
 from taster.utils.settings import settings_group
 
@@ -117,14 +118,12 @@ class _ContrastiveNet:
     ) -> None:
         self._generator = generator
         self._batch_size = min(pretraining.pretraining_batch, len(x))
-        seed = int(torch.randint(2**31, (1,), generator=generator))
 
         def make(net: nn.Module, width: int) -> PretextNet:
             return _pretext_net(settings, pretraining, net, width)
 
-        with torch.random.fork_rng():
-            net = fit.learner().model
-            torch.manual_seed(seed)
+        net = fit.learner().model
+        with drawing_from(generator, x.device):
             self._training = Pretraining(make, net, x[:1], pretraining, views, steps, generator)
 
     @property

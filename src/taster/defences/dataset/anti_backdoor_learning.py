@@ -22,6 +22,7 @@ from taster.defences.dataset.run_checks import check_run, kept_weights, part_of,
 from taster.defences.dataset_defence import RobustTraining, TrainingRun
 from taster.errors import DefenceError
 from taster.perturbations.objectives import reversed_cross_entropy
+from taster.utils.seeds import seeded
 from taster.utils.setting_types import NonNegative, PositiveFloat
 from taster.utils.settings import validate_settings
 
@@ -97,8 +98,7 @@ def anti_backdoor_learning(
             )
         first = min(max(1, round(isolation * total)), total - 1)
         # What a net draws as it trains, by dropout say, follows the seed and leaves torch's own generator as it was.
-        with torch.random.fork_rng():
-            torch.manual_seed(run.seed)
+        with seeded(run.seed, samples.x.device):
             draws = torch.Generator().manual_seed(run.seed)
             learner = fit.learner(loss=_around(gamma, sign))
             _train(fit, learner, samples, torch.ones(len(samples)), range(first), draws)

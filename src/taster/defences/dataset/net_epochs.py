@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
-
 from taster.core.backward import online_gradient
 from taster.core.batch import Batch
 from taster.core.epochs import Epochs
@@ -15,6 +13,7 @@ from taster.core.step_record import StepRecord
 from taster.core.view import View
 from taster.defences.dataset_defence import TrainingRun
 from taster.errors import DefenceError
+from taster.utils.seeds import seeded
 
 
 def net_fit(run: TrainingRun, name: str, wanted: str = "one of a net") -> NetFit:
@@ -78,9 +77,8 @@ def train_by_epochs(
     """
     best: View | None = None
     highest = float("-inf")
-    with torch.random.fork_rng():
-        learner = fit.learner()
-        torch.manual_seed(seed)
+    learner = fit.learner()
+    with seeded(seed, next(learner.model.parameters()).device):
         for done in range(fit.settings.epochs):
             records = fit.train_epoch(learner, samples(), order, done, gradient=gradient)
             check_steps(records, name, when=f" in epoch {done + 1}")

@@ -17,7 +17,7 @@ from taster.selfsup.image_views import ViewSettings
 from taster.selfsup.linear_probe import fit_linear_probe
 from taster.selfsup.pretext_nets import MakePretextNet, MoCo, SimCLR, SimSiam
 from taster.selfsup.pretraining import PretrainingSettings, pretrain
-from taster.utils.seeds import derived_seed, generator
+from taster.utils.seeds import derived_seed, generator, seeded
 from taster.utils.setting_types import PositiveCount, PositiveFloat
 from taster.utils.settings import settings_group, validate_settings
 
@@ -136,9 +136,8 @@ def _self_supervised(
     def train(run: TrainingRun) -> tuple[Classifier, None]:
         samples, fit = check_images(run, name), net_fit(run, name)
         trusted = check_trusted(run, name, least=probe.least) if probe.probe_labels == "trusted" else None
-        with torch.random.fork_rng():
-            learner = fit.learner()
-            torch.manual_seed(derived_seed(run.seed, f"{name} heads"))
+        learner = fit.learner()
+        with seeded(derived_seed(run.seed, f"{name} heads"), samples.x.device):
             try:
                 pretrain(make, learner.model, samples.x, pretraining, views, generator(run.seed, f"{name} views"))
             except ModelError as error:

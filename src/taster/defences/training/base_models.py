@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -14,17 +13,10 @@ from taster.core.model_checks import check_model
 from taster.defences.training.sgd import initial_seed
 from taster.defences.training.training_set import as_input
 from taster.errors import ModelError
+from taster.utils.seeds import seeded
 
 MakeModel = Callable[[], nn.Module]
 """Makes a new model. Its weights may come from torch's random numbers, which are seeded before each call."""
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Inside, torch's random numbers start from a seed; afterwards they go on as if nothing had been."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
 
 
 def make_base_model(make_model: MakeModel, seed: int, model: int, device: torch.device) -> nn.Module:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from taster.defences.training.base_models import MakeModel, check_first_pass, make_base_model, seeded
+from taster.defences.training.base_models import MakeModel, check_first_pass, make_base_model
 from taster.defences.training.sgd import SampleOrder, SGDSettings
 from taster.defences.training.stacked_models import ListedModels
 from taster.defences.training.training_set import as_input
 from taster.errors import ModelError
-from taster.utils.seeds import derived_seed
+from taster.utils.seeds import derived_seed, seeded
 from taster.utils.settings import validate_settings
 
 

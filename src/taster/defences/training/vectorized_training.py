@@ -17,13 +17,12 @@ from taster.defences.training.base_models import (
     check_first_pass,
     check_stackable,
     make_base_model,
-    seeded,
 )
 from taster.defences.training.sgd import SampleOrder, SGDSettings
 from taster.defences.training.stacked_models import StackedModels, stacked_forward
 from taster.defences.training.training_set import as_input
 from taster.errors import ModelError
-from taster.utils.seeds import derived_seed
+from taster.utils.seeds import derived_seed, seeded
 from taster.utils.setting_types import PositiveCount
 from taster.utils.settings import validate_settings
 

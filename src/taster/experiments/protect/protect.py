@@ -23,7 +23,7 @@ from taster.experiments.protect.levels import add_noise, most_levels
 from taster.experiments.protect.manifest import IMAGES, NAME, Entry, Manifest, read_manifest, sha256_of
 from taster.experiments.protect.methods import Method
 from taster.experiments.protect.victim import small_training
-from taster.utils.seeds import derived_seed, generator
+from taster.utils.seeds import derived_seed, generator, seeded
 
 _OWN_SIZE = 64
 """Height or width in pixels up to which noise is made for images as they are."""
@@ -161,8 +161,7 @@ def _craft(clean: Batch, found: FoundImages, request: ProtectRequest) -> Tensor:
     knowledge = DatasetKnowledge(
         len(found.class_names), clean, (training,), generator(request.seed, f"protect {request.method.name}")
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(derived_seed(request.seed, "protect"))
+    with seeded(derived_seed(request.seed, "protect"), clean.x.device):
         perturbed = request.method.attack(clean, knowledge).samples
     noise: Tensor = perturbed.x - clean.x
     return noise
