@@ -206,3 +206,10 @@ def test_attacks_that_want_the_learning_rate_poison_the_samples_of_clients(
     assert {(s["attack"], s["phase"], s["poisoned"]) for s in steps if s["poisoned"]} == {
         ("direct_gradient", "trigger", 2)
     }
+
+
+def test_an_attack_on_other_samples_is_told_before_any_training(federated: Callable[..., Path], tmp_path: Path) -> None:
+    attack = '[[attack]]\nname = "token_substitution"\nvalidation_size = 40\n'
+    with pytest.raises(RecipeError, match=r"attack token_substitution: .* wanted token ids, int64"):
+        run_recipe(read_recipe(str(federated(attacks=attack))), tmp_path / "run", jobs=1)
+    assert not (tmp_path / "run").exists()

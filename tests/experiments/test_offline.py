@@ -359,6 +359,20 @@ def test_a_surrogate_is_the_attackers_own_model(own: str, recipe_of: Callable[..
         (("train = 200", "train = 200\nburn_in = 9"), r"split.burn_in: got 9 with \[offline\]"),
         (("probe = 50\n", ""), "split.probe: got nothing"),
         (("epochs = 3", "epochs = 0"), "offline.epochs: got 0"),
+        (
+            ("epochs = 3", 'attacker_models = [{name = "none"}]'),
+            r"offline\.attacker_models\.0\.name: got 'none', wanted",
+        ),
+        (
+            ("epochs = 3", 'attacker_models = [{name = "mlp"}, {name = "mlp", hidden = [0]}]'),
+            r"offline\.attacker_models\.1\.hidden\.0: got 0, wanted greater",
+        ),
+        (("epochs = 3", 'attacker_models = [{name = "mlp", depth = 3}]'), r"attacker_models\.0\.depth: got an unknown"),
+        (("epochs = 3", "attacker_models = [3]"), r"offline\.attacker_models\.0: got 3"),
+        (
+            ("[offline]", "[stream]\nbatch_size = 9\n[offline]"),
+            r"stream: got settings of it with \[offline\], wanted none$",
+        ),
         (("epochs = 3", 'mode = "tune"'), "offline.mode: got 'tune'"),
         (("[offline]", "[burn_in]\nepochs = 2\n[offline]"), 'burn_in: got one with offline.mode = "scratch"'),
         (("[offline]", "[schedule]\nsteps = 9\n[offline]"), r"schedule: got settings of it with \[offline\]"),

@@ -366,6 +366,12 @@ def test_what_cannot_stand_beside_a_defence_is_told(plus: object, said: str) -> 
         parse_recipe(raw)
 
 
+def test_the_attackers_models_are_shown_with_their_defaults() -> None:
+    recipe = read_recipe("offline-digits", ['offline.attacker_models=[{name = "mlp"}]'])
+    assert recipe.to_dict()["offline"]["attacker_models"] == [{"name": "mlp", "dropout": 0.0}]
+    assert parse_recipe(recipe.to_dict()) == recipe
+
+
 def test_an_offline_recipe_is_shown_without_the_sections_of_streams() -> None:
     shown = read_recipe("offline-digits").to_dict()
     assert not {"stream", "schedule", "history", "score", "surrogate", "burn_in"} & shown.keys()

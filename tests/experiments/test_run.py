@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -98,6 +99,13 @@ def test_an_unwritable_directory_is_told_before_any_work(tiny_recipe: Path, tmp_
     (tmp_path / "file").write_text("x")
     with pytest.raises(RunDirectoryError):
         run_recipe(read_recipe(str(tiny_recipe)), tmp_path / "file" / "run", progress=Stop(1))
+
+
+def test_a_directory_whose_name_is_no_unicode_is_told_before_any_work(tiny_recipe: Path, tmp_path: Path) -> None:
+    out = tmp_path / os.fsdecode(b"\xff")
+    with pytest.raises(RunDirectoryError, match="got a path that is no Unicode, wanted one in UTF-8"):
+        run_recipe(read_recipe(str(tiny_recipe)), out)
+    assert not out.exists()
 
 
 def test_labels_that_look_alike_as_file_names_have_their_own_cells(

@@ -212,6 +212,10 @@ def test_a_trained_model_of_tokens_is_trained_on(tmp_path: Path) -> None:
     [
         (("[schedule]", "[federated]\n\n[schedule]"), r"data.table: got a table with \[federated\]"),
         (('words = "tokens"', 'words = "counts"'), "data.table.length: got one with words = 'counts'"),
+        (
+            ('words = "tokens"', 'words = "n"'),
+            "has 1 fault:\n  data.table.words: got 'n', wanted 'presence', 'counts', 'tfidf' or 'tokens'",
+        ),
         (("text = 1, ", ""), 'data.table.words: got "tokens" without data.table.text'),
         (("[stream]", "[stream]\nflip = true"), "stream.crop, stream.flip: got one with data.table"),
         (("[burn_in]", "[burn_in]\ncrop = 2"), "burn_in.crop, burn_in.flip: got one with data.table"),
@@ -227,6 +231,7 @@ def test_keys_that_do_not_go_together(change: tuple[str, str], message: str, tmp
     [
         ((NET, 'name = "mlp"'), r"mlp cannot take samples of \[5\]"),
         (('name = "label_flip"', 'name = "random_noise"'), "attack random_noise: got samples of torch.int64"),
+        (('name = "label_flip"', 'name = "column_changes"'), "attack column_changes: column_changes: got samples of"),
         (
             ('words = "tokens", length = 5', 'words = "presence"'),
             r"token_net: got samples \[.*\] that are no token ids",
@@ -238,6 +243,12 @@ def test_what_does_not_go_with_tokens_is_found_before_any_training(
 ) -> None:
     with pytest.raises(TasterError, match=message):
         dry_run(of_tokens(tmp_path, change), NoProgress())
+
+
+def test_substitutions_of_tokens_in_numbers_are_found_before_any_training(tmp_path: Path) -> None:
+    recipe = of_columns(tmp_path, ('name = "label_flip"', 'name = "token_substitution"'))
+    with pytest.raises(RecipeError, match=r"attack token_substitution: .* wanted token ids, int64"):
+        dry_run(recipe, NoProgress())
 
 
 def test_estimators_are_no_models_of_ids(tmp_path: Path) -> None:

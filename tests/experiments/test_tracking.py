@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from tests.conftest import Rows, run_command
 
 from taster.errors import ExtraError, RecipeError, TrackingError
 from taster.experiments import RunDirectory
-from taster.experiments.tracking import check_tracking, track_run
+from taster.experiments.tracking import check_store, check_tracking, track_run
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),  # of MLflow's about its own stores
@@ -88,17 +90,56 @@ def test_mlflow_has_every_cell_once(
     assert not rows
 
 
-def test_a_store_that_cannot_be_used_is_told(run: RunDirectory, tmp_path: Path) -> None:
+@pytest.mark.parametrize("uri", ["nothing://here", "mysql+nothing://here/x", "http://127.0.0.1:9"])
+def test_a_store_that_cannot_be_used_is_told(
+    uri: str, run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("mlflow", reason='needs the extra: pip install "taster[tracking]"')
-    with pytest.raises(TrackingError, match=r"MLflow at nothing://here: .*wanted the address of a server"):
-        track_run(run, "mlflow", "nothing://here")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    for use in (lambda: check_store("mlflow", uri), lambda: track_run(run, "mlflow", uri)):
+        with pytest.raises(TrackingError, match=rf"(?s)MLflow at {re.escape(uri)}: .*wanted the address of a server"):
+            use()
 
 
-def test_a_folder_that_cannot_be_written_is_told(run: RunDirectory, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("file", "file is no folder; name another one"),
+        ("file/deep", "file is no folder; name another one"),
+        ("x" * 300, "cannot be written: File name too long"),
+        ("a\0b", "a folder with a NUL in its name"),
+        (os.fsdecode(b"\xff"), "a folder whose name is no Unicode"),
+    ],
+)
+def test_a_folder_that_cannot_be_written_is_told(name: str, wanted: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrackingError, match=wanted):
+        check_store("tensorboard", f"{tmp_path}/{name}")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_that_can_be_made_is_not_made_yet(tmp_path: Path) -> None:
+    check_store("tensorboard", str(tmp_path / "new" / "deep"))
+    check_store("tensorboard", str(tmp_path))
+    check_store("tensorboard", "relative")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_log_in_a_folder_that_cannot_be_written_is_told(run: RunDirectory, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason='needs the extra: pip install "taster[tracking]"')
     (tmp_path / "file").write_text("")
-    with pytest.raises(TrackingError, match="cannot be written"):
+    with pytest.raises(TrackingError, match="is no folder"):
         track_run(run, "tensorboard", str(tmp_path / "file"))
+
+
+def test_a_store_is_tried_before_the_run(tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taster.experiments.tracking.require", lambda *_: None)
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "out"
+    told = run_command("run", tiny_recipe, "--out", out, "--track", "tensorboard", "--track-to", tmp_path / "file")
+    assert told.returncode == 2
+    assert "is no folder; name another one" in told.stderr
+    assert not out.exists()
 
 
 def test_what_is_not_known_or_not_installed_is_told_first(

@@ -47,8 +47,6 @@ def edit_attack(
     budget = Budget(LpBall("linf", 0.0), poison_fraction, labels=flip, edits=Edits(edits))
 
     def attack(clean: Batch, view: View) -> Batch:
-        if check is not None:
-            check(clean)
         places = budget.draw_mask(len(clean), generator).nonzero().flatten().to(clean.x.device)
         if not len(places):
             return clean
@@ -60,7 +58,7 @@ def edit_attack(
         x[places], y[places] = found.x, found.y
         return Batch(x, y)
 
-    return OnlineAttack(budget, accumulate=attack, trigger=attack, derivatives=derivatives)
+    return OnlineAttack(budget, accumulate=attack, trigger=attack, derivatives=derivatives, check_samples=check)
 
 
 def greedy_edits(

@@ -186,6 +186,8 @@ class OnlineAttack:
         trigger_budget: bounds the trigger if it is another attack's than the stream's.
         trace: records the iterations of the last crafting. None: the attack records none.
         backdoor: what is planted, so that its success can be measured. None: no backdoor trigger is.
+        check_samples: raises AttackError for samples that the attack is not made for, before anything else is done with
+            them. None: it is made for all.
     """
 
     budget: Budget = field(default_factory=Budget)
@@ -196,12 +198,13 @@ class OnlineAttack:
     trigger_budget: Budget | None = None
     trace: CraftingTrace | None = None
     backdoor: Backdoor | None = None
+    check_samples: Callable[[Batch], None] | None = None
 
     def poison(self, clean: Batch, view: View, phase: Phase) -> Batch:
         """The batch that the model is fed in this phase, projected into the budget.
 
         Raises:
-            AttackError: see `Budget.enforce`.
+            AttackError: see `Budget.enforce` and `check_samples`.
         """
         attack = {Phase.ACCUMULATE: self.accumulate, Phase.TRIGGER: self.trigger}.get(phase)
         own = self.trigger_budget if phase is Phase.TRIGGER else None
@@ -209,10 +212,15 @@ class OnlineAttack:
             return clean
         budget = own or self.budget
         budget.check(check_tensors(clean, "attack"))
+        if self.check_samples is not None:
+            self.check_samples(clean)
         return budget.enforce(attack(clean, view), clean)
 
     def check(self, clean: Batch) -> None:
-        """Raises AttackError for samples that its budgets have no measure for; see `Budget.check`."""
+        """Raises AttackError for samples that it is not made for, or its budgets have no measure for; see
+        `check_samples` and `Budget.check`."""
+        if self.check_samples is not None:
+            self.check_samples(clean)
         if self.accumulate is not None:
             self.budget.check(clean)
         if self.trigger is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -82,8 +83,9 @@ def protect(
     from taster.experiments.protect import ProtectRequest, check_classes, find_method, protect_folder
     from taster.experiments.protect import measure as measure_protection
     from taster.experiments.protect.image_files import find_images
+    from taster.experiments.protect.manifest import PAGE
     from taster.experiments.protect.measure import trainings
-    from taster.report.protect_page import NAME, write_protect_page
+    from taster.report.protect_page import write_protect_page
     from taster.utils.allocator import retain_freed_memory
 
     retain_freed_memory()
@@ -128,7 +130,7 @@ def protect(
         typer.echo(json.dumps(_as_json(found)))
     elif found is not None and not quiet:
         result_console().print(_table(found))
-    say(f"The page: {request.out / NAME}")
+    say(f"The page: {request.out / PAGE}")
 
 
 def _check(folder: Path, originals: Path | None, *, as_json: bool, quiet: bool) -> None:
@@ -187,11 +189,13 @@ def _given(what: str, path: Path | None) -> Path:
 
 def _epsilon(text: str) -> float:
     found = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(?:/\s*(\d+))?\s*", text)
-    if found is None or (found[2] is not None and not int(found[2])):
-        raise AttackError(f"--epsilon: got {text!r}, wanted a number from 0 to 1, as 0.03, or a fraction, as 8/255")
-    value = float(found[1]) / int(found[2] or 1)
+    if found is None or not float(found[2] or 1):
+        raise AttackError(f"--epsilon: got {text!r:.80}, wanted a number from 0 to 1, as 0.03, or a fraction, as 8/255")
+    value = float(found[1]) / float(found[2] or 1)
+    if math.isnan(value):  # of two numbers that are too large
+        value = math.inf
     if value > 1:
-        raise AttackError(f"--epsilon: got {text!r}, which is {value:g}; wanted at most 1, as 8/255")
+        raise AttackError(f"--epsilon: got {text!r:.80}, which is {value:g}; wanted at most 1, as 8/255")
     return value
 
 
@@ -207,5 +211,5 @@ def _settings(given: list[str]) -> dict[str, Any]:
 def _size(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"(\d{1,4})[x×,](\d{1,4})", text.strip())
     if found is None or not min(int(found[1]), int(found[2])) >= 8:
-        raise DataError(f"--size: got {text!r}, wanted HEIGHTxWIDTH in pixels, from 8, such as 32x32")
+        raise DataError(f"--size: got {text!r:.80}, wanted HEIGHTxWIDTH in pixels, from 8, such as 32x32")
     return int(found[1]), int(found[2])

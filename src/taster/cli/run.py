@@ -98,7 +98,7 @@ def run(
     burnt-in checkpoints, and prints the table of results.
     """
     from taster.experiments import RunDirectory, run_recipe
-    from taster.experiments.tracking import check_tracking, track_run
+    from taster.experiments.tracking import check_store, check_tracking, track_run
     from taster.utils.allocator import retain_freed_memory
 
     if track is not None:
@@ -108,6 +108,8 @@ def run(
     retain_freed_memory()
     chosen = _choose_recipe(recipe, [*(overrides or []), *([] if seeds is None else [f"seeds={seeds}"])], out, resume)
     directory = choose_directory(chosen.name, out, resume)
+    if track is not None:
+        check_store(track, track_to)
     with progress_display(quiet) as progress:
         try:
             rows = run_recipe(
@@ -124,10 +126,10 @@ def run(
             raise typer.Exit(130) from None
         failed = RunDirectory(directory).failures(chosen)
         page = write_page(directory, progress) if rows or not failed else None
-        if track is not None:
-            added = track_run(RunDirectory(directory), track, track_to)
-            (print_nothing if quiet else print_message)(f"{track}: {added} cells added")
     print_outcome(chosen, rows, page, quiet=quiet, as_json=as_json, failed=failed)
+    if track is not None:  # last: the results are told even if the library's server has gone
+        added = track_run(RunDirectory(directory), track, track_to)
+        (print_nothing if quiet else print_message)(f"{track}: {added} cells added")
     if failed:
         raise typer.Exit(1)
 

@@ -103,7 +103,9 @@ def _misshapen(path: Path, error: ValidationError) -> RunDirectoryError:
 
 def _line(fault: dict[str, Any]) -> str:
     where = ".".join(str(part) for part in fault["loc"])
-    wanted = str(fault["msg"]).removeprefix("Input should be ")
+    wanted = str(fault["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
     if fault["type"] in ("missing", "json_invalid"):
         return f"{where}: missing" if fault["type"] == "missing" else wanted
+    if fault["type"] == "extra_forbidden":
+        return f"{where}: got an unknown key"
     return f"{where + ': ' if where else ''}got {fault['input']!r:.80}, wanted {wanted}"

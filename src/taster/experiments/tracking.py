@@ -9,8 +9,8 @@ from typing import Any, Literal, Protocol, get_args
 from taster.errors import RecipeError, TrackingError
 from taster.experiments.recipes.schema import Recipe
 from taster.experiments.run_directory import FinishedCell, RunDirectory
-from taster.integrations.tracking.mlflow_tracker import MLflowTracker, has_mlflow_run
-from taster.integrations.tracking.tensorboard_tracker import TensorBoardTracker
+from taster.integrations.tracking.mlflow_tracker import MLflowTracker, check_mlflow_store, has_mlflow_run
+from taster.integrations.tracking.tensorboard_tracker import TensorBoardTracker, check_log_folder
 from taster.integrations.tracking.tracker import Tracker, finite_numbers, require
 from taster.utils.flat import flat
 
@@ -62,6 +62,22 @@ def check_tracking(library: str) -> None:
     if library not in get_args(TrackingLibrary):
         raise RecipeError(f"track: got {library!r}, wanted one of {', '.join(get_args(TrackingLibrary))}")
     require(library, {"mlflow": "MLflow", "tensorboard": "TensorBoard"}[library])
+
+
+def check_store(library: str, to: str | None = None) -> None:
+    """Checks that the library's store can be written, before a run begins whose results are meant for it.
+
+    Args:
+        library: "mlflow" or "tensorboard", installed.
+        to: as in `track_run`.
+
+    Raises:
+        TrackingError: if it cannot be used: no server answers, or a folder cannot be made there.
+    """
+    if library == "mlflow":
+        check_mlflow_store(to)
+    elif to is not None:
+        check_log_folder(to)
 
 
 class _Shelf(Protocol):

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import TypeAdapter
 
 from taster.errors import RunDirectoryError
 from taster.experiments import Recipe, RunDirectory
+from taster.experiments.files import read_json
 from taster.experiments.results import FailedCell
 from taster.report.controls import honest_label, undefended_label
 from taster.report.defence_ranking import DefenceRank, rank_defences
@@ -20,7 +21,7 @@ from taster.report.sample_pictures import Pictures, collect_pictures
 from taster.report.summary import SummaryRow, summarize
 from taster.report.verdict import DefenceVerdict, judge
 
-Content = TypeVar("Content", bound=BaseModel)
+_DETAILS, _PICTURES = TypeAdapter(Details), TypeAdapter(Pictures)
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,10 @@ class ReportData:
         rows, failed = (found["rows"], found.get("failed", [])) if found is not None else ([], [])
         if not rows:
             raise RunDirectoryError(f"{run.path}: no cell is finished yet, so there is nothing to report")
-        details, pictures = _read(run, "details.json", Details), _read(run, "pictures.json", Pictures)
+        details, pictures = (
+            read_json(run.path / "details.json", _DETAILS),
+            read_json(run.path / "pictures.json", _PICTURES),
+        )
         return cls(recipe, run.environment(), rows, details, pictures, failed)
 
     @cached_property
@@ -113,10 +117,3 @@ def collect_report_data(run: RunDirectory) -> None:
     run.write_text("details.json", details.to_json())
     run.write_text("pictures.json", pictures.to_json())
     run.write_results(recipe, [cell["row"] for cell in cells])
-
-
-def _read(run: RunDirectory, name: str, content: type[Content]) -> Content:
-    try:
-        return content.model_validate_json((run.path / name).read_bytes())
-    except (OSError, ValidationError) as error:
-        raise RunDirectoryError(f"{run.path}: {name} cannot be read: {error}") from error

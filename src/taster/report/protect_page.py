@@ -11,6 +11,7 @@ from torch import Tensor
 
 from taster.core.checkpoint import write_atomically
 from taster.experiments.protect import Measurement, Protection
+from taster.experiments.protect.manifest import PAGE
 from taster.experiments.protect.measure import KINDS, PLAIN, Score
 from taster.report.blocks import Block, Definitions, Section, Strip, Strips, Table, Text
 from taster.report.figure_files import data_uri
@@ -19,7 +20,6 @@ from taster.report.pictures import image_strip
 from taster.report.verdict_text import Headline
 from taster.stats.proportion import Proportion
 
-NAME = "protect.html"
 _SHOWN = 8
 _LEVELS = 255
 
@@ -73,7 +73,7 @@ def write_protect_page(protection: Protection, found: Measurement | None) -> Non
         expected=0,
         sections=[section for section in sections if section is not None],
     )
-    write_atomically(protection.request.out / NAME, page.encode())
+    write_atomically(protection.request.out / PAGE, page.encode())
 
 
 def _lead(found: Measurement | None) -> list[str]:

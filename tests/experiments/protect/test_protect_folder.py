@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 
 from taster.cli import app
+from taster.core.batch import Batch
 from taster.errors import AttackError, DataError
 from taster.experiments.protect import ProtectRequest, check_folder, find_method, protect_folder, protecting_methods
 from taster.experiments.protect.image_files import read_picture
@@ -196,7 +198,18 @@ def test_a_preview_in_exif_does_not_show_the_original(photos: Path) -> None:
     assert b"JFIF" not in found.exif
 
 
-@pytest.mark.parametrize("kind", ["16 bit gray", "16 bit colour", "cmyk", "animation", "broken"])
+def test_a_profile_of_gray_does_not_go_with_pixels_that_become_colour(photos: Path) -> None:
+    gray, colour = (bytes(16) + kind + bytes(108) for kind in (b"GRAY", b"RGB "))
+    photo(70, mode="L").save(photos / "a" / "gray.png", icc_profile=gray)
+    photo(71).save(photos / "a" / "colour.png", icc_profile=colour)
+    protect_folder(request(photos))
+    copies = photos.parent / "out" / "images" / "a"
+    assert opened(copies / "gray.png").mode == "RGB"
+    assert "icc_profile" not in opened(copies / "gray.png").info
+    assert opened(copies / "colour.png").info["icc_profile"] == colour
+
+
+@pytest.mark.parametrize("kind", ["16 bit gray", "16 bit colour", "cmyk", "animation", "broken", "text", "empty"])
 def test_files_that_cannot_be_protected_are_named(photos: Path, kind: str) -> None:
     path = photos / "b" / "odd.png"
     if kind == "16 bit gray":
@@ -212,9 +225,12 @@ def test_files_that_cannot_be_protected_are_named(photos: Path, kind: str) -> No
     elif kind == "animation":
         photo(1).save(path, save_all=True, append_images=[photo(2)])
         wanted = "an animation"
-    else:
+    elif kind == "broken":
         path.write_bytes((photos / "b" / "1.png").read_bytes()[:60])
         wanted = "cannot be read as an image"
+    else:
+        path.write_bytes(b"hello" if kind == "text" else b"")
+        wanted = "got no PNG, JPEG or WebP in spite of its name"
     with pytest.raises(DataError, match=wanted) as caught:
         protect_folder(request(photos))
     assert str(path) in str(caught.value)
@@ -244,6 +260,40 @@ def test_folders_that_cannot_be_used_are_refused(photos: Path, tmp_path: Path) -
         protect_folder(request(photos))
 
 
+@pytest.mark.parametrize("kind", ["pipe", "link to nothing", "link to itself"])
+def test_what_is_no_file_is_named_and_not_waited_for(photos: Path, kind: str) -> None:
+    odd = photos / "a" / "odd.png"
+    if kind == "pipe":
+        os.mkfifo(odd)
+    else:
+        odd.symlink_to("odd.png" if kind == "link to itself" else "nothing.png")
+    with pytest.raises(DataError, match=r"a/odd\.png: got what is no file \(a link to nothing, a pipe\)"):
+        protect_folder(request(photos))
+
+
+@pytest.mark.parametrize(
+    "name", ["a/x\\y.png", "C:/1.png", "12:30/1.png", os.fsdecode(b"a/\xff.png"), os.fsdecode(b"\xff/1.png")]
+)
+def test_names_that_the_manifest_cannot_hold_are_refused_before_the_noise(photos: Path, name: str) -> None:
+    (photos / name).parent.mkdir(exist_ok=True)
+    try:
+        (photos / name).write_bytes((photos / "a" / "0.png").read_bytes())
+    except OSError:
+        pytest.skip("this file system does not have such names")
+    with pytest.raises(DataError, match="got such names, wanted a path inside of the folder, in Unicode, without"):
+        protect_folder(request(photos))
+    assert not (photos.parent / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["a/x\ny.png", "a/<b>&.png", "a/ .png", "a/x..png", "a/[bold].png", "é/日本.png"])
+def test_other_names_are_kept_whatever_they_are(photos: Path, name: str) -> None:
+    (photos / name).parent.mkdir(exist_ok=True)
+    photo(60).save(photos / name)
+    protect_folder(request(photos))
+    assert (photos.parent / "out" / "images" / name).is_file()
+    assert not check_folder(photos.parent / "out", photos).faults
+
+
 def test_nothing_is_overwritten_without_force_and_only_what_it_wrote_with_it(photos: Path) -> None:
     out = photos.parent / "out"
     protect_folder(request(photos))
@@ -261,6 +311,82 @@ def test_nothing_is_overwritten_without_force_and_only_what_it_wrote_with_it(pho
     for inside in (photos, photos / "a" / "out", photos.parent):
         with pytest.raises(DataError, match="holds the originals or lies among them"):
             protect_folder(ProtectRequest(photos, inside, find_method("synthetic_noise"), force=True))
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "images/a/mine.png", "more/x"])
+def test_force_does_not_remove_what_somebody_else_put_there(photos: Path, name: str) -> None:
+    out = photos.parent / "out"
+    protect_folder(request(photos))
+    (out / "protect.html").write_text("the page, which is replaced")
+    (out / name).parent.mkdir(exist_ok=True)
+    (out / name).write_text("mine")
+    before = content(photos.parent)
+    with pytest.raises(DataError, match=f"did not write, and is not replaced: {name.removesuffix('/x')}") as told:
+        protect_folder(request(photos, force=True))
+    assert "protect.html" not in str(told.value)
+    assert content(photos.parent) == before
+
+
+def test_what_appears_in_its_place_while_noise_is_made_stays(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = photos.parent / "out"
+
+    def make_noise(clean: Batch, *_: Any) -> torch.Tensor:
+        out.mkdir()
+        (out / "mine").write_text("mine")
+        return torch.zeros_like(clean.x)
+
+    monkeypatch.setattr("taster.experiments.protect.protect._craft", make_noise)
+    with pytest.raises(DataError, match="is there already"):
+        protect_folder(request(photos))
+    assert content(out) == {"mine": b"mine"}
+    assert sorted(path.name for path in photos.parent.iterdir()) == ["out", "photos"]
+
+
+def test_a_link_is_not_replaced(photos: Path) -> None:
+    (photos.parent / "empty").mkdir()
+    for target in ("empty", "nothing", "out"):
+        (photos.parent / "out").symlink_to(target)
+        with pytest.raises(DataError, match=r"--out: .*(a link; wanted a new folder|cannot be used)"):
+            protect_folder(request(photos, force=True))
+        (photos.parent / "out").unlink()
+    assert sorted(path.name for path in photos.parent.iterdir()) == ["empty", "photos"]
+
+
+@pytest.mark.parametrize(
+    ("out", "wanted"),
+    [
+        ("file/out", "cannot be made: Not a directory"),
+        ("x" * 300, "cannot be used: File name too long"),
+        ("x/" * 3000, "cannot be used: File name too long"),
+    ],
+)
+def test_a_folder_that_cannot_be_made_is_told_before_the_noise(
+    photos: Path, out: str, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos.parent / "file").write_text("a file")
+    monkeypatch.setattr("taster.experiments.protect.protect._craft", lambda *_: pytest.fail("noise was made"))
+    with pytest.raises(DataError, match=wanted) as told:
+        protect_folder(ProtectRequest(photos, photos.parent / out, find_method("synthetic_noise")))
+    assert len(str(told.value)) < 400
+    assert sorted(path.name for path in photos.parent.iterdir()) == ["file", "photos"]
+
+
+def test_folders_made_on_the_way_go_again_where_it_fails(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise AttackError("no noise")
+
+    monkeypatch.setattr("taster.experiments.protect.protect._craft", fail)
+    with pytest.raises(AttackError, match="no noise"):
+        protect_folder(ProtectRequest(photos, photos.parent / "a" / "b" / "out", find_method("synthetic_noise")))
+    assert sorted(path.name for path in photos.parent.iterdir()) == ["photos"]
+
+
+def test_the_folder_that_one_is_in_is_not_replaced(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (photos.parent / "out" / "deep").mkdir(parents=True)
+    monkeypatch.chdir(photos.parent / "out" / "deep")
+    for out in (".", "..", photos.parent / "out"):
+        with pytest.raises(DataError, match="which you are in"):
+            protect_folder(ProtectRequest(photos, Path(out), find_method("synthetic_noise")))
 
 
 def test_a_failure_on_the_way_leaves_nothing_and_the_old_folder_as_it_was(
@@ -345,7 +471,32 @@ def test_a_check_finds_what_is_missing_changed_too_far_or_not_ours(photos: Path)
     assert "images/a/6.png: is further from its original than ε" in check_folder(out, photos).faults
 
 
-@pytest.mark.parametrize("name", ["../secret.png", "/etc/passwd", "a\\b.png", "c:/x.png"])
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ({"taster_format": 2}, "got protected copies of format 2, this taster reads up to 1: a newer one wrote it"),
+        ({"taster_format": "1"}, "got '1' as taster_format of protected copies, wanted a whole number"),
+        ({"taster_format": None}, "got None as taster_format of protected copies"),
+        ({"more": 1}, "not what taster protect writes: more: got an unknown key"),
+        ({"files": 3}, "files: got 3, wanted a valid array"),
+        ({"norm": "l1"}, "norm: got 'l1', wanted 'linf' or 'l2'"),
+    ],
+)
+def test_a_manifest_of_another_form_is_told(photos: Path, change: dict[str, Any], wanted: str) -> None:
+    out = photos.parent / "out"
+    protect_folder(request(photos))
+    assert json.loads((out / "protect.json").read_text())["taster_format"] == 1
+    whole = (out / "protect.json").read_text()
+    (out / "protect.json").write_text(json.dumps({**json.loads(whole), **change}))
+    with pytest.raises(DataError, match=wanted):
+        check_folder(out)
+    for damaged in ("", "[]", "{", "null", whole[:-9], "{}"):
+        (out / "protect.json").write_text(damaged)
+        with pytest.raises(DataError, match=r"protect\.json"):
+            check_folder(out)
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "/etc/passwd", "a\\b.png", "c:/x.png", "a\0.png", "x" * 300, "."])
 def test_a_manifest_cannot_name_files_elsewhere(photos: Path, name: str) -> None:
     out = photos.parent / "out"
     protect_folder(request(photos))
@@ -399,6 +550,11 @@ def test_the_command_writes_measures_and_checks(
         (["photos", "--out", "x", "--epsilon", "8/0"], "--epsilon: got '8/0'"),
         (["photos", "--out", "x", "--epsilon", "8"], "wanted at most 1, as 8/255"),
         (["photos", "--out", "x", "--epsilon", "0.001"], "the least change of an image of 8 bits"),
+        (["photos", "--out", "x", "--epsilon", "nan"], "--epsilon: got 'nan'"),
+        (["photos", "--out", "x", "--epsilon", "1/" + "9" * 5000], "the least change of an image of 8 bits"),
+        (["photos", "--out", "x", "--epsilon", "9" * 5000], "which is inf; wanted at most 1"),
+        (["photos", "--out", "x", "--epsilon", "9" * 400 + "/" + "9" * 400], "which is inf; wanted at most 1"),
+        (["photos", "--out", "x", "--set", "epsilon=2"], "synthetic_noise.epsilon: got 2, wanted at most 1"),
         (["photos", "--out", "x", "--size", "4x4"], "--size: got '4x4'"),
         (["photos", "--out", "x", "--method", "label_flip"], "--method: got 'label_flip'"),
         (["photos", "--out", "x", "--set", "alpha=1"], "synthetic_noise.alpha: got an unknown key"),

@@ -10,15 +10,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from taster.errors import DataError
+from taster.experiments.protect.manifest import FILE_NAME, is_file_name
 
 _ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
-_FORMATS = ["PNG", "JPEG", "WEBP", "MPO"]  # MPO: a JPEG of a phone, with a preview behind it
+_FORMATS = ["PNG", "JPEG", "WEBP"]  # Pillow opens MPO, a JPEG of a phone with a preview behind it, as a JPEG
 _SHOWN = 3
+_PROFILE_COLOURS = slice(16, 20)
+"""Where an ICC profile names its kind of colours (ICC.1:2010, 7.2.8)."""
 _DEEP = (";16", ";12", ";10")  # of Pillow's raw modes, whose low bits it drops without a word
 
 
@@ -60,8 +63,8 @@ def find_images(folder: Path) -> FoundImages:
         folder: where to look.
 
     Raises:
-        DataError: unless there are images in at least two sub-folders, none outside of them, and none whose copies
-            would have the same name.
+        DataError: unless there are images in at least two sub-folders, none outside of them, each a file with a name
+            that protect.json can hold, and none whose copies would have the same name.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder, wanted one with a sub-folder of images for each class")
@@ -74,6 +77,7 @@ def find_images(folder: Path) -> FoundImages:
             else:
                 others += not name.startswith(".")
     names.sort()
+    _check_files(folder, names)
     outside = [name for name in names if "/" not in name]
     classes = sorted({name.split("/")[0] for name in names if "/" in name})
     if outside or len(classes) < 2:
@@ -89,10 +93,28 @@ def find_images(folder: Path) -> FoundImages:
     twice = [name for place, name in enumerate(names) if copies[found.copy_name(place).casefold()] > 1]
     if twice:
         raise DataError(
-            f"{folder}: {', '.join(twice[:_SHOWN])}{', ...' if len(twice) > _SHOWN else ''}: got files whose copies "
-            "would have one name, as a.jpg and a.png; wanted another name for each, whatever its ending"
+            f"{folder}: {some(twice)}: got files whose copies would have one name, as a.jpg and a.png; wanted "
+            "another name for each, whatever its ending"
         )
     return found
+
+
+def _check_files(folder: Path, names: list[str]) -> None:
+    """Raises DataError for what has the name of an image and is none, and for names that protect.json cannot hold."""
+    odd = [name for name in names if not is_file_name(name)]
+    if odd:
+        raise DataError(f"{folder}: {some([repr(name) for name in odd])}: got such names, wanted {FILE_NAME}: rename")
+    # To read from a pipe is to wait for ever.
+    nothing = [name for name in names if not (folder / name).is_file()]
+    if nothing:
+        raise DataError(
+            f"{folder}: {some(nothing)}: got what is no file (a link to nothing, a pipe), wanted an image: move it out"
+        )
+
+
+def some(names: list[str]) -> str:
+    """The first of several names, for a message."""
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
 
 
 def _refuse(error: OSError) -> None:
@@ -121,10 +143,12 @@ class Picture:
         return int(self.pixels.shape[1]), int(self.pixels.shape[2])
 
     def in_colour(self) -> Picture:
-        """The same in three channels."""
+        """The same in three channels, without a profile of gray ones."""
         if len(self.pixels) == 3:
             return self
-        return Picture(self.pixels.expand(3, -1, -1).contiguous(), self.alpha, self.exif, self.profile)
+        # A profile says of which kind of colours it is; of gray it would make the colour image invalid.
+        profile = None if (self.profile or b"")[_PROFILE_COLOURS] == b"GRAY" else self.profile
+        return Picture(self.pixels.expand(3, -1, -1).contiguous(), self.alpha, self.exif, profile)
 
     def scaled(self, size: tuple[int, int]) -> Tensor:
         """The pixels at another height and width, floating point [1 or 3, height, width] from 0 to 1."""
@@ -172,6 +196,8 @@ def read_picture(path: Path, *, strip_exif: bool = False) -> Picture:
             layers = _layers(ImageOps.exif_transpose(image) if strip_exif else image)
     except DataError:
         raise
+    except UnidentifiedImageError as error:
+        raise DataError(f"{path}: got no PNG, JPEG or WebP in spite of its name: move it out, or convert it") from error
     except Exception as error:  # Pillow raises many kinds, struct.error and SyntaxError among them
         raise DataError(f"{path}: cannot be read as an image ({type(error).__name__}: {error})") from error
     x = torch.from_numpy(np.array(layers))

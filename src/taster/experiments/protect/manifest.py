@@ -8,19 +8,44 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
+from taster.core.format_version import Format
 from taster.errors import DataError, RunDirectoryError
 from taster.experiments.files import read_json
 from taster.perturbations.pgd import Norm
 
 NAME = "protect.json"
+PAGE = "protect.html"
 IMAGES = "images"
-"""The folder of the copies, beside protect.json and protect.html."""
+"""The folder of the copies, beside protect.json and the page."""
+
+
+PROTECTED = Format("protected copies", 1, DataError, unmarked=None)
+"""In protect.json."""
+
+_LONGEST = 255
+"""Bytes of a part of a path, which no common file system has more of."""
+
+FILE_NAME = (
+    "a path inside of the folder, in Unicode, without \\, NUL and : before the first /, and at most "
+    f"{_LONGEST} bytes between two /"
+)
+"""What `is_file_name` takes, for messages."""
+
+
+def is_file_name(name: str) -> bool:
+    """Whether protect.json can name a file so, wherever the folder is copied to."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or set(name) & {"\\", "\0"} or not path.parts or ":" in path.parts[0]:
+        return False
+    try:
+        return all(len(part.encode()) <= _LONGEST for part in path.parts)
+    except UnicodeEncodeError:  # bytes of a file name that are no UTF-8
+        return False
 
 
 def _inside(name: str) -> str:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts or ":" in path.parts[0]:
-        raise ValueError("a path inside of the folder")
+    if not is_file_name(name):
+        raise ValueError(FILE_NAME)
     return name
 
 
@@ -45,7 +70,7 @@ class Manifest(_Part):
     """The content of protect.json.
 
     Attributes:
-        version: of this form.
+        taster_format: of this form.
         taster: the version that wrote it.
         method, settings, seed: what made the noise.
         norm, epsilon: the ball that it is in, of 1.
@@ -54,7 +79,7 @@ class Manifest(_Part):
         files: the copies.
     """
 
-    version: Annotated[int, Field(ge=1, le=1)] = 1
+    taster_format: int = PROTECTED.version
     taster: str
     method: str
     settings: dict[str, Any]
@@ -73,12 +98,12 @@ def read_manifest(folder: Path) -> Manifest:
     """Reads protect.json of a folder.
 
     Raises:
-        DataError: if there is none, or it is something else.
+        DataError: if there is none, or it is something else or of a newer format.
     """
     if not (folder / NAME).is_file():
         raise DataError(f"{folder}: no {NAME} in it, wanted a folder that taster protect wrote")
     try:
-        return read_json(folder / NAME, _SHAPE)
+        return read_json(folder / NAME, _SHAPE, PROTECTED)
     except RunDirectoryError as error:
         raise DataError(str(error).replace("taster run writes", "taster protect writes")) from error
 

@@ -66,7 +66,7 @@ def find_method(name: str, *, epsilon: float = 8 / 255, settings: Mapping[str, A
 
     Raises:
         AttackError: for an attack that does something else than changing images within a ball; for settings that it
-            does not have.
+            does not have; for a change of more than a pixel has room for.
     """
     if not _protects(name):
         raise AttackError(
@@ -81,6 +81,8 @@ def find_method(name: str, *, epsilon: float = 8 / 255, settings: Mapping[str, A
     attack = _made(factory, chosen)
     ball = attack.budget.content
     assert isinstance(ball, LpBall)
+    if ball.norm == "linf" and ball.epsilon > 1:
+        raise AttackError(f"{name}.epsilon: got {ball.epsilon:g}, wanted at most 1, the whole range of a pixel")
     return Method(name, factory.summary, factory.source, attack, ball, chosen)
 
 

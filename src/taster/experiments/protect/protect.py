@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from secrets import token_hex
 
 import torch
 from torch import Tensor
@@ -18,9 +18,9 @@ from taster.attacks import DatasetKnowledge
 from taster.core.batch import Batch
 from taster.core.checkpoint import write_atomically
 from taster.errors import AttackError, DataError
-from taster.experiments.protect.image_files import FoundImages, find_images, read_picture
+from taster.experiments.protect.image_files import FoundImages, find_images, read_picture, some
 from taster.experiments.protect.levels import add_noise, most_levels
-from taster.experiments.protect.manifest import IMAGES, NAME, Entry, Manifest, read_manifest, sha256_of
+from taster.experiments.protect.manifest import IMAGES, NAME, PAGE, Entry, Manifest, read_manifest, sha256_of
 from taster.experiments.protect.methods import Method
 from taster.experiments.protect.victim import small_training
 from taster.utils.seeds import derived_seed, generator, seeded
@@ -90,33 +90,58 @@ def protect_folder(request: ProtectRequest) -> Protection:
     Raises:
         DataError: for a folder or a file that cannot be used, and for a folder to write that is there already.
         AttackError: for noise that 8 bits or other sizes do not allow, and by the method.
-        OSError: if something cannot be written.
+        OSError: if a file cannot be written, as on a full disk.
     """
     _check_out(request)
     most_levels(request.method.ball)
     found = find_images(request.images)
     clean, size, resized = _read(found, request)
     labels = torch.tensor(found.labels)
-    noise = _craft(Batch(clean, labels), found, request)
-    with _replaced_whole(request) as folder:
+    with _replaced_whole(request) as folder:  # made before the noise: what cannot be written is told at once
+        noise = _craft(Batch(clean, labels), found, request)
         protected = _write(folder, found, noise, clean, size, request)
     return Protection(request, found, size, clean, protected, labels, resized)
 
 
 def _check_out(request: ProtectRequest) -> None:
     """Raises DataError if the folder must not be written."""
-    out, images = request.out.resolve(), request.images.resolve()
+    try:
+        out, images = request.out.resolve(), request.images.resolve()
+        out.exists()
+    except (OSError, RuntimeError) as error:  # a name too long, links that lead to themselves
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise DataError(f"--out: {request.out!s:.200} cannot be used: {reason}") from error
     if out == images or out in images.parents or images in out.parents:
         raise DataError(
             f"--out: got {request.out}, which holds the originals or lies among them; wanted a folder beside"
         )
+    here = Path.cwd()
+    if out == here or out in here.parents:
+        raise DataError(f"--out: got {request.out}, which you are in; wanted a folder inside of it, or beside")
+    if request.out.is_symlink():
+        raise DataError(f"--out: got {request.out}, a link; wanted a new folder, or the one that it leads to: {out}")
     if not request.out.exists() or (request.out.is_dir() and not any(request.out.iterdir())):
         return
     if not request.force:
         raise DataError(f"--out: {request.out} is there already; wanted a new folder, or --force to replace it")
-    if not request.out.is_dir() or request.out.is_symlink():
+    if not request.out.is_dir():
         raise DataError(f"--out: {request.out} is no folder, and is not replaced")
-    read_manifest(request.out)  # nothing else is ever removed
+    _check_ours(request.out)
+
+
+def _check_ours(folder: Path) -> None:
+    """Raises DataError if taster protect did not write everything in the folder: nothing else is ever removed."""
+    ours = {NAME, PAGE, IMAGES}
+    for entry in read_manifest(folder).files:
+        copy = PurePosixPath(IMAGES, entry.file)
+        ours |= {str(copy), *map(str, copy.parents)}
+    others = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+    others = [name for name in others if name not in ours]
+    if others:
+        raise DataError(
+            f"--out: {folder} holds what taster protect did not write, and is not replaced: {some(others)}; wanted "
+            "that moved out, or another folder"
+        )
 
 
 def _read(found: FoundImages, request: ProtectRequest) -> tuple[Tensor, tuple[int, int], int]:
@@ -212,19 +237,27 @@ def _write(
 @contextmanager
 def _replaced_whole(request: ProtectRequest) -> Iterator[Path]:
     """A folder to write into, which takes its place when all is written and is removed if something fails."""
-    out = request.out
-    out.parent.mkdir(parents=True, exist_ok=True)
-    beside, old = (out.parent / f".{out.name}.{os.getpid()}.{kind}" for kind in ("partial", "old"))
+    out = request.out.resolve()  # ".." has no name
+    # Names of their own, not from the process's number: in containers that is often the one of a run that was killed.
+    own = token_hex(4)
+    beside, old = (out.parent / f".protect.{own}.{kind}" for kind in ("partial", "old"))
+    made = [path for path in out.parents if not path.exists()]
     try:
-        beside.mkdir()
+        try:
+            beside.mkdir(parents=True)
+        except OSError as error:
+            raise DataError(f"--out: {request.out!s:.200} cannot be made: {error.strerror or error}") from error
         yield beside
+        _check_out(request)  # noise takes its time, in which somebody else may have written there
         if out.exists():
             out.rename(old)
         beside.rename(out)
     except BaseException:
         if old.exists():
             old.rename(out)
-        raise
-    finally:
         shutil.rmtree(beside, ignore_errors=True)
+        for path in made:
+            with suppress(OSError):  # not made yet, or somebody else has put something there
+                path.rmdir()
+        raise
     shutil.rmtree(old, ignore_errors=True)

@@ -112,6 +112,11 @@ def _check_entries(raw: dict[str, Any], faults: list[str]) -> dict[str, Any]:
                 for entry, raw_entry in zip(done, entries, strict=True)
                 if entry is not None
             ]
+    offline = raw.get("offline")
+    if isinstance(offline, dict) and isinstance(offline.get("attacker_models"), list):
+        models = enumerate(offline["attacker_models"])
+        done = [_checked("model", entry, f"offline.attacker_models.{i}", faults) for i, entry in models]
+        filled["offline"] = {**offline, "attacker_models": done}
     if isinstance(raw.get("surrogate"), list):
         filled["surrogate"] = [
             {**entry, "model": _checked("model", entry["model"], f"surrogate.{i}.model", faults)}

@@ -207,7 +207,8 @@ def _offline_there_is_no_stream(recipe: Recipe, section: Offline) -> Iterator[st
         ("surrogate", recipe.surrogate, []),
     ):
         if value != default:
-            yield f"{name}: got settings of it with [offline], wanted none (offline.attacker_models are the surrogates)"
+            hint = " (offline.attacker_models are the surrogates)" if name == "surrogate" else ""
+            yield f"{name}: got settings of it with [offline], wanted none{hint}"
 
 
 def _offline_attacks_have_no_step_to_wait_for(recipe: Recipe, section: Offline) -> Iterator[str]:

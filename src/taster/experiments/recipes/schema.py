@@ -150,7 +150,7 @@ class TableSection(Section):
     encoding: str = "utf-8"
     unique: bool = False
     scale: Scale = "range"
-    words: WordFeatures | Literal["tokens"] = "presence"
+    words: Literal[WordFeatures, "tokens"] = "presence"
     length: PositiveInt | None = None
     max_words: PositiveInt | None = None
     min_rows: PositiveInt = 1

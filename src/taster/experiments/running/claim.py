@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
 
 from taster.errors import RunDirectoryError
@@ -20,7 +21,8 @@ class Claim:
         resume: whether to continue a run that is there.
 
     Raises (on entering):
-        RunDirectoryError: if another process runs in the directory, or it is neither free nor to be continued.
+        RunDirectoryError: if another process runs in the directory, it is neither free nor to be continued, or its name
+            is no Unicode.
     """
 
     def __init__(self, run: RunDirectory, *, resume: bool) -> None:
@@ -30,6 +32,7 @@ class Claim:
         self.resumed = False
 
     def __enter__(self) -> Claim:
+        _check_name(self._run.path)
         if self._resume and self._run.exists():
             self._held.enter_context(self._run.lock())
             self.resumed = True
@@ -58,3 +61,11 @@ class Claim:
         if not self._run.is_empty():
             hint = "go on with --resume" if self._run.exists() else "it is not a run directory"
             raise RunDirectoryError(f"{self._run.path}: not empty ({hint}); wanted a new or empty directory")
+
+
+def _check_name(path: Path) -> None:
+    """Raises RunDirectoryError for a path that safetensors could write to and not read from."""
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise RunDirectoryError(f"{path}: got a path that is no Unicode, wanted one in UTF-8: rename it") from error

@@ -16,6 +16,7 @@ from taster.data import Augment
 from taster.errors import RecipeError
 from taster.experiments.recipes.schema import Defence, Entry, Federated, Recipe
 from taster.experiments.scenarios.builders import (
+    check_budget,
     check_guard,
     join_guards,
     make_attack,
@@ -91,7 +92,7 @@ class FederatedRounds:
         """Makes every attack and defence once.
 
         Raises:
-            RecipeError: if an attack or defence cannot be made.
+            RecipeError: if an attack or defence cannot be made, or the attack is not for the recipe's samples.
             DataError: if the samples cannot be shared out to the clients.
         """
         recipe = context.recipe
@@ -100,7 +101,9 @@ class FederatedRounds:
             guard, _ = make_guard_and_rule(context, defence)
             check_guard(context, model, defence, guard)
         for attack in recipe.attack:
-            _make_clients_attack(context, attack)
+            made = _make_clients_attack(context, attack)
+            if isinstance(made, OnlineAttack):
+                check_budget(attack, made, context.batches["trigger"])
         make_clients(context)
         make_gradients(recipe)
 

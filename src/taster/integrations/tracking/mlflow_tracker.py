@@ -107,6 +107,21 @@ def has_mlflow_run(tag: str, value: str, *, uri: str | None = None, experiment: 
         return bool(client.search_runs([found.experiment_id], query, max_results=1))
 
 
+def check_mlflow_store(uri: str | None = None) -> None:
+    """Asks a server or store for its experiments, as little as one can ask.
+
+    Args:
+        uri: as in `MLflowTracker`.
+
+    Raises:
+        ExtraError: if MLflow is not installed.
+        TrackingError: if there is no answer.
+    """
+    client = _client(uri)
+    with _told(uri):
+        client.search_experiments(max_results=1)
+
+
 def _client(uri: str | None) -> MlflowClient:
     require("mlflow", "MLflow")
     from mlflow import MlflowClient
@@ -123,14 +138,12 @@ def _experiment(client: MlflowClient, name: str) -> str:
 @contextmanager
 def _told(uri: str | None) -> Iterator[None]:
     """Turns what MLflow raises into an error that says where and what to do."""
-    from mlflow.exceptions import MlflowException
-
     try:
         yield
-    except (MlflowException, OSError) as error:
+    except Exception as error:  # MLflow hands on what its stores raise: of SQLAlchemy, a driver, a missing module
         raise TrackingError(
-            f"MLflow at {uri or 'its default (MLFLOW_TRACKING_URI)'}: {error}; wanted the address of a server or a "
-            "store that this machine can use"
+            f"MLflow at {(uri or 'its default (MLFLOW_TRACKING_URI)')!s:.200}: {error}; wanted the address of a "
+            "server or a store that this machine can use"
         ) from error
 
 
