@@ -78,9 +78,26 @@ def require_ray() -> None:
 
 
 @contextmanager
+def reach_engine(engine: Engine, cluster: Cluster) -> Iterator[None]:
+    """Has what a run needs of other machines at hand: on Ray, the connection to the cluster.
+
+    Raises:
+        WorkerError: if the cluster is not there.
+    """
+    if engine == "ray":
+        cluster.check_address()
+        from taster.experiments.running.ray_cluster import connect
+
+        with connect(cluster.address):
+            yield
+        return
+    yield
+
+
+@contextmanager
 def open_engine(engine: Engine, jobs: int, cells: int, job: Job, cluster: Cluster) -> Iterator[Workers]:
-    """Starts what does the tasks of a run: worker processes here or on the nodes of a Ray cluster, or Flower's
-    simulation.
+    """Starts what does the tasks of a run: worker processes here or, once it is reached, on the nodes of a Ray cluster,
+    or Flower's simulation.
 
     Args:
         engine: of the run.
@@ -90,13 +107,12 @@ def open_engine(engine: Engine, jobs: int, cells: int, job: Job, cluster: Cluste
         cluster: for Ray.
 
     Raises:
-        WorkerError: if the cluster is not there or does not fit the run.
+        WorkerError: if the cluster does not fit the run.
     """
     if engine == "ray":
-        from taster.experiments.running.ray_workers import open_ray_workers
+        from taster.experiments.running.ray_workers import make_ray_workers
 
-        with open_ray_workers(cluster, job) as on_ray:
-            yield on_ray
+        yield make_ray_workers(cluster, job)
         return
     if engine == "flower":
         yield FlowerWorkers(job, jobs)

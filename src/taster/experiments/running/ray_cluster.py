@@ -36,11 +36,6 @@ def connect(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    if address is not None and "://" in address:
-        raise WorkerError(
-            f"ray_address: got {address!r}, wanted HOST:PORT or auto: start the run on a machine of the cluster, as a "
-            "run must be connected to it directly"
-        )
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # tasks without a GPU leave GPUs alone anyway
     quiet: Any = {"logging_level": "error", "log_to_driver": False}
     try:

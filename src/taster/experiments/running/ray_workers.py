@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +14,7 @@ from taster.errors import TasterError, WorkerError
 from taster.experiments.environment import pick_device
 from taster.experiments.run_directory import RunDirectory
 from taster.experiments.running.cluster import Cluster
-from taster.experiments.running.ray_cluster import check_nodes, check_versions, connect, versions
+from taster.experiments.running.ray_cluster import check_nodes, check_versions, versions
 from taster.experiments.running.tasks import Job, Task, hold_recipe_data, recipe_data, run_task, set_up_torch
 from taster.experiments.running.user_modules import pack_user_modules, unpack_user_modules
 from taster.experiments.running.workers import InProcess, TaskListener
@@ -135,21 +133,19 @@ class RayWorkers:
         listener.on_done(task)
 
 
-@contextmanager
-def open_ray_workers(cluster: Cluster, job: Job) -> Iterator[RayWorkers]:
-    """Connects to the cluster, or starts one here, and checks that it fits the run.
+def make_ray_workers(cluster: Cluster, job: Job) -> RayWorkers:
+    """Checks that the cluster that this process is connected to fits the run.
 
     Args:
         cluster: asked for.
         job: of the run, whose user modules have been imported.
 
     Raises:
-        WorkerError: if there is no cluster, no node has room for a task, or versions differ.
+        WorkerError: if no node has room for a task, or versions differ.
         RecipeError: if the user's modules are too large.
     """
-    with connect(cluster.address):
-        check_nodes(*_resources(job))
-        yield RayWorkers(job, cluster.at_once)
+    check_nodes(*_resources(job))
+    return RayWorkers(job, cluster.at_once)
 
 
 class _Steps:

@@ -16,7 +16,7 @@ from taster.experiments.run_directory import RunDirectory
 from taster.experiments.running.claim import Claim
 from taster.experiments.running.cluster import Cluster
 from taster.experiments.running.dry_run import dry_run
-from taster.experiments.running.engines import Engine, choose_engine, open_engine
+from taster.experiments.running.engines import Engine, choose_engine, open_engine, reach_engine
 from taster.experiments.running.progress import NoProgress, Progress, StageProgress
 from taster.experiments.running.tasks import Job, pending_tasks, set_up_torch
 from taster.experiments.scenarios.context import BurntIn
@@ -75,14 +75,15 @@ def run_recipe(
         recipe, jobs = share_cores(recipe, device, jobs)
         with torch_set_up(recipe, device):
             burn_in_batches = len(dry_run(recipe, progress).roles["burn_in"]) // recipe.burn_in.batch_size
-            if not claim.resumed:
-                claim.begin_new()
-            if not run.complete():
-                run.begin(recipe, describe_environment(device, recipe.compute.threads or 1, jobs, chosen))
-            for seed, state in (burnt_in or {}).items():
-                if not run.has_burn_in(seed):
-                    run.write_burn_in(seed, state)
-            return _run_stages(recipe, run, jobs, chosen, cluster, burn_in_batches, progress)
+            with reach_engine(chosen, cluster):
+                if not claim.resumed:
+                    claim.begin_new()
+                if not run.complete():
+                    run.begin(recipe, describe_environment(device, recipe.compute.threads or 1, jobs, chosen))
+                for seed, state in (burnt_in or {}).items():
+                    if not run.has_burn_in(seed):
+                        run.write_burn_in(seed, state)
+                return _run_stages(recipe, run, jobs, chosen, cluster, burn_in_batches, progress)
 
 
 def _run_stages(
