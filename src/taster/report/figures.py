@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Literal
@@ -23,6 +24,9 @@ _PALETTE = ("#8a8a8a", "#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#
 _TONES = (1.0, 0.6, 0.35)
 _TEXT_COLORS = {"light": "#1f2328", "dark": "#e6edf3"}
 _GRID_COLORS = {"light": "#d8dee4", "dark": "#30363d"}
+_LABEL_WIDTH = 30
+"""Letters in a line of a row's label."""
+_INCHES_A_LETTER, _LEAST_MARGIN = 0.08, 1.4
 
 
 def attack_color(index: int) -> str:
@@ -72,7 +76,7 @@ def accuracy_change_bars(
         defences: whose panels to draw, side by side; a single one gets no title.
         theme: of the page.
     """
-    figure = Figure(figsize=(1.4 + 2.8 * len(defences), 0.9 + 0.33 * len(attacks)), layout="constrained")
+    labels, figure = bar_rows(attacks, len(defences))
     panels = figure.subplots(1, len(defences), sharey=True, squeeze=False)[0]
     low = min(0.0, *(line.accuracy_change.mean - (line.accuracy_change.std or 0.0) for line in lines))
     high = max(0.0, *(line.accuracy_change.mean + (line.accuracy_change.std or 0.0) for line in lines))
@@ -96,7 +100,7 @@ def accuracy_change_bars(
                 fontsize=8,
                 color=text_color(theme),
             )
-        axes.set_yticks(range(len(attacks)), attacks)
+        axes.set_yticks(range(len(attacks)), labels)
         axes.set_ylim(len(attacks) - 0.4, -0.6)
         # Room for the numbers on the left.
         axes.set_xlim(low - 0.6 * (high - low + 0.5), high + 0.05 * (high - low + 1))
@@ -105,6 +109,17 @@ def accuracy_change_bars(
             axes.set_title(f"defence: {defence}", color=text_color(theme), fontsize=10)
     figure.supxlabel("change of test accuracy by the one trigger step, points", color=text_color(theme), fontsize=9)
     return figure
+
+
+def bar_rows(attacks: Sequence[str], panels: int) -> tuple[list[str], Figure]:
+    """The labels of rows of bars, long ones in several lines, and a figure with room for them and for panels beside
+    each other."""
+    labels = [textwrap.fill(attack, _LABEL_WIDTH) for attack in attacks]
+    lines = [label.split("\n") for label in labels]
+    longest = max((len(line) for own in lines for line in own), default=0)
+    width = max(_LEAST_MARGIN, longest * _INCHES_A_LETTER)
+    height = 1.0 + max(0.33, 0.2 * max(map(len, lines), default=1)) * len(attacks)
+    return labels, Figure(figsize=(width + 2.8 * panels, height), layout="constrained")
 
 
 def without_mathtext() -> AbstractContextManager[None]:

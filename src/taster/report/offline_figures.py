@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from taster.report.details import TrainingCurve
-from taster.report.figures import Theme, attack_color, style_axes, text_color
+from taster.report.figures import Theme, attack_color, bar_rows, style_axes, text_color
 from taster.report.offline_summary import OfflineLine
 
 
@@ -18,7 +18,7 @@ def accuracy_bars(
 ) -> Figure:
     """Test accuracy by attack, a panel for each defence; whiskers are one standard deviation, a ring marks the success
     of a backdoor or of targets."""
-    figure = Figure(figsize=(1.4 + 2.8 * len(defences), 1.0 + 0.33 * len(attacks)), layout="constrained")
+    labels, figure = bar_rows(attacks, len(defences))
     panels = figure.subplots(1, len(defences), sharey=True, squeeze=False)[0]
     by_key = {(line.attack, line.defence): line for line in lines}
     for axes, defence in zip(panels, defences, strict=True):
@@ -36,15 +36,15 @@ def accuracy_bars(
                 ring.set_markerfacecolor("none")
             axes.annotate(
                 line.accuracy.text(),
-                (101, y),
+                (105, y),  # beside a ring at 100
                 va="center",
                 fontsize=8,
                 color=text_color(theme),
                 annotation_clip=False,
             )
-        axes.set_yticks(range(len(attacks)), attacks)
+        axes.set_yticks(range(len(attacks)), labels)
         axes.set_ylim(len(attacks) - 0.4, -0.6)
-        axes.set_xlim(0, 128)
+        axes.set_xlim(0, 132)
         axes.set_xticks([0, 25, 50, 75, 100])
         if len(defences) > 1:
             axes.set_title(f"defence: {defence}", color=text_color(theme), fontsize=10)
