@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from taster.integrations.estimators import guarded
     from taster.stats.detection_bound import DetectionBound, detection_bound
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "COMMIT",

@@ -205,8 +205,8 @@ def test_the_command_lists_them_and_says_what_it_cannot_know(
     listed = run_command(*command)
     assert (listed.returncode, listed.stderr) == (0, "")
     line = next(line for line in listed.stdout.splitlines() if QUICK in line)
-    assert line.split()[-3:] == ["1", "same", "yes"]
-    assert "1 of 1 are stale" in listed.stdout
+    assert line.split()[-3:] == ["1", "same", "settings"]
+    assert "1 of 1 are stale: 1 by their settings" in listed.stdout
     assert "setting  schedule.steps: 5, now" in listed.stdout
     document = json.loads(run_command(*command, "--json").stdout)
     assert document["checkout"] == str(checkout.package)

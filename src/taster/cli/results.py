@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _UNKNOWN = "?"
 _COMMIT = 10
 """Digits of a commit."""
+_STALE = ("settings", "files")
+"""By what a result can be stale; one whose recipe cannot be read today is by its settings."""
 _GAP = 2
 """Columns between two columns of the table."""
 _LEAST = 12
@@ -60,9 +62,13 @@ def results(
         return
     console = result_console()
     console.print(_table(found, console.width))
-    stale = sum(entry.stale is True for entry in found)
+    stale, other = (sum(_stale(entry) in which for entry in found) for which in (_STALE, _STALE[:1]))
     unknown = sum(entry.stale is None for entry in found)
-    console.print(f"{stale} of {len(found)} are stale" + (f", of {unknown} it is not known" if unknown else ""))
+    console.print(
+        f"{stale} of {len(found)} are stale: {other} by their settings, which are others today, "
+        f"{stale - other} by files alone, in which a comment counts as well"
+        + (f"; of {unknown} it is not known" if unknown else "")
+    )
     console.print("settings, files: how many have changed since")
     if len(found) == 1:
         for line in _details(found[0]):
@@ -80,7 +86,7 @@ def _table(found: list[KeptResult], width: int) -> Table:
             _ranges(entry.seeds) or _UNKNOWN,
             _count(entry.settings),
             _count(entry.code),
-            {True: "yes", False: "no", None: _UNKNOWN}[entry.stale],
+            _stale(entry),
         ]
         for entry in found
     ]
@@ -106,6 +112,15 @@ def _ranges(seeds: Sequence[int]) -> str:
         else:
             runs.append([seed])
     return " ".join(f"{run[0]}–{run[-1]}" if len(run) > 2 else " ".join(map(str, run)) for run in runs)
+
+
+def _stale(entry: KeptResult) -> str:
+    """By what a result is stale, in a word."""
+    if entry.stale is None:
+        return _UNKNOWN
+    if not entry.stale:
+        return "no"
+    return _STALE[bool(entry.recipe) and not entry.settings]
 
 
 def _count(changes: list[str] | None) -> str:
