@@ -21,6 +21,7 @@ from taster.core.guard import STAGE
 from taster.core.loading import LEARNER
 from taster.core.quarantine import ENTRY
 from taster.experiments import shipped_recipes
+from taster.experiments.protect.manifest import PROTECTED
 from taster.experiments.recipes.catalogue import catalogue, catalogue_markdown
 from taster.experiments.recipes.raw_values import RECIPE
 from taster.experiments.recipes.threats import threats, threats_markdown
@@ -260,7 +261,7 @@ def test_commands_of_the_readme_exist() -> None:
 def test_the_formats_that_the_page_on_versions_names_are_those_that_are_written() -> None:
     text = (ROOT / "docs" / "versions.md").read_text()
     rows = re.findall(r"^\| (.+?) \| .+? \| (\d+) \| (\d+)(?: to \d+)? \|$", text, re.MULTILINE)
-    formats = {form.what: form for form in (FILE, LEARNER, STAGE, ENTRY, RUN, RECIPE)}
+    formats = {form.what: form for form in (FILE, LEARNER, STAGE, ENTRY, RUN, RECIPE, PROTECTED)}
     assert len(rows) == len(formats)
     for named, written, oldest in rows:
         (form,) = [form for what, form in formats.items() if named.replace("`", "").startswith(what)]
