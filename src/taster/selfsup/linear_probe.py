@@ -6,8 +6,6 @@ import warnings
 from dataclasses import dataclass
 
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from taster.core.batch import Batch
@@ -53,6 +51,9 @@ def fit_linear_probe(view: View, samples: Batch, classes: int, *, c: float) -> L
         classes: number of classes.
         c: inverse strength of the l2 penalty, C.
     """
+    from sklearn.exceptions import ConvergenceWarning  # slow to import, and only needed here
+    from sklearn.linear_model import LogisticRegression
+
     found = features_of(view, samples.x)
     mean, deviation = found.mean(0), found.std(0)
     scale = torch.where(deviation > 0, deviation, 1)

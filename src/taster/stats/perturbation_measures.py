@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.ndimage import correlate1d
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.neural_network import MLPClassifier
 
 from taster.errors import SettingError
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neural_network import MLPClassifier
 
 _WINDOW = 11
 _SIGMA = 1.5
@@ -126,6 +127,8 @@ def ssim(clean: np.ndarray, perturbed: np.ndarray, value_range: float = 1.0) -> 
 
 def _windowed(x: np.ndarray) -> np.ndarray:
     """Weighted means over the windows that lie within an image."""
+    from scipy.ndimage import correlate1d  # slow to import, and only needed here
+
     places = np.arange(_WINDOW) - _WINDOW // 2
     weights = np.exp(-(places**2) / (2 * _SIGMA**2))
     weights /= weights.sum()
@@ -149,6 +152,8 @@ def linear_separability(changes: np.ndarray, labels: np.ndarray) -> float:
 
     Source: Yu et al. 2022, who train linear models on perturbations.
     """
+    from sklearn.linear_model import LogisticRegression
+
     return _train_accuracy(LogisticRegression(C=1e3, max_iter=200), changes, labels)
 
 
@@ -164,10 +169,14 @@ def two_layer_separability(changes: np.ndarray, labels: np.ndarray, *, seed: int
 
     Source: Yu et al. 2022, who train two-layer nets on perturbations.
     """
+    from sklearn.neural_network import MLPClassifier
+
     return _train_accuracy(MLPClassifier((32,), max_iter=60, random_state=seed), changes, labels)
 
 
 def _train_accuracy(model: LogisticRegression | MLPClassifier, changes: np.ndarray, labels: np.ndarray) -> float:
+    from sklearn.exceptions import ConvergenceWarning
+
     _check_classes(labels)
     rows = changes / np.abs(changes).max()
     with warnings.catch_warnings():

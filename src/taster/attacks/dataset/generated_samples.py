@@ -7,8 +7,6 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
-from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 from taster.attacks.dataset.flat_samples import FlatSamples, flat_samples, other_labels, poisoned_count, with_inserted
@@ -91,6 +89,9 @@ def _drawn(samples: FlatSamples, y: Tensor, dimensions: int, components: int, ge
     Raises:
         AttackError: for a class of which there is one sample.
     """
+    from sklearn.decomposition import PCA  # slow to import, and only needed here
+    from sklearn.mixture import GaussianMixture
+
     known: NDArray[np.float64] = samples.x.cpu().numpy()
     of: NDArray[np.int64] = samples.y.cpu().numpy()
     reduction = PCA(min(dimensions, *known.shape), svd_solver="full").fit(known)
