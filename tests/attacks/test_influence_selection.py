@@ -12,6 +12,7 @@ from tests.attacks.poison_problems import central_differences, digit_roles, erro
 
 from taster.attacks import ConvexSettings, DatasetPoisonSettings, influence_selection
 from taster.attacks.dataset.influence_selection import Perturbation, most_harmful_content, most_harmful_labels
+from taster.attacks.dataset.influences import LinearInfluences
 from taster.derivatives.convex_losses import LOSSES, ConvexLoss
 from taster.derivatives.convex_models import train_convex
 from taster.errors import AttackError, SettingError
@@ -40,7 +41,7 @@ def test_influence_of_content_is_the_derivative_of_training_again(loss: ConvexLo
 def test_influence_of_flips_orders_them_as_training_again_does() -> None:
     learned = train_convex(SETTINGS, CLEAN.x, CLEAN.y, 3)
     along = learned.solve(learned.mean_loss_gradient(OWN.x, OWN.y))
-    flipped = most_harmful_labels(learned, CLEAN.y, along)
+    flipped = most_harmful_labels(LinearInfluences(learned, along).influence, CLEAN.x, CLEAN.y, 3)
     assert bool((flipped != CLEAN.y).all())
     predicted = learned.influence(CLEAN.x, flipped, along) - learned.influence(CLEAN.x, CLEAN.y, along)
     other = 3 - flipped - CLEAN.y
@@ -60,7 +61,7 @@ def test_content_within_the_ball_raises_the_influence() -> None:
     learned = train_convex(SETTINGS, CLEAN.x, CLEAN.y, 3)
     along = learned.solve(learned.mean_loss_gradient(OWN.x, OWN.y))
     ball = LpBall("linf", 0.2, -4, 4)
-    moved = most_harmful_content(learned, CLEAN.x, CLEAN.y, along, ball, 5)
+    moved = most_harmful_content(LinearInfluences(learned, along).slope, CLEAN.x, CLEAN.y, ball, 5)
     assert float((moved - CLEAN.x).abs().max()) <= 0.2 + 1e-12
     gain = learned.influence(moved, CLEAN.y, along) - learned.influence(CLEAN.x, CLEAN.y, along)
     assert bool((gain > 0).all())

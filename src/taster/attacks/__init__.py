@@ -100,6 +100,7 @@ from taster.attacks.updates.reverse_trigger import reverse_trigger
 from taster.attacks.updates.sign_flip import sign_flip
 from taster.core.threat import Threat, threat, threat_of
 from taster.derivatives.convex_models import ConvexSettings
+from taster.derivatives.net_curvature import CurvatureSettings
 
 ATTACKS = {
     attack.__name__: attack
@@ -197,6 +198,7 @@ __all__ = [
     "ConvexSettings",
     "CraftingSettings",
     "CraftingTrace",
+    "CurvatureSettings",
     "DatasetAttack",
     "DatasetBudget",
     "DatasetKnowledge",

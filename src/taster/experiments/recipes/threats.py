@@ -78,8 +78,10 @@ weights down or changes suspicious samples before they are learned. A *test* mea
 samples and undoes what does harm (the "reject on negative impact" of Nelson et al. 2008 tests so sample by sample).
 *Robust statistics* are what a minority cannot move far: a center of the clients' updates, a loss without its largest
 terms. An *ensemble* lets models vote that have each seen a part of the data. *Recovery* keeps a model learning that
-refuses much. No defence here rests on randomization or on hiding alone, but the tests hide information: nobody but the
-owner has the probe, and the order in which it is looked at is random.
+refuses much. No entry of the table below rests on randomization or on hiding alone, but the tests hide information:
+nobody but the owner has the probe, and the order in which it is looked at is random. Regularization and randomization
+are also options of a training on a data set, beside any defence: `weight_decay`, `label_smoothing` and `subsample`, a
+random share of the samples that is trained on, in `[offline]`.
 
 "Answers" says which harm a defence is made for, not that it succeeds: that is measured, see the
 [results](../results/README.md). The tests do not see a breach of integrity that costs no accuracy, such as a backdoor.
