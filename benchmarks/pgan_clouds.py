@@ -1,14 +1,16 @@
 """pGAN on two digits: harm against what an outlier detector sees, over α; and the three clouds in a plane.
 
     python benchmarks/pgan_clouds.py --data MNIST [--classes 3 5] [--train 1000] [--share 0.25] [--seeds 3]
-        [--steps 1500] [--alphas 0 0.1 ...] [--out FILE.json] [--figure FILE.png]
+        [--steps 1500] [--alphas 0 0.1 ...] [--distinct 1 5 ...] [--out FILE.json] [--figure FILE.png]
 
 Poison is labelled as the second class. The victim is a net of 64 hidden units on `--train` samples of both classes; the
 attacker has as many of his own, and another net's first weights. Controls, all with as many inserted samples under the
 same label: images of the first class ("wrong labels"), uniform noise, genuine samples of the second class. "seen" is
 the share of the poison that lies further from its fifth nearest of 500 trusted samples of its class than 95 % of other
-genuine samples of the class do (after Paudice et al. 2018). The plane is that of the two greatest principal components
-of the clean set; the figure is of the first seed.
+genuine samples of the class do (after Paudice et al. 2018). "spread" is the mean squared distance of the poison from
+its mean over that of the trusted samples: 0 for a generator that makes one image. `--distinct` adds poisons that are
+collapsed by construction: images of the first class, of which only so many are distinct, each repeated.
+The plane is that of the two greatest principal components of the clean set; the figure is of the first seed.
 """
 
 from __future__ import annotations
@@ -49,6 +51,11 @@ def of_two(samples: Batch, classes: list[int]) -> Batch:
     """The samples of two classes, labelled 0 and 1."""
     kept = samples.select((samples.y[:, None] == torch.tensor(classes)).any(1))
     return Batch(kept.x, (kept.y == classes[1]).to(torch.int64))
+
+
+def scatter(x: Tensor) -> float:
+    """The mean squared distance of samples from their mean."""
+    return float((x - x.mean(0)).flatten(1).square().sum(1).mean())
 
 
 class Trial:
@@ -93,6 +100,7 @@ class Trial:
             "error": 100 * float(wrong.float().mean()),
             "error on the first class": 100 * float(wrong[self._test.y == 0].float().mean()),
             "seen": 100 * float((distance(made, self._trusted) > self._limit).float().mean()) if len(made) else None,
+            "spread": scatter(made) / scatter(self._trusted) if len(made) else None,
         }
         print(json.dumps(row), flush=True)
         return row
@@ -105,7 +113,8 @@ def main() -> None:
     given.add_argument("--train", type=int, default=1000)
     given.add_argument("--share", type=float, default=0.25)
     given.add_argument("--steps", type=int, default=1500)
-    given.add_argument("--alphas", type=float, nargs="+", default=[0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0])
+    given.add_argument("--alphas", type=float, nargs="*", default=[0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0])
+    given.add_argument("--distinct", type=int, nargs="*", default=[])
     given.add_argument("--seeds", type=int, default=3)
     given.add_argument("--out", type=Path)
     given.add_argument("--figure", type=Path)
@@ -119,13 +128,16 @@ def main() -> None:
     for seed in range(options.seeds):
         trial = Trial(pool, test, options.train, seed)
         count, clean, own = int(options.share * options.train), trial.clean, trial.own
+        wrong = own.x[own.y == 0][:count]
         noise = torch.rand(count, *clean.x.shape[1:], generator=generator(seed, "controls"))
         poisons = {
             "none": clean.x[:0],
-            "wrong labels": own.x[own.y == 0][:count],
+            "wrong labels": wrong,
             "uniform noise": noise,
             "genuine": trial.spare[:count],
         }
+        for distinct in options.distinct:
+            poisons[f"wrong labels, {distinct} distinct"] = wrong[torch.arange(count) % distinct]
         for alpha in options.alphas:
             game = PGANSettings(poison_fraction=options.share, target_class=1, alpha=alpha, steps=options.steps)
             poisons[f"α = {alpha}"] = trial.craft(game)
@@ -136,7 +148,7 @@ def main() -> None:
         options.out.write_text(json.dumps({"torch": torch.__version__, "rows": rows}, indent=1) + "\n")
     for name in dict.fromkeys(row["poison"] for row in rows):
         same = [row for row in rows if row["poison"] == name]
-        keys = [key for key in ("error", "error on the first class", "seen") if same[0][key] is not None]
+        keys = [key for key in ("error", "error on the first class", "seen", "spread") if same[0][key] is not None]
         print(name, "; ".join(f"{key} {mean_and_deviation([row[key] for row in same])}" for key in keys))
 
 
