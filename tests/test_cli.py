@@ -64,6 +64,26 @@ def test_reports_and_comparisons(done: Path) -> None:
     assert all(line["runs"][1]["difference"] == 0 for line in lines)
 
 
+@pytest.mark.parametrize("runs", [2, 4])
+def test_a_comparison_has_its_runs_names_whole_on_a_narrow_console(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: int
+) -> None:
+    names = [f"digits-with-a-long-name-{i}" for i in range(runs)]
+    for name in names:
+        (tmp_path / name).symlink_to(done, target_is_directory=True)
+    monkeypatch.setenv("COLUMNS", "80")
+    table = run_command("compare", *names)
+    assert table.returncode == 0, table.stderr
+    assert "…" not in table.stdout
+    lines = table.stdout.split("\n")
+    if runs == 2:
+        assert max(map(len, lines)) <= 80
+    head = lines[: next(i for i, line in enumerate(lines) if "─" in line)]
+    assert sum(line.count("digits-with-a-") for line in head) == runs
+    assert all(any(f"long-name-{i}" in line for line in head) for i in range(runs))
+    assert head[-1].count("difference") == runs - 1
+
+
 def test_lists_and_recipes() -> None:
     result = run_command("list")
     assert result.returncode == 0

@@ -7,10 +7,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.measure import Measurement
 
 from taster.cli.app import AsJson, to_path
 from taster.cli.console import result_console
+from taster.cli.folding import fold
+from taster.cli.tables import attack_table
+
+_NAME_WIDTH = 14
+"""Of a run's name above its column: that of the numbers below it, so that two runs fit into 80 characters."""
+
+_UNLIMITED = 10_000
+"""Characters: more than any table is wide."""
 
 
 def compare(
@@ -31,16 +39,24 @@ def compare(
     if as_json:
         typer.echo(json.dumps(lines))
         return
-    table = Table(title=quantity, title_justify="left")
-    table.add_column("attack")
-    table.add_column("defence")
-    for i, path in enumerate(directories):
-        table.add_column(str(path), justify="right")
+    console = result_console()
+    rows = [[line["attack"], line["defence"], *_cells(line["runs"])] for line in lines]
+    table = attack_table(quantity, _headings([str(path) for path in directories]), rows, console.width)
+    needed = Measurement.get(console, console.options.update(max_width=_UNLIMITED), table).maximum
+    if needed > console.width:  # Many runs: the terminal wraps lines, where rich would cut the columns.
+        table.width = needed
+    console.print(table, crop=False)
+
+
+def _headings(names: list[str]) -> list[str]:
+    """Of the columns: the name of each run whole, in lines broken where a path is, and from the second on the
+    difference."""
+    headings = ["attack", "defence"]
+    for i, name in enumerate(names):
+        headings.append(fold(name, _NAME_WIDTH))
         if i:
-            table.add_column("difference", justify="right")
-    for line in lines:
-        table.add_row(line["attack"], line["defence"], *_cells(line["runs"]))
-    result_console().print(table)
+            headings.append("difference")
+    return headings
 
 
 def _cells(entries: list[dict[str, Any] | None]) -> list[str]:

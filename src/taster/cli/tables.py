@@ -78,12 +78,19 @@ def print_table(
         controls = honest_label(recipe), undefended_label(recipe)
         headings, texts = offline_table(summarize_offline(rows, recipe.published, *controls), failed, narrow=True)
         explained = offline_legend(headings)
-    console.print(_table(f"{recipe.name}: {title or told}", headings, texts, console.width))
+    console.print(attack_table(f"{recipe.name}: {title or told}", headings, texts, console.width))
     message_console().print(explained, style="dim")
 
 
-def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Table:
-    """Attacks in a column of their own where there is room for their names, else each on a line above its defences."""
+def attack_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Table:
+    """Attacks in a column of their own where there is room for their names, else each on a line above its defences.
+
+    Args:
+        title: above the table.
+        headings: "attack", "defence", and of the columns that follow; broken at white space where that is needed.
+        rows: of as many cells as there are headings; those of one attack follow each other.
+        width: of the console, in characters. A table that cannot be that narrow is wider.
+    """
     columns = list(zip(headings, *rows, strict=True))
     numbers = [max(map(len, [*heading.split(), *cells])) for heading, *cells in columns[2:]]
     left = width - sum(numbers) - _GAP * (len(numbers) + 1)
