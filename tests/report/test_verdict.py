@@ -177,3 +177,8 @@ def test_an_attack_that_changed_nothing_is_a_control_and_not_judged() -> None:
     flip = cells("flip", "gate", [90.0, 91.0, 92.0], poisoned=[3] * 3)
     found = verdict([*CLEAN, *idle, *flip])
     assert ([one.attack for one in found.attacks], found.status) == (["flip"], "held")
+
+
+def test_bounds_stay_within_what_can_be_lost() -> None:
+    wide = Estimate.of_seeds([0.0, 90.0])  # Student's t alone would give 45 ± 284
+    assert (wide.mean, wide.lower, wide.upper) == (45.0, -100.0, 100.0)

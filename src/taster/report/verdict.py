@@ -67,7 +67,8 @@ class Estimate:
             return cls(mean, -math.inf, math.inf, None, 1)
         deviation = statistics.stdev(values)
         reach = float(student_t.ppf(CONFIDENCE, n - 1)) * deviation / math.sqrt(n)
-        return cls(mean, mean - reach, mean + reach, deviation, n)
+        # No more than all can be lost or won; of values near it the bounds of Student's t go beyond.
+        return cls(mean, max(-100.0, mean - reach), min(100.0, mean + reach), deviation, n)
 
     @classmethod
     def of_hits(cls, hits: Proportion, seeds: int) -> Estimate:
