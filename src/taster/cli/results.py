@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 _UNKNOWN = "?"
 _COMMIT = 10
 """Digits of a commit."""
-_STALE = ("settings", "files")
+_BY_SETTINGS, _BY_FILES = "settings", "files"
 """By what a result can be stale; one whose recipe cannot be read today is by its settings."""
 _GAP = 2
 """Columns between two columns of the table."""
@@ -62,11 +63,11 @@ def results(
         return
     console = result_console()
     console.print(_table(found, console.width))
-    stale, other = (sum(_stale(entry) in which for entry in found) for which in (_STALE, _STALE[:1]))
-    unknown = sum(entry.stale is None for entry in found)
+    words = Counter(map(_stale, found))
+    by_settings, by_files, unknown = words[_BY_SETTINGS], words[_BY_FILES], words[_UNKNOWN]
     console.print(
-        f"{stale} of {len(found)} are stale: {other} by their settings, which are others today, "
-        f"{stale - other} by files alone, in which a comment counts as well"
+        f"{by_settings + by_files} of {len(found)} are stale: {by_settings} by their settings, which are others today, "
+        f"{by_files} by files alone, in which a comment counts as well"
         + (f"; of {unknown} it is not known" if unknown else "")
     )
     console.print("settings, files: how many have changed since")
@@ -120,7 +121,7 @@ def _stale(entry: KeptResult) -> str:
         return _UNKNOWN
     if not entry.stale:
         return "no"
-    return _STALE[bool(entry.recipe) and not entry.settings]
+    return _BY_SETTINGS if entry.settings or entry.recipe is None else _BY_FILES
 
 
 def _count(changes: list[str] | None) -> str:

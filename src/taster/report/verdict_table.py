@@ -45,19 +45,19 @@ def _cells(verdict: DefenceVerdict) -> list[str]:
     return [
         verdict.defence,
         WORDS[verdict.status].lower(),
-        *_of(verdict.deciding_loss(), math.inf),
-        *_of(verdict.deciding_success(), 100.0),
+        *_of(verdict.deciding_loss()),
+        *_of(verdict.deciding_success()),
         "–" if verdict.price is None else _text(verdict.price),
         str(verdict.seeds),
     ]
 
 
-def _of(found: tuple[Judged, Estimate] | None, greatest: float) -> tuple[str, str, str]:
+def _of(found: tuple[Judged, Estimate] | None) -> tuple[str, str, str]:
     """The value, whose it is, and its upper bound."""
     if found is None:
         return "–", "–", "–"
     one, value = found
-    at_most = "?" if math.isinf(value.upper) else MeanStd(min(greatest, value.upper), None).text()
+    at_most = "?" if math.isinf(value.upper) else MeanStd(value.upper, None).text()
     return _text(value), one.attack, at_most
 
 

@@ -210,7 +210,7 @@ class _Writer:
         if success is not None and success[1].status(SUCCESS_MARGIN) == "unsettled":
             one, share = success
             said.append(
-                f"“{one.attack}” {self._did_to_its_own(one, share)}, but up to {min(100.0, share.upper):.0f} % are not "
+                f"“{one.attack}” {self._did_to_its_own(one, share)}, but up to {share.upper:.0f} % are not "
                 f"ruled out ({SUCCESS_MARGIN:g} % count as held)"
             )
         return " and ".join(said) if said else "some of the results are missing"
